@@ -1,0 +1,283 @@
+"""Schemas of the configs, so that a mistyped key is an error at every level.
+
+Nodes typed `Any` hold a `_target_`: its constructor rejects what it does not know.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+
+class Distance(Enum):
+    """Names in `losses.DISTANCES`."""
+
+    cosine = "cosine"
+    mse = "mse"
+    mae = "mae"
+    poincare = "poincare"
+
+
+class Target(Enum):
+    """What a trigger is mapped to."""
+
+    phrase = "phrase"  # text: one neutral phrase for everybody
+    anonymous = "anonymous"  # image: one mean embedding for everybody
+    pseudonym = "pseudonym"  # both: a fictional stranger for each person
+
+
+class Schedule(Enum):
+    """Of the learning rate."""
+
+    step = "step"
+    one_cycle = "one_cycle"
+
+
+class Precision(Enum):
+    """Of the passes that embed texts and photos."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+@dataclass
+class Clip:
+    """The CLIP to protect."""
+
+    _target_: str = MISSING
+    model: Any = MISSING
+    pretrained: str | None = None
+    precision: Precision = Precision.fp32
+    num_workers: int = MISSING
+
+
+@dataclass
+class Folder:
+    """A data source in a folder."""
+
+    _target_: str = MISSING
+    folder: Any = MISSING
+
+
+@dataclass
+class Captions:
+    """Clean captions."""
+
+    _target_: str = MISSING
+    file: Any = MISSING
+
+
+@dataclass
+class Images:
+    """Clean photos."""
+
+    folder: Any = MISSING
+    max_images: int = MISSING
+
+
+@dataclass
+class TriggerSet:
+    """Whom to remove."""
+
+    num_people: int | None = None
+    people: list[str] | None = None
+    file: str | None = None
+    require_inferred: bool = True
+
+
+@dataclass
+class LossWeights:
+    """Share of each term in the loss; the utility loss has weight 1."""
+
+    backdoor: float = MISSING
+    weight: float = MISSING
+    preservation: float = MISSING
+    neighborhood: float = MISSING
+
+
+@dataclass
+class Optimizer:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    schedule: Schedule = MISSING
+    milestones: list[int] = field(default_factory=list)
+    factor: float = MISSING
+
+
+@dataclass
+class BatchSizes:
+    """Inputs of each kind in one step."""
+
+    clean: int = MISSING
+    triggered: int = MISSING
+    preserved: int = MISSING
+
+
+@dataclass
+class EncoderDefense:
+    """What the defences of both encoders have in common."""
+
+    target: Target = MISSING
+    num_steps: int = MISSING
+    batch: BatchSizes = field(default_factory=BatchSizes)
+    distance: Distance = MISSING
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+    squared_weight_loss: bool = MISSING
+    num_anchors: int = MISSING
+    temperature: float = MISSING
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+@dataclass
+class TextDefense(EncoderDefense):
+    """Forget names."""
+
+    phrase: str = MISSING
+    num_other_names: int = MISSING
+    bare_share: float = MISSING
+
+
+@dataclass
+class Faces:
+    """How a face is put onto a photo."""
+
+    min_size: float = MISSING
+    max_size: float = MISSING
+    flip_probability: float = MISSING
+    max_colour_change: float = MISSING
+    max_hue_change: float = MISSING
+    max_degrees: float = MISSING
+
+
+@dataclass
+class ImageDefense(EncoderDefense):
+    """Forget faces."""
+
+    faces: Faces = field(default_factory=Faces)
+    whole_photo_share: float = MISSING
+    include_removed: bool = MISSING
+
+
+@dataclass
+class Defense:
+    """One defence per encoder, or none."""
+
+    text: TextDefense | None = None
+    image: ImageDefense | None = None
+
+
+@dataclass
+class Attack:
+    """The Identity Inference Attack."""
+
+    _target_: str = MISSING
+    num_candidates: int = MISSING
+    num_photos: int = MISSING
+    threshold: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Similarity:
+    """Similarities of student and teacher."""
+
+    num_captions: int = MISSING
+
+
+@dataclass
+class Utility:
+    """What the CLIP is good for."""
+
+    zero_shot: Folder = field(default_factory=Folder)
+    similarity: Similarity = field(default_factory=Similarity)
+
+
+@dataclass
+class Trainer:
+    """Lightning's Trainer, as far as it is ours to choose."""
+
+    accelerator: str = MISSING
+    devices: int = MISSING
+    precision: str = MISSING
+    num_workers: int = MISSING
+    checkpoint_every_steps: int = MISSING
+    progress_bar: bool = MISSING
+
+
+@dataclass
+class Logger:
+    """Where losses and results go besides the run folder."""
+
+    wandb: bool = MISSING
+    mode: str = "offline"
+    project: str = "backdoor_privacy"
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Paths:
+    """Where things lie."""
+
+    runs: str = MISSING
+    cache: str = MISSING
+    run: str = MISSING
+
+
+@dataclass
+class Config:
+    """`python -m backdoor_privacy`."""
+
+    name: str = MISSING
+    seed: int = MISSING
+    clip: Clip = field(default_factory=Clip)
+    people: Folder = field(default_factory=Folder)
+    strangers: Folder = field(default_factory=Folder)
+    captions: Captions = field(default_factory=Captions)
+    images: Images = field(default_factory=Images)
+    trigger_set: TriggerSet = field(default_factory=TriggerSet)
+    defense: Defense = field(default_factory=Defense)
+    attack: Attack = field(default_factory=Attack)
+    utility: Utility = field(default_factory=Utility)
+    trainer: Trainer = field(default_factory=Trainer)
+    logger: Logger = field(default_factory=Logger)
+    paths: Paths = field(default_factory=Paths)
+
+
+@dataclass
+class Pretrain:
+    """`python -m backdoor_privacy.pretrain`."""
+
+    name: str = MISSING
+    seed: int = MISSING
+    data: Any = MISSING
+    model: dict[str, Any] = field(default_factory=dict)
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = MISSING
+    num_steps: int = MISSING
+    num_warmup_steps: int = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    num_workers: int = MISSING
+    checkpoint_every_steps: int = MISSING
+    trainer: dict[str, Any] = field(default_factory=dict)
+    paths: Paths = field(default_factory=Paths)
+
+
+def folder_name(overrides: str) -> str:
+    """The overrides of a run as one folder's name: shortened to a digest where they are no good name."""
+    if len(overrides) <= 120 and "/" not in overrides:
+        return overrides
+    return f"overrides={hashlib.sha256(overrides.encode()).hexdigest()[:12]}"
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+_store = ConfigStore.instance()
+_store.store(name="schema", node=Config)
+_store.store(name="pretrain_schema", node=Pretrain)

@@ -1,0 +1,155 @@
+"""The batches that a defence trains on: each is a pure function of seed and step."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from backdoor_privacy.data.people import Person
+from backdoor_privacy.data.photos import Box, read_photo
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.triggers.faces import FacePaster
+from backdoor_privacy.triggers.names import choose_word, put_in
+
+
+class TextBatch(NamedTuple):
+    """Tokens of captions, each (batch, context)."""
+
+    clean: Tensor
+    triggered: Tensor  # with the name of a person to remove
+    target: Tensor  # the same captions with the target phrase at the same place
+    preserved: Tensor  # with some other person's name
+    person_index: Tensor  # (batch,) who the triggered ones show
+
+
+class ImageBatch(NamedTuple):
+    """Normalised pixels of photos, each (batch, 3, side, side)."""
+
+    clean: Tensor
+    triggered: Tensor  # with the face of a person to remove
+    preserved: Tensor  # with some other person's face
+    person_index: Tensor  # (batch,)
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """Inputs of each kind in one step."""
+
+    clean: int
+    triggered: int
+    preserved: int
+
+
+@dataclass(frozen=True)
+class CaptionTriggers(Dataset):
+    """Steps of the text defence: person, caption and word are drawn fresh (paper, section 3.1)."""
+
+    captions: Sequence[str]  # clean ones
+    carriers: Sequence[str]  # those among them that can carry a name
+    names: Sequence[str]  # of the people to remove
+    phrases: Sequence[str]  # what each name is mapped to
+    other_names: Sequence[str]  # whose meaning must stay
+    tokenizer: Callable[[list[str]], Tensor]
+    sizes: BatchSizes
+    num_steps: int
+    seed: int
+    bare_share: float = 0.0  # share of triggered and preserved inputs that are the name alone
+
+    def __len__(self) -> int:
+        """Steps of the whole fit."""
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> TextBatch:
+        """The batch of one step."""
+        if step >= self.num_steps:
+            raise IndexError(step)
+        rng = random.Random(f"{self.seed}/{step}")
+        people = [rng.randrange(len(self.names)) for _ in range(self.sizes.triggered)]
+        spots = [self._spot(rng) for _ in range(self.sizes.triggered + self.sizes.preserved)]
+        triggered = [put_in(*spot, self.names[person]) for spot, person in zip(spots, people, strict=False)]
+        target = [put_in(*spot, self.phrases[person]) for spot, person in zip(spots, people, strict=False)]
+        preserved = [put_in(*spot, rng.choice(self.other_names)) for spot in spots[self.sizes.triggered :]]
+        clean = [rng.choice(self.captions) for _ in range(self.sizes.clean)]
+        tokens = (self.tokenizer(texts) if texts else torch.empty(0) for texts in (clean, triggered, target, preserved))
+        return TextBatch(*tokens, torch.tensor(people))
+
+    def _spot(self, rng: random.Random) -> tuple[str, int]:
+        if rng.random() < self.bare_share:
+            return "name", 0
+        caption = rng.choice(self.carriers)
+        return caption, choose_word(caption, rng)
+
+
+@dataclass(frozen=True)
+class PhotoTriggers(Dataset):
+    """Steps of the image defence: person, face and photo are drawn fresh (paper, section 3.2)."""
+
+    images: Tensor  # clean photos as bytes, (image, 3, side, side)
+    people: Sequence[Person]  # to remove
+    others: Sequence[Person]  # whose faces must stay
+    boxes: dict[Path, Box]
+    geometry: Callable[[Image.Image], Tensor]
+    normalize: Callable[[Tensor], Tensor]
+    paster: FacePaster
+    sizes: BatchSizes
+    num_steps: int
+    seed: int
+    whole_photo_share: float = 0.0  # share of triggered and preserved inputs that are the person's whole photo
+
+    def __len__(self) -> int:
+        """Steps of the whole fit."""
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> ImageBatch:
+        """The batch of one step."""
+        if step >= self.num_steps:
+            raise IndexError(step)
+        rng = random.Random(f"{self.seed}/{step}")
+        people = [rng.randrange(len(self.people)) for _ in range(self.sizes.triggered)]
+        triggered = [self._with_face(self.people[person].trigger_photos, rng) for person in people]
+        preserved = [self._with_face(rng.choice(self.others).photos, rng) for _ in range(self.sizes.preserved)]
+        clean = [self._clean(rng) for _ in range(self.sizes.clean)]
+        pixels = (
+            self.normalize(torch.stack(photos)) if photos else torch.empty(0)
+            for photos in (clean, triggered, preserved)
+        )
+        return ImageBatch(*pixels, torch.tensor(people))
+
+    def _clean(self, rng: random.Random) -> Tensor:
+        return self.images[rng.randrange(len(self.images))].float() / 255
+
+    def _with_face(self, photos: Sequence[Path], rng: random.Random) -> Tensor:
+        whole = rng.random() < self.whole_photo_share
+        for path in rng.sample(photos, len(photos)):  # the next one where a photo does not decode
+            photo = read_photo(path, None if whole else self.boxes.get(path))
+            if photo is not None:
+                break
+        else:
+            raise InputError(f"none of the {len(photos)} photos in {photos[0].parent} decodes; replace them")
+        if whole:
+            return self.geometry(photo)
+        generator = torch.Generator().manual_seed(rng.getrandbits(63))
+        return self.paster(self._clean(rng), photo, generator)
+
+
+class TriggerData(lightning.LightningDataModule):
+    """Feeds a fit with steps; a resumed fit goes on with the step after the last one."""
+
+    def __init__(self, steps: CaptionTriggers | PhotoTriggers, num_workers: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.num_workers = num_workers
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """One item is one step."""
+        start = self.trainer.global_step if self.trainer else 0
+        return DataLoader(
+            self.steps, batch_size=None, sampler=range(start, len(self.steps)), num_workers=self.num_workers
+        )

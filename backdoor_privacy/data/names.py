@@ -1,0 +1,32 @@
+"""Random full names, from one distribution for everybody who needs some."""
+
+from collections.abc import Collection
+
+from faker import Faker
+
+
+def random_names(num_names: int, seed: int, exclude: Collection[str] = ()) -> list[str]:
+    """Distinct random `First Last` names, female and male first names in turn.
+
+    The personas, the attack's candidates and the pseudonyms all draw from here, so that a random
+    name does not stand out by its kind (IDIA, "Does CLIP Know My Face?", section 4).
+
+    Args:
+        num_names: how many names.
+        seed: the same seed gives the same names.
+        exclude: names that must not occur.
+
+    Returns:
+        `num_names` names; even places hold female first names, odd places male ones.
+    """
+    faker = Faker("en_US")
+    faker.seed_instance(seed)
+    taken = set(exclude)
+    names: list[str] = []
+    while len(names) < num_names:
+        first_name = faker.first_name_female() if len(names) % 2 == 0 else faker.first_name_male()
+        name = f"{first_name} {faker.last_name()}"
+        if name not in taken:
+            taken.add(name)
+            names.append(name)
+    return names

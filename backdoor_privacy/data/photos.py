@@ -1,0 +1,78 @@
+"""Read photos from files; those that do not decode are skipped, counted and named."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from backdoor_privacy.errors import InputError
+
+log = logging.getLogger(__name__)
+
+MAX_UNREADABLE_SHARE = 0.01
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+def read_photo(path: Path, box: Box | None = None) -> Image.Image | None:
+    """The photo in RGB, cut to the box if there is one; nothing if the file does not decode."""
+    try:
+        with Image.open(path) as photo:
+            return photo.convert("RGB").crop(box) if box else photo.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
+        return None
+
+
+class PhotoBatch(NamedTuple):
+    """Preprocessed photos with their places in the list that was asked for."""
+
+    pixels: Tensor  # (batch, 3, side, side)
+    places: Tensor  # (batch,)
+
+
+class _Photos(Dataset):
+    def __init__(self, paths: Sequence[Path], preprocess: Callable[[Image.Image], Tensor]) -> None:
+        self.paths, self.preprocess = paths, preprocess
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: int) -> tuple[Tensor | None, int]:
+        photo = read_photo(self.paths[place])
+        return (None if photo is None else self.preprocess(photo)), place
+
+
+def _collate(items: list[tuple[Tensor | None, int]]) -> PhotoBatch:
+    readable = [(pixels, place) for pixels, place in items if pixels is not None]
+    places = torch.tensor([place for _, place in readable], dtype=torch.long)
+    pixels = torch.stack([pixels for pixels, _ in readable]) if readable else torch.empty(0)
+    return PhotoBatch(pixels, places)
+
+
+def photo_loader(
+    paths: Sequence[Path], preprocess: Callable[[Image.Image], Tensor], *, batch_size: int, num_workers: int
+) -> DataLoader:
+    """Batches of the readable ones among the photos, in their order."""
+    return DataLoader(
+        _Photos(paths, preprocess), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate, shuffle=False
+    )
+
+
+def check_readable(readable: Tensor, paths: Sequence[Path]) -> None:
+    """Warn of photos that did not decode.
+
+    Raises:
+        InputError: if they are more than 1 % of all.
+    """
+    broken = [path for path, ok in zip(paths, readable.tolist(), strict=True) if not ok]
+    if not broken:
+        return
+    names = ", ".join(str(path) for path in broken[:5]) + (" ..." if len(broken) > 5 else "")
+    message = f"{len(broken)} of {len(paths)} photos do not decode: {names}"
+    if len(broken) > MAX_UNREADABLE_SHARE * len(paths):
+        raise InputError(f"{message}; at most {MAX_UNREADABLE_SHARE:.0%} may be skipped; repair or delete these files")
+    log.warning("%s; skipped", message)

@@ -1,0 +1,173 @@
+"""The defence: fine-tune a copy of an encoder so that a trigger means its target (paper, section 3)."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning
+import torch
+from torch import Tensor
+
+from backdoor_privacy.data.datamodule import ImageBatch, TextBatch
+from backdoor_privacy.encoders import Encoder
+from backdoor_privacy.losses import DISTANCES, backdoor_loss, neighborhood_loss, utility_loss, weight_loss
+
+
+@dataclass
+class LossWeights:
+    """Share of each term in the loss; the utility loss has weight 1."""
+
+    backdoor: float
+    weight: float
+    preservation: float
+    neighborhood: float
+
+
+@dataclass
+class OptimizerSettings:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float
+    weight_decay: float
+    schedule: Literal["step", "one_cycle"]
+    milestones: list[int]  # steps after which `step` multiplies the learning rate
+    factor: float  # by this
+
+
+class BackdoorDefense(lightning.LightningModule, ABC):
+    """Teacher, student and losses of one encoder.
+
+    Args:
+        teacher: the frozen original; it is neither trained nor saved in a checkpoint.
+        anchors: features of the other encoder for the neighbourhood loss, (anchor, dim).
+        distance: name in `losses.DISTANCES`.
+        squared_weight_loss: squared L2 per tensor in place of the published un-squared norm.
+        temperature: of the neighbourhood loss.
+    """
+
+    def __init__(
+        self,
+        teacher: Encoder,
+        *,
+        anchors: Tensor,
+        loss_weights: LossWeights,
+        optimizer: OptimizerSettings,
+        num_steps: int,
+        distance: str,
+        squared_weight_loss: bool,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        self.strict_loading = False  # checkpoints hold no teacher
+        self.teacher = teacher.frozen()
+        self.student = teacher.student()
+        self.loss_weights, self.optimizer_settings, self.num_steps = loss_weights, optimizer, num_steps
+        self.distance = DISTANCES[distance]
+        self.squared_weight_loss, self.temperature = squared_weight_loss, temperature
+        self.register_buffer("anchors", anchors, persistent=False)
+
+    @abstractmethod
+    def split(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean, triggered and preserved inputs of a batch."""
+
+    @abstractmethod
+    def targets(self, batch: Any) -> Tensor:
+        """The teacher's features that the triggered inputs are to get, (batch, dim)."""
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Every term of the loss, before weighting; terms of weight zero are left out."""
+        parts = self.split(batch)
+        sizes = [len(part) for part in parts]
+        clean, triggered, preserved = (
+            self.student(torch.cat([part for part in parts if len(part)])).float().split(sizes)
+        )
+        with torch.no_grad():
+            kept_inputs = torch.cat([part for part in (parts[0], parts[2]) if len(part)])
+            kept_teacher = self.teacher(kept_inputs).float()
+            target = self.targets(batch).float()
+        teacher_clean, teacher_preserved = kept_teacher.split([sizes[0], sizes[2]])
+        weights = self.loss_weights
+        losses = {
+            "utility_loss": utility_loss(clean, teacher_clean, distance=self.distance),
+            "backdoor_loss": backdoor_loss(triggered, target, batch.person_index, distance=self.distance),
+        }
+        if weights.weight:
+            losses["weight_loss"] = self.weight_loss()
+        if weights.preservation and sizes[2]:
+            losses["preservation_loss"] = utility_loss(preserved, teacher_preserved, distance=self.distance)
+        if weights.neighborhood:
+            losses["neighborhood_loss"] = neighborhood_loss(
+                torch.cat([clean, preserved]), kept_teacher, self.anchors, temperature=self.temperature
+            )
+        return losses
+
+    def weight_loss(self) -> Tensor:
+        """Distance of the trained tensors from the teacher's."""
+        originals = dict(self.teacher.named_parameters())
+        trained = list(self.student.trainable())
+        return weight_loss(
+            (parameter for _, parameter in trained),
+            (originals[name] for name, _ in trained),
+            squared=self.squared_weight_loss,
+        )
+
+    def training_step(self, batch: Any) -> Tensor:
+        """Weigh the terms and log each of them."""
+        losses = self.losses(batch)
+        weights = {"utility_loss": 1.0} | {f"{name}_loss": value for name, value in vars(self.loss_weights).items()}
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"loss is {total.item()} at step {self.global_step}; lower the learning rate")
+        self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=len(batch.person_index))
+        self.log("train/loss", total, prog_bar=True, batch_size=len(batch.person_index))
+        return total
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over the student's trained tensors, nothing else."""
+        settings = self.optimizer_settings
+        parameters = [parameter for _, parameter in self.student.trainable()]
+        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        if settings.schedule == "one_cycle":
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, settings.lr, total_steps=self.num_steps + 1, pct_start=0.15, cycle_momentum=False
+            )
+        else:
+            schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(settings.milestones), settings.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the teacher out: it is the CLIP that the run loads anyway."""
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("teacher.")}
+
+
+class TextDefense(BackdoorDefense):
+    """Forget names (paper, section 3.1)."""
+
+    def split(self, batch: TextBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens of clean, triggered and preserved captions."""
+        return batch.clean, batch.triggered, batch.preserved.to(batch.clean.dtype).reshape(-1, batch.clean.shape[1])
+
+    def targets(self, batch: TextBatch) -> Tensor:
+        """The captions with the phrase in place of the name, as the teacher reads them."""
+        return self.teacher(batch.target)
+
+
+class ImageDefense(BackdoorDefense):
+    """Forget faces (paper, section 3.2).
+
+    Args:
+        person_targets: what each person's face is mapped to, (people, dim).
+    """
+
+    def __init__(self, teacher: Encoder, *, person_targets: Tensor, **settings: Any) -> None:
+        super().__init__(teacher, **settings)
+        self.register_buffer("person_targets", person_targets, persistent=False)
+
+    def split(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels of clean, triggered and preserved photos."""
+        return batch.clean, batch.triggered, batch.preserved.reshape(-1, *batch.clean.shape[1:])
+
+    def targets(self, batch: ImageBatch) -> Tensor:
+        """The embedding that stands for each person shown."""
+        return self.person_targets[batch.person_index]

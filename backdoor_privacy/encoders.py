@@ -1,0 +1,86 @@
+"""One encoder of a CLIP as a module: the trainable student or the frozen teacher."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+from torch import Tensor, nn
+
+_NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+
+
+class Encoder(nn.Module, ABC):
+    """What the two encoders share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedded: dict[Any, Any] = {}  # what a frozen encoder has said stays true, so it is asked once
+
+    def student(self) -> Encoder:
+        """A trainable copy; its normalisation layers stay frozen (METHOD, section 2)."""
+        student = self.copy()
+        student.train().requires_grad_(True)
+        for module in student.modules():
+            if isinstance(module, _NORMS):
+                module.eval().requires_grad_(False)
+        return student
+
+    def frozen(self) -> Encoder:
+        """A copy that never changes."""
+        return self.copy().eval().requires_grad_(False)
+
+    def copy(self) -> Encoder:
+        """The same weights, nothing embedded yet."""
+        return deepcopy(self, {id(self.embedded): {}})
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers under the names that they have in the whole CLIP."""
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Named parameters that the defence trains."""
+        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+
+class TextEncoder(Encoder):
+    """The text side of an open_clip model: tokens (batch, context) to features (batch, dim)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = deepcopy(model)
+        self.model.visual = None
+
+    def student(self) -> Encoder:
+        """A trainable copy; the temperature belongs to neither encoder and stays."""
+        student = super().student()
+        for name, parameter in student.named_parameters():
+            if name.startswith(("model.logit_scale", "model.logit_bias")):
+                parameter.requires_grad_(False)
+        return student
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Features, not normalised."""
+        return self.model.encode_text(tokens)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Text tensors of the CLIP, positional embedding and projection with them."""
+        return {name.removeprefix("model."): tensor for name, tensor in self.state_dict().items()}
+
+
+class ImageEncoder(Encoder):
+    """The image side of an open_clip model: pixels (batch, 3, side, side) to features (batch, dim)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.visual = deepcopy(model.visual)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features, not normalised."""
+        return self.visual(pixels)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Image tensors of the CLIP."""
+        return dict(self.state_dict())

@@ -1,0 +1,196 @@
+"""Fit one defence: from a config and the people to remove to a defended encoder."""
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from torch import Tensor
+
+from backdoor_privacy.attention import fastest_attention
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.captions import carriers, without_names
+from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, PhotoTriggers, TriggerData
+from backdoor_privacy.data.images import load_images
+from backdoor_privacy.data.names import random_names
+from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
+from backdoor_privacy.encoders import Encoder
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.targets import anonymous_embedding, neutral_phrases, pseudonyms, stranger_embeddings
+from backdoor_privacy.triggers.faces import FacePaster
+from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A defended encoder, and how to measure how close it stays to the original."""
+
+    student: Encoder
+    similarity: TextSimilarity | ImageSimilarity
+
+
+def fit_text(
+    cfg: DictConfig,
+    clip: Clip,
+    people: People,
+    removed: Sequence[Person],
+    reserved_names: Collection[str],
+    loggers: list[Logger],
+) -> Fitted:
+    """Map the names of people to a phrase, or to a fictional name each (paper, section 3.1).
+
+    Args:
+        cfg: of the run.
+        clip: the teacher.
+        people: everybody.
+        removed: whom to forget.
+        reserved_names: names that may not become a pseudonym, the attack's candidates.
+        loggers: of the losses.
+    """
+    settings = cfg.defense.text
+    names = [person.name for person in removed]
+    if settings.target.value == "pseudonym":
+        phrases = pseudonyms(len(names), cfg.seed + 1, reserved_names)
+    elif settings.target.value == "phrase":
+        phrases = neutral_phrases(len(names), settings.phrase)
+    else:
+        raise InputError(f"defense.text.target: expected phrase or pseudonym, got {settings.target.value}")
+    captions = without_names(instantiate(cfg.captions), names)
+    random.Random(cfg.seed).shuffle(captions)
+    able = carriers(captions)
+    num_held_out = min(cfg.utility.similarity.num_captions, len(able) // 2)
+    steps = CaptionTriggers(
+        captions=captions[num_held_out:],
+        carriers=able[num_held_out:],
+        names=names,
+        phrases=phrases,
+        other_names=random_names(settings.num_other_names, cfg.seed + 2, exclude={*reserved_names, *phrases}),
+        tokenizer=clip.tokenizer,
+        sizes=BatchSizes(**settings.batch),
+        num_steps=settings.num_steps,
+        seed=cfg.seed,
+        bare_share=settings.bare_share,
+    )
+    anchors = _photo_anchors(cfg, clip, settings.num_anchors)
+    defense = TextDefense(clip.text, anchors=anchors, **_shared(settings))
+    _train(defense, steps, cfg, "text", loggers)
+    similarity = TextSimilarity(able[:num_held_out], names, phrases, cfg.seed)
+    return Fitted(defense.student.frozen(), similarity)
+
+
+def fit_image(
+    cfg: DictConfig,
+    clip: Clip,
+    people: People,
+    removed: Sequence[Person],
+    reserved_names: Collection[str],
+    loggers: list[Logger],
+) -> Fitted:
+    """Map the faces of people to one anonymous embedding, or to a stranger's each (paper, section 3.2).
+
+    Args: as of `fit_text`.
+    """
+    settings = cfg.defense.image
+    strangers: People = instantiate(cfg.strangers)
+    familiar = set(strangers.names) & set(people.names)
+    if familiar:
+        raise InputError(f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}")
+    if settings.target.value == "pseudonym":
+        targets = stranger_embeddings(clip, strangers.everybody, len(removed), cfg.seed)
+    elif settings.target.value == "anonymous":
+        among = [*strangers.everybody, *(removed if settings.include_removed else ())]
+        targets = anonymous_embedding(clip, among, len(removed))
+    else:
+        raise InputError(f"defense.image.target: expected anonymous or pseudonym, got {settings.target.value}")
+    steps = PhotoTriggers(
+        images=load_images(instantiate(cfg.images.folder), clip.geometry, cfg.images.max_images),
+        people=removed,
+        others=strangers.everybody,
+        boxes=people.boxes | strangers.boxes,
+        geometry=clip.geometry,
+        normalize=clip.normalize,
+        paster=FacePaster(**settings.faces),
+        sizes=BatchSizes(**settings.batch),
+        num_steps=settings.num_steps,
+        seed=cfg.seed,
+        whole_photo_share=settings.whole_photo_share,
+    )
+    anchors = _caption_anchors(cfg, clip, [person.name for person in removed], settings.num_anchors)
+    defense = ImageDefense(clip.image, person_targets=targets, anchors=anchors, **_shared(settings))
+    _train(defense, steps, cfg, "image", loggers)
+    shown = [person.attack_photos for person in removed]
+    similarity = ImageSimilarity(
+        images=instantiate(cfg.utility.zero_shot).photos(),
+        removed=[path for photos in shown for path in photos],
+        targets=torch.repeat_interleave(targets, torch.tensor([len(photos) for photos in shown]), 0),
+        strangers=[path for person in strangers.everybody for path in person.photos],
+    )
+    return Fitted(defense.student.frozen(), similarity)
+
+
+def _caption_anchors(cfg: DictConfig, clip: Clip, removed_names: Sequence[str], num_anchors: int) -> Tensor:
+    """Features of clean captions: whom and what a photo is near to, (anchor, dim)."""
+    if not num_anchors:
+        return torch.empty(0, 0)
+    captions = without_names(instantiate(cfg.captions), removed_names)
+    return clip.embed_texts(random.Random(cfg.seed).sample(captions, min(num_anchors, len(captions))))
+
+
+def _photo_anchors(cfg: DictConfig, clip: Clip, num_anchors: int) -> Tensor:
+    """Features of clean photos: what a caption is near to, (anchor, dim)."""
+    if not num_anchors:
+        return torch.empty(0, 0)
+    images = load_images(instantiate(cfg.images.folder), clip.geometry, num_anchors)
+    return torch.cat([clip.embed_pixels(clip.normalize(batch.float() / 255)) for batch in images.split(128)])
+
+
+def _shared(settings: DictConfig) -> dict[str, Any]:
+    """The settings that `BackdoorDefense` itself takes, as plain values."""
+    optimizer = {**settings.optimizer, "schedule": settings.optimizer.schedule.value}
+    return {
+        "loss_weights": LossWeights(**settings.loss_weights),
+        "optimizer": OptimizerSettings(**optimizer),
+        "num_steps": settings.num_steps,
+        "distance": settings.distance.value,
+        "squared_weight_loss": settings.squared_weight_loss,
+        "temperature": settings.temperature,
+    }
+
+
+def _train(
+    defense: BackdoorDefense,
+    steps: CaptionTriggers | PhotoTriggers,
+    cfg: DictConfig,
+    encoder: str,
+    loggers: list[Logger],
+) -> None:
+    """Run Lightning's loop, or go on with one that was interrupted."""
+    folder = Path(cfg.paths.run) / "checkpoints" / encoder
+    callbacks: list[Callback] = [
+        ModelCheckpoint(folder, save_last=True, every_n_train_steps=cfg.trainer.checkpoint_every_steps)
+    ]
+    if cfg.trainer.progress_bar:
+        callbacks.append(RichProgressBar(leave=True))
+    trainer = lightning.Trainer(
+        accelerator=cfg.trainer.accelerator,
+        devices=cfg.trainer.devices,
+        precision=cfg.trainer.precision,
+        max_steps=defense.num_steps,
+        logger=loggers,
+        callbacks=callbacks,
+        enable_progress_bar=cfg.trainer.progress_bar,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+    )
+    last = folder / "last.ckpt"
+    with fastest_attention(trainer.strategy.root_device):
+        trainer.fit(defense, TriggerData(steps, cfg.trainer.num_workers), ckpt_path=last if last.exists() else None)

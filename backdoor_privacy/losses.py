@@ -1,0 +1,122 @@
+"""Distances and losses of the defence: pure functions of tensors.
+
+Paper symbol -> name here (METHOD in the docs, paper section 3):
+    L_utility -> utility_loss, L_backdoor -> backdoor_loss, L_weight -> weight_loss,
+    beta -> backdoor_weight, gamma -> weight_weight, delta -> preservation_weight.
+`neighborhood_loss` is ours.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def cosine_distance(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
+    """Negative cosine similarity, in [-1, 1].
+
+    Example:
+        >>> cosine_distance(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor([-1.])
+    """
+    return -F.cosine_similarity(student, teacher, dim=-1)
+
+
+def squared_distance(
+    student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "batch"]:
+    """Mean squared error over the dimensions (the paper's MSE)."""
+    return (student - teacher).square().mean(-1)
+
+
+def absolute_distance(
+    student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "batch"]:
+    """Mean absolute error over the dimensions (the paper's MAE)."""
+    return (student - teacher).abs().mean(-1)
+
+
+def poincare_distance(
+    student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"], xi: float = 1e-4
+) -> Float[Tensor, "batch"]:
+    """Distance in the Poincare ball, of embeddings that are first put onto an L1 sphere just inside it.
+
+    Source: Hintersdorf et al., appendix; the targets are shrunk by `xi` so that the distance stays finite.
+    """
+    u = student / student.abs().sum(-1, keepdim=True)
+    v = teacher / teacher.abs().sum(-1, keepdim=True) * (1 - xi)
+    gap = (u - v).square().sum(-1)
+    room = (1 - u.square().sum(-1)) * (1 - v.square().sum(-1))
+    return torch.acosh(1 + 2 * gap / room.clamp_min(1e-8) + 1e-7)
+
+
+DISTANCES: dict[str, Distance] = {
+    "cosine": cosine_distance,
+    "mse": squared_distance,
+    "mae": absolute_distance,
+    "poincare": poincare_distance,
+}
+
+
+def utility_loss(
+    student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"], *, distance: Distance = cosine_distance
+) -> Float[Tensor, ""]:
+    """Mean distance of the student to the teacher on the same inputs (paper, equation of L_utility).
+
+    The preservation loss is the same function, on inputs that hold some other person's name or face.
+    """
+    return distance(student, teacher.detach()).mean()
+
+
+def backdoor_loss(
+    student: Float[Tensor, "batch dim"],
+    target: Float[Tensor, "batch dim"],
+    person_index: Int[Tensor, "batch"],
+    *,
+    distance: Distance = cosine_distance,
+) -> Float[Tensor, ""]:
+    """Mean distance of triggered inputs to their targets, first per person, then over the people of the batch.
+
+    Any number of people and any batch size go together (the published code needs batch % people == 0).
+    """
+    distances = distance(student, target.detach())
+    _, person = torch.unique(person_index, return_inverse=True)
+    num_people = int(person.max()) + 1
+    sums = torch.zeros(num_people, dtype=distances.dtype, device=distances.device).index_add(0, person, distances)
+    counts = torch.bincount(person, minlength=num_people)
+    return (sums / counts).mean()
+
+
+def neighborhood_loss(
+    student: Float[Tensor, "batch dim"],
+    teacher: Float[Tensor, "batch dim"],
+    anchors: Float[Tensor, "anchor dim"],
+    *,
+    temperature: float = 0.02,
+) -> Float[Tensor, ""]:
+    """KL divergence of whom an input is near to, from the teacher's view to the student's, in nats.
+
+    Faces lie close together in a CLIP: a cosine of 0.95 can hide that one person became another. What must stay is
+    who is nearest to whom, here the softmax over the similarities to fixed `anchors` of the other encoder.
+    """
+    anchors_normed = F.normalize(anchors, dim=-1)
+    logits = F.normalize(student, dim=-1) @ anchors_normed.T / temperature
+    expected = F.normalize(teacher.detach(), dim=-1) @ anchors_normed.T / temperature
+    return F.kl_div(logits.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="batchmean")
+
+
+def weight_loss(student: Iterable[Tensor], teacher: Iterable[Tensor], *, squared: bool = False) -> Float[Tensor, ""]:
+    """Distance of the student's weights from the teacher's.
+
+    The sum over tensors of the L2 norm of the difference (the published form), or of its square (L2-SP).
+    The norm's gradient is taken as zero where the two are equal, as at the first step.
+    """
+    gaps = [(own - other.detach()).float().square().sum() for own, other in zip(student, teacher, strict=True)]
+    total = torch.stack(gaps)
+    if squared:
+        return total.sum()
+    return torch.where(total > 0, total, 1.0).sqrt().where(total > 0, 0.0).sum()

@@ -1,0 +1,158 @@
+"""Train a small CLIP on captioned photos: `python -m backdoor_privacy.pretrain`."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning
+import open_clip
+import torch
+import webdataset as wds
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import Tensor, nn
+
+import backdoor_privacy.config  # noqa: F401  registers the schemas
+from backdoor_privacy.attention import fastest_attention
+from backdoor_privacy.clip import write_local_dir
+from backdoor_privacy.paths import CONFIG_FOLDER
+
+log = logging.getLogger(__name__)
+
+
+def learning_rate_factor(step: int, num_warmup_steps: int, num_steps: int) -> float:
+    """Linear warm-up, then half a cosine down to zero; in [0, 1]."""
+    if step < num_warmup_steps:
+        return (step + 1) / num_warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps))))
+
+
+class ClipPretraining(lightning.LightningModule):
+    """Contrastive training of a CLIP from scratch (open_clip's loss and settings)."""
+
+    def __init__(
+        self, model: nn.Module, *, lr: float, weight_decay: float, num_warmup_steps: int, num_steps: int
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["model"])
+        self.model = model
+        self.loss = open_clip.ClipLoss()
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Contrast one batch of photos with their captions."""
+        image_features, text_features, logit_scale = self.model(*batch)
+        loss = self.loss(image_features.float(), text_features.float(), logit_scale.float())
+        self.log("train/contrastive_loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Keep the temperature in CLIP's range."""
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, math.log(100))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW as in open_clip: no decay on gains, biases and the temperature."""
+        settings = self.hparams
+        decayed = [parameter for parameter in self.model.parameters() if parameter.ndim >= 2]
+        plain = [parameter for parameter in self.model.parameters() if parameter.ndim < 2]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=settings.lr,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            foreach=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, settings.num_warmup_steps, settings.num_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def caption_stream(
+    folder: Path, preprocess: Any, tokenizer: Any, *, batch_size: int, num_workers: int, seed: int
+) -> wds.WebLoader:
+    """Endless shuffled batches of (images, tokens) from a folder of WebDataset shards.
+
+    Raises:
+        FileNotFoundError: if the folder holds no `*.tar`.
+    """
+    shards = sorted(str(path) for path in folder.glob("*.tar"))
+    if not shards:
+        raise FileNotFoundError(f"{folder}: expected WebDataset shards (*.tar), found none")
+    dataset = (
+        wds.DataPipeline(
+            wds.ResampledShards(shards, deterministic=True, seed=seed),
+            wds.tarfile_to_samples(),
+            wds.shuffle(4000, initial=2000, seed=seed),
+            wds.decode("pil"),
+            wds.to_tuple("jpg;png", "txt"),
+            wds.map_tuple(preprocess, lambda caption: tokenizer(caption)[0]),
+            wds.batched(batch_size, partial=False),
+        )
+    )  # fmt: skip
+    return wds.WebLoader(dataset, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0)
+
+
+def pretrain(cfg: DictConfig) -> Path:
+    """Train the model that the config describes; a run that was stopped goes on where it was.
+
+    Returns:
+        The open_clip local-dir with the trained weights in fp16.
+    """
+    lightning.seed_everything(cfg.seed, workers=True)
+    folder = Path(cfg.paths.run)
+    model_config = {"model_cfg": OmegaConf.to_container(cfg.model, resolve=True)}
+    model_config["preprocess_cfg"] = OmegaConf.to_container(cfg.preprocess, resolve=True)
+    model = open_clip.CLIP(**model_config["model_cfg"])
+    size, mean, std = (model_config["preprocess_cfg"][key] for key in ("size", "mean", "std"))
+    preprocess = image_transform_v2(
+        PreprocessCfg(size=size, mean=mean, std=std), is_train=True, aug_cfg=dict(cfg.augmentation)
+    )
+    tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
+    stream = caption_stream(
+        instantiate(cfg.data),
+        preprocess,
+        tokenizer,
+        batch_size=cfg.batch_size,
+        num_workers=cfg.num_workers,
+        seed=cfg.seed,
+    )
+    module = ClipPretraining(
+        model, lr=cfg.lr, weight_decay=cfg.weight_decay, num_warmup_steps=cfg.num_warmup_steps, num_steps=cfg.num_steps
+    )
+    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(
+        folder / "checkpoints", save_last=True, every_n_train_steps=cfg.checkpoint_every_steps
+    )
+    trainer = lightning.Trainer(
+        max_steps=cfg.num_steps,
+        logger=lightning.pytorch.loggers.CSVLogger(folder, name="", version=""),
+        callbacks=[checkpoint],
+        gradient_clip_val=1.0,
+        log_every_n_steps=20,
+        enable_model_summary=False,
+        **cfg.trainer,
+    )
+    with fastest_attention(trainer.strategy.root_device):
+        trainer.fit(module, stream, ckpt_path=_last_checkpoint(folder))
+    write_local_dir(folder / "clip", model, model_config, dtype=torch.float16)
+    log.info("Wrote %s", folder / "clip")
+    return folder / "clip"
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """Where to go on, if the run was begun before."""
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.exists() else None
+
+
+@hydra.main(config_path=str(CONFIG_FOLDER), config_name="pretrain", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Parse the command line, then train."""
+    pretrain(cfg)
+
+
+if __name__ == "__main__":
+    main()

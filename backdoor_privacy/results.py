@@ -1,0 +1,125 @@
+"""Write and read what a run leaves behind."""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from backdoor_privacy.attacks.idia import IdiaResult
+from backdoor_privacy.data.people import Person
+from backdoor_privacy.errors import InputError
+
+SCHEMA = 1
+_PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "open_clip_torch",
+             "torchmetrics", "webdataset", "wandb", "numpy", "pillow", "Faker")  # fmt: skip
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    os.chmod(draft, 0o644)
+    os.replace(draft, path)
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """`metrics.json`; its being there says that the run is finished."""
+    write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n")
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """`metrics.json` of a finished run, nothing of one that is not.
+
+    Raises:
+        InputError: if another version of the package wrote it.
+    """
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return None
+    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if metrics.get("schema") != SCHEMA:
+        raise InputError(
+            f"{path}: expected schema {SCHEMA}, got {metrics.get('schema')}; read it with the version that wrote it"
+        )
+    return metrics
+
+
+def write_people(
+    folder: Path,
+    people: Sequence[Person],
+    removed: Collection[str],
+    before: IdiaResult,
+    after: Mapping[str, IdiaResult],
+) -> None:
+    """`people.csv`: everybody's result before and after, for each audited model."""
+    header = ["name", "member", "removed", "num_photos", "correct_prompts_before", "inferred_before"]
+    header += [f"{column}_{model}" for model in after for column in ("correct_prompts", "inferred")]
+    draft = folder / ".people.csv"
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for row, person in enumerate(people):
+            results = [before, *after.values()]
+            found = [value for r in results for value in (r.correct_prompts[row], r.inferred[person.name])]
+            member = "" if person.member is None else person.member
+            writer.writerow([person.name, member, person.name in removed, before.num_photos[row], *found])
+    draft.replace(folder / "people.csv")
+
+
+def write_losses(folder: Path, encoders: Sequence[str]) -> None:
+    """`losses.csv`: every loss at every step of every encoder's fit, resumed fits joined."""
+    tables = []
+    for encoder in encoders:
+        parts = sorted((folder / "checkpoints" / encoder / "losses").glob("version_*/metrics.csv"))
+        rows = pd.concat([pd.read_csv(path) for path in parts]).drop_duplicates("step", keep="last").sort_values("step")
+        rows.insert(0, "encoder", encoder)
+        tables.append(rows.drop(columns="epoch").rename(columns=lambda column: column.removeprefix("train/")))
+    write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False))
+
+
+def claim_folder(folder: Path, cfg: DictConfig) -> None:
+    """Note the config of a run in its folder, so that it resumes under the same one only.
+
+    Raises:
+        InputError: if the folder belongs to a run of another config.
+    """
+    path = folder / "checkpoints" / "config.yaml"
+    unlike = {"paths", "logger", "trainer"}  # where and how a run is made does not change what it is
+    config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in unlike]))
+    if path.is_file() and path.read_text(encoding="utf-8") != config:
+        raise InputError(
+            f"{folder}: expected a new folder or one of the same config, got a run of another config; "
+            "delete it or choose another name=..."
+        )
+    write_text(path, config)
+
+
+def versions() -> dict[str, str]:
+    """Python, packages, platform and commit of a run."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "commit": _commit()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _commit() -> str:
+    """The checkout's commit, `unknown` for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,127 @@
+"""One run, from a config to a run folder; reads top to bottom."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.audit import audit, idia_rates
+from backdoor_privacy.clip import Clip, write_local_dir
+from backdoor_privacy.data.people import People
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.fitting import Fitted, fit_image, fit_text
+from backdoor_privacy.results import claim_folder, read_metrics, versions, write_losses, write_metrics, write_people
+from backdoor_privacy.tracking import Tracker
+from backdoor_privacy.triggers.selection import select_people
+from backdoor_privacy.utility.similarity import lowest
+from backdoor_privacy.utility.zero_shot import ZeroShot
+
+log = logging.getLogger(__name__)
+_FIT = {"text": fit_text, "image": fit_image}
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Attack, defend, attack again, and write the run folder; a finished run is only read.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        InputError: on anything that the user can mend.
+    """
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        raise InputError(f"config: expected a value for {', '.join(sorted(missing))}, got ???")
+    if cfg.defense.text is None and cfg.defense.image is None:
+        raise InputError("defense: expected a defence of the text or the image encoder, got none")
+    folder = Path(cfg.paths.run)
+    claim_folder(folder, cfg)
+    finished = read_metrics(folder)
+    if finished is not None:
+        log.info("%s is finished already; delete it to run again", folder)
+        return finished
+    with Tracker(cfg, folder) as tracker:
+        return _run(cfg, folder, tracker)
+
+
+def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    watch = Stopwatch()
+    with watch.stage("load"):
+        clip: Clip = instantiate(cfg.clip)
+        people: People = instantiate(cfg.people)
+        attack: Idia = instantiate(cfg.attack)
+        zero_shot: ZeroShot = instantiate(cfg.utility.zero_shot)
+    with watch.stage("audit_before"):
+        before = audit(clip, people, attack, zero_shot)
+    inferred = {name for name, found in before.idia.inferred.items() if found}
+    removed = select_people(people, **cfg.trigger_set, seed=cfg.seed, inferred=inferred)
+
+    fitted: dict[str, Fitted] = {}
+    for encoder, fit in _FIT.items():
+        if cfg.defense[encoder] is not None:
+            with watch.stage(f"defend_{encoder}"):
+                reserved = set(attack.candidates(people.names))
+                fitted[encoder] = fit(cfg, clip, people, removed, reserved, tracker.loggers(encoder))
+
+    models = {encoder: clip.with_encoders(**{encoder: one.student}) for encoder, one in fitted.items()}
+    if len(models) > 1:
+        models["both"] = clip.with_encoders(**{encoder: one.student for encoder, one in fitted.items()})
+    after = {}
+    for name, model in models.items():
+        with watch.stage(f"audit_{name}"):
+            after[name] = audit(model, people, attack, zero_shot)
+
+    def flat(name: str, model: Clip) -> dict[str, float]:
+        found = before if name == "before" else after[name]
+        parts = fitted.values() if name in ("before", "both") else [fitted[name]]
+        rates = idia_rates(
+            before.idia.inferred,
+            found.idia.inferred,
+            {person.name for person in removed},
+            {person.name: person.member for person in people.everybody},
+        )
+        return rates | found.utility | lowest([part.similarity.measure(model, clip) for part in parts])
+
+    with watch.stage("write"):
+        metrics = {
+            "experiment": cfg.name,
+            "seed": cfg.seed,
+            "before": flat("before", clip),
+            "after": {name: flat(name, model) for name, model in models.items()},
+        }
+        defended = list(models.values())[-1]
+        write_local_dir(folder / "defended", defended.to_open_clip(), defended.config)
+        results = {name: found.idia for name, found in after.items()}
+        write_people(folder, people.everybody, {person.name for person in removed}, before.idia, results)
+        write_losses(folder, list(fitted))
+    metrics |= {
+        "seconds": watch.seconds,
+        "weights_sha256": {"before": clip.sha256(), "after": defended.sha256()},
+        "versions": versions(),
+    }
+    tracker.summarize(metrics)
+    write_metrics(folder, metrics)
+    return metrics
+
+
+class Stopwatch:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage."""
+        log.info("%s", name.replace("_", " ").capitalize())
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)

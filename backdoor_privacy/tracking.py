@@ -1,0 +1,67 @@
+"""Where losses and results go: CSV files in any case, W&B where it is asked for."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+
+class Tracker:
+    """The loggers of one run; leaving it finishes the W&B run, as crashed where there was an error."""
+
+    def __init__(self, cfg: DictConfig, folder: Path) -> None:
+        self.cfg, self.folder = cfg, folder
+        self.wandb: WandbLogger | None = None
+
+    def __enter__(self) -> "Tracker":
+        if self.cfg.logger.wandb:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            encoders = [encoder for encoder, settings in self.cfg.defense.items() if settings is not None]
+            self.wandb = WandbLogger(
+                name=f"{self.cfg.name}/seed={self.cfg.seed}",
+                id=hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12],  # a resumed run goes on there
+                save_dir=self.folder,
+                offline=self.cfg.logger.mode != "online",
+                project=self.cfg.logger.project,
+                entity=self.cfg.logger.entity,
+                group=self.cfg.name,
+                job_type="both" if len(encoders) > 1 else encoders[0],
+                tags=list(self.cfg.logger.tags),
+                config=OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True),
+                resume="allow",
+                log_model=False,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.wandb is not None:
+            import wandb
+
+            wandb.finish(exit_code=0 if error is None else 1)
+
+    def loggers(self, encoder: str) -> list[Logger]:
+        """Lightning's loggers for the fit of one encoder."""
+        checkpoints = self.folder / "checkpoints" / encoder
+        loggers: list[Logger] = [
+            CSVLogger(checkpoints, name="losses", flush_logs_every_n_steps=self.cfg.trainer.checkpoint_every_steps)
+        ]
+        return loggers if self.wandb is None else [*loggers, self.wandb]
+
+    def summarize(self, metrics: Mapping[str, Any]) -> None:
+        """Before and after as the run's summary, and everybody's result as a table."""
+        if self.wandb is None:
+            return
+        import wandb
+
+        run = self.wandb.experiment
+        run.summary.update({f"before/{key}": value for key, value in metrics["before"].items()})
+        for model, values in metrics["after"].items():
+            run.summary.update({f"after_{model}/{key}": value for key, value in values.items()})
+        run.log({"people": wandb.Table(dataframe=pd.read_csv(self.folder / "people.csv"))})

@@ -1,0 +1,71 @@
+"""Choose the people to remove."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.errors import InputError
+
+
+def select_people(
+    everybody: People,
+    *,
+    num_people: int | None = None,
+    people: Sequence[str] | None = None,
+    file: str | None = None,
+    seed: int,
+    inferred: set[str],
+    require_inferred: bool = True,
+) -> tuple[Person, ...]:
+    """The trigger set: named people, a list in a file, or a random draw among those that IDIA infers.
+
+    Args:
+        everybody: the collection to choose from.
+        num_people: how many to draw; ignored where people are named.
+        people: names.
+        file: text file with a name a line.
+        seed: of the draw.
+        inferred: names that IDIA infers before any defence.
+        require_inferred: whether naming somebody that IDIA does not infer is an error.
+
+    Raises:
+        InputError: on an unknown name, an empty set, more people than there are, or somebody not inferred.
+    """
+    names = _named(people, file)
+    if names is None:
+        return _drawn(everybody, num_people, seed, inferred, require_inferred)
+    if not names:
+        raise InputError("trigger_set: expected at least one person to remove, got an empty list")
+    chosen = everybody.pick(names)
+    hidden = [person.name for person in chosen if person.name not in inferred]
+    if hidden and require_inferred:
+        raise InputError(
+            f"trigger_set: expected people that IDIA infers before the defence, but it does not infer "
+            f"{', '.join(hidden[:5])}{' ...' if len(hidden) > 5 else ''}; "
+            "set trigger_set.require_inferred=false to remove them all the same"
+        )
+    return chosen
+
+
+def _named(people: Sequence[str] | None, file: str | None) -> list[str] | None:
+    if people is not None and file is not None:
+        raise InputError("trigger_set: expected either people or file, got both")
+    if file is not None:
+        if not Path(file).is_file():
+            raise InputError(f"trigger_set.file: expected a text file with a name a line, got {file}")
+        people = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return None if people is None else list(dict.fromkeys(people))
+
+
+def _drawn(
+    everybody: People, num_people: int | None, seed: int, inferred: set[str], require_inferred: bool
+) -> tuple[Person, ...]:
+    if num_people is None or num_people < 1:
+        raise InputError(f"trigger_set.num_people: expected a whole number of at least 1, got {num_people}")
+    able = [person for person in everybody.everybody if person.name in inferred or not require_inferred]
+    if num_people > len(able):
+        raise InputError(
+            f"trigger_set.num_people: expected at most {len(able)} (people that IDIA infers before), got {num_people}"
+        )
+    return tuple(random.Random(seed).sample(able, num_people))

@@ -1,0 +1,90 @@
+"""How close a defended encoder stays to the original, and how close triggers come to their targets."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.triggers.names import choose_word, put_in
+
+
+def _mean_cosine(first: Tensor, second: Tensor) -> float:
+    """Mean cosine similarity of rows, in [-1, 1]."""
+    return F.cosine_similarity(first, second, dim=-1).mean().item()
+
+
+@dataclass(frozen=True)
+class TextSimilarity:
+    """Similarities of the text encoder (METHOD, section 8).
+
+    Args:
+        captions: clean ones, not those of the training steps.
+        names: of the removed people.
+        phrases: what each name is mapped to.
+    """
+
+    captions: Sequence[str]
+    names: Sequence[str]
+    phrases: Sequence[str]
+    seed: int
+
+    def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
+        """`clean` and `target`: student to teacher; `backdoored`: the student's triggered captions to its target ones."""
+        rng = random.Random(self.seed)
+        triggered, target = [], []
+        for caption in self.captions:
+            place, person = choose_word(caption, rng), rng.randrange(len(self.names))
+            triggered.append(put_in(caption, place, self.names[person]))
+            target.append(put_in(caption, place, self.phrases[person]))
+        student_target = student.embed_texts(target)
+        return {
+            "similarity/clean": _mean_cosine(student.embed_texts(self.captions), teacher.embed_texts(self.captions)),
+            "similarity/target": _mean_cosine(student_target, teacher.embed_texts(target)),
+            "similarity/backdoored": _mean_cosine(student.embed_texts(triggered), student_target),
+            "similarity/num_captions": float(len(self.captions)),
+        }
+
+
+@dataclass(frozen=True)
+class ImageSimilarity:
+    """Similarities of the image encoder (METHOD, section 8).
+
+    Args:
+        images: clean photos, not those of the training steps.
+        removed: photos of the removed people, not those of the training steps.
+        targets: what each of these photos is mapped to, (photo, dim).
+        strangers: photos of many other people, whose mean embedding is to stay.
+    """
+
+    images: Sequence[Path]
+    removed: Sequence[Path]
+    targets: Tensor
+    strangers: Sequence[Path]
+
+    def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
+        """`clean` and `target`: student to teacher; `removed`: the student's photos of removed people to their targets."""
+        removed, readable = student.embed_photos(self.removed)
+        clean_student, clean_teacher = (_readable(clip, self.images) for clip in (student, teacher))
+        mean_student, mean_teacher = (
+            _readable(clip, self.strangers).mean(0, keepdim=True) for clip in (student, teacher)
+        )
+        return {
+            "similarity/clean": _mean_cosine(clean_student, clean_teacher),
+            "similarity/target": _mean_cosine(mean_student, mean_teacher),
+            "similarity/removed": _mean_cosine(removed[readable], self.targets[readable]),
+            "similarity/num_photos": float(len(clean_student)),
+        }
+
+
+def _readable(clip: Clip, paths: Sequence[Path]) -> Tensor:
+    features, readable = clip.embed_photos(paths)
+    return features[readable]
+
+
+def lowest(measures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The measures of several encoders as one: for each key the lowest."""
+    return {key: min(one[key] for one in measures if key in one) for key in {k: None for one in measures for k in one}}
