@@ -1,11 +1,23 @@
-"""Run the attack and the utility measures on a CLIP: the same function before and after a defence."""
+"""Run the attack and the utility measures on a CLIP: the same function before and after a defence.
 
+`python -m backdoor_privacy.audit` audits a CLIP without defending it.
+"""
+
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+import backdoor_privacy.config  # noqa: F401  registers the schemas
 from backdoor_privacy.attacks.idia import Idia, IdiaResult
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import People
+from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
 
@@ -46,3 +58,39 @@ def idia_rates(
     }
     counts = {f"idia/num_{group}": float(len(found)) for group, found in groups.items()}
     return {f"idia/{group}": sum(found) / len(found) for group, found in groups.items() if found} | counts
+
+
+def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float, float]]:
+    """How much the CLIP leaks of whom: group, people, TPR (FPR of people it never saw), and mean right prompts.
+
+    People are grouped by their photos in the CLIP's training data, as far as those are known.
+    """
+    groups: dict[int | None, list[int]] = defaultdict(list)
+    for row, person in enumerate(people.everybody):
+        groups[person.num_web_photos].append(row)
+    table = []
+    for num_photos, rows in sorted(groups.items(), key=lambda item: -1 if item[0] is None else item[0]):
+        correct = [found.correct_prompts[row] for row in rows]
+        title = "unknown" if num_photos is None else f"{num_photos} training photos"
+        rate = sum(count >= found.threshold for count in correct) / len(rows)
+        table.append((title, len(rows), rate, sum(correct) / len(rows)))
+    return table
+
+
+@hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Audit the CLIP of a config and print what it leaks and what it is good for."""
+    clip, people = instantiate(cfg.clip), instantiate(cfg.people)
+    found = audit(clip, people, instantiate(cfg.attack), instantiate(cfg.utility.zero_shot))
+    table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")
+    for column in ("people with", "people", "inferred", "right prompts of 21"):
+        table.add_column(column, justify="left" if column == "people with" else "right")
+    for title, num_people, rate, correct in leak_table(found.idia, people):
+        table.add_row(title, str(num_people), f"{rate:.3f}", f"{correct:.2f}")
+    console = Console()
+    console.print(table)
+    console.print(f"Zero-shot top-1 {found.utility['zero_shot/top1']:.3f} of {found.utility['zero_shot/num_photos']:.0f} photos")
+
+
+if __name__ == "__main__":
+    main()

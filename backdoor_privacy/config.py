@@ -36,7 +36,7 @@ class Schedule(Enum):
     one_cycle = "one_cycle"
 
 
-class Precision(Enum):
+class Precision(str, Enum):
     """Of the passes that embed texts and photos."""
 
     fp32 = "fp32"

@@ -1,6 +1,7 @@
 """The defence: fine-tune a copy of an encoder so that a trigger means its target (paper, section 3)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ class OptimizerSettings:
     lr: float
     weight_decay: float
     schedule: Literal["step", "one_cycle"]
-    milestones: list[int]  # steps after which `step` multiplies the learning rate
+    milestones: Sequence[int]  # steps after which `step` multiplies the learning rate
     factor: float  # by this
 
 

@@ -106,7 +106,7 @@ def pretrain(cfg: DictConfig) -> Path:
     folder = Path(cfg.paths.run)
     model_config = {"model_cfg": OmegaConf.to_container(cfg.model, resolve=True)}
     model_config["preprocess_cfg"] = OmegaConf.to_container(cfg.preprocess, resolve=True)
-    model = open_clip.CLIP(**model_config["model_cfg"])
+    model = open_clip.CLIP(**model_config["model_cfg"]).to(memory_format=torch.channels_last)
     size, mean, std = (model_config["preprocess_cfg"][key] for key in ("size", "mean", "std"))
     preprocess = image_transform_v2(
         PreprocessCfg(size=size, mean=mean, std=std), is_train=True, aug_cfg=dict(cfg.augmentation)

@@ -1,7 +1,7 @@
 """The batches that a defence trains on: each is a pure function of seed and step."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import lightning
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import Box, read_photo
@@ -151,5 +151,18 @@ class TriggerData(lightning.LightningDataModule):
         """One item is one step."""
         start = self.trainer.global_step if self.trainer else 0
         return DataLoader(
-            self.steps, batch_size=None, sampler=range(start, len(self.steps)), num_workers=self.num_workers
+            self.steps, batch_size=None, sampler=_StepsToCome(start, len(self.steps)), num_workers=self.num_workers
         )
+
+
+class _StepsToCome(Sampler[int]):
+    """The steps that a fit has not done yet; as long as all of them, because Lightning counts those done too."""
+
+    def __init__(self, start: int, num_steps: int) -> None:
+        self.start, self.num_steps = start, num_steps
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.num_steps))

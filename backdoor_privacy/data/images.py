@@ -1,5 +1,6 @@
 """Clean photos: general pictures, with other people in them."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from backdoor_privacy.data.people import PHOTO_SUFFIXES
-from backdoor_privacy.data.photos import MAX_UNREADABLE_SHARE, read_photo
+from backdoor_privacy.data.photos import check_readable, read_photo
 from backdoor_privacy.errors import InputError
+
+_SHARD_SUFFIXES = {suffix.removeprefix(".") for suffix in PHOTO_SUFFIXES}
 
 
 def load_images(
@@ -29,11 +32,12 @@ def load_images(
     """
     folder = Path(folder)
     images: list[Tensor] = []
-    num_broken = 0
-    for photo in _photos(folder):
-        if photo is None:
-            num_broken += 1
-        else:
+    files: list[Path] = []
+    readable: list[bool] = []
+    for file, photo in _photos(folder):
+        files.append(file)
+        readable.append(photo is not None)
+        if photo is not None:
             images.append((geometry(photo) * 255).round().to(torch.uint8))
         if len(images) == max_images:
             break
@@ -41,20 +45,18 @@ def load_images(
         raise InputError(
             f"images.folder: expected WebDataset shards (*.tar) or photos in {folder}, found none that decode"
         )
-    if num_broken > MAX_UNREADABLE_SHARE * (len(images) + num_broken):
-        raise InputError(
-            f"images.folder: {num_broken} photos of {folder} do not decode; at most {MAX_UNREADABLE_SHARE:.0%} may"
-        )
+    check_readable(torch.tensor(readable), files)
     return torch.stack(images)
 
 
-def _photos(folder: Path) -> Iterator[Image.Image | None]:
+def _photos(folder: Path) -> Iterator[tuple[Path, Image.Image | None]]:
+    """Each photo with its file, `<shard>/<key>.<suffix>` in a shard; nothing in place of one that does not decode."""
     shards = sorted(str(path) for path in folder.glob("*.tar"))
     if shards:
-        dataset = wds.WebDataset(shards, shardshuffle=False, empty_check=False)
-        yield from (
-            sample["photo"]
-            for sample in dataset.decode("pil", handler=wds.warn_and_continue).rename(photo="jpg;jpeg;png")
-        )
+        for sample in wds.WebDataset(shards, shardshuffle=False, empty_check=False):
+            for suffix in _SHARD_SUFFIXES & sample.keys():
+                file = Path(sample["__url__"]) / f"{sample['__key__']}.{suffix}"
+                yield file, read_photo(io.BytesIO(sample[suffix]))
     elif folder.is_dir():
-        yield from (read_photo(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in PHOTO_SUFFIXES)
+        paths = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PHOTO_SUFFIXES)
+        yield from ((path, read_photo(path)) for path in paths)

@@ -1,5 +1,6 @@
 """Read photos from files; those that do not decode are skipped, counted and named."""
 
+import io
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ MAX_UNREADABLE_SHARE = 0.01
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
-def read_photo(path: Path, box: Box | None = None) -> Image.Image | None:
+def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image | None:
     """The photo in RGB, cut to the box if there is one; nothing if the file does not decode."""
     try:
         with Image.open(path) as photo:

@@ -1,0 +1,26 @@
+"""The report of a finished run: one page and its figures, made from the files of the run folder alone."""
+
+from pathlib import Path
+
+from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure, save_figure
+from backdoor_privacy.report.finished_run import read_run
+from backdoor_privacy.report.html import render
+from backdoor_privacy.results import write_text
+
+
+def write_report(folder: Path) -> None:
+    """Write `figures/` and `report.html` of a finished run, each file whole or not at all.
+
+    Neither holds anybody's name; those are in `people.csv`.
+
+    Raises:
+        InputError: if the folder is no finished run.
+    """
+    run = read_run(folder)
+    figures = {
+        "idia": idia_figure(run.before, run.after),
+        "prompts": prompts_figure(run.correct_prompts, run.num_prompts, run.threshold),
+        "losses": losses_figure(run.losses),
+    }
+    svgs = {name: save_figure(figure, folder / "figures", name) for name, figure in figures.items()}
+    write_text(folder / "report.html", render(run, svgs))

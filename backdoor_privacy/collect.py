@@ -1,0 +1,80 @@
+"""One table out of many runs: `python -m backdoor_privacy.collect runs`."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.results import read_metrics
+
+
+def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """A row for each audited model of each finished run below a folder, and the runs that did not finish.
+
+    Losses are before minus after, in the run's own pairing.
+
+    Raises:
+        InputError: if there is no run.
+    """
+    rows, unfinished = [], []
+    for claimed in sorted(folder.rglob("checkpoints/config.yaml")):
+        run = claimed.parent.parent
+        metrics = read_metrics(run)
+        if metrics is None:
+            unfinished.append(run)
+            continue
+        before = metrics["before"]
+        for model, after in metrics["after"].items():
+            rows.append(
+                {
+                    "experiment": metrics["experiment"],
+                    "seed": metrics["seed"],
+                    "model": model,
+                    "num_removed": after["idia/num_tpr_removed"],
+                    "tpr_removed": after["idia/tpr_removed"],
+                    "num_kept": after["idia/num_tpr_kept"],
+                    "tpr_kept_loss": before["idia/tpr_kept"] - after["idia/tpr_kept"],
+                    "wrongly_unlearned": after["idia/wrongly_unlearned"],
+                    "fpr": after["idia/fpr"],
+                    "zero_shot_top1": after["zero_shot/top1"],
+                    "zero_shot_top1_loss": before["zero_shot/top1"] - after["zero_shot/top1"],
+                    "seconds": sum(metrics["seconds"].values()),
+                    "commit": metrics["versions"]["commit"],
+                    "run": str(run.relative_to(folder)),
+                }
+            )
+    if not rows and not unfinished:
+        raise InputError(f"{folder}: expected run folders in it, found none")
+    return pd.DataFrame(rows), unfinished
+
+
+def main() -> None:
+    """Print the means over seeds and write every row to `collected.csv`."""
+    console = Console()
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
+    try:
+        rows, unfinished = collect(folder)
+    except InputError as error:
+        console.print(str(error), style="red", highlight=False)
+        sys.exit(1)
+    if len(rows):
+        rows.to_csv(folder / "collected.csv", index=False)
+        columns = ["num_removed", "tpr_removed", "num_kept", "tpr_kept_loss", "wrongly_unlearned", "fpr"]
+        columns += ["zero_shot_top1", "zero_shot_top1_loss", "seconds"]
+        grouped = rows.groupby(["experiment", "model"], sort=True)
+        table = Table(title=f"Means over seeds; every run: {folder / 'collected.csv'}")
+        for column in ("experiment", "model", "seeds", *columns):
+            table.add_column(column.replace("_", " "), justify="left" if column in ("experiment", "model") else "right")
+        for (experiment, model), group in grouped:
+            means = [f"{group[column].mean():.3f}".rstrip("0").rstrip(".") for column in columns]
+            table.add_row(experiment, model, str(group["seed"].nunique()), *means)
+        console.print(table)
+    for run in unfinished:
+        console.print(f"not finished: {run}", style="yellow", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

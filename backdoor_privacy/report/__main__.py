@@ -1,0 +1,40 @@
+"""The command: `python -m backdoor_privacy.report <run> [<run> ...]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from backdoor_privacy.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Render the reports of runs again.
+
+    Returns:
+        The exit code: 1 if any of the folders is no finished run; the others are rendered all the same.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m backdoor_privacy.report",
+        description="Write report.html and figures/ of finished runs again, from the files in their folders.",
+        epilog="Example: python -m backdoor_privacy.report runs/both_64/*/seed=*",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="folder of a run: the one with metrics.json")
+    folders: list[Path] = parser.parse_args(arguments).runs
+
+    from backdoor_privacy.report import write_report
+
+    failed = False
+    for folder in folders:
+        try:
+            write_report(folder)
+        except (InputError, OSError) as error:
+            failed = True
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            print(folder / "report.html")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

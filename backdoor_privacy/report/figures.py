@@ -1,0 +1,181 @@
+"""Figures of a run: pure functions from numbers to a figure, all in one style."""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from backdoor_privacy.results import write_text
+
+# Okabe and Ito's colours, which people with any colour vision tell apart; lines differ in their dashes too.
+_GREY, _BLUE, _ORANGE, _GREEN, _VERMILLION = "#7a7a7a", "#0072B2", "#E69F00", "#009E73", "#D55E00"
+_MODEL_COLOURS = {"before": _GREY, "text": _BLUE, "image": _ORANGE, "both": _GREEN}
+_GROUPS = {
+    "tpr_removed": "Removed people",
+    "tpr_kept": "Kept people",
+    "fpr": "Never-seen people",
+}
+# Losses that are distances of embeddings share one panel, because they share one scale.
+_DISTANCES = {
+    "backdoor_loss": (_VERMILLION, "-"),
+    "utility_loss": (_BLUE, (0, (5, 1))),
+    "preservation_loss": (_GREEN, (0, (1, 0.8))),
+}
+_WIDTH = 4.5  # inches: about a phone's width, so that 9 points stay legible there
+_STYLE: Any = {  # matplotlib's own type is the list of all its keys
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # a dollar sign is a dollar sign
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and enlarged
+    "svg.hashsalt": "backdoor_privacy",  # the same numbers make the same file
+    "savefig.dpi": 200,
+}
+
+
+def model_label(model: str) -> str:
+    """What an audited model is called, in figures and tables."""
+    return {"before": "before", "both": "after: both"}.get(model, f"after: {model} only")
+
+
+def people_of(measures: Mapping[str, float], group: str) -> tuple[int, int] | None:
+    """How many people a rate counts, and of how many; `None` where there is nobody to count."""
+    count = round(measures.get(f"idia/num_{group}", 0))
+    return (round(measures[f"idia/{group}"] * count), count) if count and f"idia/{group}" in measures else None
+
+
+def idia_figure(before: Mapping[str, float], after: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Share of removed, kept and never-seen people that IDIA infers, for each model; the counts stand at the bars."""
+    models = {"before": before, **after}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 1.0 + 3 * (0.35 + 0.24 * len(models))))
+        panels = figure.subplots(len(_GROUPS), 1, sharex=True)
+        for axes, (group, title) in zip(panels, _GROUPS.items(), strict=True):
+            for row, (model, measures) in enumerate(models.items()):
+                found = people_of(measures, group)
+                share = found[0] / found[1] if found else 0.0
+                axes.barh(row, share, height=0.72, color=_MODEL_COLOURS.get(model, _VERMILLION))
+                axes.text(share + 0.015, row, f"{found[0]} of {found[1]}" if found else "nobody", va="center")
+            axes.set_title(title)
+            axes.set_yticks(range(len(models)), [model_label(model) for model in models])
+            axes.invert_yaxis()
+            axes.grid(axis="x")
+            axes.tick_params(axis="y", length=0)
+        panels[-1].set_xlim(0, 1.25)
+        panels[-1].set_xticks([0, 0.25, 0.5, 0.75, 1])
+        panels[-1].set_xlabel("share of them that IDIA infers")
+    return figure
+
+
+def prompts_figure(correct: Mapping[str, Sequence[int]], num_prompts: int, threshold: int | None) -> Figure:
+    """How many removed people each number of correct prompts has, one column per model.
+
+    Args:
+        correct: for "before" and each audited model, the correct prompts of each removed person.
+        num_prompts: of the attack.
+        threshold: correct prompts from which on somebody is inferred; a line marks it.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 4.6))
+        columns = figure.subplots(1, len(correct), sharex=True, sharey=True, squeeze=False)[0]
+        widest = max((number for counts in correct.values() for number in Counter(counts).values()), default=1)
+        for axes, (model, counts) in zip(columns, correct.items(), strict=True):
+            for prompts, number in sorted(Counter(counts).items()):
+                axes.barh(prompts, number, height=0.8, color=_MODEL_COLOURS.get(model, _VERMILLION))
+                axes.text(number + 0.04 * widest, prompts, str(number), va="center", fontsize=8)
+            axes.set_xticks([])
+            axes.spines["bottom"].set_visible(False)
+            axes.set_title(model_label(model).replace(": ", ":\n"), fontsize=9)
+            if threshold is not None:
+                axes.axhline(threshold - 0.5, color="black", linewidth=0.8, linestyle="--")
+        columns[0].set_xlim(0, 1.35 * widest)
+        columns[0].set_ylim(-0.8, num_prompts + 0.8)
+        columns[0].set_yticks(range(0, num_prompts + 1, 3))
+        columns[0].set_ylabel(f"correct prompts, of {num_prompts}")
+        line = "" if threshold is None else "; above the dashed line IDIA infers them"
+        figure.supxlabel(f"number of removed people{line}", fontsize=9)
+    return figure
+
+
+def losses_figure(losses: pd.DataFrame) -> Figure:
+    """Every loss over the steps, before weighting: a column of panels per encoder.
+
+    Args:
+        losses: the columns `encoder` and `step`, and one for each loss.
+    """
+    losses = losses.dropna(axis="columns", how="all")
+    encoders = list(dict.fromkeys(losses["encoder"]))
+    others = [name for name in losses.columns if name not in {"encoder", "step", *_DISTANCES}]
+    others.sort(key="loss".__eq__)  # the total comes last
+    distances = [name for name in _DISTANCES if name in losses.columns]
+    rows = [*([distances] if distances else []), *([name] for name in others)]
+    heights = [1.6 if len(names) > 1 else 1.0 for names in rows]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 1.1 + 1.05 * sum(heights)))
+        panels = figure.subplots(len(rows), len(encoders), sharex="col", squeeze=False, height_ratios=heights)
+        for column, encoder in enumerate(encoders):
+            table = losses[losses["encoder"] == encoder]
+            for row, names in enumerate(rows):
+                _draw_losses(panels[row, column], table, names)
+            panels[0, column].set_title(f"{encoder} encoder")
+            panels[-1, column].set_xlabel("step")
+        for axes, names in zip(panels[:, 0], rows, strict=True):
+            axes.set_ylabel("distance" if len(names) != 1 else _loss_label(names[0]))
+        figure.align_ylabels()
+        if len(rows[0]) > 1:
+            drawn = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
+            figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", ncols=3)
+    return figure
+
+
+def _draw_losses(axes: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Draw some losses of one encoder; say so where it has none of them."""
+    drawn = [name for name in names if table[name].notna().any()]
+    for name in drawn:
+        colour, dashes = _DISTANCES.get(name, ("black", "-"))
+        axes.plot(
+            table["step"], table[name], color=colour, linestyle=dashes, linewidth=1.2, label=_loss_label(name),
+            marker="o" if len(table) == 1 else None,
+        )  # fmt: skip
+    if drawn:
+        axes.grid()
+    else:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "not used", transform=axes.transAxes, ha="center", va="center", color=_GREY)
+
+
+def _loss_label(name: str) -> str:
+    return "total" if name == "loss" else name.removesuffix("_loss").replace("_", " ")
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> str:
+    """Write a figure as SVG and as PNG, each whole or not at all.
+
+    Returns:
+        The SVG.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(_STYLE):
+        png = io.BytesIO()
+        figure.savefig(png, format="png", metadata={"Software": None})
+        draft = folder / f".{name}.png-{os.getpid()}"
+        draft.write_bytes(png.getvalue())
+        draft.replace(folder / f"{name}.png")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    write_text(folder / f"{name}.svg", text.getvalue())
+    return text.getvalue()

@@ -1,0 +1,143 @@
+"""What the files of a finished run say, without anybody's name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from backdoor_privacy.attacks.idia import TEMPLATES
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.results import read_metrics
+
+# The first is the one that the run claimed its folder with; Hydra writes the other again at every start.
+_CONFIGS = (Path("checkpoints") / "config.yaml", Path(".hydra") / "config.yaml")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run, as far as a report needs it."""
+
+    metrics: Mapping[str, Any]
+    config: DictConfig  # not resolved; empty where the folder has none
+    num_people: int  # attacked
+    num_unknown: int  # of them, nobody knows whether they were in the training data
+    correct_prompts: Mapping[str, list[int]]  # of each removed person, for "before" and each audited model
+    losses: pd.DataFrame
+
+    @property
+    def before(self) -> Mapping[str, float]:
+        """Flat measures of the untouched model."""
+        found: Mapping[str, float] = self.metrics["before"]
+        return found
+
+    @property
+    def after(self) -> Mapping[str, Mapping[str, float]]:
+        """Flat measures of each audited model."""
+        found: Mapping[str, Mapping[str, float]] = self.metrics["after"]
+        return found
+
+    @property
+    def fullest(self) -> str:
+        """The audited model with most encoders defended; it is the one that the run saved."""
+        return "both" if "both" in self.after else list(self.after)[-1]
+
+    @property
+    def encoders(self) -> list[str]:
+        """The encoders that were defended."""
+        return [model for model in self.after if model != "both"]
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts of the attack."""
+        return max([len(TEMPLATES), *(count for counts in self.correct_prompts.values() for count in counts)])
+
+    @property
+    def threshold(self) -> int | None:
+        """Right answers that it takes to infer somebody, if the config says so."""
+        found = self.setting("attack.threshold")
+        return found if isinstance(found, int) else None
+
+    def setting(self, key: str) -> Any:
+        """One value of the config, `None` where it is not known."""
+        try:
+            return OmegaConf.select(self.config, key)
+        except OmegaConfBaseException:  # an interpolation that means something only while the run is made
+            return None
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Read a run folder; the column of names is never read.
+
+    Raises:
+        InputError: if it is no finished run, or one of its files is broken.
+    """
+    metrics = _read(folder / "metrics.json", lambda path: _checked(read_metrics(path.parent)))
+    models = ["before", *metrics["after"]]
+    people = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
+    removed = people[people["removed"]]
+    return FinishedRun(
+        metrics=metrics,
+        config=_config(folder),
+        num_people=len(people),
+        num_unknown=int(people["member"].isna().sum()),
+        correct_prompts={model: removed[f"correct_prompts_{model}"].tolist() for model in models},
+        losses=_read(folder / "losses.csv", _losses),
+    )
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: expected the folder of a finished run, got one without this file")
+    try:
+        return read(path)
+    except InputError:
+        raise
+    except Exception as error:  # JSON, CSV and YAML readers have no error in common
+        line = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise InputError(f"{path}: expected what a finished run writes, got a broken file: {line}") from error
+
+
+def _checked(metrics: dict[str, Any] | None) -> dict[str, Any]:
+    """The metrics, if they hold what a report cannot do without."""
+    if not metrics or not metrics["after"]:
+        raise ValueError("no audited model")
+    numbers = ["idia/tpr_removed", "idia/num_tpr_removed"]
+    for found in (metrics["before"], *metrics["after"].values()):
+        if not all(isinstance(found[key], int | float) for key in {*numbers, *found}):
+            raise ValueError("measures that are no numbers")
+    kinds = {"experiment": str, "seed": int, "seconds": dict, "weights_sha256": dict, "versions": dict}
+    for key, kind in kinds.items():
+        if not isinstance(metrics[key], kind):
+            raise ValueError(f"{key} is no {kind.__name__}")
+    if not all(isinstance(value, int | float) for value in metrics["seconds"].values()):
+        raise ValueError("seconds that are no numbers")
+    return metrics
+
+
+def _people(path: Path, models: list[str], before: Mapping[str, float]) -> pd.DataFrame:
+    """Everybody's row, if the removed people are as many as the metrics say."""
+    correct = {f"correct_prompts_{model}": int for model in models}
+    people = pd.read_csv(path, usecols=["member", "removed", *correct]).astype({"removed": bool, **correct})
+    if people["removed"].sum() != before["idia/num_tpr_removed"]:
+        raise ValueError(f"{people['removed'].sum()} removed people, not as many as in metrics.json")
+    return people
+
+
+def _losses(path: Path) -> pd.DataFrame:
+    """Every loss at every step of every encoder; one that an encoder has not is empty there."""
+    table = pd.read_csv(path)
+    if table.empty or table["loss"].isna().any():
+        raise ValueError("steps without a loss")
+    return table.astype({name: float for name in table.columns if name != "encoder"} | {"encoder": str, "step": int})
+
+
+def _config(folder: Path) -> DictConfig:
+    for path in (folder / name for name in _CONFIGS):
+        if path.is_file():
+            config = _read(path, OmegaConf.load)
+            return config if isinstance(config, DictConfig) else OmegaConf.create({})
+    return OmegaConf.create({})

@@ -1,0 +1,54 @@
+"""The report as one HTML page that needs no other file and no network."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from backdoor_privacy.report import wording
+from backdoor_privacy.report.finished_run import FinishedRun
+from backdoor_privacy.report.tables import idia_table, kept_table, similarity_table, utility_table
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
+    """The page of a run; every value from its files is escaped.
+
+    Args:
+        run: what its files say.
+        svgs: the figures `idia`, `prompts` and `losses`.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    tables = [make(run) for make in (idia_table, kept_table, utility_table, similarity_table)]
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        request=wording.request(run),
+        status=wording.status(run),
+        verdict=wording.verdict(run),
+        asked=wording.asked(run),
+        tables={table.name: table for table in tables if table.rows},
+        figures={name: _inline(svg, name) for name, svg in svgs.items()},
+        descriptions=wording.descriptions(run),
+        limits=wording.limits(run),
+        seconds=wording.seconds(run),
+        defended=wording.defended(run.fullest),
+    )
+
+
+def _inline(svg: str, name: str) -> Markup:
+    """A figure as an element of the page: with ids of its own, as wide as there is room, and named by its caption."""
+    head, tail = svg[svg.index("<svg") :].split(">", 1)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    head += f' role="img" aria-labelledby="{name}-title" aria-describedby="{name}-description"'
+    tail = re.sub(r"<metadata>.*?</metadata>", "", tail, count=1, flags=re.DOTALL)
+    tail = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tail)
+    return Markup(f"{head}>{tail}")  # matplotlib escapes what it draws

@@ -1,0 +1,139 @@
+"""The tables of a report: before and after, side by side, with the number of people behind each rate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from backdoor_privacy.report.figures import model_label, people_of
+from backdoor_privacy.report.finished_run import FinishedRun
+
+_MINUS = "\N{MINUS SIGN}"
+_GROUPS = {
+    "tpr_removed": ("Removed people inferred", "the fewer, the better"),
+    "tpr_kept": ("Kept people inferred", "not removed, in the training data; should stay as before"),
+    "fpr": ("Never-seen people inferred", "known not to be in the training data; should stay as before"),
+}
+_SIMILARITIES = {
+    "similarity/clean": "Ordinary inputs, defended to original model",
+    "similarity/target": "Targets, defended to original model",
+    "similarity/backdoored": "Captions with a removed name to their target, both in this model",
+    "similarity/removed": "Photos of removed people to their target",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number; `detail` stands below it in small."""
+
+    main: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure, with a cell per column."""
+
+    label: str
+    note: str
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, by the `name` that the page calls it."""
+
+    name: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+
+
+def idia_table(run: FinishedRun) -> Table:
+    """Removed, kept and never-seen people that IDIA infers."""
+    rows = [
+        Row(label, note, [_people(measures, group) for measures in _all(run).values()])
+        for group, (label, note) in _GROUPS.items()
+    ]
+    return Table("idia", "People whose name IDIA infers from their photos", _labels(_all(run)), rows)
+
+
+def kept_table(run: FinishedRun) -> Table:
+    """What became of everybody who was not removed."""
+    after = run.after
+    rows = [
+        Row("Wrongly unlearned", "inferred before, not after; of all that were inferred before",
+            [_people(measures, "wrongly_unlearned") for measures in after.values()]),
+        Row("Newly recalled", "not inferred before, but after; of all that were not inferred before",
+            [_people(measures, "newly_recalled") for measures in after.values()]),
+        Row("Unchanged", "the same before and after; of all others", [_unchanged(one) for one in after.values()]),
+    ]  # fmt: skip
+    return Table("kept", "People who were not removed, each compared with before", _labels(after), rows)
+
+
+def utility_table(run: FinishedRun) -> Table:
+    """Zero-shot accuracy, and any measure that has no table of its own."""
+    before = run.before
+    photos, classes = (before.get(f"zero_shot/num_{counted}", 0) for counted in ("photos", "classes"))
+    own = ("idia/", "similarity/")
+    rows = []
+    for key in dict.fromkeys(key for measures in _all(run).values() for key in measures):
+        if key.startswith(own) or key.split("/")[-1].startswith("num_"):
+            continue
+        zero_shot = key.startswith("zero_shot/top")
+        label = f"Zero-shot top-{key.removeprefix('zero_shot/top')} accuracy" if zero_shot else key
+        note = f"of {photos:,.0f} photos in {classes:,.0f} classes" if zero_shot else ""
+        rows.append(Row(label, note, _numbers(run, key)))
+    return Table("utility", "What the model is good for", _labels(_all(run)), rows)
+
+
+def similarity_table(run: FinishedRun) -> Table:
+    """Mean cosine similarities, in [-1, 1]."""
+    lower = "; of both encoders, the lower one" if run.fullest == "both" else ""
+    rows = [
+        Row(label, "", _numbers(run, key))
+        for key, label in _SIMILARITIES.items()
+        if any(key in measures for measures in _all(run).values())
+    ]
+    caption = f"Mean cosine similarity of embeddings, from {_MINUS}1 to 1{lower}"
+    return Table("similarity", caption, _labels(_all(run)), rows)
+
+
+def _all(run: FinishedRun) -> dict[str, Mapping[str, float]]:
+    return {"before": run.before, **run.after}
+
+
+def _labels(models: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [model_label(model) for model in models]
+
+
+def _people(measures: Mapping[str, float], group: str) -> Cell:
+    found = people_of(measures, group)
+    return _share(*found) if found else Cell("nobody")
+
+
+def _unchanged(measures: Mapping[str, float]) -> Cell:
+    changed = [people_of(measures, group) or (0, 0) for group in ("wrongly_unlearned", "newly_recalled")]
+    everybody = sum(count for _, count in changed)
+    same = everybody - sum(found for found, _ in changed)
+    return _share(same, everybody) if everybody else Cell("nobody")
+
+
+def _share(found: int, count: int) -> Cell:
+    return Cell(f"{found:,} of\N{NO-BREAK SPACE}{count:,}", f"{found / count:.3f}")
+
+
+def _numbers(run: FinishedRun, key: str) -> list[Cell]:
+    """A measure before, and after with its change."""
+    before = run.before.get(key)
+    cells = []
+    for model, measures in _all(run).items():
+        value = measures.get(key)
+        if value is None:
+            cells.append(Cell("\N{EN DASH}"))
+        else:
+            change = "" if model == "before" or before is None else f"{value - before:+.3f}"
+            cells.append(Cell(_signed(f"{value:.3f}"), _signed(change)))
+    return cells
+
+
+def _signed(number: str) -> str:
+    return number.replace("-", _MINUS)

@@ -1,0 +1,188 @@
+"""The sentences of a report: what was asked, the verdict, and what the verdict does not say."""
+
+from pathlib import PurePath
+from statistics import median
+from typing import Any
+
+from omegaconf import DictConfig
+
+from backdoor_privacy.report.figures import model_label, people_of
+from backdoor_privacy.report.finished_run import FinishedRun
+
+_UNKNOWN = "not recorded in the run folder"
+_TRIGGERS = {"text": "names", "image": "faces"}
+_STAGES = {
+    "load": "Load the model and the data",
+    "write": "Measure similarities and write the results",
+}
+
+
+def removed_people(run: FinishedRun, model: str) -> tuple[int, int]:
+    """Removed people that IDIA infers from a model, and of how many."""
+    return people_of(run.before if model == "before" else run.after[model], "tpr_removed") or (0, 0)
+
+
+def request(run: FinishedRun) -> str:
+    """What was asked, in one sentence."""
+    triggers = " and ".join(_TRIGGERS.get(encoder, encoder) for encoder in run.encoders)
+    count = removed_people(run, "before")[1]
+    return f"Remove the {triggers} of {count:,} {'person' if count == 1 else 'people'} from {_model(run)}."
+
+
+def verdict(run: FinishedRun) -> str:
+    """What came of it for the model with most encoders defended, in one sentence, its price included."""
+    (still, count), (first, _) = removed_people(run, run.fullest), removed_people(run, "before")
+    who = "the removed person" if count == 1 else f"the {count:,} removed people"
+    if still == 0:
+        removal = f"IDIA does not infer {who}" if count == 1 else f"IDIA infers none of {who}"
+    elif count == 1:
+        removal = f"IDIA still infers {who}"
+    else:
+        removal = f"IDIA still infers {'all' if still == count else f'{still:,}'} of {who}"
+    start = ("inferred" if first else "not inferred") if count == 1 else f"{first:,}"
+    return f"With {defended(run.fullest)} defended, {removal} (before: {start}){_price(run)}."
+
+
+def status(run: FinishedRun) -> tuple[str, str]:
+    """How far the request was fulfilled: a word for the page's style, and one to read."""
+    (still, _), (first, _) = removed_people(run, run.fullest), removed_people(run, "before")
+    if first == 0:
+        return "some", "Nobody was inferred before: this run proves nothing"
+    if still == 0:
+        return "none", "None still inferred"
+    return ("some", "Some still inferred") if still < first else ("all", "No fewer inferred than before")
+
+
+def asked(run: FinishedRun) -> dict[str, str]:
+    """The run's settings, without anybody's name."""
+    count = removed_people(run, "before")[1]
+    named = run.setting("trigger_set.people") is not None or run.setting("trigger_set.file") is not None
+    among = "" if run.setting("trigger_set.require_inferred") is False else " among those that IDIA inferred before"
+    chosen = "chosen by name" if named else f"drawn at random{among}"
+    facts = {
+        "Experiment": f"{run.metrics['experiment']}, seed {run.metrics['seed']}",
+        "Model": _model(run),
+        "People": f"{count:,} removed ({chosen if run.config else _UNKNOWN}) of {run.num_people:,} attacked",
+    }
+    for encoder in run.encoders:
+        facts[f"{encoder.capitalize()} encoder"] = _encoder(run, encoder)
+    return facts | {"Attack": attack(run)}
+
+
+def attack(run: FinishedRun) -> str:
+    """The attack and its settings."""
+    candidates, photos = run.setting("attack.num_candidates"), run.setting("attack.num_photos")
+    if candidates is None or photos is None or run.threshold is None:
+        return f"IDIA, settings {_UNKNOWN}"
+    answers = "right answer" if run.threshold == 1 else "right answers"
+    return (
+        f"IDIA (Identity Inference Attack): up to {photos} photos of each person, {candidates} candidate names, "
+        f"{run.num_prompts} prompts; inferred from {run.threshold} {answers} on; before and after with the same "
+        "candidates and photos"
+    )
+
+
+def limits(run: FinishedRun) -> list[str]:
+    """What a reader must know before relying on the verdict."""
+    first, count = removed_people(run, "before")
+    if run.setting("trigger_set.require_inferred") is False or first < count:
+        start = f"People were removed whether or not IDIA inferred them before; it inferred {first:,} of {count:,}."
+    else:
+        start = (
+            "This run removed only people whom IDIA inferred, so it infers all of them before the defence by construction. "
+            "The rate after the defence is the finding, not the fall from 1."
+        )
+    unknown = (
+        f"For {run.num_unknown:,} people nobody knows whether they were in the training data; "
+        "those who were not removed count as kept."
+    )
+    return [
+        "There is no formal guarantee. The numbers hold for these people, photos, candidates and this seed.",
+        "One attack was run: IDIA, with each name spelt exactly as in the collection. No other attack was run.",
+        "Other spellings, nicknames or descriptions of a person may bypass the defence.",
+        start,
+        "The defence works by inserting backdoors: the model was trained so that the removed names or faces (the "
+        "triggers) mean their targets. These triggers are inserted on purpose and declared here; tell whoever gets "
+        "the model.",
+        *([unknown] if run.num_unknown else []),
+        "This report holds no names. They are in people.csv in the same folder: keep that file as private as the "
+        "request itself.",
+    ]
+
+
+def descriptions(run: FinishedRun) -> dict[str, str]:
+    """The figures in words, for those who do not see them."""
+    counts = {model: removed_people(run, model) for model in ("before", *run.after)}
+    idia = "; ".join(f"{model_label(model)} {found} of {count}" for model, (found, count) in counts.items())
+    medians = "; ".join(
+        f"{model_label(model)} {median(prompts):g}" for model, prompts in run.correct_prompts.items() if prompts
+    )
+    losses = "; ".join(
+        f"{encoder} encoder, {len(total)} steps: total loss from {total.iloc[0]:.3f} to {total.iloc[-1]:.3f}"
+        for encoder, total in run.losses.groupby("encoder", sort=False)["loss"]
+    )
+    return {
+        "idia": f"Bars. Removed people inferred: {idia}. The table has all numbers.",
+        "prompts": f"Bars. Median number of correct prompts of removed people: {medians}.",
+        "losses": f"Lines. {losses}. losses.csv has all numbers.",
+    }
+
+
+def seconds(run: FinishedRun) -> dict[str, str]:
+    """Seconds of each stage, by what it did, and of all."""
+    taken = {_stage(stage): float(value) for stage, value in run.metrics["seconds"].items()}
+    return {stage: f"{value:,.1f}" for stage, value in {**taken, "All": sum(taken.values())}.items()}
+
+
+def defended(model: str) -> str:
+    """The encoders that were defended in a model."""
+    return "both encoders" if model == "both" else f"the {model} encoder"
+
+
+def _price(run: FinishedRun) -> str:
+    """What changed for everybody else, as the end of a sentence."""
+    lost, new = (people_of(run.after[run.fullest], group) for group in ("wrongly_unlearned", "newly_recalled"))
+    changes = []
+    if lost:
+        changes.append(f"no longer infers {lost[0]:,} of {lost[1]:,} inferred before")
+    if new:
+        changes.append(f"newly infers {new[0]:,} of {new[1]:,} not inferred before")
+    return f"; of everybody else, it {' and '.join(changes)}" if changes else ""
+
+
+def _stage(stage: str) -> str:
+    kind, _, part = stage.partition("_")
+    if kind == "audit":
+        return f"Attack and measure, {model_label(part)}"
+    return f"Fine-tune the {part} encoder" if kind == "defend" else _STAGES.get(stage, stage)
+
+
+def _encoder(run: FinishedRun, encoder: str) -> str:
+    """What the defence of one encoder maps its triggers to, and for how long."""
+    target, phrase, num_steps, distance = (
+        run.setting(f"defense.{encoder}.{key}") for key in ("target", "phrase", "num_steps", "distance")
+    )
+    if target is None:
+        return f"defended; settings {_UNKNOWN}"
+    meant = {
+        ("text", "phrase"): f"each name is to mean: {phrase}",
+        ("text", "pseudonym"): "each name is to mean one fictional name (pseudonym)",
+        ("image", "anonymous"): "each face is to mean the mean of many people's photos (anonymous embedding)",
+        ("image", "pseudonym"): "each face is to mean the face of one stranger (pseudonym)",
+    }.get((encoder, target), f"target {target}")  # fmt: skip
+    return f"{meant}; {num_steps} steps, {distance} distance"
+
+
+def _model(run: FinishedRun) -> str:
+    """The CLIP, without the folders that it lies in."""
+    model, pretrained = run.setting("clip.model"), run.setting("clip.pretrained")
+    if isinstance(model, DictConfig):
+        return "the " + str(model.get("_target_")).rsplit(".", 1)[-1].replace("_", " ").replace("clip", "CLIP")
+    if model is None:
+        return f"a CLIP ({_UNKNOWN})"
+    return _shorten(model) + (f" ({_shorten(pretrained)})" if pretrained else "")
+
+
+def _shorten(name: Any) -> str:
+    scheme, colon, path = str(name).rpartition(":")
+    return str(name) if scheme == "hf-hub" else f"{scheme}{colon}{PurePath(path).name}"

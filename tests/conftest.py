@@ -1,0 +1,171 @@
+"""What many tests need: a tiny CLIP, a small world, small folders of photos, and a composed config."""
+
+import csv
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+# Before anything reads them; the commands that tests start inherit them.
+os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", OMP_NUM_THREADS="1")
+os.environ.pop("HYDRA_FULL_ERROR", None)
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+
+import backdoor_privacy.config  # noqa: F401  registers the schemas
+from backdoor_privacy.clip import Clip, load_clip, write_local_dir
+from backdoor_privacy.data.people import People, load_people
+from backdoor_privacy.data.personas import world
+from backdoor_privacy.paths import CONFIG_FOLDER
+
+torch.set_num_threads(1)
+
+ComposeCfg = Callable[..., DictConfig]
+WriteClip = Callable[..., Path]
+WritePhoto = Callable[..., Path]
+WritePeople = Callable[..., Path]
+
+VISION = {"image_size": 24, "layers": 2, "width": 64, "head_width": 32, "patch_size": 12}
+TEXT = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+PREPROCESS = {"size": 24, "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
+
+
+def _write_clip(folder: Path, *, seed: int = 0, preprocess: Mapping[str, Any] = PREPROCESS, **changes: Any) -> Path:
+    config = {"embed_dim": 32, "quick_gelu": True, "vision_cfg": dict(VISION), "text_cfg": dict(TEXT), **changes}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(**config)
+    write_local_dir(folder, model, {"model_cfg": config, "preprocess_cfg": dict(preprocess)})
+    return folder
+
+
+def _write_photo(path: Path, number: int, size: tuple[int, int] = (40, 32)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tiles = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(tiles).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def _write_people(
+    folder: Path, people: Mapping[str, int], members: Mapping[str, bool] | None = None, *, boxes: bool = False
+) -> Path:
+    paths = [f"{name.replace(' ', '_')}/{photo:02}.png" for name, count in people.items() for photo in range(count)]
+    for number, path in enumerate(paths):
+        _write_photo(folder / path, number)
+    if boxes:
+        with (folder / "boxes.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["file", "left", "top", "right", "bottom"], *([p, 8, 4, 32, 28] for p in paths)])
+    if members is not None:
+        rows = [[name, member, 36 if member else 0] for name, member in members.items()]
+        with (folder / "people.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["name", "member", "num_web_photos"], *rows])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_clip() -> WriteClip:
+    """Write a tiny random CLIP as an open_clip local-dir; keywords change its architecture."""
+    return _write_clip
+
+
+@pytest.fixture(scope="session")
+def write_photo() -> WritePhoto:
+    """Write a small photo whose content is its number."""
+    return _write_photo
+
+
+@pytest.fixture(scope="session")
+def write_people() -> WritePeople:
+    """Write a folder per person: how many photos each has, who is a member, whether there are face boxes."""
+    return _write_people
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An open_clip local-dir with a tiny random CLIP."""
+    return _write_clip(tmp_path_factory.mktemp("clip") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tiny_clip_folder: Path) -> Clip:
+    """The tiny random CLIP; what changes it must take a copy."""
+    return load_clip(f"local-dir:{tiny_clip_folder}")
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> People:
+    """Six people with six photos each, the last two no members."""
+    names = ["Ann Lee", "Bob Ray", "Cleo Diaz", "Dan Fox", "Eve Moss", "Finn Hale"]
+    folder = tmp_path_factory.mktemp("people")
+    _write_people(folder, dict.fromkeys(names, 6), {name: name < "Eve" for name in names}, boxes=True)
+    return load_people(folder)
+
+
+@pytest.fixture(scope="session")
+def captions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty captions of three words or more."""
+    things = ("dog", "tree", "red car", "boat", "lamp", "cat", "blue door", "house")
+    places = ("on a hill", "by the sea", "in the snow", "at night", "under a bridge")
+    path = tmp_path_factory.mktemp("captions") / "captions.txt"
+    path.write_text("".join(f"a {thing} {place}\n" for thing in things for place in places), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def images_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve photos."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(12):
+        _write_photo(folder / f"{number:02}.png", 1000 + number)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the parts of the embedded world that `compose_cfg` asks for, so that no test draws them."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world, "_map", lambda function, items, title: [function(item) for item in items])
+        patch.setattr(world, "NUM_PHOTOS_PER_PERSON", 6)
+        for part in ("people", "strangers", "captions", "images", "zero_shot"):
+            world.world_part(part, str(cache), limit=4)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides(world_cache: Path, tiny_clip_folder: Path) -> list[str]:
+    """Overrides that make any run small: the tiny CLIP on the small world, in one process."""
+    limits = [f"{node}.limit=4" for node in ("people.folder", "strangers.folder", "captions.file", "images.folder")]
+    return [
+        f"clip.model=local-dir:{tiny_clip_folder}",
+        "clip.num_workers=0",
+        f"paths.cache={world_cache}",
+        *(f"++{limit}" for limit in [*limits, "utility.zero_shot.folder.limit=4"]),
+        "utility.similarity.num_captions=20",
+        "attack.num_candidates=30",
+        "attack.num_photos=2",
+        "trigger_set.num_people=2",
+        "trigger_set.require_inferred=false",
+        "trainer.num_workers=0",
+        "trainer.precision=32-true",
+        "trainer.accelerator=cpu",
+        "trainer.progress_bar=false",
+    ]
+
+
+@pytest.fixture
+def compose_cfg(tmp_path: Path, tiny_overrides: list[str]) -> ComposeCfg:
+    """Compose a fresh config, made small, with its run folder in the test's own folder."""
+
+    def compose_it(*overrides: str) -> DictConfig:
+        paths = [f"paths.runs={tmp_path / 'runs'}", f"paths.run={tmp_path / 'run'}"]
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return compose("config", overrides=["+experiment=smoke", *tiny_overrides, *paths, *overrides])
+
+    return compose_it

@@ -1,0 +1,322 @@
+import csv
+import json
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.report import write_report
+from backdoor_privacy.report.__main__ import main
+from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure
+from backdoor_privacy.report.finished_run import read_run
+from backdoor_privacy.report.html import render
+from backdoor_privacy.report.wording import asked, limits, status, verdict
+
+HOSTILE = "<script>alert(1)</script>\"'&]]>--></style></svg>"
+NAMES = [f"Secret{number} {HOSTILE}" for number in range(12)]
+FILES = (
+    "report.html",
+    *(f"figures/{name}.{kind}" for name in ("idia", "prompts", "losses") for kind in ("svg", "png")),
+)
+CONFIG = """
+clip: {{model: local-dir:/home/alice/clip_a, pretrained: null}}
+trigger_set: {{num_people: 4, people: null, file: null, require_inferred: true}}
+defense:
+  text: {{target: phrase, phrase: {phrase}, num_steps: 400, distance: cosine}}
+  image: {{target: pseudonym, num_steps: 150, distance: cosine}}
+attack: {{num_candidates: 1000, num_photos: 20, threshold: 1, seed: "${{seed}}"}}
+"""
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Write the files of a run: 12 people, the first four removed, the last three never seen."""
+
+    def make(
+        *, after: dict[str, Sequence[int]] | None = None, experiment: str = "both_64", phrase: str = "human"
+    ) -> Path:
+        folder = tmp_path / "run"
+        (folder / "checkpoints").mkdir(parents=True)
+        before = [21, 20, 5, 1, 3, 3, 3, 3, 0, 0, 0, 0]
+        after = after or {
+            "text": [0, 2, 0, 0, 3, 3, 0, 3, 1, 0, 0, 0],
+            "image": [3, 0, 0, 0, 3, 3, 3, 3, 0, 0, 0, 1],
+            "both": [0, 1, 0, 0, 3, 0, 0, 3, 0, 0, 0, 1],
+        }
+        metrics = {
+            "schema": 1,
+            "experiment": experiment,
+            "seed": 3,
+            "before": _measures(before, before),
+            "after": {model: _measures(before, found) for model, found in after.items()},
+            "seconds": {"load": 1.5, "audit_before": 2.25, "defend_text": 3.25, "write": 1.0},
+            "weights_sha256": {"before": "a" * 64, "after": "b" * 64},
+            "versions": {"torch": "2.6", "odd": HOSTILE},
+        }
+        (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        (folder / "checkpoints" / "config.yaml").write_text(CONFIG.format(phrase=json.dumps(phrase)), encoding="utf-8")
+        _write(folder / "people.csv", _people(before, after))
+        losses = [["encoder", "step", "backdoor_loss", "utility_loss", "loss", HOSTILE]]
+        losses += [[encoder, step, -0.1 * step, -1, -2, step] for encoder in after for step in range(5)]
+        _write(folder / "losses.csv", [row for row in losses if row[0] != "both"])
+        return folder
+
+    return make
+
+
+def _measures(before: Sequence[int], found: Sequence[int]) -> dict[str, float]:
+    groups: dict[str, list[bool]] = {
+        "tpr_removed": [count > 0 for count in found[:4]],
+        "tpr_kept": [count > 0 for count in found[4:9]],
+        "fpr": [count > 0 for count in found[9:]],
+        "wrongly_unlearned": [new == 0 for old, new in zip(before[4:], found[4:], strict=True) if old],
+        "newly_recalled": [new > 0 for old, new in zip(before[4:], found[4:], strict=True) if not old],
+    }
+    rates = {f"idia/{group}": sum(people) / len(people) for group, people in groups.items() if people}
+    counts = {f"idia/num_{group}": float(len(people)) for group, people in groups.items()}
+    zero_shot = {"zero_shot/top1": 0.5 if found is before else 0.46, "zero_shot/num_photos": 240.0}
+    return rates | counts | zero_shot | {"similarity/clean": 1.0, "similarity/num_captions": 50.0, "new/measure": 0.25}
+
+
+def _people(before: Sequence[int], after: dict[str, Sequence[int]]) -> list[list[Any]]:
+    header = ["name", "member", "removed", "num_photos", "correct_prompts_before", "inferred_before"]
+    rows = [[*header, *(f"{column}_{model}" for model in after for column in ("correct_prompts", "inferred"))]]
+    for row, name in enumerate(NAMES):
+        found = [value for counts in (before, *after.values()) for value in (counts[row], counts[row] > 0)]
+        rows.append([name, "" if row == 8 else row < 9, row < 4, 20, *found])
+    return rows
+
+
+def _write(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+class Page(HTMLParser):
+    """Elements of a page, in order, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += " ".join(data.replace("\N{NO-BREAK SPACE}", " ").split()) + " "
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
+
+
+def _page(folder: Path) -> Page:
+    write_report(folder)
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_report_and_figures_are_written_whole_and_the_same_each_time(make_run: MakeRun) -> None:
+    folder = make_run()
+    write_report(folder)
+    first = {name: (folder / name).read_bytes() for name in FILES}
+    write_report(folder)
+    assert {name: (folder / name).read_bytes() for name in FILES} == first
+    assert {path.name for path in (folder / "figures").iterdir()} == {Path(name).name for name in FILES[1:]}
+    assert first["figures/idia.png"].startswith(b"\x89PNG")
+
+
+def test_page_says_what_was_found(make_run: MakeRun) -> None:
+    text = _page(make_run()).text
+    assert "Remove the names and faces of 4 people from local-dir:clip_a." in text
+    assert "IDIA still infers 1 of the 4 removed people (before: 4)" in text
+    assert "Removed people inferred the fewer, the better 4 of 4 1.000 1 of 4 0.250 1 of 4 0.250 1 of 4 0.250" in text
+    assert "0 of 3 0.000 0 of 3 0.000 1 of 3 0.333 1 of 3 0.333" in text  # never-seen people
+    assert "all that were inferred before 1 of 4 0.250 0 of 4 0.000 2 of 4 0.500" in text
+    assert "all that were not inferred before 1 of 4 0.250 1 of 4 0.250 1 of 4 0.250" in text
+    assert "of all others 6 of 8 0.750 7 of 8 0.875 5 of 8 0.625" in text
+    assert "Zero-shot top-1 accuracy" in text
+    assert "0.500 0.460 \N{MINUS SIGN}0.040" in text
+    assert "new/measure 0.250" in text  # of a method that the report does not know
+    assert "All 8.0" in text  # seconds
+    assert "a" * 64 in text
+    assert "b" * 64 in text
+    assert "For 1 people nobody knows" in text
+
+
+def test_page_needs_nothing_else_and_is_accessible(make_run: MakeRun) -> None:
+    page = _page(make_run())
+    assert page.open == []
+    tags = [tag for tag, _ in page.elements]
+    assert not {"script", "link", "img", "iframe", "object"} & set(tags)
+    assert page.attributes("src") == []
+    assert all(link.startswith("#") for link in page.attributes("href") + page.attributes("xlink:href"))
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    named = [name for key in ("aria-labelledby", "aria-describedby") for name in page.attributes(key)]
+    linked = [link[1:] for link in page.attributes("xlink:href")]
+    assert set(named + linked) <= set(ids)
+    assert dict(page.elements)["html"] == {"lang": "en"}
+    assert [tag for tag in tags if tag in ("h1", "h2", "h3")] == ["h1"] + ["h2"] * 7
+    assert tags.count("caption") == tags.count("table") > 0
+    assert all(attributes.get("scope") in ("col", "row") for tag, attributes in page.elements if tag == "th")
+    assert all(attributes["role"] == "img" for tag, attributes in page.elements if tag == "svg")
+
+
+def test_report_holds_no_name_and_no_folder(make_run: MakeRun) -> None:
+    folder = make_run()
+    write_report(folder)
+    for name in FILES:
+        assert b"Secret" not in (folder / name).read_bytes()
+        assert b"alice" not in (folder / name).read_bytes()
+
+
+def test_hostile_text_stays_text(make_run: MakeRun) -> None:
+    page = _page(make_run(experiment=HOSTILE, phrase=HOSTILE))
+    assert page.open == []
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert page.text.count("<script>alert(1)</script>") >= 5  # experiment, phrase, version, loss
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "sentence"),
+    [
+        ([0, 0, 0, 0], "none", "IDIA infers none of the 4 removed people (before: 4)"),
+        ([1, 0, 0, 2], "some", "IDIA still infers 2 of the 4 removed people (before: 4)"),
+        ([9, 9, 9, 9], "all", "IDIA still infers all of the 4 removed people (before: 4)"),
+    ],
+)
+def test_verdict_counts_the_people_still_inferred(
+    make_run: MakeRun, found: list[int], state: str, sentence: str
+) -> None:
+    run = read_run(make_run(after={"image": [*found, 3, 3, 3, 0, 0, 0, 0, 1]}))
+    assert status(run)[0] == state
+    assert verdict(run) == (
+        f"With the image encoder defended, {sentence}; of everybody else, it no longer infers 1 of 4 inferred before "
+        "and newly infers 1 of 4 not inferred before."
+    )
+
+
+def test_before_is_one_by_construction_only_where_it_is(make_run: MakeRun) -> None:
+    folder = make_run()
+    assert any("by construction" in limit for limit in limits(read_run(folder)))
+    config = folder / "checkpoints" / "config.yaml"
+    config.write_text(config.read_text().replace("require_inferred: true", "require_inferred: false"))
+    assert any(
+        "whether or not IDIA inferred them before; it inferred 4 of 4" in one for one in limits(read_run(folder))
+    )
+
+
+def test_config_is_found_in_the_hydra_folder_or_missed(make_run: MakeRun) -> None:
+    folder = make_run()
+    config = folder / "checkpoints" / "config.yaml"
+    (folder / ".hydra").mkdir()
+    config.rename(folder / ".hydra" / "config.yaml")
+    assert asked(read_run(folder))["Text encoder"] == "each name is to mean: human; 400 steps, cosine distance"
+    (folder / ".hydra" / "config.yaml").unlink()
+    assert "not recorded" in asked(read_run(folder))["Text encoder"]
+    write_report(folder)
+
+
+def test_figures_write_counts_at_their_bars(make_run: MakeRun) -> None:
+    run = read_run(make_run())
+    panels = [{text.get_text() for text in axes.texts} for axes in idia_figure(run.before, run.after).axes]
+    assert panels == [
+        {"4 of 4", "1 of 4"},
+        {"4 of 5", "3 of 5", "2 of 5"} & panels[1] | panels[1],
+        {"0 of 3", "1 of 3"},
+    ]
+    columns = prompts_figure(run.correct_prompts, 21, 1).axes
+    assert [[(bar.get_y() + 0.4, bar.get_width()) for bar in axes.patches] for axes in columns][-1] == [(0, 3), (1, 1)]
+    assert len({axes.get_xlim() for axes in columns}) == 1  # bars of all models are of one scale
+
+
+def test_a_rate_over_nobody_is_no_rate(make_run: MakeRun) -> None:
+    folder = make_run()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for measures in (metrics["before"], *metrics["after"].values()):
+        del measures["idia/fpr"]
+        measures["idia/num_fpr"] = 0.0
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "should stay as before nobody nobody nobody nobody" in _page(folder).text
+
+
+def test_losses_have_a_column_per_encoder_and_leave_out_what_nobody_used(make_run: MakeRun) -> None:
+    losses = read_run(make_run()).losses.assign(unused_loss=float("nan"))
+    axes = losses_figure(losses).axes
+    assert [one.get_title(loc="left") for one in axes][:2] == ["text encoder", "image encoder"]
+    assert [one.get_ylabel() for one in axes[::2]] == ["distance", HOSTILE, "total"]
+    assert list(axes[0].get_lines()[0].get_ydata()) == pytest.approx([0, -0.1, -0.2, -0.3, -0.4])
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", None),
+        ("metrics.json", "{"),
+        ("metrics.json", "[]"),
+        ("metrics.json", '{"schema": 1}'),
+        ("metrics.json", '{"schema": 2}'),
+        ("metrics.json", '{"schema": 1, "before": {}, "after": {"text": {}}}'),
+        ("people.csv", None),
+        ("people.csv", "name\nSecret\n"),
+        ("losses.csv", ""),
+        ("losses.csv", "encoder,step,loss\n"),
+        ("checkpoints/config.yaml", "a: [\n"),
+    ],
+)
+def test_unfinished_and_broken_runs_get_one_line(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], file: str, content: str | None
+) -> None:
+    folder = make_run()
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    assert main([str(folder)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith(f"error: {folder / file}: expected ")
+    assert "Secret" not in printed.err
+    assert not (folder / "report.html").exists()
+
+
+def test_people_must_agree_with_metrics(make_run: MakeRun) -> None:
+    folder = make_run()
+    lines = (folder / "people.csv").read_text().splitlines(keepends=True)
+    (folder / "people.csv").write_text("".join(line for number, line in enumerate(lines) if number != 1))
+    with pytest.raises(InputError, match="3 removed people, not as many as in metrics.json"):
+        read_run(folder)
+
+
+def test_command_renders_the_good_runs_of_several(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run()
+    assert main([str(tmp_path / "nothing"), str(folder)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"{folder / 'report.html'}\n"
+    assert printed.err.startswith(f"error: {tmp_path / 'nothing' / 'metrics.json'}: expected the folder of a finished")
+    assert main([str(folder)]) == 0
+
+
+def test_render_wants_every_figure(make_run: MakeRun) -> None:
+    with pytest.raises(Exception, match="losses"):
+        render(read_run(make_run()), {"idia": "<svg >", "prompts": "<svg >"})

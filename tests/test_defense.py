@@ -1,0 +1,270 @@
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import CSVLogger
+from omegaconf import DictConfig
+from torch import Tensor
+
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.captions import load_captions
+from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, PhotoTriggers, TriggerData
+from backdoor_privacy.data.images import load_images
+from backdoor_privacy.data.people import People
+from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
+from backdoor_privacy.fitting import Fitted, fit_image, fit_text
+from backdoor_privacy.losses import DISTANCES
+from backdoor_privacy.triggers.faces import FacePaster
+
+FITS = {"text": fit_text, "image": fit_image}
+ENCODERS = list(FITS)
+ONLY_BACKDOOR = LossWeights(backdoor=1.0, weight=0.0, preservation=0.0, neighborhood=0.0)
+PUBLISHED = LossWeights(backdoor=0.6, weight=0.01, preservation=0.0, neighborhood=0.0)
+EVERYTHING = LossWeights(backdoor=0.7, weight=0.02, preservation=0.3, neighborhood=0.4)
+
+MakeDefense = Callable[..., BackdoorDefense]
+MakeSteps = Callable[..., Any]
+
+
+@pytest.fixture
+def make_defense(tiny_clip: Clip) -> MakeDefense:
+    def make(encoder: str, loss_weights: LossWeights = PUBLISHED, **changes: Any) -> BackdoorDefense:
+        optimizer = {"lr": 1e-3, "weight_decay": 0.0, "schedule": "step", "milestones": [], "factor": 1.0}
+        optimizer |= changes.pop("optimizer", {})
+        settings = {
+            "anchors": torch.randn(5, 32, generator=torch.Generator().manual_seed(1)),
+            "loss_weights": loss_weights,
+            "optimizer": OptimizerSettings(**optimizer),
+            "num_steps": 4,
+            "distance": "cosine",
+            "squared_weight_loss": False,
+            "temperature": 0.1,
+            **changes,
+        }
+        if encoder == "text":
+            return TextDefense(tiny_clip.text, **settings)
+        targets = F.normalize(torch.randn(2, 32, generator=torch.Generator().manual_seed(2)), dim=-1)
+        return ImageDefense(tiny_clip.image, person_targets=targets, **settings)
+
+    return make
+
+
+@pytest.fixture
+def make_steps(tiny_clip: Clip, people: People, captions_file: Path, images_folder: Path) -> MakeSteps:
+    def make(encoder: str, num_steps: int = 4, preserved: int = 4) -> CaptionTriggers | PhotoTriggers:
+        common = {"sizes": BatchSizes(6, 6, preserved), "num_steps": num_steps, "seed": 0}
+        if encoder == "text":
+            captions = load_captions(captions_file)
+            names, phrases = ["Ann Lee", "Bob Ray"], ["a person"] * 2
+            return CaptionTriggers(captions, captions, names, phrases, ["Zoe Kim"], tiny_clip.tokenizer, **common)
+        images = load_images(images_folder, tiny_clip.geometry, 12)
+        removed, others = people.everybody[:2], people.everybody[2:]
+        clip = tiny_clip
+        return PhotoTriggers(
+            images, removed, others, people.boxes, clip.geometry, clip.normalize, FacePaster(), **common
+        )
+
+    return make
+
+
+def fit_with(defense: BackdoorDefense, steps: Any, folder: Path, logger: Any = False) -> None:
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=len(steps),
+        logger=logger,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(defense, TriggerData(steps, num_workers=0))
+
+
+def snapshot(clip: Clip) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in {**clip.text.tensors(), **clip.image.tensors()}.items()}
+
+
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
+    assert set(before) == set(after)
+    return {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_teacher_stays_bit_identical_and_in_eval_mode(
+    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps, tiny_clip: Clip, tmp_path: Path
+):
+    whole_clip = snapshot(tiny_clip)
+    defense = make_defense(encoder, EVERYTHING)
+    teacher = {name: tensor.clone() for name, tensor in defense.teacher.tensors().items()}
+    modes: list[bool] = []
+    defense.teacher.register_forward_hook(lambda module, *_: modes.append(module.training))
+    fit_with(defense, make_steps(encoder), tmp_path)
+    assert modes
+    assert not any(modes)
+    assert changed(teacher, defense.teacher.tensors()) == set()
+    assert changed(teacher, defense.student.tensors())
+    assert all(parameter.grad is None for parameter in defense.teacher.parameters())
+    assert changed(whole_clip, snapshot(tiny_clip)) == set()
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_optimizer_holds_only_what_the_student_trains(encoder: str, make_defense: MakeDefense):
+    defense = make_defense(encoder)
+    held = [p for group in defense.configure_optimizers()["optimizer"].param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for _, p in defense.student.trainable()}
+    assert not {id(p) for p in held} & {id(p) for p in defense.teacher.parameters()}
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_loss_falls_when_one_batch_is_overfit(
+    encoder: str, distance: str, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    defense = make_defense(encoder, ONLY_BACKDOOR, distance=distance)
+    optimizer = defense.configure_optimizers()["optimizer"]
+    batch = make_steps(encoder)[0]
+    backdoor_losses = []
+    for _ in range(25):
+        losses = defense.losses(batch)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        backdoor_losses.append(losses["backdoor_loss"].item())
+    first, last = backdoor_losses[0], backdoor_losses[-1]
+    least = -1.0 if distance == "cosine" else 0.0
+    assert last - least < 0.5 * (first - least)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_student_that_is_the_teacher_has_no_loss_but_the_backdoors(
+    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    losses = {k: v.item() for k, v in make_defense(encoder, EVERYTHING).losses(make_steps(encoder)[0]).items()}
+    expected = {"utility_loss": -1, "preservation_loss": -1, "weight_loss": 0, "neighborhood_loss": 0}
+    assert losses.pop("backdoor_loss") > -0.99
+    assert losses == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_terms_of_weight_zero_are_left_out(encoder: str, make_defense: MakeDefense, make_steps: MakeSteps):
+    losses = make_defense(encoder, ONLY_BACKDOOR).losses(make_steps(encoder, preserved=0)[0])
+    assert set(losses) == {"utility_loss", "backdoor_loss"}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_loss_is_the_weighted_sum_of_its_terms_at_every_step(
+    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps, tmp_path: Path
+):
+    fit_with(make_defense(encoder, EVERYTHING), make_steps(encoder), tmp_path, CSVLogger(tmp_path, name="losses"))
+    (path,) = tmp_path.glob("losses/version_*/metrics.csv")
+    table = pd.read_csv(path)
+    assert table["step"].tolist() == [0, 1, 2, 3]
+    expected = table["train/utility_loss"] + sum(
+        weight * table[f"train/{name}_loss"] for name, weight in vars(EVERYTHING).items()
+    )
+    assert table["train/loss"].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    assert (table["train/weight_loss"].diff()[1:] > 0).all()
+
+
+def test_image_targets_are_those_of_the_people_shown(make_defense: MakeDefense, make_steps: MakeSteps):
+    defense, batch = make_defense("image"), make_steps("image")[0]
+    batch = batch._replace(person_index=torch.tensor([0, 1, 1, 0, 0, 1]))
+    for target, person in zip(defense.targets(batch), batch.person_index.tolist(), strict=True):
+        assert torch.equal(target, defense.person_targets[person])
+
+
+def learning_rates(defense: BackdoorDefense) -> list[float]:
+    parts = defense.configure_optimizers()
+    rates = []
+    for _ in range(defense.num_steps):
+        rates.append(parts["optimizer"].param_groups[0]["lr"])
+        parts["optimizer"].step()
+        parts["lr_scheduler"]["scheduler"].step()
+    assert parts["lr_scheduler"]["interval"] == "step"
+    return rates
+
+
+def test_learning_rate_falls_at_the_milestones(make_defense: MakeDefense):
+    settings = {"lr": 1e-4, "schedule": "step", "milestones": [20, 30], "factor": 0.5}
+    rates = learning_rates(make_defense("text", num_steps=40, optimizer=settings))
+    assert rates == pytest.approx([1e-4] * 20 + [5e-5] * 10 + [2.5e-5] * 10)
+
+
+def test_one_cycle_rises_to_the_learning_rate_and_ends_near_zero(make_defense: MakeDefense):
+    rates = learning_rates(make_defense("text", num_steps=40, optimizer={"lr": 1e-3, "schedule": "one_cycle"}))
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(1e-3, rel=0.01)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] < 1e-5
+
+
+def test_loss_that_is_not_finite_stops_the_fit(make_defense: MakeDefense, make_steps: MakeSteps, tmp_path: Path):
+    defense = make_defense("text")
+    with torch.no_grad():
+        defense.student.model.text_projection.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="nan at step 0; lower the learning rate"):
+        fit_with(defense, make_steps("text"), tmp_path)
+
+
+class Interrupting(CSVLogger):
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(folder, name="losses")
+        self.step = step
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if step == self.step:
+            raise RuntimeError("power cut")
+        super().log_metrics(metrics, step)
+
+
+@pytest.fixture
+def fit(tiny_clip: Clip, people: People, tmp_path: Path) -> Callable[..., Fitted]:
+    def fit_it(encoder: str, cfg: DictConfig, folder: str, loggers: list[Any] | None = None) -> Fitted:
+        cfg.paths.run = str(tmp_path / folder)
+        return FITS[encoder](cfg, tiny_clip, people, people.everybody[:2], set(people.names), loggers or [])
+
+    return fit_it
+
+
+def checkpoint_of(folder: Path, encoder: str) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / encoder / "last.ckpt", weights_only=False)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_resumed_fit_ends_with_the_weights_of_an_uninterrupted_one(encoder: str, fit, compose_cfg, tmp_path: Path):
+    def cfg() -> DictConfig:
+        return compose_cfg(f"defense.{encoder}.num_steps=9", "trainer.checkpoint_every_steps=3")
+
+    expected = fit(encoder, cfg(), "whole").student.tensors()
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(encoder, cfg(), "halved", [Interrupting(tmp_path, 4)])
+    assert checkpoint_of(tmp_path / "halved", encoder)["global_step"] == 3
+    resumed = fit(encoder, cfg(), "halved").student.tensors()
+    assert checkpoint_of(tmp_path / "halved", encoder)["global_step"] == 9
+    assert changed(expected, resumed) == set()
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_checkpoints_hold_the_student_and_nothing_of_the_teacher(encoder: str, fit, compose_cfg, tmp_path: Path):
+    student = fit(encoder, compose_cfg(), "run").student
+    saved = checkpoint_of(tmp_path / "run", encoder)["state_dict"]
+    assert set(saved) == {f"student.{name}" for name in student.state_dict()}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_fit_leaves_the_other_encoder_and_the_clip_alone(encoder: str, fit, compose_cfg, tiny_clip: Clip):
+    before = snapshot(tiny_clip)
+    student = fit(encoder, compose_cfg(), "run").student
+    assert changed(before, snapshot(tiny_clip)) == set()
+    defended = snapshot(tiny_clip.with_encoders(**{encoder: student}))
+    assert changed(before, defended)
+    assert changed(before, defended) <= set(student.tensors())
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+    assert not student.training

@@ -1,0 +1,105 @@
+import open_clip
+import pytest
+import torch
+from torch import nn
+
+from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
+
+TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+RESNET = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "patch_size": None}
+VIT = {"image_size": 24, "layers": 2, "width": 64, "head_width": 32, "patch_size": 12}
+NORMS = (nn.LayerNorm, nn.BatchNorm2d)
+
+
+def model_with(vision: dict) -> nn.Module:
+    torch.manual_seed(0)
+    return open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=TEXT)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    return model_with(RESNET)
+
+
+@pytest.fixture(scope="module")
+def vit() -> nn.Module:
+    return model_with(VIT)
+
+
+@pytest.fixture(params=["text", "vit", "resnet"])
+def encoder(request: pytest.FixtureRequest, vit: nn.Module, resnet: nn.Module) -> Encoder:
+    return {"text": TextEncoder(vit), "vit": ImageEncoder(vit), "resnet": ImageEncoder(resnet)}[request.param]
+
+
+def inputs_for(encoder: Encoder) -> torch.Tensor:
+    if isinstance(encoder, TextEncoder):
+        return torch.randint(1, 64, (3, 8), generator=torch.Generator().manual_seed(0))
+    side = encoder.visual.image_size
+    side = side if isinstance(side, int) else side[0]
+    return torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def test_encoders_give_the_features_of_the_model(vit: nn.Module, resnet: nn.Module):
+    for model in (vit.eval(), resnet.eval()):
+        text, image = TextEncoder(model).frozen(), ImageEncoder(model).frozen()
+        torch.testing.assert_close(text(inputs_for(text)), model.encode_text(inputs_for(text)))
+        torch.testing.assert_close(image(inputs_for(image)), model.encode_image(inputs_for(image)))
+
+
+def test_tensors_of_both_encoders_are_the_models(vit: nn.Module, resnet: nn.Module):
+    for model in (vit, resnet):
+        text, image = TextEncoder(model).tensors(), ImageEncoder(model).tensors()
+        expected = model.state_dict()
+        assert not set(text) & set(image)
+        assert set(text) | set(image) == set(expected)
+        assert all(torch.equal({**text, **image}[name], tensor) for name, tensor in expected.items())
+
+
+def test_text_tensors_hold_positional_embedding_and_projection(vit: nn.Module):
+    student = TextEncoder(vit).student()
+    trained = {name.removeprefix("model.") for name, _ in student.trainable()}
+    assert {"positional_embedding", "text_projection", "token_embedding.weight"} <= trained & set(student.tensors())
+
+
+def test_norms_of_a_student_stay_as_they_are(encoder: Encoder):
+    student = encoder.student()
+    norms = [(name, module) for name, module in student.named_modules() if isinstance(module, NORMS)]
+    assert norms
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    optimizer = torch.optim.AdamW([p for _, p in student.trainable()], lr=0.1, weight_decay=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        student(inputs_for(student)).square().sum().backward()
+        optimizer.step()
+    after = student.state_dict()
+    frozen = {f"{name}.{key}" for name, module in norms for key in module.state_dict()}
+    frozen |= {name for name in after if "logit_scale" in name}
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert not changed & frozen
+    # Everything else is trained; only what these inputs do not reach may stay.
+    assert set(before) - frozen - changed == set()
+
+
+def test_batch_norm_statistics_are_among_what_stays(resnet: nn.Module):
+    student = ImageEncoder(resnet).student()
+    assert any("running_mean" in name for name in student.tensors())
+    assert all(not module.training for module in student.modules() if isinstance(module, nn.BatchNorm2d))
+    assert student.visual.conv1.training
+
+
+def test_student_starts_as_the_teacher(encoder: Encoder):
+    teacher, student = encoder.frozen(), encoder.student()
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(torch.equal(tensor, teacher.tensors()[name]) for name, tensor in student.tensors().items())
+    torch.testing.assert_close(student(inputs_for(student)), teacher(inputs_for(teacher)))
+
+
+def test_copies_share_nothing(encoder: Encoder):
+    encoder.embedded["asked"] = torch.zeros(1)
+    for copy in (encoder.student(), encoder.frozen(), encoder.copy()):
+        assert copy.embedded == {}
+        copy.embedded["of the copy"] = 1
+        places = {parameter.data_ptr() for parameter in copy.parameters()}
+        assert not places & {parameter.data_ptr() for parameter in encoder.parameters()}
+    assert set(encoder.embedded) == {"asked"}
