@@ -4,7 +4,9 @@ import logging
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import backdoor_privacy.config  # noqa: F401  registers the schemas
@@ -29,6 +31,8 @@ def main(cfg: DictConfig) -> None:
             log.exception("The run failed")
             raise
         log.error("%s", cause)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise  # Hydra goes on with the other jobs of a sweep; it would end with an exit
         sys.exit(1)
     print_table(metrics, cfg.paths.run)
 

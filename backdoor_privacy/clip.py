@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Normalize
@@ -147,10 +148,10 @@ def load_clip(
         raise InputError(f"clip.pretrained: expected a tag or a weight file for {model}, got null")
     try:
         loaded = open_clip.create_model(model, pretrained=pretrained, require_pretrained=True)
-    except RuntimeError as error:  # load_state_dict: other names or other shapes
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"clip.model={model}: the weights are of another architecture ({reason}); choose the one they were trained with"
+            f"clip.model={model}, clip.pretrained={pretrained}: expected weights of this architecture, got: {reason}"
         ) from error
     return wrap_clip(loaded, _read_config(model, loaded), _tokenizer(model), precision, num_workers)
 
@@ -173,7 +174,9 @@ def write_local_dir(folder: Path, model: nn.Module, config: dict[str, Any], dtyp
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         state = {
-            name: tensor.detach().cpu().to(dtype).contiguous().clone() for name, tensor in model.state_dict().items()
+            # Counters, as of BatchNorm, stay whole numbers.
+            name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+            for name, tensor in model.state_dict().items()
         }
         save_file(state, draft / HF_SAFE_WEIGHTS_NAME)
         (draft / HF_CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

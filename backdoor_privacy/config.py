@@ -96,6 +96,7 @@ class LossWeights:
     weight: float = MISSING
     preservation: float = MISSING
     neighborhood: float = MISSING
+    target_neighborhood: float = MISSING
 
 
 @dataclass

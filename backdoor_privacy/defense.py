@@ -22,6 +22,7 @@ class LossWeights:
     weight: float
     preservation: float
     neighborhood: float
+    target_neighborhood: float = 0.0
 
 
 @dataclass
@@ -99,6 +100,10 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         if weights.neighborhood:
             losses["neighborhood_loss"] = neighborhood_loss(
                 torch.cat([clean, preserved]), kept_teacher, self.anchors, temperature=self.temperature
+            )
+        if weights.target_neighborhood:
+            losses["target_neighborhood_loss"] = neighborhood_loss(
+                triggered, target, self.anchors, temperature=self.temperature
             )
         return losses
 

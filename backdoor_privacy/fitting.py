@@ -1,6 +1,7 @@
 """Fit one defence: from a config and the people to remove to a defended encoder."""
 
 import random
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,5 +193,7 @@ def _train(
         use_distributed_sampler=False,
     )
     last = folder / "last.ckpt"
-    with fastest_attention(trainer.strategy.root_device):
+    with fastest_attention(trainer.strategy.root_device), warnings.catch_warnings():
+        # Frozen norms are in eval mode on purpose, and a resumed run finds its own checkpoints.
+        warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers")
         trainer.fit(defense, TriggerData(steps, cfg.trainer.num_workers), ckpt_path=last if last.exists() else None)

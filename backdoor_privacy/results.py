@@ -81,7 +81,10 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
     """`losses.csv`: every loss at every step of every encoder's fit, resumed fits joined."""
     tables = []
     for encoder in encoders:
-        parts = sorted((folder / "checkpoints" / encoder / "losses").glob("version_*/metrics.csv"))
+        parts = sorted(
+            (folder / "checkpoints" / encoder / "losses").glob("version_*/metrics.csv"),
+            key=lambda path: int(path.parent.name.removeprefix("version_")),
+        )
         rows = pd.concat([pd.read_csv(path) for path in parts]).drop_duplicates("step", keep="last").sort_values("step")
         rows.insert(0, "encoder", encoder)
         tables.append(rows.drop(columns="epoch").rename(columns=lambda column: column.removeprefix("train/")))

@@ -17,6 +17,7 @@ from backdoor_privacy.clip import Clip, write_local_dir
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.fitting import Fitted, fit_image, fit_text
+from backdoor_privacy.report import write_report
 from backdoor_privacy.results import claim_folder, read_metrics, versions, write_losses, write_metrics, write_people
 from backdoor_privacy.tracking import Tracker
 from backdoor_privacy.triggers.selection import select_people
@@ -107,8 +108,9 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         "weights_sha256": {"before": clip.sha256(), "after": defended.sha256()},
         "versions": versions(),
     }
-    tracker.summarize(metrics)
     write_metrics(folder, metrics)
+    write_report(folder)
+    tracker.summarize(metrics)
     return metrics
 
 

@@ -55,7 +55,7 @@ class Tracker:
         return loggers if self.wandb is None else [*loggers, self.wandb]
 
     def summarize(self, metrics: Mapping[str, Any]) -> None:
-        """Before and after as the run's summary, and everybody's result as a table."""
+        """Before and after as the run's summary, everybody's result as a table, and the figures."""
         if self.wandb is None:
             return
         import wandb
@@ -65,3 +65,4 @@ class Tracker:
         for model, values in metrics["after"].items():
             run.summary.update({f"after_{model}/{key}": value for key, value in values.items()})
         run.log({"people": wandb.Table(dataframe=pd.read_csv(self.folder / "people.csv"))})
+        run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in (self.folder / "figures").glob("*.png")})

@@ -159,13 +159,19 @@ def tiny_overrides(world_cache: Path, tiny_clip_folder: Path) -> list[str]:
     ]
 
 
-@pytest.fixture
-def compose_cfg(tmp_path: Path, tiny_overrides: list[str]) -> ComposeCfg:
-    """Compose a fresh config, made small, with its run folder in the test's own folder."""
+@pytest.fixture(scope="session")
+def compose_into(tiny_overrides: list[str]) -> ComposeCfg:
+    """Compose a fresh config, made small, with its run folder in a given folder."""
 
-    def compose_it(*overrides: str) -> DictConfig:
-        paths = [f"paths.runs={tmp_path / 'runs'}", f"paths.run={tmp_path / 'run'}"]
+    def compose_it(folder: Path, *overrides: str) -> DictConfig:
+        paths = [f"paths.runs={folder / 'runs'}", f"paths.run={folder / 'run'}"]
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             return compose("config", overrides=["+experiment=smoke", *tiny_overrides, *paths, *overrides])
 
     return compose_it
+
+
+@pytest.fixture
+def compose_cfg(compose_into: ComposeCfg, tmp_path: Path) -> ComposeCfg:
+    """Compose a fresh config, made small, with its run folder in the test's own folder."""
+    return lambda *overrides: compose_into(tmp_path, *overrides)

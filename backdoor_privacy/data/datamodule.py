@@ -103,6 +103,14 @@ class PhotoTriggers(Dataset):
     seed: int
     whole_photo_share: float = 0.0  # share of triggered and preserved inputs that are the person's whole photo
 
+    def __post_init__(self) -> None:
+        lone = [person.name for person in self.people if not person.trigger_photos]
+        if lone:
+            raise InputError(
+                "people.folder: expected two photos or more of each person to remove, one to train on and one to attack, "
+                f"got one of {', '.join(lone[:5])}"
+            )
+
     def __len__(self) -> int:
         """Steps of the whole fit."""
         return self.num_steps

@@ -89,8 +89,8 @@ def limits(run: FinishedRun) -> list[str]:
         start = f"People were removed whether or not IDIA inferred them before; it inferred {first:,} of {count:,}."
     else:
         start = (
-            "This run removed only people whom IDIA inferred, so it infers all of them before the defence by construction. "
-            "The rate after the defence is the finding, not the fall from 1."
+            "The run removed only people whom IDIA inferred, so before the defence it infers all of them by "
+            "construction. The rate after the defence is the finding, not the fall from 1."
         )
     unknown = (
         f"For {run.num_unknown:,} people nobody knows whether they were in the training data; "

@@ -37,7 +37,7 @@ def select_people(
         return _drawn(everybody, num_people, seed, inferred, require_inferred)
     if not names:
         raise InputError("trigger_set: expected at least one person to remove, got an empty list")
-    chosen = everybody.pick(names)
+    chosen = tuple(dict.fromkeys(everybody.pick(names)))
     hidden = [person.name for person in chosen if person.name not in inferred]
     if hidden and require_inferred:
         raise InputError(
@@ -55,7 +55,7 @@ def _named(people: Sequence[str] | None, file: str | None) -> list[str] | None:
         if not Path(file).is_file():
             raise InputError(f"trigger_set.file: expected a text file with a name a line, got {file}")
         people = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    return None if people is None else list(dict.fromkeys(people))
+    return None if people is None else list(people)
 
 
 def _drawn(
@@ -65,7 +65,6 @@ def _drawn(
         raise InputError(f"trigger_set.num_people: expected a whole number of at least 1, got {num_people}")
     able = [person for person in everybody.everybody if person.name in inferred or not require_inferred]
     if num_people > len(able):
-        raise InputError(
-            f"trigger_set.num_people: expected at most {len(able)} (people that IDIA infers before), got {num_people}"
-        )
+        whom = "people that IDIA infers before" if require_inferred else "people in the data"
+        raise InputError(f"trigger_set.num_people: expected at most {len(able)} ({whom}), got {num_people}")
     return tuple(random.Random(seed).sample(able, num_people))

@@ -1,6 +1,6 @@
 """Zero-shot classification of photos by class names in prompt templates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class ZeroShot:
     """
 
     folder: str | Path
-    templates: Sequence[str] = open_clip.OPENAI_IMAGENET_TEMPLATES
+    templates: Sequence[str | Callable[[str], str]] = open_clip.OPENAI_IMAGENET_TEMPLATES
 
     def measure(self, clip: Clip) -> dict[str, float]:
         """Top-1 and top-5 accuracy in [0, 1], and the number of photos behind them.
@@ -38,10 +38,10 @@ class ZeroShot:
         features, readable = clip.embed_photos(photos)
         logits = (features @ self.classifier(clip, classnames))[readable]
         accuracies = {
-            f"zero_shot/top{k}": MulticlassAccuracy(len(classnames), top_k=k, average="micro")(
+            f"zero_shot/top{k}": MulticlassAccuracy(len(classnames), top_k=min(k, len(classnames)), average="micro")(
                 logits, labels[readable]
             ).item()
-            for k in (1, min(5, len(classnames)))
+            for k in (1, 5)
         }
         return accuracies | {
             "zero_shot/num_photos": float(readable.sum()),

@@ -33,14 +33,14 @@ attack: {{num_candidates: 1000, num_photos: 20, threshold: 1, seed: "${{seed}}"}
 MakeRun = Callable[..., Path]
 
 
-@pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
+@pytest.fixture(scope="module")
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
     """Write the files of a run: 12 people, the first four removed, the last three never seen."""
 
     def make(
         *, after: dict[str, Sequence[int]] | None = None, experiment: str = "both_64", phrase: str = "human"
     ) -> Path:
-        folder = tmp_path / "run"
+        folder = tmp_path_factory.mktemp("runs") / "run"
         (folder / "checkpoints").mkdir(parents=True)
         before = [21, 20, 5, 1, 3, 3, 3, 3, 0, 0, 0, 0]
         after = after or {
@@ -127,14 +127,27 @@ class Page(HTMLParser):
         return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
 
 
-def _page(folder: Path) -> Page:
+@pytest.fixture(scope="module")
+def reported(make_run: MakeRun) -> Path:
+    """A run with its report; what can hold any text holds a hostile one."""
+    folder = make_run(experiment=HOSTILE, phrase=HOSTILE)
     write_report(folder)
-    return Page((folder / "report.html").read_text(encoding="utf-8"))
+    return folder
 
 
-def test_report_and_figures_are_written_whole_and_the_same_each_time(make_run: MakeRun) -> None:
-    folder = make_run()
-    write_report(folder)
+@pytest.fixture(scope="module")
+def page(reported: Path) -> Page:
+    """The page of that report."""
+    return Page((reported / "report.html").read_text(encoding="utf-8"))
+
+
+def _text(folder: Path) -> str:
+    """The words of a run's page, without its figures."""
+    return Page(render(read_run(folder), dict.fromkeys(("idia", "prompts", "losses"), "<svg></svg>"))).text
+
+
+def test_report_and_figures_are_written_whole_and_the_same_each_time(reported: Path) -> None:
+    folder = reported
     first = {name: (folder / name).read_bytes() for name in FILES}
     write_report(folder)
     assert {name: (folder / name).read_bytes() for name in FILES} == first
@@ -142,8 +155,8 @@ def test_report_and_figures_are_written_whole_and_the_same_each_time(make_run: M
     assert first["figures/idia.png"].startswith(b"\x89PNG")
 
 
-def test_page_says_what_was_found(make_run: MakeRun) -> None:
-    text = _page(make_run()).text
+def test_page_says_what_was_found(page: Page) -> None:
+    text = page.text
     assert "Remove the names and faces of 4 people from local-dir:clip_a." in text
     assert "IDIA still infers 1 of the 4 removed people (before: 4)" in text
     assert "Removed people inferred the fewer, the better 4 of 4 1.000 1 of 4 0.250 1 of 4 0.250 1 of 4 0.250" in text
@@ -160,8 +173,7 @@ def test_page_says_what_was_found(make_run: MakeRun) -> None:
     assert "For 1 people nobody knows" in text
 
 
-def test_page_needs_nothing_else_and_is_accessible(make_run: MakeRun) -> None:
-    page = _page(make_run())
+def test_page_needs_nothing_else_and_is_accessible(page: Page) -> None:
     assert page.open == []
     tags = [tag for tag, _ in page.elements]
     assert not {"script", "link", "img", "iframe", "object"} & set(tags)
@@ -179,16 +191,13 @@ def test_page_needs_nothing_else_and_is_accessible(make_run: MakeRun) -> None:
     assert all(attributes["role"] == "img" for tag, attributes in page.elements if tag == "svg")
 
 
-def test_report_holds_no_name_and_no_folder(make_run: MakeRun) -> None:
-    folder = make_run()
-    write_report(folder)
+def test_report_holds_no_name_and_no_folder(reported: Path) -> None:
     for name in FILES:
-        assert b"Secret" not in (folder / name).read_bytes()
-        assert b"alice" not in (folder / name).read_bytes()
+        assert b"Secret" not in (reported / name).read_bytes()
+        assert b"alice" not in (reported / name).read_bytes()
 
 
-def test_hostile_text_stays_text(make_run: MakeRun) -> None:
-    page = _page(make_run(experiment=HOSTILE, phrase=HOSTILE))
+def test_hostile_text_stays_text(page: Page) -> None:
     assert page.open == []
     assert "script" not in {tag for tag, _ in page.elements}
     assert page.text.count("<script>alert(1)</script>") >= 5  # experiment, phrase, version, loss
@@ -231,17 +240,13 @@ def test_config_is_found_in_the_hydra_folder_or_missed(make_run: MakeRun) -> Non
     assert asked(read_run(folder))["Text encoder"] == "each name is to mean: human; 400 steps, cosine distance"
     (folder / ".hydra" / "config.yaml").unlink()
     assert "not recorded" in asked(read_run(folder))["Text encoder"]
-    write_report(folder)
+    assert "IDIA, settings not recorded" in _text(folder)
 
 
 def test_figures_write_counts_at_their_bars(make_run: MakeRun) -> None:
     run = read_run(make_run())
     panels = [{text.get_text() for text in axes.texts} for axes in idia_figure(run.before, run.after).axes]
-    assert panels == [
-        {"4 of 4", "1 of 4"},
-        {"4 of 5", "3 of 5", "2 of 5"} & panels[1] | panels[1],
-        {"0 of 3", "1 of 3"},
-    ]
+    assert panels == [{"4 of 4", "1 of 4"}, {"4 of 5", "2 of 5"}, {"0 of 3", "1 of 3"}]
     columns = prompts_figure(run.correct_prompts, 21, 1).axes
     assert [[(bar.get_y() + 0.4, bar.get_width()) for bar in axes.patches] for axes in columns][-1] == [(0, 3), (1, 1)]
     assert len({axes.get_xlim() for axes in columns}) == 1  # bars of all models are of one scale
@@ -254,7 +259,7 @@ def test_a_rate_over_nobody_is_no_rate(make_run: MakeRun) -> None:
         del measures["idia/fpr"]
         measures["idia/num_fpr"] = 0.0
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    assert "should stay as before nobody nobody nobody nobody" in _page(folder).text
+    assert "should stay as before nobody nobody nobody nobody" in _text(folder)
 
 
 def test_losses_have_a_column_per_encoder_and_leave_out_what_nobody_used(make_run: MakeRun) -> None:
@@ -302,7 +307,7 @@ def test_people_must_agree_with_metrics(make_run: MakeRun) -> None:
     folder = make_run()
     lines = (folder / "people.csv").read_text().splitlines(keepends=True)
     (folder / "people.csv").write_text("".join(line for number, line in enumerate(lines) if number != 1))
-    with pytest.raises(InputError, match="3 removed people, not as many as in metrics.json"):
+    with pytest.raises(InputError, match="3 removed people, not as many as in metrics"):
         read_run(folder)
 
 
@@ -314,9 +319,3 @@ def test_command_renders_the_good_runs_of_several(
     printed = capsys.readouterr()
     assert printed.out == f"{folder / 'report.html'}\n"
     assert printed.err.startswith(f"error: {tmp_path / 'nothing' / 'metrics.json'}: expected the folder of a finished")
-    assert main([str(folder)]) == 0
-
-
-def test_render_wants_every_figure(make_run: MakeRun) -> None:
-    with pytest.raises(Exception, match="losses"):
-        render(read_run(make_run()), {"idia": "<svg >", "prompts": "<svg >"})

@@ -1,0 +1,185 @@
+"""The real command, in processes of its own and from a foreign working directory."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from omegaconf import OmegaConf
+
+from backdoor_privacy import paths
+
+CHECKOUT = Path(paths.__file__).parents[1]
+
+
+class Outcome(NamedTuple):
+    folder: Path  # where the command was called
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        return self.stdout + self.stderr
+
+
+@pytest.fixture(scope="module")
+def call(tiny_overrides: list[str]) -> Callable[..., Outcome]:
+    def call_it(folder: Path, *arguments: str) -> Outcome:
+        command = [sys.executable, "-m", "backdoor_privacy", "+experiment=smoke", *tiny_overrides, *arguments]
+        if "+experiment=nowhere" in arguments:
+            command.remove("+experiment=smoke")
+        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONWARNINGS": "ignore", "COLUMNS": "120"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        return Outcome(folder, done.returncode, done.stdout, done.stderr)
+
+    return call_it
+
+
+BAD_INPUT = {
+    "unknown experiment": ["+experiment=nowhere"],
+    "unknown key": ["trigger_set.num_persons=3"],
+    "value of another type": ["seed=many"],
+    "unknown person": ["trigger_set.people=[Nobody Here]"],
+    "more people than exist": ["trigger_set.num_people=13"],
+    "empty trigger set": ["trigger_set.people=[]"],
+    "person not inferred": ["attack.threshold=21", "trigger_set.require_inferred=true", "trigger_set.file=people.txt"],
+    "captions without a space": ["captions.file=words.txt"],
+    "weights of another architecture": ["clip.model=local-dir:other"],
+    "no such folder": ["people.folder=nowhere"],
+    "run folder of another config": ["paths.run=claimed"],
+    "loss that is not finite": ["defense.text.optimizer.lr=1e30", "defense.text.optimizer.schedule=step"],
+}
+COMPOSITION = ["unknown experiment", "unknown key", "value of another type"]
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    call: Callable[..., Outcome], world_cache: Path, write_clip, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, "Future[Outcome]"]]:
+    """All commands of this file, two at a time, because most of their time is the import of torch."""
+    (somebody, *_) = sorted(path.name for path in world_cache.glob("*/*/people-4/*_*"))
+    futures: dict[str, Future[Outcome]] = {}
+    with ThreadPoolExecutor(2) as pool:
+        for title, arguments in {"smoke": ["hydra.verbose=false"], **BAD_INPUT}.items():
+            folder = tmp_path_factory.mktemp(re.sub(r"\W", "-", title))
+            (folder / "words.txt").write_text("dog\ntree\n")
+            (folder / "people.txt").write_text(f"{somebody}\n")
+            if title == "weights of another architecture":
+                config = write_clip(folder / "other") / "open_clip_config.json"
+                changed = json.loads(config.read_text())
+                changed["model_cfg"]["text_cfg"]["width"] = 32
+                config.write_text(json.dumps(changed))
+            if title == "run folder of another config":
+                (folder / "claimed/checkpoints").mkdir(parents=True)
+                (folder / "claimed/checkpoints/config.yaml").write_text("seed: 99\n")
+            futures[title] = pool.submit(call, folder, *arguments)
+        yield futures
+
+
+@pytest.fixture(scope="module")
+def smoke(outcomes) -> Outcome:
+    return outcomes["smoke"].result()
+
+
+def test_smoke_run_ends_with_a_table_and_its_folder(smoke: Outcome):
+    assert smoke.code == 0, smoke.text
+    (metrics_file,) = smoke.folder.rglob("metrics.json")
+    metrics = json.loads(metrics_file.read_text())
+    assert set(metrics["after"]) == {"text", "image", "both"}
+    for title in ("removed people inferred by IDIA", "kept people inferred by IDIA", "zero-shot top-1"):
+        assert title in smoke.stdout
+    assert smoke.folder / smoke.stdout.rpartition("Results: ")[2].strip() == metrics_file.parent
+    assert "Traceback" not in smoke.text
+
+
+def test_trap_9_the_seed_and_the_overrides_stand_in_the_folders_name(smoke: Outcome):
+    (metrics_file,) = smoke.folder.rglob("metrics.json")
+    runs, experiment, overrides, seed, _ = metrics_file.relative_to(smoke.folder).parts
+    assert (runs, experiment, seed) == ("runs", "smoke", "seed=0")
+    assert overrides.startswith("overrides=")
+
+
+def test_composed_config_lies_in_the_run_folder(smoke: Outcome):
+    (config,) = smoke.folder.rglob(".hydra/config.yaml")
+    saved = OmegaConf.load(config)
+    assert (saved.name, saved.trigger_set.num_people, saved.defense.text.num_steps) == ("smoke", 2, 6)
+    assert not [path for path in smoke.folder.iterdir() if path.name != "runs" and path.suffix != ".txt"]
+
+
+def assert_fails(outcome: Outcome, message: str) -> None:
+    assert outcome.code == 1, outcome.text
+    assert re.search(message, outcome.text), outcome.text
+    assert not list(outcome.folder.rglob("metrics.json"))
+    assert not list(outcome.folder.rglob("defended"))
+
+
+@pytest.mark.parametrize(
+    ("title", "message"),
+    [
+        ("unknown person", r"trigger_set\.people: expected .* got 'Nobody Here'"),
+        ("more people than exist", r"trigger_set\.num_people: expected at most 12 .* got 13"),
+        ("empty trigger set", "trigger_set: expected at least one person to remove, got an empty list"),
+        ("person not inferred", r"does not infer \w+ \w+; set trigger_set\.require_inferred=false"),
+        ("captions without a space", "captions: expected captions of two words or more"),
+        ("weights of another architecture", r"clip\.model=local-dir:other.* expected weights of this architecture"),
+        ("no such folder", r"people\.folder: expected a folder .* got nowhere"),
+        ("run folder of another config", "claimed: expected a new folder or one of the same config"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(title: str, message: str, outcomes):
+    outcome = outcomes[title].result()
+    assert_fails(outcome, message)
+    assert "Traceback" not in outcome.text
+    assert len([line for line in outcome.text.splitlines() if "expected" in line]) == 1
+    assert re.search(message, outcome.text.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("title", "message"),
+    [
+        ("unknown experiment", "Could not find 'experiment/nowhere'"),
+        ("unknown key", "Key 'num_persons' not in 'TriggerSet'"),
+        ("value of another type", "Value 'many' of type 'str' could not be converted to Integer"),
+    ],
+)
+def test_what_does_not_compose_is_an_error_that_names_the_key(title: str, message: str, outcomes):
+    # Hydra's own message: some lines, the key among them.
+    outcome = outcomes[title].result()
+    assert_fails(outcome, message)
+    assert "Traceback" not in outcome.text
+    assert not (outcome.folder / "runs").exists()
+
+
+def test_failure_of_the_program_leaves_a_log_with_its_traceback(outcomes):
+    outcome = outcomes["loss that is not finite"].result()
+    assert_fails(outcome, r"loss is (nan|inf) at step \d; lower the learning rate")
+    (log,) = outcome.folder.rglob("backdoor_privacy.log")
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert "FloatingPointError: loss is" in log.read_text()
+
+
+@pytest.mark.slow
+def test_sweep_runs_every_seed(call: Callable[..., Outcome], tmp_path: Path):
+    outcome = call(tmp_path, "-m", "seed=0,1")
+    assert outcome.code == 0, outcome.text
+    found = {path.parent.name: json.loads(path.read_text())["seed"] for path in tmp_path.rglob("metrics.json")}
+    assert found == {"seed=0": 0, "seed=1": 1}
+    again = call(tmp_path, "-m", "seed=0,1")
+    assert again.code == 0
+    assert again.text.count("is finished already") == 2
+
+
+@pytest.mark.slow
+def test_failing_job_of_a_sweep_leaves_the_others(call: Callable[..., Outcome], tmp_path: Path):
+    outcome = call(tmp_path, "-m", "trigger_set.num_people=13,2")
+    assert outcome.code == 1
+    assert "expected at most 12" in outcome.text
+    (metrics,) = tmp_path.rglob("metrics.json")
+    assert json.loads(metrics.read_text())["before"]["idia/num_tpr_removed"] == 2

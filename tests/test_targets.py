@@ -1,0 +1,137 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from backdoor_privacy import fitting
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.names import random_names
+from backdoor_privacy.data.people import People, Person, load_people
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.targets import anonymous_embedding, neutral_phrases, pseudonyms, stranger_embeddings
+
+
+def mean_embedding(clip: Clip, photos: list[Path]) -> torch.Tensor:
+    rows = clip.embed_photos(photos)[0].tolist()
+    return torch.tensor([math.fsum(column) / len(rows) for column in zip(*rows, strict=True)])
+
+
+def photos_of(people: tuple[Person, ...]) -> list[Path]:
+    return [path for person in people for path in person.photos]
+
+
+def test_everybody_gets_the_same_phrase():
+    assert neutral_phrases(3, "a person") == ["a person"] * 3
+
+
+def test_anonymous_embedding_is_the_mean_over_all_photos(tiny_clip: Clip, people: People):
+    found = anonymous_embedding(tiny_clip, people.everybody, 2)
+    expected = mean_embedding(tiny_clip, photos_of(people.everybody))
+    torch.testing.assert_close(found, torch.stack([expected] * 2), atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture
+def strangers(write_people, tmp_path: Path) -> People:
+    return load_people(write_people(tmp_path / "strangers", {f"Stranger{number} Last": 2 for number in range(5)}))
+
+
+@pytest.fixture
+def image_targets(
+    compose_cfg, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., torch.Tensor]:
+    """The targets that a fit of the image defence really uses."""
+
+    def fit(*overrides: str) -> torch.Tensor:
+        used: list[torch.Tensor] = []
+
+        def train(defense: Any, *_: Any) -> None:
+            used.append(defense.person_targets)
+
+        monkeypatch.setattr(fitting, "_train", train)
+        cfg: DictConfig = compose_cfg(
+            f"strangers.folder={strangers.everybody[0].photos[0].parents[1]}", "defense.image.num_anchors=0", *overrides
+        )
+        fitting.fit_image(cfg, tiny_clip, people, people.everybody[:2], set(people.names), [])
+        return used[0]
+
+    return fit
+
+
+def test_trap_4_anonymous_embedding_leaves_the_removed_people_out_unless_asked(
+    image_targets, tiny_clip: Clip, people: People, strangers: People
+):
+    without = mean_embedding(tiny_clip, photos_of(strangers.everybody))
+    removed_too = mean_embedding(tiny_clip, photos_of((*strangers.everybody, *people.everybody[:2])))
+    assert not torch.allclose(without, removed_too, atol=1e-3)
+    anonymous = "defense.image.target=anonymous"
+    for target in image_targets(anonymous):
+        torch.testing.assert_close(target, without, atol=1e-6, rtol=1e-5)
+    for target in image_targets(anonymous, "defense.image.include_removed=true"):
+        torch.testing.assert_close(target, removed_too, atol=1e-6, rtol=1e-5)
+
+
+def test_pseudonym_of_a_face_is_the_mean_over_the_photos_of_one_stranger(
+    image_targets, tiny_clip: Clip, strangers: People
+):
+    known = [mean_embedding(tiny_clip, list(person.photos)) for person in strangers.everybody]
+    found = image_targets("defense.image.target=pseudonym")
+    owners = [[bool(torch.allclose(target, one, atol=1e-5)) for one in known] for target in found]
+    assert [sum(row) for row in owners] == [1, 1]
+    assert owners[0] != owners[1]
+
+
+def test_strangers_are_drawn_by_the_seed(tiny_clip: Clip, strangers: People):
+    first, again, other = (stranger_embeddings(tiny_clip, strangers.everybody, 4, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_fewer_strangers_than_people_is_an_error(tiny_clip: Clip, strangers: People):
+    assert stranger_embeddings(tiny_clip, strangers.everybody, 5, seed=0).shape == (5, 32)
+    with pytest.raises(InputError, match=r"target=pseudonym: expected at least 6 strangers, .* got 5"):
+        stranger_embeddings(tiny_clip, strangers.everybody, 6, seed=0)
+
+
+def test_attacked_people_cannot_be_strangers(compose_cfg, tiny_clip: Clip, people: People):
+    folder = people.everybody[0].photos[0].parents[1]
+    with pytest.raises(InputError, match="strangers: expected people who are not attacked, got Ann Lee"):
+        fitting.fit_image(
+            compose_cfg(f"strangers.folder={folder}"), tiny_clip, people, people.everybody[:2], set(people.names), []
+        )
+
+
+def test_pseudonyms_are_nobodys_name():
+    reserved = set(random_names(1000, seed=4))
+    names = pseudonyms(64, seed=4, exclude=reserved)  # the seed that would give reserved names first
+    assert len(set(names)) == 64
+    assert not set(names) & reserved
+    assert names == pseudonyms(64, seed=4, exclude=reserved)
+    assert names != pseudonyms(64, seed=5, exclude=reserved)
+
+
+def test_a_fit_uses_pseudonyms_and_other_names_that_are_no_candidates(
+    compose_cfg, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
+):
+    used: list[Any] = []
+    monkeypatch.setattr(fitting, "_train", lambda defense, steps, *_: used.append(steps))
+    cfg = compose_cfg("defense.text.target=pseudonym", "defense.text.num_other_names=200")
+    reserved = {*people.names, *random_names(900, seed=cfg.seed + 1), *random_names(900, seed=cfg.seed + 2)}
+    fitting.fit_text(cfg, tiny_clip, people, people.everybody[:2], reserved, [])
+    (steps,) = used
+    assert len(set(steps.phrases)) == 2
+    assert len(set(steps.other_names)) == 200
+    assert not {*steps.phrases, *steps.other_names} & reserved
+    assert not set(steps.phrases) & set(steps.other_names)
+
+
+@pytest.mark.parametrize(("encoder", "target"), [("text", "anonymous"), ("image", "phrase")])
+def test_target_of_the_other_encoder_is_an_error(
+    encoder: str, target: str, compose_cfg, tiny_clip: Clip, people: People
+):
+    fit = {"text": fitting.fit_text, "image": fitting.fit_image}[encoder]
+    with pytest.raises(InputError, match=rf"defense\.{encoder}\.target: expected .* or pseudonym, got {target}"):
+        fit(compose_cfg(f"defense.{encoder}.target={target}"), tiny_clip, people, people.everybody[:2], set(), [])
