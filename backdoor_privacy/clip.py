@@ -148,7 +148,7 @@ def load_clip(
         raise InputError(f"clip.pretrained: expected a tag or a weight file for {model}, got null")
     try:
         loaded = open_clip.create_model(model, pretrained=pretrained, require_pretrained=True)
-    except (RuntimeError, ValueError, SafetensorError) as error:
+    except (RuntimeError, ValueError, AssertionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"clip.model={model}, clip.pretrained={pretrained}: expected weights of this architecture, got: {reason}"

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+_TEXT_PREFIX = "encode.model."  # of the names of a text encoder's tensors
 _NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
 
@@ -46,29 +48,62 @@ class Encoder(nn.Module, ABC):
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
 
+class _EncodeText(nn.Module):
+    """open_clip's `encode_text` as a forward pass, so that its tensors can be exchanged for one call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)
+
+
 class TextEncoder(Encoder):
     """The text side of an open_clip model: tokens (batch, context) to features (batch, dim)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = deepcopy(model)
-        self.model.visual = None
+        self.encode = _EncodeText(deepcopy(model))
+        self.encode.model.visual = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The open_clip model, without its image side."""
+        return self.encode.model
 
     def student(self) -> Encoder:
         """A trainable copy; the temperature belongs to neither encoder and stays."""
         student = super().student()
         for name, parameter in student.named_parameters():
-            if name.startswith(("model.logit_scale", "model.logit_bias")):
+            if name.startswith((f"{_TEXT_PREFIX}logit_scale", f"{_TEXT_PREFIX}logit_bias")):
                 parameter.requires_grad_(False)
         return student
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Features, not normalised."""
-        return self.model.encode_text(tokens)
+        """Features, not normalised.
+
+        What follows the end token changes nothing where attention is causal, so a batch only takes the length of its
+        longest text.
+        """
+        if not self._causal:
+            return self.encode(tokens)
+        length = int(tokens.argmax(-1).max()) + 1  # the end token has the highest number
+        shorter = {
+            "model.positional_embedding": self.model.positional_embedding[:length],
+            "model.attn_mask": self.model.attn_mask[:length, :length],
+        }
+        return functional_call(self.encode, shorter, (tokens[:, :length],))
+
+    @property
+    def _causal(self) -> bool:
+        """Whether this is CLIP's own text tower with its causal mask, read at the end token."""
+        causal = getattr(self.model, "attn_mask", None) is not None
+        return causal and getattr(self.model, "text_pool_type", None) == "argmax"
 
     def tensors(self) -> dict[str, Tensor]:
         """Text tensors of the CLIP, positional embedding and projection with them."""
-        return {name.removeprefix("model."): tensor for name, tensor in self.state_dict().items()}
+        return {name.removeprefix(_TEXT_PREFIX): tensor for name, tensor in self.state_dict().items()}
 
 
 class ImageEncoder(Encoder):

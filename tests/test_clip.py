@@ -117,7 +117,7 @@ def test_trap_2_every_trained_tensor_is_in_the_saved_model(clip: Clip, tmp_path:
     defended = trained(clip)
     saved, original = (weights_of(save(one, tmp_path / str(number))) for number, one in enumerate((defended, clip)))
     students = {**dict(clip.text.student().trainable()), **dict(clip.image.student().trainable())}
-    names = {name.removeprefix("model.") for name in students}
+    names = {name.removeprefix("encode.model.") for name in students}
     projection = "visual.attnpool.c_proj.weight" if "visual.attnpool.c_proj.weight" in original else "visual.proj"
     assert {"positional_embedding", "text_projection", projection} <= names
     assert any("positional_embedding" in name for name in names if name.startswith("visual."))

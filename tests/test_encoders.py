@@ -57,7 +57,7 @@ def test_tensors_of_both_encoders_are_the_models(vit: nn.Module, resnet: nn.Modu
 
 def test_text_tensors_hold_positional_embedding_and_projection(vit: nn.Module):
     student = TextEncoder(vit).student()
-    trained = {name.removeprefix("model.") for name, _ in student.trainable()}
+    trained = {name.removeprefix("encode.model.") for name, _ in student.trainable()}
     assert {"positional_embedding", "text_projection", "token_embedding.weight"} <= trained & set(student.tensors())
 
 
