@@ -1,6 +1,8 @@
 """One table out of many runs: `python -m backdoor_privacy.collect runs`."""
 
 import sys
+from collections import defaultdict
+from math import nan
 from pathlib import Path
 
 import pandas as pd
@@ -26,8 +28,9 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
         if metrics is None:
             unfinished.append(run)
             continue
-        before = metrics["before"]
-        for model, after in metrics["after"].items():
+        before = defaultdict(lambda: nan, metrics["before"])  # a rate over nobody is left out
+        for model, measures in metrics["after"].items():
+            after = defaultdict(lambda: nan, measures)
             rows.append(
                 {
                     "experiment": metrics["experiment"],

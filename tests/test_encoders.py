@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+from backdoor_privacy.clip import Clip
 from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
@@ -103,3 +104,15 @@ def test_copies_share_nothing(encoder: Encoder):
         places = {parameter.data_ptr() for parameter in copy.parameters()}
         assert not places & {parameter.data_ptr() for parameter in encoder.parameters()}
     assert set(encoder.embedded) == {"asked"}
+
+
+def test_a_batch_read_to_its_longest_text_equals_the_whole_context(tiny_clip: Clip) -> None:
+    student = tiny_clip.text.student()
+    tokens = tiny_clip.tokenizer(["a photo of Jane Doe", "x", "an old bicycle in front of a wall"])
+    parameters = [parameter for _, parameter in student.trainable()]
+    short, whole = student(tokens), student.encode(tokens)
+    torch.testing.assert_close(short, whole, rtol=1e-5, atol=1e-5)
+    short_gradients = torch.autograd.grad(short.square().mean(), parameters)
+    whole_gradients = torch.autograd.grad(whole.square().mean(), parameters)
+    for own, other in zip(short_gradients, whole_gradients, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,77 @@
+import sys
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from backdoor_privacy.collect import collect, main
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.results import write_metrics, write_text
+
+ENTRY = {
+    "idia/num_tpr_removed": 4.0,
+    "idia/tpr_removed": 1.0,
+    "idia/num_tpr_kept": 6.0,
+    "idia/tpr_kept": 0.75,
+    "idia/wrongly_unlearned": 0.0,
+    "idia/fpr": 0.25,
+    "zero_shot/top1": 0.9,
+}
+
+
+def write_run(folder: Path, seed: int, *, drop: tuple[str, ...] = (), **after: float) -> None:
+    write_text(folder / "checkpoints/config.yaml", "seed: 0\n")
+    before = {key: value for key, value in ENTRY.items() if key not in drop}
+    both = {**before, **{key.replace("__", "/"): value for key, value in after.items()}}
+    metrics: dict[str, Any] = {"experiment": folder.parts[-2], "seed": seed, "before": before, "after": {"both": both}}
+    write_metrics(folder, {**metrics, "seconds": {"load": 1.5, "write": 2.0}, "versions": {"commit": "abc"}})
+
+
+def test_every_model_of_every_finished_run_has_a_row(tmp_path: Path):
+    write_run(tmp_path / "both_4/seed=0", 0, idia__tpr_removed=0.0, idia__tpr_kept=0.5, zero_shot__top1=0.85)
+    write_run(tmp_path / "both_4/seed=1", 1, idia__tpr_removed=0.5)
+    write_text(tmp_path / "both_4/seed=2/checkpoints/config.yaml", "seed: 2\n")
+    rows, unfinished = collect(tmp_path)
+    assert unfinished == [tmp_path / "both_4/seed=2"]
+    assert rows["seed"].tolist() == [0, 1]
+    first = rows.iloc[0].to_dict()
+    assert (first["experiment"], first["model"], first["commit"]) == ("both_4", "both", "abc")
+    assert first["run"] == "both_4/seed=0"
+    assert first["seconds"] == 3.5
+    assert (first["tpr_removed"], first["fpr"]) == (0.0, 0.25)
+    assert first["tpr_kept_loss"] == pytest.approx(0.25)
+    assert first["zero_shot_top1_loss"] == pytest.approx(0.05)
+
+
+def test_rates_over_nobody_are_left_empty(tmp_path: Path):
+    write_run(tmp_path / "both_4/seed=0", 0, drop=("idia/fpr", "idia/tpr_kept"))
+    (row,) = collect(tmp_path)[0].to_dict("records")
+    assert isnan(row["fpr"])
+    assert isnan(row["tpr_kept_loss"])
+    assert row["tpr_removed"] == 1.0
+
+
+def test_command_prints_means_over_seeds_and_writes_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for seed, rate in enumerate((0.0, 0.5)):
+        write_run(tmp_path / f"both_4/seed={seed}", seed, idia__tpr_removed=rate)
+    write_text(tmp_path / "both_4/seed=2/checkpoints/config.yaml", "seed: 2\n")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["collect", str(tmp_path)])
+    main()
+    printed = capsys.readouterr().out
+    assert "0.25" in printed
+    assert "not finished" in printed
+    assert len(pd.read_csv(tmp_path / "collected.csv")) == 2
+
+
+def test_folder_without_runs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(InputError, match="expected run folders in it, found none"):
+        collect(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["collect", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1

@@ -1,0 +1,83 @@
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from backdoor_privacy.clip import load_clip
+from backdoor_privacy.data.personas import world
+from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.pretrain import caption_stream, learning_rate_factor, pretrain
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hundred captioned pictures of the embedded world's web."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world, "_map", lambda function, items, title: [function(item) for item in items])
+        return world.world_part("web", str(tmp_path_factory.mktemp("cache")), limit=2)
+
+
+@pytest.fixture
+def cfg(web: Path, tmp_path: Path) -> DictConfig:
+    overrides = [
+        f"data={web}",
+        f"paths.run={tmp_path / 'run'}",
+        "model.embed_dim=16",
+        "model.vision_cfg={image_size: 32, layers: [1, 1, 1, 1], width: 8, head_width: 64}",
+        "model.text_cfg={context_length: 16, width: 32, heads: 2, layers: 1}",
+        "preprocess.size=32",
+        "batch_size=8",
+        "num_steps=4",
+        "num_warmup_steps=1",
+        "num_workers=0",
+        "checkpoint_every_steps=2",
+        "trainer={accelerator: cpu, devices: 1, precision: 32-true, enable_progress_bar: false}",
+    ]
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose("pretrain", overrides=[override.replace("trainer=", "+trainer=") for override in overrides])
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    factors = [learning_rate_factor(step, 10, 100) for step in range(101)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0.0)
+
+
+def test_stream_is_endless_and_a_function_of_the_seed(web: Path):
+    def batches(seed: int) -> list[str]:
+        def keep_size(photo: object) -> torch.Tensor:
+            return torch.tensor(photo.size)
+
+        stream = caption_stream(web, keep_size, lambda text: [text], batch_size=20, num_workers=0, seed=seed)
+        return [caption for _, captions in islice(stream, 8) for caption in captions]
+
+    first = batches(0)
+    assert len(first) == 160  # more than there are
+    assert len(set(first)) > 50
+    assert batches(0) == first
+    assert batches(1) != first
+
+
+def test_folder_without_shards_is_an_error(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="expected WebDataset shards"):
+        caption_stream(tmp_path, None, None, batch_size=2, num_workers=0, seed=0)
+
+
+def test_pretraining_writes_a_clip_and_goes_on_where_it_was_stopped(cfg: DictConfig, tmp_path: Path):
+    trained = load_clip(f"local-dir:{pretrain(cfg)}")
+    assert trained.embed_texts(["a dog"]).shape == (1, 16)
+    assert trained.config["preprocess_cfg"]["size"] in (32, (32, 32))
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=False)
+    assert checkpoint["global_step"] == 4
+    before = {name: tensor.clone() for name, tensor in trained.image.tensors().items()}
+    again = load_clip(f"local-dir:{pretrain(cfg)}")  # nothing left to do
+    assert all(torch.equal(tensor, before[name]) for name, tensor in again.image.tensors().items())
+    cfg.num_steps = 6
+    longer = load_clip(f"local-dir:{pretrain(cfg)}")
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=False)["global_step"] == 6
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in longer.image.tensors().items())
