@@ -89,7 +89,9 @@ def main(cfg: DictConfig) -> None:
         table.add_row(title, str(num_people), f"{rate:.3f}", f"{correct:.2f}")
     console = Console()
     console.print(table)
-    console.print(f"Zero-shot top-1 {found.utility['zero_shot/top1']:.3f} of {found.utility['zero_shot/num_photos']:.0f} photos")
+    console.print(
+        f"Zero-shot top-1 {found.utility['zero_shot/top1']:.3f} of {found.utility['zero_shot/num_photos']:.0f} photos"
+    )
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def fit_image(
     else:
         raise InputError(f"defense.image.target: expected anonymous or pseudonym, got {settings.target.value}")
     steps = PhotoTriggers(
-        images=load_images(instantiate(cfg.images.folder), clip.geometry, cfg.images.max_images),
+        images=load_images(instantiate(cfg.images).folder, clip.geometry, cfg.images.max_images),
         people=removed,
         others=strangers.everybody,
         boxes=people.boxes | strangers.boxes,
@@ -149,7 +149,7 @@ def _photo_anchors(cfg: DictConfig, clip: Clip, num_anchors: int) -> Tensor:
     """Features of clean photos: what a caption is near to, (anchor, dim)."""
     if not num_anchors:
         return torch.empty(0, 0)
-    images = load_images(instantiate(cfg.images.folder), clip.geometry, num_anchors)
+    images = load_images(instantiate(cfg.images).folder, clip.geometry, num_anchors)
     return torch.cat([clip.embed_pixels(clip.normalize(batch.float() / 255)) for batch in images.split(128)])
 
 
@@ -195,5 +195,7 @@ def _train(
     last = folder / "last.ckpt"
     with fastest_attention(trainer.strategy.root_device), warnings.catch_warnings():
         # Frozen norms are in eval mode on purpose, and a resumed run finds its own checkpoints.
-        warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers")
+        warnings.filterwarnings(
+            "ignore", ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers"
+        )
         trainer.fit(defense, TriggerData(steps, cfg.trainer.num_workers), ckpt_path=last if last.exists() else None)

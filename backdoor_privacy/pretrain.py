@@ -113,7 +113,7 @@ def pretrain(cfg: DictConfig) -> Path:
     )
     tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
     stream = caption_stream(
-        instantiate(cfg.data),
+        Path(cfg.data if isinstance(cfg.data, str) else instantiate(cfg.data)),
         preprocess,
         tokenizer,
         batch_size=cfg.batch_size,

@@ -105,7 +105,8 @@ def claim_folder(folder: Path, cfg: DictConfig) -> None:
             f"{folder}: expected a new folder or one of the same config, got a run of another config; "
             "delete it or choose another name=..."
         )
-    write_text(path, config)
+    if not path.is_file():
+        write_text(path, config)
 
 
 def versions() -> dict[str, str]:

@@ -60,7 +60,9 @@ def _write_people(
         _write_photo(folder / path, number)
     if boxes:
         with (folder / "boxes.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["file", "left", "top", "right", "bottom"], *([p, 8, 4, 32, 28] for p in paths)])
+            csv.writer(file).writerows(
+                [["file", "left", "top", "right", "bottom"], *([p, 8, 4, 32, 28] for p in paths)]
+            )
     if members is not None:
         rows = [[name, member, 36 if member else 0] for name, member in members.items()]
         with (folder / "people.csv").open("w", newline="") as file:

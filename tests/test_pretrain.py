@@ -23,7 +23,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cfg(web: Path, tmp_path: Path) -> DictConfig:
     overrides = [
-        f"data={web}",
+        f"data='{web}'",
         f"paths.run={tmp_path / 'run'}",
         "model.embed_dim=16",
         "model.vision_cfg={image_size: 32, layers: [1, 1, 1, 1], width: 8, head_width: 64}",
@@ -34,10 +34,10 @@ def cfg(web: Path, tmp_path: Path) -> DictConfig:
         "num_warmup_steps=1",
         "num_workers=0",
         "checkpoint_every_steps=2",
-        "trainer={accelerator: cpu, devices: 1, precision: 32-true, enable_progress_bar: false}",
+        "++trainer={accelerator: cpu, devices: 1, precision: 32-true, enable_progress_bar: false}",
     ]
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return compose("pretrain", overrides=[override.replace("trainer=", "+trainer=") for override in overrides])
+        return compose("pretrain", overrides=overrides)
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():

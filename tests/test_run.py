@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from backdoor_privacy import run as run_module
 from backdoor_privacy.audit import audit
 from backdoor_privacy.clip import load_clip
+from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.run import run
 
@@ -54,9 +55,13 @@ def test_metrics_have_the_keys_that_other_programs_read(finished, folder: Path):
             assert (rate in entry) == (count > 0)
             assert 0 <= entry.get(rate, 0) <= 1
         assert {"idia/tpr_removed", "idia/tpr_kept", "idia/fpr"} <= set(entry)
-        assert {"zero_shot/top1", "zero_shot/top5", "zero_shot/num_photos", "similarity/clean", "similarity/target"} <= {
-            *entry
-        }
+        assert {
+            "zero_shot/top1",
+            "zero_shot/top5",
+            "zero_shot/num_photos",
+            "similarity/clean",
+            "similarity/target",
+        } <= {*entry}
         assert ("similarity/backdoored" in entry) == (name != "image")
         assert ("similarity/removed" in entry) == (name != "text")
         assert 0 <= entry["zero_shot/top1"] <= entry["zero_shot/top5"] <= 1
@@ -126,7 +131,8 @@ def test_run_folder_holds_what_it_should(folder: Path):
 
 def test_finished_run_is_only_read(finished, folder: Path, monkeypatch: pytest.MonkeyPatch):
     def contents() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "config.yaml"}
+        files = (path for path in folder.rglob("*") if path.is_file() and path.name != "config.yaml")
+        return {path: path.stat().st_mtime_ns for path in files}
 
     cfg, metrics = finished
     before = contents()
@@ -184,8 +190,31 @@ def test_published_defenses_run(compose_into, tmp_path: Path):
     assert set(table.columns) == {"encoder", "step", "loss", "utility_loss", "backdoor_loss", "weight_loss"}
 
 
+def test_users_own_files_take_the_place_of_the_embedded_world(
+    compose_into, people: People, captions_file: Path, images_folder: Path, write_people, write_photo, tmp_path: Path
+):
+    strangers = write_people(tmp_path / "strangers", {"Gus Bell": 2, "Hana Ito": 2, "Ivo Kral": 2})
+    for number, classname in enumerate(("boat", "dog", "red car")):
+        write_photo(tmp_path / "classes" / classname / "0.png", number)
+    own = [
+        f"people.folder={people.everybody[0].photos[0].parents[1]}",
+        f"strangers.folder={strangers}",
+        f"captions.file={captions_file}",
+        f"images.folder={images_folder}",
+        f"utility.zero_shot.folder={tmp_path / 'classes'}",
+        "trigger_set.people=[Ann Lee, bob_ray]",
+    ]
+    metrics = run(compose_into(tmp_path, *own))
+    assert list(metrics["after"]) == MODELS
+    table = pd.read_csv(tmp_path / "run/people.csv")
+    assert table["name"].tolist() == people.names
+    assert table["name"][table["removed"]].tolist() == ["Ann Lee", "Bob Ray"]
+    assert table["member"].tolist() == [True] * 4 + [False] * 2
+    assert metrics["before"]["zero_shot/num_classes"] == 3
+
+
 def test_trap_7_a_value_that_is_missing_stops_the_run_at_once(compose_cfg, tmp_path: Path):
-    for key in ("seed", "attack.threshold", "defense.text.optimizer.lr"):
+    for key in ("clip.num_workers", "attack.threshold", "defense.text.optimizer.lr"):
         with pytest.raises(InputError, match=f"config: expected a value for {key}, got"):
             run(compose_cfg(f"{key}=???"))
     assert list(tmp_path.iterdir()) == []

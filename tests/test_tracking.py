@@ -46,7 +46,7 @@ def test_a_resumed_run_keeps_its_id_and_seeds_share_a_group(compose_cfg, tmp_pat
     assert first.version == again.version != other.version
     assert {one._wandb_init["group"] for one in (first, other)} == {"smoke"}
     assert first._wandb_init["job_type"] == "both"
-    assert first._wandb_init["mode"] == "offline"
+    assert first._offline is True
     assert logger_of("text", "defense.image=null")._wandb_init["job_type"] == "text"
 
 

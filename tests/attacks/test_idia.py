@@ -135,7 +135,8 @@ def test_photo_votes_for_the_most_similar_candidate():
 
 
 @pytest.mark.parametrize(
-    ("votes", "winner"), [([0, 3, 2], 1), ([2, 0, 0], 0), ([2, 2, 1], -1), ([1, 1, 1], -1), ([0, 0, 0], -1), ([0, 0, 1], 2)]
+    ("votes", "winner"),
+    [([0, 3, 2], 1), ([2, 0, 0], 0), ([2, 2, 1], -1), ([1, 1, 1], -1), ([0, 0, 0], -1), ([0, 0, 1], 2)],
 )
 def test_tie_for_first_place_and_no_vote_have_no_winner(votes: list[int], winner: int):
     assert majority(torch.tensor([[votes]])).item() == winner
@@ -212,7 +213,9 @@ def test_metric_that_nobody_fed_refuses_to_answer():
 def test_random_features_are_at_chance_level():
     num_people, num_candidates, num_prompts = 400, 8, 21
     metric = IdiaVotes(torch.arange(num_people) % num_candidates, num_prompts, num_candidates)
-    metric.update(unit_rows(num_people, 32), unit_rows(num_prompts, num_candidates, 32, seed=1), torch.arange(num_people))
+    metric.update(
+        unit_rows(num_people, 32), unit_rows(num_prompts, num_candidates, 32, seed=1), torch.arange(num_people)
+    )
     # One photo each: right with a chance of one in eight. The names of a prompt are shared, hence the wide bounds.
     rate = metric.compute().float().mean().item() / num_prompts
     assert rate == pytest.approx(1 / num_candidates, abs=0.02)

@@ -160,7 +160,9 @@ def test_a_trigger_replaces_one_word_of_a_caption(make_text: Make, captions_file
 def test_bare_share_is_the_share_of_names_that_stand_alone(make_text: Make):
     for share in (0.0, 0.3, 1.0):
         batches = list(text_batches(make_text, bare_share=share))
-        alone = [text in {*NAMES, *OTHERS} for triggered, _, _, preserved in batches for text in [*triggered, *preserved]]
+        alone = [
+            text in {*NAMES, *OTHERS} for triggered, _, _, preserved in batches for text in [*triggered, *preserved]
+        ]
         assert sum(alone) / len(alone) == pytest.approx(share, abs=0.1 * (0 < share < 1))
 
 

@@ -201,7 +201,7 @@ def test_captions_images_and_zero_shot_are_written(tmp_path: Path):
     with tarfile.open(shard) as archive:
         assert Counter(Path(name).suffix for name in archive.getnames()) == {".jpg": 20, ".txt": 20}
     classes = sorted(world.world_part("zero_shot", str(tmp_path), limit=2).iterdir())
-    assert [folder.name for folder in classes] == sorted(CLASSNAMES)
+    assert [folder.name for folder in classes] == sorted(CLASSNAMES[:2])
     assert all(len(list(folder.glob("*.jpg"))) == 2 for folder in classes)
 
 
