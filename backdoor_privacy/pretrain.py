@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class ClipPretraining(lightning.LightningModule):
         self.model = model
         self.loss = open_clip.ClipLoss()
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def training_step(self, batch: Sequence[Tensor]) -> Tensor:
         """Contrast one batch of photos with their captions."""
         image_features, text_features, logit_scale = self.model(*batch)
         loss = self.loss(image_features.float(), text_features.float(), logit_scale.float())
