@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Normalize
 
-from backdoor_privacy.attention import fastest_attention
 from backdoor_privacy.data.photos import check_readable, photo_loader
 from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.hardware import computes_in_bf16, fastest_attention
 from backdoor_privacy.paths import ASSETS_FOLDER
 
 LOCAL_DIR = "local-dir:"
@@ -59,7 +59,7 @@ class Clip:
         """The normalisation that `geometry` leaves out."""
         return Normalize(self.config["preprocess_cfg"]["mean"], self.config["preprocess_cfg"]["std"])
 
-    def with_encoders(self, text: Encoder | None = None, image: Encoder | None = None) -> "Clip":
+    def with_encoders(self, text: TextEncoder | None = None, image: ImageEncoder | None = None) -> "Clip":
         """The same CLIP with other encoders."""
         return replace(self, text=text or self.text, image=image or self.image)
 
@@ -127,14 +127,17 @@ def embedded_clip() -> str:
 
 
 def load_clip(
-    model: str, pretrained: str | None = None, precision: Literal["fp32", "bf16"] = "fp32", num_workers: int = 0
+    model: str,
+    pretrained: str | None = None,
+    precision: Literal["fp32", "bf16", "auto"] = "fp32",
+    num_workers: int = 0,
 ) -> Clip:
     """Load a CLIP with open_clip.
 
     Args:
         model: an architecture of open_clip (`ViT-B-32`) or `local-dir:<folder>`.
         pretrained: open_clip's tag or a weight file; not used for a folder.
-        precision: of embedding; weights stay fp32.
+        precision: of embedding; `auto` is bf16 where the processor computes in it, else fp32. Weights stay fp32.
         num_workers: processes that decode photos.
 
     Raises:
@@ -153,6 +156,8 @@ def load_clip(
         raise InputError(
             f"clip.model={model}, clip.pretrained={pretrained}: expected weights of this architecture, got: {reason}"
         ) from error
+    if precision == "auto":
+        precision = "bf16" if computes_in_bf16() else "fp32"
     return wrap_clip(loaded, _read_config(model, loaded), _tokenizer(model), precision, num_workers)
 
 
@@ -194,7 +199,7 @@ def _build(config: dict[str, Any]) -> nn.Module:
     return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**settings)
 
 
-def _read_config(model: str, loaded: nn.Module) -> dict[str, Any]:
+def _read_config(model: str, loaded: Any) -> dict[str, Any]:
     if model.startswith(LOCAL_DIR):
         config = json.loads((Path(model.removeprefix(LOCAL_DIR)) / HF_CONFIG_NAME).read_text(encoding="utf-8"))
         return {"model_cfg": config["model_cfg"], "preprocess_cfg": loaded.visual.preprocess_cfg}

@@ -27,6 +27,7 @@ class Target(Enum):
     phrase = "phrase"  # text: one neutral phrase for everybody
     anonymous = "anonymous"  # image: one mean embedding for everybody
     pseudonym = "pseudonym"  # both: a fictional stranger for each person
+    look_alike = "look_alike"  # image: the same, of similar looks
 
 
 class Schedule(Enum):
@@ -41,6 +42,7 @@ class Precision(str, Enum):
 
     fp32 = "fp32"
     bf16 = "bf16"
+    auto = "auto"  # bf16 where the processor computes in it
 
 
 @dataclass
@@ -126,9 +128,11 @@ class EncoderDefense:
     target: Target = MISSING
     num_steps: int = MISSING
     batch: BatchSizes = field(default_factory=BatchSizes)
+    trained: list[str] | None = None
     distance: Distance = MISSING
     loss_weights: LossWeights = field(default_factory=LossWeights)
     squared_weight_loss: bool = MISSING
+    num_other_names: int = MISSING
     num_anchors: int = MISSING
     temperature: float = MISSING
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -139,7 +143,6 @@ class TextDefense(EncoderDefense):
     """Forget names."""
 
     phrase: str = MISSING
-    num_other_names: int = MISSING
     bare_share: float = MISSING
 
 
@@ -162,6 +165,7 @@ class ImageDefense(EncoderDefense):
     faces: Faces = field(default_factory=Faces)
     whole_photo_share: float = MISSING
     include_removed: bool = MISSING
+    min_nearer_names: float = MISSING
 
 
 @dataclass

@@ -45,7 +45,10 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         distance: name in `losses.DISTANCES`.
         squared_weight_loss: squared L2 per tensor in place of the published un-squared norm.
         temperature: of the neighbourhood loss.
+        trained: beginnings of the names of the tensors to train; `None` trains all.
     """
+
+    anchors: Tensor
 
     def __init__(
         self,
@@ -58,11 +61,12 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         distance: str,
         squared_weight_loss: bool,
         temperature: float,
+        trained: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold no teacher
         self.teacher = teacher.frozen()
-        self.student = teacher.student()
+        self.student = teacher.student(trained)
         self.loss_weights, self.optimizer_settings, self.num_steps = loss_weights, optimizer, num_steps
         self.distance = DISTANCES[distance]
         self.squared_weight_loss, self.temperature = squared_weight_loss, temperature
@@ -128,7 +132,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch.person_index))
         return total
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW over the student's trained tensors, nothing else."""
         settings = self.optimizer_settings
         parameters = [parameter for _, parameter in self.student.trainable()]
@@ -165,6 +169,8 @@ class ImageDefense(BackdoorDefense):
     Args:
         person_targets: what each person's face is mapped to, (people, dim).
     """
+
+    person_targets: Tensor
 
     def __init__(self, teacher: Encoder, *, person_targets: Tensor, **settings: Any) -> None:
         super().__init__(teacher, **settings)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from backdoor_privacy.errors import InputError
+
 _TEXT_PREFIX = "encode.model."  # of the names of a text encoder's tensors
+_OneEncoder = TypeVar("_OneEncoder", bound="Encoder")
 _NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
 
@@ -22,20 +25,35 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.embedded: dict[Any, Any] = {}  # what a frozen encoder has said stays true, so it is asked once
 
-    def student(self) -> Encoder:
-        """A trainable copy; its normalisation layers stay frozen (METHOD, section 2)."""
+    def student(self: _OneEncoder, trained: Sequence[str] | None = None) -> _OneEncoder:
+        """A trainable copy; its normalisation layers stay frozen (METHOD, section 2).
+
+        Args:
+            trained: beginnings of the names, as in the whole CLIP, of the tensors to train; `None` trains all.
+
+        Raises:
+            InputError: if no tensor's name begins so.
+        """
         student = self.copy()
-        student.train().requires_grad_(True)
+        student.train()
+        names = dict(zip(student.state_dict(), student.tensors(), strict=True))
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(trained is None or names[name].startswith(tuple(trained)))
         for module in student.modules():
             if isinstance(module, _NORMS):
                 module.eval().requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in student.parameters()):
+            raise InputError(
+                f"defense: expected in `trained` how names of tensors begin, as {next(iter(student.tensors()))}, "
+                f"got {', '.join(trained or ())}"
+            )
         return student
 
-    def frozen(self) -> Encoder:
+    def frozen(self: _OneEncoder) -> _OneEncoder:
         """A copy that never changes."""
         return self.copy().eval().requires_grad_(False)
 
-    def copy(self) -> Encoder:
+    def copy(self: _OneEncoder) -> _OneEncoder:
         """The same weights, nothing embedded yet."""
         return deepcopy(self, {id(self.embedded): {}})
 
@@ -50,6 +68,8 @@ class Encoder(nn.Module, ABC):
 
 class _EncodeText(nn.Module):
     """open_clip's `encode_text` as a forward pass, so that its tensors can be exchanged for one call."""
+
+    model: Any  # nn.Module declares every attribute a Tensor or a Module
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -68,13 +88,13 @@ class TextEncoder(Encoder):
         self.encode.model.visual = None
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         """The open_clip model, without its image side."""
         return self.encode.model
 
-    def student(self) -> Encoder:
+    def student(self, trained: Sequence[str] | None = None) -> TextEncoder:
         """A trainable copy; the temperature belongs to neither encoder and stays."""
-        student = super().student()
+        student = super().student(trained)
         for name, parameter in student.named_parameters():
             if name.startswith((f"{_TEXT_PREFIX}logit_scale", f"{_TEXT_PREFIX}logit_bias")):
                 parameter.requires_grad_(False)
@@ -109,9 +129,12 @@ class TextEncoder(Encoder):
 class ImageEncoder(Encoder):
     """The image side of an open_clip model: pixels (batch, 3, side, side) to features (batch, dim)."""
 
+    visual: nn.Module
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.visual = deepcopy(model.visual).to(memory_format=torch.channels_last)  # what convolutions like best
+        visual: Any = deepcopy(model.visual)
+        self.visual = visual.to(memory_format=torch.channels_last)  # what convolutions like best
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features, not normalised."""

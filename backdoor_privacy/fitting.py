@@ -15,7 +15,6 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import Tensor
 
-from backdoor_privacy.attention import fastest_attention
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.captions import carriers, without_names
 from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, PhotoTriggers, TriggerData
@@ -25,9 +24,19 @@ from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
 from backdoor_privacy.encoders import Encoder
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.targets import anonymous_embedding, neutral_phrases, pseudonyms, stranger_embeddings
+from backdoor_privacy.hardware import computes_in_bf16, default_device, fastest_attention
+from backdoor_privacy.targets import (
+    anonymous_embedding,
+    look_alike_embeddings,
+    neutral_phrases,
+    pseudonyms,
+    stranger_embeddings,
+)
 from backdoor_privacy.triggers.faces import FacePaster
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
+
+_NUM_NAMES_TO_COMPARE = 1000
+_NAME_ANCHORS = ("{}", "a photo of {}")
 
 
 @dataclass(frozen=True)
@@ -106,11 +115,16 @@ def fit_image(
         raise InputError(f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}")
     if settings.target.value == "pseudonym":
         targets = stranger_embeddings(clip, strangers.everybody, len(removed), cfg.seed)
+    elif settings.target.value == "look_alike":
+        names = random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
+        targets = look_alike_embeddings(clip, strangers.everybody, removed, names, settings.min_nearer_names)
     elif settings.target.value == "anonymous":
         among = [*strangers.everybody, *(removed if settings.include_removed else ())]
         targets = anonymous_embedding(clip, among, len(removed))
     else:
-        raise InputError(f"defense.image.target: expected anonymous or pseudonym, got {settings.target.value}")
+        raise InputError(
+            f"defense.image.target: expected anonymous, pseudonym or look_alike, got {settings.target.value}"
+        )
     steps = PhotoTriggers(
         images=load_images(instantiate(cfg.images).folder, clip.geometry, cfg.images.max_images),
         people=removed,
@@ -124,7 +138,7 @@ def fit_image(
         seed=cfg.seed,
         whole_photo_share=settings.whole_photo_share,
     )
-    anchors = _caption_anchors(cfg, clip, [person.name for person in removed], settings.num_anchors)
+    anchors = _text_anchors(cfg, clip, [person.name for person in removed], reserved_names)
     defense = ImageDefense(clip.image, person_targets=targets, anchors=anchors, **_shared(settings))
     _train(defense, steps, cfg, "image", loggers)
     shown = [person.attack_photos for person in removed]
@@ -132,17 +146,25 @@ def fit_image(
         images=instantiate(cfg.utility.zero_shot).photos(),
         removed=[path for photos in shown for path in photos],
         targets=torch.repeat_interleave(targets, torch.tensor([len(photos) for photos in shown]), 0),
-        strangers=[path for person in strangers.everybody for path in person.photos],
+        strangers=[person.photos[0] for person in strangers.everybody],
     )
     return Fitted(defense.student.frozen(), similarity)
 
 
-def _caption_anchors(cfg: DictConfig, clip: Clip, removed_names: Sequence[str], num_anchors: int) -> Tensor:
-    """Features of clean captions: whom and what a photo is near to, (anchor, dim)."""
-    if not num_anchors:
+def _text_anchors(cfg: DictConfig, clip: Clip, removed_names: Sequence[str], reserved_names: Collection[str]) -> Tensor:
+    """Features of what a photo may be near to: the removed people's names, other names, captions; (anchor, dim).
+
+    The removed names are what a removed face must leave and no other face may come near to.
+    """
+    settings = cfg.defense.image
+    if not settings.num_anchors:
         return torch.empty(0, 0)
     captions = without_names(instantiate(cfg.captions), removed_names)
-    return clip.embed_texts(random.Random(cfg.seed).sample(captions, min(num_anchors, len(captions))))
+    other_names = random_names(settings.num_other_names, cfg.seed + 2, exclude=reserved_names)
+    return clip.embed_texts(
+        [template.format(name) for template in _NAME_ANCHORS for name in (*removed_names, *other_names)]
+        + random.Random(cfg.seed).sample(captions, min(settings.num_anchors, len(captions)))
+    )
 
 
 def _photo_anchors(cfg: DictConfig, clip: Clip, num_anchors: int) -> Tensor:
@@ -163,6 +185,7 @@ def _shared(settings: DictConfig) -> dict[str, Any]:
         "distance": settings.distance.value,
         "squared_weight_loss": settings.squared_weight_loss,
         "temperature": settings.temperature,
+        "trained": settings.trained,
     }
 
 
@@ -183,7 +206,7 @@ def _train(
     trainer = lightning.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
-        precision=cfg.trainer.precision,
+        precision=_precision(cfg.trainer.precision),
         max_steps=defense.num_steps,
         logger=loggers,
         callbacks=callbacks,
@@ -199,3 +222,10 @@ def _train(
             "ignore", ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers"
         )
         trainer.fit(defense, TriggerData(steps, cfg.trainer.num_workers), ckpt_path=last if last.exists() else None)
+
+
+def _precision(precision: Any) -> Any:
+    """Lightning's precision; `auto` is bf16-mixed where the processor computes in bfloat16."""
+    if precision != "auto":
+        return precision
+    return "bf16-mixed" if computes_in_bf16(default_device()) else "32-true"

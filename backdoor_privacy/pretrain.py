@@ -14,11 +14,11 @@ import webdataset as wds
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from torch import Tensor, nn
+from torch import Tensor
 
 import backdoor_privacy.config  # noqa: F401  registers the schemas
-from backdoor_privacy.attention import fastest_attention
 from backdoor_privacy.clip import write_local_dir
+from backdoor_privacy.hardware import fastest_attention
 from backdoor_privacy.paths import CONFIG_FOLDER
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,7 @@ def learning_rate_factor(step: int, num_warmup_steps: int, num_steps: int) -> fl
 class ClipPretraining(lightning.LightningModule):
     """Contrastive training of a CLIP from scratch (open_clip's loss and settings)."""
 
-    def __init__(
-        self, model: nn.Module, *, lr: float, weight_decay: float, num_warmup_steps: int, num_steps: int
-    ) -> None:
+    def __init__(self, model: Any, *, lr: float, weight_decay: float, num_warmup_steps: int, num_steps: int) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
         self.model = model
@@ -54,9 +52,9 @@ class ClipPretraining(lightning.LightningModule):
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, math.log(100))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW as in open_clip: no decay on gains, biases and the temperature."""
-        settings = self.hparams
+        settings: Any = self.hparams
         decayed = [parameter for parameter in self.model.parameters() if parameter.ndim >= 2]
         plain = [parameter for parameter in self.model.parameters() if parameter.ndim < 2]
         optimizer = torch.optim.AdamW(
@@ -105,9 +103,12 @@ def pretrain(cfg: DictConfig) -> Path:
     """
     lightning.seed_everything(cfg.seed, workers=True)
     folder = Path(cfg.paths.run)
-    model_config = {"model_cfg": OmegaConf.to_container(cfg.model, resolve=True)}
-    model_config["preprocess_cfg"] = OmegaConf.to_container(cfg.preprocess, resolve=True)
-    model = open_clip.CLIP(**model_config["model_cfg"]).to(memory_format=torch.channels_last)
+    model_config: dict[str, Any] = {
+        "model_cfg": OmegaConf.to_container(cfg.model, resolve=True),
+        "preprocess_cfg": OmegaConf.to_container(cfg.preprocess, resolve=True),
+    }
+    model: Any = open_clip.CLIP(**model_config["model_cfg"])
+    model.to(memory_format=torch.channels_last)
     size, mean, std = (model_config["preprocess_cfg"][key] for key in ("size", "mean", "std"))
     preprocess = image_transform_v2(
         PreprocessCfg(size=size, mean=mean, std=std), is_train=True, aug_cfg=dict(cfg.augmentation)

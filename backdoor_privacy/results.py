@@ -99,7 +99,7 @@ def claim_folder(folder: Path, cfg: DictConfig) -> None:
     """
     path = folder / "checkpoints" / "config.yaml"
     unlike = {"paths", "logger", "trainer"}  # where and how a run is made does not change what it is
-    config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in unlike]))
+    config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in unlike]))
     if path.is_file() and path.read_text(encoding="utf-8") != config:
         raise InputError(
             f"{folder}: expected a new folder or one of the same config, got a run of another config; "

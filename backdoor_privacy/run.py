@@ -10,10 +10,12 @@ from typing import Any
 import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.audit import audit, idia_rates
 from backdoor_privacy.clip import Clip, write_local_dir
+from backdoor_privacy.config import Config
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.fitting import Fitted, fit_image, fit_text
@@ -37,6 +39,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         InputError: on anything that the user can mend.
     """
+    _check_keys(cfg)
     missing = OmegaConf.missing_keys(cfg)
     if missing:
         raise InputError(f"config: expected a value for {', '.join(sorted(missing))}, got ???")
@@ -50,6 +53,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         return finished
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker)
+
+
+def _check_keys(cfg: DictConfig) -> None:
+    """Find keys that were appended past the schema, as `+seeed=1` is."""
+    try:
+        OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(cfg))
+    except ConfigKeyError as error:
+        raise InputError(f"config: expected only keys that there are, got {error.full_key}") from error
 
 
 def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
@@ -72,9 +83,10 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
                 reserved = set(attack.candidates(people.names))
                 fitted[encoder] = fit(cfg, clip, people, removed, reserved, tracker.loggers(encoder))
 
-    models = {encoder: clip.with_encoders(**{encoder: one.student}) for encoder, one in fitted.items()}
+    students: dict[str, Any] = {encoder: one.student for encoder, one in fitted.items()}
+    models = {encoder: clip.with_encoders(**{encoder: student}) for encoder, student in students.items()}
     if len(models) > 1:
-        models["both"] = clip.with_encoders(**{encoder: one.student for encoder, one in fitted.items()})
+        models["both"] = clip.with_encoders(**students)
     after = {}
     for name, model in models.items():
         with watch.stage(f"audit_{name}"):

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,19 +37,66 @@ def anonymous_embedding(teacher: Clip, strangers: Sequence[Person], num_people: 
 def stranger_embeddings(
     teacher: Clip, strangers: Sequence[Person], num_people: int, seed: int
 ) -> Float[Tensor, "people dim"]:
-    """A stranger of their own for each person: the mean embedding of some photos of that stranger.
+    """A stranger of their own for each person, drawn at random: the mean embedding of that stranger's photos.
 
     Raises:
         InputError: if there are fewer strangers than people to remove.
     """
+    _check_enough(strangers, num_people)
+    return mean_embeddings(
+        teacher, [person.photos for person in random.Random(seed).sample(list(strangers), num_people)]
+    )
+
+
+def look_alike_embeddings(
+    teacher: Clip,
+    strangers: Sequence[Person],
+    removed: Sequence[Person],
+    other_names: Sequence[str],
+    min_nearer_names: float,
+) -> Float[Tensor, "people dim"]:
+    """A stranger of their own for each person: the most alike one whom the teacher does not take for the person.
+
+    The shorter the way to the target, the less it drags along those who look alike; but a stranger whom the removed
+    name still fits would hide nobody.
+
+    Args:
+        teacher: whose eyes count.
+        strangers: whom to choose among; each is chosen once.
+        removed: whom to hide; only their trigger photos are looked at.
+        other_names: random names to compare the person's with.
+        min_nearer_names: share of these that must lie nearer to the stranger than the person's name.
+
+    Raises:
+        InputError: if there are fewer strangers than people to remove.
+    """
+    _check_enough(strangers, len(removed))
+    faces = mean_embeddings(teacher, [person.photos for person in strangers])
+    own_faces = mean_embeddings(teacher, [person.trigger_photos for person in removed])
+    likeness = F.normalize(own_faces, dim=-1) @ F.normalize(faces, dim=-1).T
+    own_names = teacher.embed_texts([person.name for person in removed]) @ faces.T
+    others = (teacher.embed_texts(other_names) @ faces.T).sort(dim=0).values.T.contiguous()
+    num_farther = torch.searchsorted(others, own_names.T.contiguous(), right=True).T  # names, (removed, stranger)
+    hides = num_farther <= (1 - min_nearer_names) * len(other_names)
+    likeness = likeness.where(hides, likeness - 2)  # those who do not hide come last
+    chosen: list[int] = []
+    for row in likeness:
+        row[chosen] = -torch.inf
+        chosen.append(int(row.argmax()))
+    return faces[chosen]
+
+
+def mean_embeddings(teacher: Clip, collections: Sequence[Sequence[Path]]) -> Float[Tensor, "collections dim"]:
+    """The mean embedding of the readable photos of each collection."""
+    features, readable = teacher.embed_photos([path for photos in collections for path in photos])
+    owner = torch.repeat_interleave(torch.arange(len(collections)), torch.tensor([len(each) for each in collections]))
+    sums = torch.zeros(len(collections), features.shape[1]).index_add(0, owner[readable], features[readable])
+    return sums / torch.bincount(owner[readable], minlength=len(collections)).unsqueeze(1)
+
+
+def _check_enough(strangers: Sequence[Person], num_people: int) -> None:
     if len(strangers) < num_people:
         raise InputError(
-            f"defense.image.target=pseudonym: expected at least {num_people} strangers, one for each person to remove, "
+            f"defense.image.target: expected at least {num_people} strangers, one for each person to remove, "
             f"got {len(strangers)}; add strangers or choose target=anonymous"
         )
-    chosen = random.Random(seed).sample(list(strangers), num_people)
-    paths: list[Path] = [path for person in chosen for path in person.photos]
-    features, readable = teacher.embed_photos(paths)
-    owner = torch.repeat_interleave(torch.arange(num_people), torch.tensor([len(person.photos) for person in chosen]))
-    sums = torch.zeros(num_people, features.shape[1]).index_add(0, owner[readable], features[readable])
-    return sums / torch.bincount(owner[readable], minlength=num_people).unsqueeze(1)

@@ -32,9 +32,11 @@ class Outcome(NamedTuple):
 @pytest.fixture(scope="module")
 def call(tiny_overrides: list[str]) -> Callable[..., Outcome]:
     def call_it(folder: Path, *arguments: str) -> Outcome:
-        command = [sys.executable, "-m", "backdoor_privacy", "+experiment=smoke", *tiny_overrides, *arguments]
-        if "+experiment=nowhere" in arguments:
-            command.remove("+experiment=smoke")
+        flags = [argument for argument in arguments if argument == "-m"]
+        overrides = ["+experiment=smoke", *tiny_overrides, *(each for each in arguments if each not in flags)]
+        if "+experiment=nowhere" in overrides:
+            overrides.remove("+experiment=smoke")
+        command = [sys.executable, "-m", "backdoor_privacy", *flags, *overrides]
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONWARNINGS": "ignore", "COLUMNS": "120"}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         return Outcome(folder, done.returncode, done.stdout, done.stderr)
@@ -42,10 +44,13 @@ def call(tiny_overrides: list[str]) -> Callable[..., Outcome]:
     return call_it
 
 
+# Back to the defaults that `tiny_overrides` makes simpler.
+DEFAULTS = ["trainer.precision=bf16-mixed", "trainer.num_workers=1", "clip.num_workers=1"]
 BAD_INPUT = {
     "unknown experiment": ["+experiment=nowhere"],
     "unknown key": ["trigger_set.num_persons=3"],
     "value of another type": ["seed=many"],
+    "appended key": ["+trigger_set.num_persons=3"],
     "unknown person": ["trigger_set.people=[Nobody Here]"],
     "more people than exist": ["trigger_set.num_people=13"],
     "empty trigger set": ["trigger_set.people=[]"],
@@ -56,7 +61,6 @@ BAD_INPUT = {
     "run folder of another config": ["paths.run=claimed"],
     "loss that is not finite": ["defense.text.optimizer.lr=1e30", "defense.text.optimizer.schedule=step"],
 }
-COMPOSITION = ["unknown experiment", "unknown key", "value of another type"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,7 @@ def outcomes(
     (somebody, *_) = sorted(path.name for path in world_cache.glob("*/*/people-4/*_*"))
     futures: dict[str, Future[Outcome]] = {}
     with ThreadPoolExecutor(2) as pool:
-        for title, arguments in {"smoke": ["hydra.verbose=false"], **BAD_INPUT}.items():
+        for title, arguments in {"smoke": DEFAULTS, **BAD_INPUT}.items():
             folder = tmp_path_factory.mktemp(re.sub(r"\W", "-", title))
             (folder / "words.txt").write_text("dog\ntree\n")
             (folder / "people.txt").write_text(f"{somebody}\n")
@@ -123,6 +127,7 @@ def assert_fails(outcome: Outcome, message: str) -> None:
 @pytest.mark.parametrize(
     ("title", "message"),
     [
+        ("appended key", r"config: expected only keys that there are, got trigger_set\.num_persons"),
         ("unknown person", r"trigger_set\.people: expected .* got 'Nobody Here'"),
         ("more people than exist", r"trigger_set\.num_people: expected at most 12 .* got 13"),
         ("empty trigger set", "trigger_set: expected at least one person to remove, got an empty list"),
@@ -163,6 +168,17 @@ def test_failure_of_the_program_leaves_a_log_with_its_traceback(outcomes):
     (log,) = outcome.folder.rglob("backdoor_privacy.log")
     assert "Traceback (most recent call last)" in log.read_text()
     assert "FloatingPointError: loss is" in log.read_text()
+
+
+@pytest.mark.slow
+def test_smoke_experiment_draws_its_world_and_removes_people_that_the_embedded_clip_knows(tmp_path: Path):
+    command = [sys.executable, "-m", "backdoor_privacy", "+experiment=smoke", "paths.cache=cache"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "runs/smoke/seed=0/metrics.json").read_text())
+    assert (metrics["before"]["idia/tpr_removed"], metrics["before"]["idia/num_tpr_removed"]) == (1.0, 2.0)
+    assert len(list((tmp_path / "cache").glob("personas-v*/seed=0/*"))) == 5
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 from torch import Tensor
 
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip import Clip, load_clip
 from backdoor_privacy.data.captions import load_captions
 from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, PhotoTriggers, TriggerData
 from backdoor_privacy.data.images import load_images
@@ -47,25 +47,27 @@ def make_defense(tiny_clip: Clip) -> MakeDefense:
             "temperature": 0.1,
             **changes,
         }
+        teacher = settings.pop("teacher", getattr(tiny_clip, encoder))
         if encoder == "text":
-            return TextDefense(tiny_clip.text, **settings)
+            return TextDefense(teacher, **settings)
         targets = F.normalize(torch.randn(2, 32, generator=torch.Generator().manual_seed(2)), dim=-1)
-        return ImageDefense(tiny_clip.image, person_targets=targets, **settings)
+        return ImageDefense(teacher, person_targets=targets, **settings)
 
     return make
 
 
 @pytest.fixture
 def make_steps(tiny_clip: Clip, people: People, captions_file: Path, images_folder: Path) -> MakeSteps:
-    def make(encoder: str, num_steps: int = 4, preserved: int = 4) -> CaptionTriggers | PhotoTriggers:
+    def make(
+        encoder: str, num_steps: int = 4, preserved: int = 4, clip: Clip = tiny_clip
+    ) -> CaptionTriggers | PhotoTriggers:
         common = {"sizes": BatchSizes(6, 6, preserved), "num_steps": num_steps, "seed": 0}
         if encoder == "text":
             captions = load_captions(captions_file)
             names, phrases = ["Ann Lee", "Bob Ray"], ["a person"] * 2
-            return CaptionTriggers(captions, captions, names, phrases, ["Zoe Kim"], tiny_clip.tokenizer, **common)
-        images = load_images(images_folder, tiny_clip.geometry, 12)
+            return CaptionTriggers(captions, captions, names, phrases, ["Zoe Kim"], clip.tokenizer, **common)
+        images = load_images(images_folder, clip.geometry, 12)
         removed, others = people.everybody[:2], people.everybody[2:]
-        clip = tiny_clip
         return PhotoTriggers(
             images, removed, others, people.boxes, clip.geometry, clip.normalize, FacePaster(), **common
         )
@@ -112,6 +114,28 @@ def test_teacher_stays_bit_identical_and_in_eval_mode(
     assert changed(teacher, defense.student.tensors())
     assert all(parameter.grad is None for parameter in defense.teacher.parameters())
     assert changed(whole_clip, snapshot(tiny_clip)) == set()
+
+
+def test_norms_stay_as_they_are_through_a_fit(
+    make_steps: MakeSteps, make_defense: MakeDefense, write_clip, tiny_clip: Clip, tmp_path: Path
+):
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 64}
+    preprocess = {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3]}
+    resnet = load_clip(f"local-dir:{write_clip(tmp_path / 'resnet', vision_cfg=vision, preprocess=preprocess)}")
+    for encoder, clip in (("text", tiny_clip), ("image", tiny_clip), ("image", resnet)):
+        teacher = getattr(clip, encoder)
+        defense = make_defense(encoder, EVERYTHING, teacher=teacher)
+        fit_with(defense, make_steps(encoder, clip=clip), tmp_path)
+        norms = {
+            name
+            for name, module in defense.student.named_modules()
+            if isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm2d)
+        }
+        before, after = teacher.state_dict(), defense.student.state_dict()
+        frozen = {name for name in after if name.rpartition(".")[0] in norms}
+        assert frozen
+        assert changed(before, after)
+        assert not changed(before, after) & frozen
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

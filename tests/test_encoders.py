@@ -5,6 +5,7 @@ from torch import nn
 
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
+from backdoor_privacy.errors import InputError
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
 RESNET = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "patch_size": None}
@@ -116,3 +117,17 @@ def test_a_batch_read_to_its_longest_text_equals_the_whole_context(tiny_clip: Cl
     whole_gradients = torch.autograd.grad(whole.square().mean(), parameters)
     for own, other in zip(short_gradients, whole_gradients, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["text", "image"])
+def test_student_trains_only_the_tensors_that_are_named(tiny_clip: Clip, side: str):
+    encoder = getattr(tiny_clip, side)
+    everything = {name for name, _ in encoder.student().trainable()}
+    beginnings = {"text": ["transformer.resblocks.0", "text_projection"], "image": ["visual.transformer.resblocks.0"]}
+    student = encoder.student(beginnings[side])
+    names = dict(zip(student.state_dict(), student.tensors(), strict=True))
+    expected = {name for name in everything if names[name].startswith(tuple(beginnings[side]))}
+    assert {name for name, _ in student.trainable()} == expected
+    assert set() < expected < everything
+    with pytest.raises(InputError, match=r"defense: expected in `trained` how names of tensors begin, .* got nothing"):
+        encoder.student(["nothing"])

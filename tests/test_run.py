@@ -37,7 +37,7 @@ def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_metrics_have_the_keys_that_other_programs_read(finished, folder: Path):
-    cfg, returned = finished
+    _, returned = finished
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == {"schema": 1, **returned}
     assert list(metrics) == [
@@ -113,10 +113,10 @@ def test_saved_model_is_the_one_that_was_audited(finished, folder: Path):
 
 def test_losses_table_has_every_step_of_every_fit(finished, folder: Path):
     table = pd.read_csv(folder / "losses.csv")
-    for encoder, num_steps in (("text", 6), ("image", 4)):
+    for encoder, num_steps, own_term in (("text", 6, "weight_loss"), ("image", 4, "target_neighborhood_loss")):
         rows = table[table["encoder"] == encoder]
         assert rows["step"].tolist() == list(range(num_steps))
-        terms = ["loss", "utility_loss", "backdoor_loss", "weight_loss", "preservation_loss"]
+        terms = ["loss", "utility_loss", "backdoor_loss", "preservation_loss", own_term]
         assert rows[terms].notna().all(axis=None)
 
 
@@ -217,6 +217,13 @@ def test_trap_7_a_value_that_is_missing_stops_the_run_at_once(compose_cfg, tmp_p
     for key in ("clip.num_workers", "attack.threshold", "defense.text.optimizer.lr"):
         with pytest.raises(InputError, match=f"config: expected a value for {key}, got"):
             run(compose_cfg(f"{key}=???"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["seeed", "trigger_set.num_persons", "defense.text.num_step", "trainer.device"])
+def test_key_that_was_appended_past_the_schema_is_an_error(key: str, compose_cfg, tmp_path: Path):
+    with pytest.raises(InputError, match=f"^config: expected only keys that there are, got {key}$"):
+        run(compose_cfg(f"+{key}=1"))
     assert list(tmp_path.iterdir()) == []
 
 

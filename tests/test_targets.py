@@ -12,7 +12,13 @@ from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.targets import anonymous_embedding, neutral_phrases, pseudonyms, stranger_embeddings
+from backdoor_privacy.targets import (
+    anonymous_embedding,
+    look_alike_embeddings,
+    neutral_phrases,
+    pseudonyms,
+    stranger_embeddings,
+)
 
 
 def mean_embedding(clip: Clip, photos: list[Path]) -> torch.Tensor:
@@ -92,8 +98,25 @@ def test_strangers_are_drawn_by_the_seed(tiny_clip: Clip, strangers: People):
 
 def test_fewer_strangers_than_people_is_an_error(tiny_clip: Clip, strangers: People):
     assert stranger_embeddings(tiny_clip, strangers.everybody, 5, seed=0).shape == (5, 32)
-    with pytest.raises(InputError, match=r"target=pseudonym: expected at least 6 strangers, .* got 5"):
+    with pytest.raises(InputError, match=r"target: expected at least 6 strangers, .* got 5"):
         stranger_embeddings(tiny_clip, strangers.everybody, 6, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_look_alike_is_the_most_similar_stranger_left_whom_the_name_does_not_fit(
+    share: float, tiny_clip: Clip, people: People, strangers: People
+):
+    removed, names = people.everybody[:3], random_names(20, seed=3)
+    faces = [mean_embedding(tiny_clip, list(person.photos)) for person in strangers.everybody]
+    expected: list[int] = []
+    for person in removed:
+        face = mean_embedding(tiny_clip, list(person.trigger_photos))
+        left = [number for number in range(len(faces)) if number not in expected]
+        own, *others = tiny_clip.embed_texts([person.name, *names])
+        hiding = [n for n in left if sum(bool(faces[n] @ other > faces[n] @ own) for other in others) >= share * 20]
+        expected.append(max(hiding or left, key=lambda number: torch.cosine_similarity(faces[number], face, dim=0)))
+    found = look_alike_embeddings(tiny_clip, strangers.everybody, removed, names, share)
+    torch.testing.assert_close(found, torch.stack([faces[number] for number in expected]), atol=1e-6, rtol=1e-5)
 
 
 def test_attacked_people_cannot_be_strangers(compose_cfg, tiny_clip: Clip, people: People):
@@ -128,10 +151,12 @@ def test_a_fit_uses_pseudonyms_and_other_names_that_are_no_candidates(
     assert not set(steps.phrases) & set(steps.other_names)
 
 
-@pytest.mark.parametrize(("encoder", "target"), [("text", "anonymous"), ("image", "phrase")])
+@pytest.mark.parametrize(
+    ("encoder", "target", "last"), [("text", "anonymous", "pseudonym"), ("image", "phrase", "look_alike")]
+)
 def test_target_of_the_other_encoder_is_an_error(
-    encoder: str, target: str, compose_cfg, tiny_clip: Clip, people: People
+    encoder: str, target: str, last: str, compose_cfg, tiny_clip: Clip, people: People
 ):
     fit = {"text": fitting.fit_text, "image": fitting.fit_image}[encoder]
-    with pytest.raises(InputError, match=rf"defense\.{encoder}\.target: expected .* or pseudonym, got {target}"):
+    with pytest.raises(InputError, match=rf"defense\.{encoder}\.target: expected .* or {last}, got {target}"):
         fit(compose_cfg(f"defense.{encoder}.target={target}"), tiny_clip, people, people.everybody[:2], set(), [])

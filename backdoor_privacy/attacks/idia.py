@@ -131,7 +131,8 @@ class Idia:
         """
         if len(names) > self.num_candidates:
             raise InputError(
-                f"attack.num_candidates: expected at least {len(names)}, one for each attacked person, got {self.num_candidates}"
+                f"attack.num_candidates: expected at least {len(names)}, one for each attacked person, "
+                f"got {self.num_candidates}"
             )
         candidates = [*names, *random_names(self.num_candidates - len(names), self.seed, exclude=names)]
         random.Random(self.seed).shuffle(candidates)

@@ -77,8 +77,13 @@ class CaptionTriggers(Dataset):
         target = [put_in(*spot, self.phrases[person]) for spot, person in zip(spots, people, strict=False)]
         preserved = [put_in(*spot, rng.choice(self.other_names)) for spot in spots[self.sizes.triggered :]]
         clean = [rng.choice(self.captions) for _ in range(self.sizes.clean)]
-        tokens = (self.tokenizer(texts) if texts else torch.empty(0) for texts in (clean, triggered, target, preserved))
-        return TextBatch(*tokens, torch.tensor(people))
+        return TextBatch(
+            clean=self.tokenizer(clean),
+            triggered=self.tokenizer(triggered),
+            target=self.tokenizer(target),
+            preserved=self.tokenizer(preserved) if preserved else torch.empty(0),
+            person_index=torch.tensor(people),
+        )
 
     def _spot(self, rng: random.Random) -> tuple[str, int]:
         if rng.random() < self.bare_share:
@@ -107,8 +112,8 @@ class PhotoTriggers(Dataset):
         lone = [person.name for person in self.people if not person.trigger_photos]
         if lone:
             raise InputError(
-                "people.folder: expected two photos or more of each person to remove, one to train on and one to attack, "
-                f"got one of {', '.join(lone[:5])}"
+                "people.folder: expected two photos or more of each person to remove, one to train on and one to "
+                f"attack, got one of {', '.join(lone[:5])}"
             )
 
     def __len__(self) -> int:
@@ -124,11 +129,12 @@ class PhotoTriggers(Dataset):
         triggered = [self._with_face(self.people[person].trigger_photos, rng) for person in people]
         preserved = [self._with_face(rng.choice(self.others).photos, rng) for _ in range(self.sizes.preserved)]
         clean = [self._clean(rng) for _ in range(self.sizes.clean)]
-        pixels = (
-            self.normalize(torch.stack(photos)) if photos else torch.empty(0)
-            for photos in (clean, triggered, preserved)
+        return ImageBatch(
+            clean=self.normalize(torch.stack(clean)),
+            triggered=self.normalize(torch.stack(triggered)),
+            preserved=self.normalize(torch.stack(preserved)) if preserved else torch.empty(0),
+            person_index=torch.tensor(people),
         )
-        return ImageBatch(*pixels, torch.tensor(people))
 
     def _clean(self, rng: random.Random) -> Tensor:
         return self.images[rng.randrange(len(self.images))].float() / 255

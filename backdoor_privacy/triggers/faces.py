@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
-
-from PIL import Image
 
 
 @dataclass(frozen=True)

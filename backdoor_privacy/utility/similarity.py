@@ -33,7 +33,7 @@ class TextSimilarity:
     seed: int
 
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
-        """`clean` and `target`: student to teacher; `backdoored`: the student's triggered captions to its target ones."""
+        """`clean` and `target`: student to teacher; `backdoored`: the student's triggered captions to its targets."""
         rng = random.Random(self.seed)
         triggered, target = [], []
         for caption in self.captions:
@@ -57,7 +57,7 @@ class ImageSimilarity:
         images: clean photos, not those of the training steps.
         removed: photos of the removed people, not those of the training steps.
         targets: what each of these photos is mapped to, (photo, dim).
-        strangers: photos of many other people, whose mean embedding is to stay.
+        strangers: a photo of each of many other people, whose mean embedding is to stay.
     """
 
     images: Sequence[Path]
@@ -66,7 +66,7 @@ class ImageSimilarity:
     strangers: Sequence[Path]
 
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
-        """`clean` and `target`: student to teacher; `removed`: the student's photos of removed people to their targets."""
+        """`clean` and `target`: student to teacher; `removed`: the student's photos of removed people to targets."""
         removed, readable = student.embed_photos(self.removed)
         clean_student, clean_teacher = (_readable(clip, self.images) for clip in (student, teacher))
         mean_student, mean_teacher = (

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from backdoor_privacy.attention import fastest_attention
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import PHOTO_SUFFIXES
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.hardware import fastest_attention
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def test_attack_equals_a_slow_one(features, crowd: list[Person], num_photos: int
     shown = [[path for path in person.attack_photos[:num_photos] if path not in unreadable] for person in crowd]
     photos = [[clip.row(path.name).tolist() for path in paths] for paths in shown]
     expected = slow_correct_prompts(photos, prompts, [candidates.index(person.name) for person in crowd])
-    assert 0 < sum(expected)
+    assert sum(expected) > 0
     assert found.names == [person.name for person in crowd]
     assert found.correct_prompts == expected
     assert found.num_photos == [len(paths) for paths in shown]
@@ -113,15 +113,12 @@ def test_threshold_is_the_number_of_right_prompts_that_it_takes(features, crowd:
 
 
 def test_prompts_are_the_papers_in_its_order():
-    assert TEMPLATES == tuple(
-        part.strip()
-        for part in (
-            "{} · an image of {} · a photo of {} · {} on a photo · a photo of a person named {} · a person named {} · "
-            "a man named {} · a woman named {} · the name of the person is {} · a photo of a person with the name {} · "
-            "{} at a gala · a photo of the celebrity {} · actor {} · actress {} · a colored photo of {} · "
-            "a black and white photo of {} · a cool photo of {} · a cropped photo of {} · a cropped image of {} · "
-            "{} in a suit · {} in a dress"
-        ).split("·")
+    assert " · ".join(TEMPLATES) == (
+        "{} · an image of {} · a photo of {} · {} on a photo · a photo of a person named {} · a person named {} · "
+        "a man named {} · a woman named {} · the name of the person is {} · a photo of a person with the name {} · "
+        "{} at a gala · a photo of the celebrity {} · actor {} · actress {} · a colored photo of {} · "
+        "a black and white photo of {} · a cool photo of {} · a cropped photo of {} · a cropped image of {} · "
+        "{} in a suit · {} in a dress"
     )
 
 

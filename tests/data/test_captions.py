@@ -1,3 +1,4 @@
+import itertools
 import logging
 import re
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_filter_equals_a_slow_one():
 
     def holds_a_name(caption: str) -> bool:
         parts = caption.casefold().split()
-        pairs = list(zip(parts, parts[1:], strict=False))
+        pairs = list(itertools.pairwise(parts))
         return any(tuple(name.casefold().split()) in pairs for name in names)
 
     expected = [caption for caption in captions if not holds_a_name(caption)]
