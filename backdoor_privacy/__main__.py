@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -34,7 +35,7 @@ def main(cfg: DictConfig) -> None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # Hydra goes on with the other jobs of a sweep; it would end with an exit
         sys.exit(1)
-    print_table(metrics, cfg.paths.run)
+    print_table(metrics, str(Path(cfg.paths.run)))  # without the empty part of a run without overrides
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Fit one defence: from a config and the people to remove to a defended encoder."""
 
+import logging
 import random
 import warnings
 from collections.abc import Collection, Sequence
@@ -201,6 +202,7 @@ def _train(
     callbacks: list[Callback] = [
         ModelCheckpoint(folder, save_last=True, every_n_train_steps=cfg.trainer.checkpoint_every_steps)
     ]
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
     if cfg.trainer.progress_bar:
         callbacks.append(RichProgressBar(leave=True))
     trainer = lightning.Trainer(
@@ -219,7 +221,8 @@ def _train(
     with fastest_attention(trainer.strategy.root_device), warnings.catch_warnings():
         # Frozen norms are in eval mode on purpose, and a resumed run finds its own checkpoints.
         warnings.filterwarnings(
-            "ignore", ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers"
+            "ignore",
+            ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec",
         )
         trainer.fit(defense, TriggerData(steps, cfg.trainer.num_workers), ckpt_path=last if last.exists() else None)
 
