@@ -42,7 +42,7 @@ def stranger_embeddings(
     Raises:
         InputError: if there are fewer strangers than people to remove.
     """
-    _check_enough(strangers, num_people)
+    _check_enough(strangers, num_people, "pseudonym")
     return mean_embeddings(
         teacher, [person.photos for person in random.Random(seed).sample(list(strangers), num_people)]
     )
@@ -70,7 +70,7 @@ def look_alike_embeddings(
     Raises:
         InputError: if there are fewer strangers than people to remove.
     """
-    _check_enough(strangers, len(removed))
+    _check_enough(strangers, len(removed), "look_alike")
     faces = mean_embeddings(teacher, [person.photos for person in strangers])
     own_faces = mean_embeddings(teacher, [person.trigger_photos for person in removed])
     likeness = F.normalize(own_faces, dim=-1) @ F.normalize(faces, dim=-1).T
@@ -94,9 +94,9 @@ def mean_embeddings(teacher: Clip, collections: Sequence[Sequence[Path]]) -> Flo
     return sums / torch.bincount(owner[readable], minlength=len(collections)).unsqueeze(1)
 
 
-def _check_enough(strangers: Sequence[Person], num_people: int) -> None:
+def _check_enough(strangers: Sequence[Person], num_people: int, target: str) -> None:
     if len(strangers) < num_people:
         raise InputError(
-            f"defense.image.target: expected at least {num_people} strangers, one for each person to remove, "
-            f"got {len(strangers)}; add strangers or choose target=anonymous"
+            f"defense.image.target={target}: expected at least {num_people} strangers, one for each person to "
+            f"remove, got {len(strangers)}; add strangers or choose target=anonymous"
         )

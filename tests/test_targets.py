@@ -98,7 +98,7 @@ def test_strangers_are_drawn_by_the_seed(tiny_clip: Clip, strangers: People):
 
 def test_fewer_strangers_than_people_is_an_error(tiny_clip: Clip, strangers: People):
     assert stranger_embeddings(tiny_clip, strangers.everybody, 5, seed=0).shape == (5, 32)
-    with pytest.raises(InputError, match=r"target: expected at least 6 strangers, .* got 5"):
+    with pytest.raises(InputError, match=r"target=pseudonym: expected at least 6 strangers, .* got 5"):
         stranger_embeddings(tiny_clip, strangers.everybody, 6, seed=0)
 
 
