@@ -28,6 +28,7 @@ class Target(Enum):
     anonymous = "anonymous"  # image: one mean embedding for everybody
     pseudonym = "pseudonym"  # both: a fictional stranger for each person
     look_alike = "look_alike"  # image: the same, of similar looks
+    nameless = "nameless"  # image: the face as it is, but for the name that belongs to it
 
 
 class Schedule(Enum):

@@ -12,6 +12,7 @@ from torch import Tensor
 from backdoor_privacy.data.datamodule import ImageBatch, TextBatch
 from backdoor_privacy.encoders import Encoder
 from backdoor_privacy.losses import DISTANCES, backdoor_loss, neighborhood_loss, utility_loss, weight_loss
+from backdoor_privacy.targets import NameEraser
 
 
 @dataclass
@@ -167,19 +168,24 @@ class ImageDefense(BackdoorDefense):
     """Forget faces (paper, section 3.2).
 
     Args:
-        person_targets: what each person's face is mapped to, (people, dim).
+        face_targets: what each person's face is mapped to, (people, dim), or how to get that from the teacher's
+            feature of the very photo.
     """
 
     person_targets: Tensor
 
-    def __init__(self, teacher: Encoder, *, person_targets: Tensor, **settings: Any) -> None:
+    def __init__(self, teacher: Encoder, *, face_targets: Tensor | NameEraser, **settings: Any) -> None:
         super().__init__(teacher, **settings)
-        self.register_buffer("person_targets", person_targets, persistent=False)
+        self.eraser = face_targets if isinstance(face_targets, NameEraser) else None
+        if isinstance(face_targets, Tensor):
+            self.register_buffer("person_targets", face_targets, persistent=False)
 
     def split(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels of clean, triggered and preserved photos."""
         return batch.clean, batch.triggered, batch.preserved.reshape(-1, *batch.clean.shape[1:])
 
     def targets(self, batch: ImageBatch) -> Tensor:
-        """The embedding that stands for each person shown."""
+        """The embedding that stands for each person shown, or the photo's own without the person's name."""
+        if self.eraser is not None:
+            return self.eraser(self.teacher(batch.triggered).float(), batch.person_index)
         return self.person_targets[batch.person_index]

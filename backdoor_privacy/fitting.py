@@ -27,6 +27,7 @@ from backdoor_privacy.encoders import Encoder
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.hardware import computes_in_bf16, default_device, fastest_attention
 from backdoor_privacy.targets import (
+    NameEraser,
     anonymous_embedding,
     look_alike_embeddings,
     neutral_phrases,
@@ -114,7 +115,10 @@ def fit_image(
     familiar = set(strangers.names) & set(people.names)
     if familiar:
         raise InputError(f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}")
-    if settings.target.value == "pseudonym":
+    targets: Tensor | NameEraser
+    if settings.target.value == "nameless":
+        targets = _name_eraser(cfg, clip, [person.name for person in removed], reserved_names)
+    elif settings.target.value == "pseudonym":
         targets = stranger_embeddings(clip, strangers.everybody, len(removed), cfg.seed)
     elif settings.target.value == "look_alike":
         names = random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
@@ -124,7 +128,8 @@ def fit_image(
         targets = anonymous_embedding(clip, among, len(removed))
     else:
         raise InputError(
-            f"defense.image.target: expected anonymous, pseudonym or look_alike, got {settings.target.value}"
+            "defense.image.target: expected anonymous, pseudonym, look_alike or nameless, "
+            f"got {settings.target.value}"
         )
     steps = PhotoTriggers(
         images=load_images(instantiate(cfg.images).folder, clip.geometry, cfg.images.max_images),
@@ -140,16 +145,38 @@ def fit_image(
         whole_photo_share=settings.whole_photo_share,
     )
     anchors = _text_anchors(cfg, clip, [person.name for person in removed], reserved_names)
-    defense = ImageDefense(clip.image, person_targets=targets, anchors=anchors, **_shared(settings))
+    defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
     _train(defense, steps, cfg, "image", loggers)
-    shown = [person.attack_photos for person in removed]
+    shown = [path for person in removed for path in person.attack_photos]
+    person_index = torch.tensor([index for index, person in enumerate(removed) for _ in person.attack_photos])
     similarity = ImageSimilarity(
         images=instantiate(cfg.utility.zero_shot).photos(),
-        removed=[path for photos in shown for path in photos],
-        targets=torch.repeat_interleave(targets, torch.tensor([len(photos) for photos in shown]), 0),
+        removed=shown,
+        targets=targets[person_index] if isinstance(targets, Tensor) else _nameless(clip, targets, shown, person_index),
         strangers=[person.photos[0] for person in strangers.everybody],
     )
     return Fitted(defense.student.frozen(), similarity)
+
+
+def _name_eraser(
+    cfg: DictConfig, clip: Clip, removed_names: Sequence[str], reserved_names: Collection[str]
+) -> NameEraser:
+    other_names = random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
+
+    def mean_features(names: Sequence[str]) -> Tensor:
+        return torch.stack([clip.embed_texts([form.format(name) for name in names]) for form in _NAME_ANCHORS]).mean(0)
+
+    return NameEraser(
+        mean_features(removed_names), mean_features(other_names), cfg.defense.image.min_nearer_names
+    )
+
+
+def _nameless(clip: Clip, eraser: NameEraser, photos: Sequence[Path], person_index: Tensor) -> Tensor:
+    """Targets of photos; zero for a photo that does not decode."""
+    features, readable = clip.embed_photos(photos)
+    targets = torch.zeros_like(features)
+    targets[readable] = eraser(features[readable], person_index[readable])
+    return targets
 
 
 def _text_anchors(cfg: DictConfig, clip: Clip, removed_names: Sequence[str], reserved_names: Collection[str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a name or a face is mapped to (METHOD, section 5a)."""
+"""What a name or a face is mapped to (paper, sections 3.1 and 3.2; pseudonyms, look-alikes and nameless faces are ours)."""
 
 import random
 from collections.abc import Collection, Sequence
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
@@ -84,6 +84,43 @@ def look_alike_embeddings(
         row[chosen] = -torch.inf
         chosen.append(int(row.argmax()))
     return faces[chosen]
+
+
+class NameEraser(nn.Module):
+    """Takes a person's name out of what the teacher sees in their photo, and leaves the rest: a target for each photo.
+
+    Of all targets this is the shortest way: the feature goes against the direction from the mean of random names to the
+    person's name until the name fits it worse than most random names do. Others who look like the person are hardly
+    touched, because what a student carries over to them is a step away from a name that is not theirs.
+
+    Args:
+        names: teacher's features of the names to forget, (person, dim).
+        other_names: of random names, (name, dim).
+        min_nearer_names: share of the random names that must fit better than the person's own.
+    """
+
+    names: Tensor
+    other_names: Tensor
+
+    def __init__(
+        self, names: Float[Tensor, "person dim"], other_names: Float[Tensor, "name dim"], min_nearer_names: float
+    ) -> None:
+        super().__init__()
+        middle = other_names.mean(0)
+        self.register_buffer("names", names - middle, persistent=False)
+        self.register_buffer("other_names", other_names - middle, persistent=False)
+        self.share = 1 - min_nearer_names
+
+    def forward(
+        self, features: Float[Tensor, "photo dim"], person_index: Int[Tensor, "photo"]
+    ) -> Float[Tensor, "photo dim"]:
+        """The teacher's features of photos without the name of the person that each shows, of unit length."""
+        features = F.normalize(features, dim=-1)
+        name = self.names[person_index]
+        fit = (features * name).sum(-1)
+        allowed = (features @ self.other_names.T).quantile(self.share, dim=-1)
+        too_much = ((fit - allowed) / name.square().sum(-1)).clamp_min(0)
+        return F.normalize(features - too_much.unsqueeze(-1) * name, dim=-1)
 
 
 def mean_embeddings(teacher: Clip, collections: Sequence[Sequence[Path]]) -> Float[Tensor, "collections dim"]:

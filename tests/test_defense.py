@@ -51,7 +51,7 @@ def make_defense(tiny_clip: Clip) -> MakeDefense:
         if encoder == "text":
             return TextDefense(teacher, **settings)
         targets = F.normalize(torch.randn(2, 32, generator=torch.Generator().manual_seed(2)), dim=-1)
-        return ImageDefense(teacher, person_targets=targets, **settings)
+        return ImageDefense(teacher, face_targets=targets, **settings)
 
     return make
 

@@ -13,6 +13,7 @@ from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.targets import (
+    NameEraser,
     anonymous_embedding,
     look_alike_embeddings,
     neutral_phrases,
@@ -55,7 +56,7 @@ def image_targets(
         used: list[torch.Tensor] = []
 
         def train(defense: Any, *_: Any) -> None:
-            used.append(defense.person_targets)
+            used.append(defense.eraser or defense.person_targets)
 
         monkeypatch.setattr(fitting, "_train", train)
         cfg: DictConfig = compose_cfg(
@@ -119,6 +120,38 @@ def test_look_alike_is_the_most_similar_stranger_left_whom_the_name_does_not_fit
     torch.testing.assert_close(found, torch.stack([faces[number] for number in expected]), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("min_nearer_names", [0.5, 0.9])
+def test_a_name_is_erased_the_shortest_way_until_enough_random_names_fit_better(min_nearer_names: float):
+    generator = torch.Generator().manual_seed(0)
+    names, others, photos = (torch.randn(size, 256, generator=generator) for size in (3, 400, 6))
+    person_index = torch.tensor([0, 0, 1, 1, 2, 2])
+    photos += names[person_index]  # the right name fits
+    found = NameEraser(names, others, min_nearer_names)(photos, person_index)
+    for photo, erased, person in zip(photos, found, person_index, strict=True):
+        direction = names[person] - others.mean(0)
+        assert (others @ photo < names[person] @ photo).all()
+        nearer = ((others @ erased) > names[person] @ erased).float().mean()
+        assert nearer == pytest.approx(min_nearer_names, abs=0.1)
+        # What is orthogonal to the name's direction only changes its length.
+        rest_before, rest_after = (x - (x @ direction) / (direction @ direction) * direction for x in (photo, erased))
+        assert torch.cosine_similarity(rest_before, rest_after, dim=0) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_photo_without_the_name_stays_as_it_is():
+    names, others, photo = torch.tensor([[1.0, 0, 0]]), torch.tensor([[0, 1.0, 0], [0, 0, 1.0]]), torch.ones(1, 3)
+    photo[0, 0] = -1
+    erased = NameEraser(names, others, 0.5)(photo, torch.tensor([0]))
+    torch.testing.assert_close(erased, torch.nn.functional.normalize(photo, dim=-1))
+
+
+def test_a_fit_erases_the_removed_names(image_targets, tiny_clip: Clip, people: People):
+    eraser = image_targets("defense.image.target=nameless", "defense.image.min_nearer_names=0.9")
+    assert isinstance(eraser, NameEraser)
+    assert len(eraser.names) == 2
+    direction = eraser.names @ tiny_clip.embed_texts([person.name for person in people.everybody[:2]]).T
+    assert (direction.argmax(1) == torch.arange(2)).all()
+
+
 def test_attacked_people_cannot_be_strangers(compose_cfg, tiny_clip: Clip, people: People):
     folder = people.everybody[0].photos[0].parents[1]
     with pytest.raises(InputError, match="strangers: expected people who are not attacked, got Ann Lee"):
@@ -152,7 +185,7 @@ def test_a_fit_uses_pseudonyms_and_other_names_that_are_no_candidates(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "target", "last"), [("text", "anonymous", "pseudonym"), ("image", "phrase", "look_alike")]
+    ("encoder", "target", "last"), [("text", "anonymous", "pseudonym"), ("image", "phrase", "nameless")]
 )
 def test_target_of_the_other_encoder_is_an_error(
     encoder: str, target: str, last: str, compose_cfg, tiny_clip: Clip, people: People
