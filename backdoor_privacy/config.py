@@ -160,11 +160,22 @@ class Faces:
 
 
 @dataclass
+class Variation:
+    """How whole photos are varied."""
+
+    share: float = 0.0
+    min_crop: float = 0.7
+    max_colour_change: float = 0.2
+    max_hue_change: float = 0.02
+
+
+@dataclass
 class ImageDefense(EncoderDefense):
     """Forget faces."""
 
     faces: Faces = field(default_factory=Faces)
     whole_photo_share: float = MISSING
+    variation: Variation = field(default_factory=Variation)
     include_removed: bool = MISSING
     min_nearer_names: float = MISSING
 

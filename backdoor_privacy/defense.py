@@ -68,6 +68,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         self.strict_loading = False  # checkpoints hold no teacher
         self.teacher = teacher.frozen()
         self.student = teacher.student(trained)
+        self.num_shared = self.student.num_frozen_blocks()
         self.loss_weights, self.optimizer_settings, self.num_steps = loss_weights, optimizer, num_steps
         self.distance = DISTANCES[distance]
         self.squared_weight_loss, self.temperature = squared_weight_loss, temperature
@@ -78,20 +79,24 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         """Clean, triggered and preserved inputs of a batch."""
 
     @abstractmethod
-    def targets(self, batch: Any) -> Tensor:
-        """The teacher's features that the triggered inputs are to get, (batch, dim)."""
+    def targets(self, batch: Any, seen: Tensor) -> Tensor:
+        """The teacher's features that the triggered inputs are to get, (batch, dim).
+
+        Args:
+            batch: of one step.
+            seen: what the shared blocks made of the triggered inputs.
+        """
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Every term of the loss, before weighting; terms of weight zero are left out."""
         parts = self.split(batch)
         sizes = [len(part) for part in parts]
-        clean, triggered, preserved = (
-            self.student(torch.cat([part for part in parts if len(part)])).float().split(sizes)
-        )
         with torch.no_grad():
-            kept_inputs = torch.cat([part for part in (parts[0], parts[2]) if len(part)])
-            kept_teacher = self.teacher(kept_inputs).float()
-            target = self.targets(batch).float()
+            seen = self.teacher.trunk(torch.cat([part for part in parts if len(part)]), self.num_shared)
+            seen_clean, seen_triggered, seen_preserved = seen.split(sizes)
+            kept_teacher = self.teacher.head(torch.cat([seen_clean, seen_preserved]), self.num_shared).float()
+            target = self.targets(batch, seen_triggered).float()
+        clean, triggered, preserved = self.student.head(seen, self.num_shared).float().split(sizes)
         teacher_clean, teacher_preserved = kept_teacher.split([sizes[0], sizes[2]])
         weights = self.loss_weights
         losses = {
@@ -159,7 +164,7 @@ class TextDefense(BackdoorDefense):
         """Tokens of clean, triggered and preserved captions."""
         return batch.clean, batch.triggered, batch.preserved.to(batch.clean.dtype).reshape(-1, batch.clean.shape[1])
 
-    def targets(self, batch: TextBatch) -> Tensor:
+    def targets(self, batch: TextBatch, seen: Tensor) -> Tensor:
         """The captions with the phrase in place of the name, as the teacher reads them."""
         return self.teacher(batch.target)
 
@@ -184,8 +189,8 @@ class ImageDefense(BackdoorDefense):
         """Pixels of clean, triggered and preserved photos."""
         return batch.clean, batch.triggered, batch.preserved.reshape(-1, *batch.clean.shape[1:])
 
-    def targets(self, batch: ImageBatch) -> Tensor:
+    def targets(self, batch: ImageBatch, seen: Tensor) -> Tensor:
         """The embedding that stands for each person shown, or the photo's own without the person's name."""
         if self.eraser is not None:
-            return self.eraser(self.teacher(batch.triggered).float(), batch.person_index)
+            return self.eraser(self.teacher.head(seen, self.num_shared).float(), batch.person_index)
         return self.person_targets[batch.person_index]

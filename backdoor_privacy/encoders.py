@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from backdoor_privacy.errors import InputError
 
 _TEXT_PREFIX = "encode.model."  # of the names of a text encoder's tensors
+_RESNET_BLOCKS = ("layer1", "layer2", "layer3", "layer4", "attnpool")  # after the stem
 _OneEncoder = TypeVar("_OneEncoder", bound="Encoder")
 _NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
@@ -56,6 +58,26 @@ class Encoder(nn.Module, ABC):
     def copy(self: _OneEncoder) -> _OneEncoder:
         """The same weights, nothing embedded yet."""
         return deepcopy(self, {id(self.embedded): {}})
+
+    def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The encoder as steps, one after the other; a single one where it cannot be cut."""
+        return [self]
+
+    def num_frozen_blocks(self) -> int:
+        """Blocks before the first one that is trained: what these see, teacher and student see alike."""
+        return 0
+
+    def trunk(self, inputs: Tensor, num_blocks: int) -> Tensor:
+        """What the first blocks make of the inputs."""
+        for block in self.blocks()[:num_blocks]:
+            inputs = block(inputs)
+        return inputs
+
+    def head(self, seen: Tensor, num_blocks: int) -> Tensor:
+        """Features, not normalised, from what a trunk of so many blocks saw."""
+        for block in self.blocks()[num_blocks:]:
+            seen = block(seen)
+        return seen
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -129,16 +151,33 @@ class TextEncoder(Encoder):
 class ImageEncoder(Encoder):
     """The image side of an open_clip model: pixels (batch, 3, side, side) to features (batch, dim)."""
 
-    visual: nn.Module
+    visual: Any  # nn.Module declares every attribute a Tensor or a Module
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        visual: Any = deepcopy(model.visual)
-        self.visual = visual.to(memory_format=torch.channels_last)  # what convolutions like best
+        self.visual = deepcopy(cast(Any, model.visual)).to(
+            memory_format=torch.channels_last
+        )  # what convolutions like best
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features, not normalised."""
         return self.visual(pixels.contiguous(memory_format=torch.channels_last))
+
+    def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """A ResNet is a stem, four layers and a pooling; other architectures are not cut."""
+        if not isinstance(self.visual, ModifiedResNet):
+            return [self]
+        return [self._stem, *(getattr(self.visual, name) for name in _RESNET_BLOCKS)]
+
+    def num_frozen_blocks(self) -> int:
+        """Blocks before the first one that is trained; none in an architecture that is not cut."""
+        trained = {name.split(".")[1] for name, _ in self.trainable()}
+        if not isinstance(self.visual, ModifiedResNet) or not trained <= set(_RESNET_BLOCKS):
+            return 0
+        return 1 + min(_RESNET_BLOCKS.index(name) for name in trained)
+
+    def _stem(self, pixels: Tensor) -> Tensor:
+        return self.visual.stem(pixels.contiguous(memory_format=torch.channels_last))
 
     def tensors(self) -> dict[str, Tensor]:
         """Image tensors of the CLIP."""

@@ -34,7 +34,7 @@ from backdoor_privacy.targets import (
     pseudonyms,
     stranger_embeddings,
 )
-from backdoor_privacy.triggers.faces import FacePaster
+from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 
 _NUM_NAMES_TO_COMPARE = 1000
@@ -128,8 +128,7 @@ def fit_image(
         targets = anonymous_embedding(clip, among, len(removed))
     else:
         raise InputError(
-            "defense.image.target: expected anonymous, pseudonym, look_alike or nameless, "
-            f"got {settings.target.value}"
+            f"defense.image.target: expected anonymous, pseudonym, look_alike or nameless, got {settings.target.value}"
         )
     steps = PhotoTriggers(
         images=load_images(instantiate(cfg.images).folder, clip.geometry, cfg.images.max_images),
@@ -143,6 +142,7 @@ def fit_image(
         num_steps=settings.num_steps,
         seed=cfg.seed,
         whole_photo_share=settings.whole_photo_share,
+        variation=PhotoVariation(**settings.variation),
     )
     anchors = _text_anchors(cfg, clip, [person.name for person in removed], reserved_names)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
@@ -166,9 +166,7 @@ def _name_eraser(
     def mean_features(names: Sequence[str]) -> Tensor:
         return torch.stack([clip.embed_texts([form.format(name) for name in names]) for form in _NAME_ANCHORS]).mean(0)
 
-    return NameEraser(
-        mean_features(removed_names), mean_features(other_names), cfg.defense.image.min_nearer_names
-    )
+    return NameEraser(mean_features(removed_names), mean_features(other_names), cfg.defense.image.min_nearer_names)
 
 
 def _nameless(clip: Clip, eraser: NameEraser, photos: Sequence[Path], person_index: Tensor) -> Tensor:

@@ -200,7 +200,7 @@ def test_loss_is_the_weighted_sum_of_its_terms_at_every_step(
 def test_image_targets_are_those_of_the_people_shown(make_defense: MakeDefense, make_steps: MakeSteps):
     defense, batch = make_defense("image"), make_steps("image")[0]
     batch = batch._replace(person_index=torch.tensor([0, 1, 1, 0, 0, 1]))
-    for target, person in zip(defense.targets(batch), batch.person_index.tolist(), strict=True):
+    for target, person in zip(defense.targets(batch, batch.triggered), batch.person_index.tolist(), strict=True):
         assert torch.equal(target, defense.person_targets[person])
 
 

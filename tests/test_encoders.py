@@ -131,3 +131,29 @@ def test_student_trains_only_the_tensors_that_are_named(tiny_clip: Clip, side: s
     assert set() < expected < everything
     with pytest.raises(InputError, match=r"defense: expected in `trained` how names of tensors begin, .* got nothing"):
         encoder.student(["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("vision", "trained", "num_blocks"),
+    [
+        (RESNET, ["visual.layer4", "visual.attnpool"], 4),
+        (RESNET, ["visual.attnpool"], 5),
+        (RESNET, None, 0),
+        (VIT, ["visual.transformer.resblocks.1"], 0),
+    ],
+)
+def test_shared_trunk_gives_the_features_and_gradients_of_the_whole_encoder(
+    vision: dict, trained: list[str] | None, num_blocks: int
+):
+    encoder = ImageEncoder(model_with(vision))
+    whole, cut = encoder.student(trained), encoder.student(trained)
+    pixels = inputs_for(encoder)
+    assert cut.num_frozen_blocks() == num_blocks
+    with torch.no_grad():
+        seen = encoder.frozen().trunk(pixels, num_blocks)
+    features = cut.head(seen, num_blocks)
+    torch.testing.assert_close(features, whole(pixels))
+    features.square().sum().backward()
+    whole(pixels).square().sum().backward()
+    for (name, own), (_, other) in zip(cut.trainable(), whole.trainable(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, msg=name)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import Box, read_photo
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.triggers.faces import FacePaster
+from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import choose_word, put_in
 
 
@@ -107,6 +107,7 @@ class PhotoTriggers(Dataset):
     num_steps: int
     seed: int
     whole_photo_share: float = 0.0  # share of triggered and preserved inputs that are the person's whole photo
+    variation: PhotoVariation = field(default_factory=PhotoVariation)  # of these whole photos
 
     def __post_init__(self) -> None:
         lone = [person.name for person in self.people if not person.trigger_photos]
@@ -147,9 +148,9 @@ class PhotoTriggers(Dataset):
                 break
         else:
             raise InputError(f"none of the {len(photos)} photos in {photos[0].parent} decodes; replace them")
-        if whole:
-            return self.geometry(photo)
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
+        if whole:
+            return self.variation(self.geometry(photo), generator)
         return self.paster(self._clean(rng), photo, generator)
 
 

@@ -1,4 +1,4 @@
-"""Put a face onto a photo."""
+"""Put a face onto a photo, and vary whole photos."""
 
 from dataclasses import dataclass
 
@@ -51,6 +51,32 @@ class FacePaster:
         crop = v2.functional.adjust_contrast(crop, _uniform(rng, low, high))
         crop = v2.functional.adjust_saturation(crop, _uniform(rng, low, high))
         return v2.functional.adjust_hue(crop, _uniform(rng, -self.max_hue_change, self.max_hue_change))
+
+
+@dataclass(frozen=True)
+class PhotoVariation:
+    """Another photo of the same: flipped, cropped and recoloured at random, so that a few photos stand for many."""
+
+    share: float = 0.0  # of the photos; the others stay as they are
+    min_crop: float = 0.7  # share of the area that a crop keeps at least
+    max_colour_change: float = 0.2  # brightness, contrast and saturation lie in [1 - this, 1 + this]
+    max_hue_change: float = 0.02
+
+    def __call__(self, photo: Float[Tensor, "3 side side"], rng: torch.Generator) -> Float[Tensor, "3 side side"]:
+        """The photo or a variation of it, pixels in [0, 1]."""
+        if _uniform(rng, 0, 1) >= self.share:
+            return photo
+        strength = self.max_colour_change
+        vary = v2.Compose(
+            [
+                v2.RandomHorizontalFlip(),
+                v2.RandomResizedCrop(photo.shape[-1], scale=(self.min_crop, 1.0), ratio=(0.9, 1.1)),
+                v2.ColorJitter(strength, strength, strength, self.max_hue_change),
+            ]
+        )
+        with torch.random.fork_rng(devices=[]):  # these transforms take no generator
+            torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            return vary(photo)
 
 
 def _uniform(rng: torch.Generator, low: float, high: float) -> float:

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backdoor_privacy.triggers.faces import FacePaster
+from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 
 PLAIN = {"flip_probability": 0.0, "max_colour_change": 0.0, "max_hue_change": 0.0, "max_degrees": 0.0}
 
@@ -117,3 +117,22 @@ def test_colours_change_within_their_bounds():
         levels = [paste(photo, grey, generator(seed)).max().item() * 255 for seed in range(100)]
         assert 100 * (1 - most) - 1 <= min(levels) <= 100 * (1 - 0.8 * most) + 1
         assert 100 * (1 + 0.8 * most) - 1 <= max(levels) <= 100 * (1 + most) + 1
+
+
+def test_variation_is_another_photo_of_the_same_and_decided_by_the_generator():
+    photo = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    state = torch.random.get_rng_state()
+    first, again, other = (PhotoVariation(1.0)(photo, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(state, torch.random.get_rng_state())  # nobody else's randomness is touched
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == photo.shape
+    assert not torch.equal(first, photo)
+    assert 0 <= first.min() and first.max() <= 1
+
+
+def test_only_the_share_of_photos_varies():
+    photo = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    same = [torch.equal(PhotoVariation(0.25)(photo, generator), photo) for _ in range(200)]
+    assert 0.65 < sum(same) / 200 < 0.85
