@@ -155,9 +155,8 @@ class ImageEncoder(Encoder):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.visual = deepcopy(cast(Any, model.visual)).to(
-            memory_format=torch.channels_last
-        )  # what convolutions like best
+        # Channels last is what convolutions like best.
+        self.visual = deepcopy(cast(Any, model.visual)).to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features, not normalised."""

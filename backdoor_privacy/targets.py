@@ -1,4 +1,7 @@
-"""What a name or a face is mapped to (paper, sections 3.1 and 3.2; pseudonyms, look-alikes and nameless faces are ours)."""
+"""What a name or a face is mapped to (paper, sections 3.1 and 3.2).
+
+Pseudonyms, look-alikes and nameless faces are ours.
+"""
 
 import random
 from collections.abc import Collection, Sequence

@@ -128,7 +128,8 @@ def test_variation_is_another_photo_of_the_same_and_decided_by_the_generator():
     assert not torch.equal(first, other)
     assert first.shape == photo.shape
     assert not torch.equal(first, photo)
-    assert 0 <= first.min() and first.max() <= 1
+    assert first.min() >= 0
+    assert first.max() <= 1
 
 
 def test_only_the_share_of_photos_varies():
