@@ -28,7 +28,7 @@ class Encoder(nn.Module, ABC):
         self.embedded: dict[Any, Any] = {}  # what a frozen encoder has said stays true, so it is asked once
 
     def student(self: _OneEncoder, trained: Sequence[str] | None = None) -> _OneEncoder:
-        """A trainable copy; its normalisation layers stay frozen (METHOD, section 2).
+        """A trainable copy; its normalisation layers stay frozen, so that a small batch does not move them.
 
         Args:
             trained: beginnings of the names, as in the whole CLIP, of the tensors to train; `None` trains all.

@@ -1,6 +1,6 @@
 """Distances and losses of the defence: pure functions of tensors.
 
-Paper symbol -> name here (METHOD in the docs, paper section 3):
+Paper symbol -> name here (paper, section 3):
     L_utility -> utility_loss, L_backdoor -> backdoor_loss, L_weight -> weight_loss,
     beta -> backdoor_weight, gamma -> weight_weight, delta -> preservation_weight.
 `neighborhood_loss` is ours.

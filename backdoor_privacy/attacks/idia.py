@@ -1,6 +1,6 @@
 """Identity Inference Attack: does CLIP, shown photos of a person, pick their name out of many?
 
-Source: Hintersdorf et al., "Does CLIP Know My Face?", section 4; METHOD, section 7.
+Source: Hintersdorf et al., "Does CLIP Know My Face?", section 4.
 """
 
 import random

@@ -19,7 +19,7 @@ def _mean_cosine(first: Tensor, second: Tensor) -> float:
 
 @dataclass(frozen=True)
 class TextSimilarity:
-    """Similarities of the text encoder (METHOD, section 8).
+    """Similarities of the text encoder (paper, section 4.1).
 
     Args:
         captions: clean ones, not those of the training steps.
@@ -51,7 +51,7 @@ class TextSimilarity:
 
 @dataclass(frozen=True)
 class ImageSimilarity:
-    """Similarities of the image encoder (METHOD, section 8).
+    """Similarities of the image encoder (paper, section 4.1).
 
     Args:
         images: clean photos, not those of the training steps.
