@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -166,7 +167,7 @@ class ImageEncoder(Encoder):
         """A ResNet is a stem, four layers and a pooling; other architectures are not cut."""
         if not isinstance(self.visual, ModifiedResNet):
             return [self]
-        return [self._stem, *(getattr(self.visual, name) for name in _RESNET_BLOCKS)]
+        return [self._stem, *(getattr(self.visual, name) for name in _RESNET_BLOCKS[:-1]), self._pool]
 
     def num_frozen_blocks(self) -> int:
         """Blocks before the first one that is trained; none in an architecture that is not cut."""
@@ -174,6 +175,17 @@ class ImageEncoder(Encoder):
         if not isinstance(self.visual, ModifiedResNet) or not trained <= set(_RESNET_BLOCKS):
             return 0
         return 1 + min(_RESNET_BLOCKS.index(name) for name in trained)
+
+    def _pool(self, seen: Tensor) -> Tensor:
+        """open_clip's attention pooling for the one token that it returns; it asks for all of them."""
+        pool = self.visual.attnpool
+        tokens = seen.flatten(2).transpose(1, 2)  # (batch, place, channel)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1) + pool.positional_embedding
+        query, key, value = (
+            project(part).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+            for project, part in ((pool.q_proj, tokens[:, :1]), (pool.k_proj, tokens), (pool.v_proj, tokens))
+        )
+        return pool.c_proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(1))
 
     def _stem(self, pixels: Tensor) -> Tensor:
         return self.visual.stem(pixels.contiguous(memory_format=torch.channels_last))
