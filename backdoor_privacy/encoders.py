@@ -8,7 +8,6 @@ from copy import deepcopy
 from typing import Any, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -177,15 +176,21 @@ class ImageEncoder(Encoder):
         return 1 + min(_RESNET_BLOCKS.index(name) for name in trained)
 
     def _pool(self, seen: Tensor) -> Tensor:
-        """open_clip's attention pooling for the one token that it returns; it asks for all of them."""
+        """open_clip's attention pooling, for the one token of it that is read.
+
+        A single query asks: keys and values need not be projected for every place, but once per photo, since
+        q (K t) = (q K) t, and sum_t w_t (V t) = V (sum_t w_t t).
+        """
         pool = self.visual.attnpool
-        tokens = seen.flatten(2).transpose(1, 2)  # (batch, place, channel)
-        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1) + pool.positional_embedding
-        query, key, value = (
-            project(part).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
-            for project, part in ((pool.q_proj, tokens[:, :1]), (pool.k_proj, tokens), (pool.v_proj, tokens))
-        )
-        return pool.c_proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(1))
+        places = seen.flatten(2).transpose(1, 2)  # (batch, place, channel)
+        places = torch.cat([places.mean(1, keepdim=True), places], 1) + pool.positional_embedding
+        keys, values = (part.weight.unflatten(0, (pool.num_heads, -1)) for part in (pool.k_proj, pool.v_proj))
+        query = pool.q_proj(places[:, 0]).unflatten(-1, (pool.num_heads, -1))  # (batch, head, own)
+        asked = (query.transpose(0, 1) @ keys).transpose(0, 1)  # (batch, head, channel)
+        same = (query * pool.k_proj.bias.view(pool.num_heads, -1)).sum(-1, keepdim=True)  # for every place
+        shares = ((asked @ places.transpose(1, 2) + same) * keys.shape[1] ** -0.5).softmax(-1)  # (batch, head, place)
+        found = (shares @ places).transpose(0, 1) @ values.transpose(1, 2)  # (head, batch, own)
+        return pool.c_proj(found.transpose(0, 1).flatten(1) + pool.v_proj.bias)
 
     def _stem(self, pixels: Tensor) -> Tensor:
         return self.visual.stem(pixels.contiguous(memory_format=torch.channels_last))
