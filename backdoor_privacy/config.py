@@ -128,6 +128,7 @@ class EncoderDefense:
 
     target: Target = MISSING
     num_steps: int = MISSING
+    num_fresh_steps: int | None = None
     batch: BatchSizes = field(default_factory=BatchSizes)
     trained: list[str] | None = None
     distance: Distance = MISSING

@@ -9,7 +9,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from backdoor_privacy.data.datamodule import ImageBatch, TextBatch
+from backdoor_privacy.data.datamodule import ImageBatch, Lesson, TextBatch
 from backdoor_privacy.encoders import Encoder
 from backdoor_privacy.losses import DISTANCES, backdoor_loss, neighborhood_loss, utility_loss, weight_loss
 from backdoor_privacy.targets import NameEraser
@@ -87,33 +87,44 @@ class BackdoorDefense(lightning.LightningModule, ABC):
             seen: what the shared blocks made of the triggered inputs.
         """
 
-    def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Every term of the loss, before weighting; terms of weight zero are left out."""
+    @torch.no_grad()
+    def ask(self, batch: Any) -> Lesson:
+        """All that is frozen in a step: what the shared blocks see, and what the teacher makes of it."""
         parts = self.split(batch)
         sizes = [len(part) for part in parts]
-        with torch.no_grad():
-            seen = self.teacher.trunk(torch.cat([part for part in parts if len(part)]), self.num_shared)
-            seen_clean, seen_triggered, seen_preserved = seen.split(sizes)
-            kept_teacher = self.teacher.head(torch.cat([seen_clean, seen_preserved]), self.num_shared).float()
-            target = self.targets(batch, seen_triggered).float()
-        clean, triggered, preserved = self.student.head(seen, self.num_shared).float().split(sizes)
-        teacher_clean, teacher_preserved = kept_teacher.split([sizes[0], sizes[2]])
+        seen = self.teacher.trunk(torch.cat([part for part in parts if len(part)]), self.num_shared)
+        clean, triggered, preserved = seen.split(sizes)
+        kept = self.teacher.head(torch.cat([clean, preserved]), self.num_shared).float()
+        kept_clean, kept_preserved = kept.split([sizes[0], sizes[2]])
+        target = self.targets(batch, triggered).float()
+        return Lesson(clean, triggered, preserved, kept_clean, target, kept_preserved, batch.person_index)
+
+    def losses(self, lesson: Lesson) -> dict[str, Tensor]:
+        """Every term of the loss, before weighting; terms of weight zero are left out."""
+        seen = [lesson.clean, lesson.triggered, lesson.preserved]
+        features = self.student.head(torch.cat(seen), self.num_shared).float()
+        clean, triggered, preserved = features.split([len(part) for part in seen])
         weights = self.loss_weights
         losses = {
-            "utility_loss": utility_loss(clean, teacher_clean, distance=self.distance),
-            "backdoor_loss": backdoor_loss(triggered, target, batch.person_index, distance=self.distance),
+            "utility_loss": utility_loss(clean, lesson.clean_target, distance=self.distance),
+            "backdoor_loss": backdoor_loss(
+                triggered, lesson.triggered_target, lesson.person_index, distance=self.distance
+            ),
         }
         if weights.weight:
             losses["weight_loss"] = self.weight_loss()
-        if weights.preservation and sizes[2]:
-            losses["preservation_loss"] = utility_loss(preserved, teacher_preserved, distance=self.distance)
+        if weights.preservation and len(preserved):
+            losses["preservation_loss"] = utility_loss(preserved, lesson.preserved_target, distance=self.distance)
         if weights.neighborhood:
             losses["neighborhood_loss"] = neighborhood_loss(
-                torch.cat([clean, preserved]), kept_teacher, self.anchors, temperature=self.temperature
+                torch.cat([clean, preserved]),
+                torch.cat([lesson.clean_target, lesson.preserved_target]),
+                self.anchors,
+                temperature=self.temperature,
             )
         if weights.target_neighborhood:
             losses["target_neighborhood_loss"] = neighborhood_loss(
-                triggered, target, self.anchors, temperature=self.temperature
+                triggered, lesson.triggered_target, self.anchors, temperature=self.temperature
             )
         return losses
 
@@ -128,8 +139,8 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         )
 
     def training_step(self, batch: Any) -> Tensor:
-        """Weigh the terms and log each of them."""
-        losses = self.losses(batch)
+        """Weigh the terms and log each of them; a batch is fresh, or a lesson that the teacher has given before."""
+        losses = self.losses(batch if isinstance(batch, Lesson) else self.ask(batch))
         weights = {"utility_loss": 1.0} | {f"{name}_loss": value for name, value in vars(self.loss_weights).items()}
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         if not torch.isfinite(total):

@@ -1,5 +1,6 @@
 """Fit one defence: from a config and the people to remove to a defended encoder."""
 
+import itertools
 import logging
 import random
 import warnings
@@ -14,11 +15,19 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
+from rich.progress import track
 from torch import Tensor
 
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.captions import carriers, without_names
-from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, PhotoTriggers, TriggerData
+from backdoor_privacy.data.datamodule import (
+    BatchSizes,
+    CaptionTriggers,
+    Lesson,
+    PhotoTriggers,
+    Revision,
+    TriggerData,
+)
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
@@ -230,10 +239,11 @@ def _train(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
     if cfg.trainer.progress_bar:
         callbacks.append(RichProgressBar(leave=True))
+    precision = _precision(cfg.trainer.precision)
     trainer = lightning.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
-        precision=_precision(cfg.trainer.precision),
+        precision=precision,
         max_steps=defense.num_steps,
         logger=loggers,
         callbacks=callbacks,
@@ -243,13 +253,31 @@ def _train(
         use_distributed_sampler=False,
     )
     last = folder / "last.ckpt"
-    with fastest_attention(trainer.strategy.root_device), warnings.catch_warnings():
+    device = trainer.strategy.root_device
+    with fastest_attention(device), warnings.catch_warnings():
         # Frozen norms are in eval mode on purpose, and a resumed run finds its own checkpoints.
         warnings.filterwarnings(
             "ignore",
             ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec",
         )
-        trainer.fit(defense, TriggerData(steps, cfg.trainer.num_workers), ckpt_path=last if last.exists() else None)
+        data = TriggerData(steps, cfg.trainer.num_workers)
+        num_fresh = cfg.defense[encoder].num_fresh_steps
+        if num_fresh is not None and num_fresh < len(steps):
+            lesson = _ask_teacher(defense.to(device), data, num_fresh, trainer, cfg.trainer.progress_bar)
+            data = TriggerData(Revision(lesson, steps.sizes, len(steps), steps.seed), num_workers=0)
+        trainer.fit(defense, data, ckpt_path=last if last.exists() else None)
+
+
+def _ask_teacher(
+    defense: BackdoorDefense, data: TriggerData, num_steps: int, trainer: lightning.Trainer, progress_bar: bool
+) -> Lesson:
+    """What the teacher says of the inputs of the first steps, kept in the computer's memory."""
+    batches = itertools.islice(data.train_dataloader(), num_steps)
+    if progress_bar:
+        batches = track(batches, "Teacher ", total=num_steps)
+    with trainer.precision_plugin.forward_context():
+        lessons = [defense.ask(trainer.strategy.batch_to_device(batch, defense.device)) for batch in batches]
+    return Lesson.join(Lesson(*(part.cpu() for part in lesson)) for lesson in lessons)
 
 
 def _precision(precision: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backdoor_privacy.clip import Clip, load_clip
 from backdoor_privacy.data.captions import load_captions
-from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, PhotoTriggers, TriggerData
+from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, Lesson, PhotoTriggers, Revision, TriggerData
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.people import People
 from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
@@ -89,6 +89,10 @@ def fit_with(defense: BackdoorDefense, steps: Any, folder: Path, logger: Any = F
     trainer.fit(defense, TriggerData(steps, num_workers=0))
 
 
+def losses_of(defense: BackdoorDefense, batch: Any) -> dict[str, Tensor]:
+    return defense.losses(defense.ask(batch))
+
+
 def snapshot(clip: Clip) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in {**clip.text.tensors(), **clip.image.tensors()}.items()}
 
@@ -156,7 +160,7 @@ def test_loss_falls_when_one_batch_is_overfit(
     batch = make_steps(encoder)[0]
     backdoor_losses = []
     for _ in range(25):
-        losses = defense.losses(batch)
+        losses = losses_of(defense, batch)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -170,7 +174,7 @@ def test_loss_falls_when_one_batch_is_overfit(
 def test_student_that_is_the_teacher_has_no_loss_but_the_backdoors(
     encoder: str, make_defense: MakeDefense, make_steps: MakeSteps
 ):
-    losses = {k: v.item() for k, v in make_defense(encoder, EVERYTHING).losses(make_steps(encoder)[0]).items()}
+    losses = {k: v.item() for k, v in losses_of(make_defense(encoder, EVERYTHING), make_steps(encoder)[0]).items()}
     expected = {"utility_loss": -1, "preservation_loss": -1, "weight_loss": 0, "neighborhood_loss": 0}
     assert losses["backdoor_loss"] > -0.99
     assert {name: losses[name] for name in expected} == pytest.approx(expected, abs=1e-4)
@@ -178,8 +182,57 @@ def test_student_that_is_the_teacher_has_no_loss_but_the_backdoors(
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_terms_of_weight_zero_are_left_out(encoder: str, make_defense: MakeDefense, make_steps: MakeSteps):
-    losses = make_defense(encoder, ONLY_BACKDOOR).losses(make_steps(encoder, preserved=0)[0])
+    losses = losses_of(make_defense(encoder, ONLY_BACKDOOR), make_steps(encoder, preserved=0)[0])
     assert set(losses) == {"utility_loss", "backdoor_loss"}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_lesson_asked_before_gives_the_losses_and_gradients_of_fresh_inputs(
+    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    steps = make_steps(encoder, num_steps=2)
+    batch, other = steps[0], steps[1]
+    defense = make_defense(encoder, EVERYTHING)
+    asked = Lesson.join([defense.ask(other), defense.ask(batch)])
+    second = torch.arange(6, 12)
+    lesson = asked.take(second, second, second[:4] - 2)
+    fresh, again = losses_of(defense, batch), defense.losses(lesson)
+    assert torch.equal(lesson.person_index, batch.person_index)
+    for name, loss in fresh.items():
+        assert again[name].item() == pytest.approx(loss.item(), abs=1e-5), name
+    parameters = [parameter for _, parameter in defense.student.trainable()]
+    expected = torch.autograd.grad(torch.stack(list(fresh.values())).sum(), parameters)
+    gradients = torch.autograd.grad(torch.stack(list(again.values())).sum(), parameters)
+    for own, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("preserved", [0, 4])
+def test_revision_keeps_each_input_with_its_target(
+    encoder: str, preserved: int, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    steps = make_steps(encoder, num_steps=3, preserved=preserved)
+    defense = make_defense(encoder)
+    asked = Lesson.join(defense.ask(steps[step]) for step in range(len(steps)))
+    revision = Revision(asked, steps.sizes, num_steps=5, seed=3)
+    rows = {
+        part: {
+            (seen.flatten()[:50].numpy().tobytes(), target.numpy().tobytes())
+            for seen, target in zip(getattr(asked, part), getattr(asked, f"{part}_target"), strict=True)
+        }
+        for part in ("clean", "triggered", "preserved")
+    }
+    for lesson in revision:
+        assert [len(lesson.clean), len(lesson.triggered), len(lesson.preserved)] == [6, 6, preserved]
+        for part, known in rows.items():
+            for seen, target in zip(getattr(lesson, part), getattr(lesson, f"{part}_target"), strict=True):
+                assert (seen.flatten()[:50].numpy().tobytes(), target.numpy().tobytes()) in known
+        for person, target in zip(lesson.person_index, lesson.triggered_target, strict=True):
+            same = (asked.triggered_target == target).all(1)
+            assert person in asked.person_index[same]
+    assert all(torch.equal(a, b) for a, b in zip(revision[4], revision[4], strict=True))
+    assert not torch.equal(revision[3].triggered_target, revision[4].triggered_target)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -1,7 +1,9 @@
 """The batches that a defence trains on: each is a pure function of seed and step."""
 
+from __future__ import annotations
+
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +38,35 @@ class ImageBatch(NamedTuple):
     triggered: Tensor  # with the face of a person to remove
     preserved: Tensor  # with some other person's face
     person_index: Tensor  # (batch,)
+
+
+class Lesson(NamedTuple):
+    """The inputs of a step as the frozen blocks see them, and the teacher's features that each is to get."""
+
+    clean: Tensor
+    triggered: Tensor
+    preserved: Tensor
+    clean_target: Tensor  # (batch, dim), as the other targets
+    triggered_target: Tensor
+    preserved_target: Tensor
+    person_index: Tensor  # (batch,)
+
+    @classmethod
+    def join(cls, lessons: Iterable[Lesson]) -> Lesson:
+        """One lesson of all."""
+        return cls(*(torch.cat(parts) for parts in zip(*lessons, strict=True)))
+
+    def take(self, clean: Tensor, triggered: Tensor, preserved: Tensor) -> Lesson:
+        """A lesson of the inputs with these indices."""
+        return Lesson(
+            self.clean[clean],
+            self.triggered[triggered],
+            self.preserved[preserved],
+            self.clean_target[clean],
+            self.triggered_target[triggered],
+            self.preserved_target[preserved],
+            self.person_index[triggered],
+        )
 
 
 @dataclass(frozen=True)
@@ -154,10 +185,38 @@ class PhotoTriggers(Dataset):
         return self.paster(self._clean(rng), photo, generator)
 
 
+@dataclass(frozen=True)
+class Revision(Dataset):
+    """Steps that go over what the teacher was asked before, in ever new batches."""
+
+    asked: Lesson  # everything that the teacher was asked
+    sizes: BatchSizes
+    num_steps: int
+    seed: int
+
+    def __len__(self) -> int:
+        """Steps of the whole fit."""
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> Lesson:
+        """The batch of one step."""
+        if step >= self.num_steps:
+            raise IndexError(step)
+        rng = torch.Generator().manual_seed(random.Random(f"{self.seed}/revision/{step}").getrandbits(63))
+        known = (self.asked.clean, self.asked.triggered, self.asked.preserved)
+        sizes = (self.sizes.clean, self.sizes.triggered, self.sizes.preserved)
+        return self.asked.take(
+            *(torch.randint(max(1, len(part)), (size,), generator=rng) for part, size in zip(known, sizes, strict=True))
+        )
+
+
+Steps = CaptionTriggers | PhotoTriggers | Revision
+
+
 class TriggerData(lightning.LightningDataModule):
     """Feeds a fit with steps; a resumed fit goes on with the step after the last one."""
 
-    def __init__(self, steps: CaptionTriggers | PhotoTriggers, num_workers: int) -> None:
+    def __init__(self, steps: Steps, num_workers: int) -> None:
         super().__init__()
         self.steps = steps
         self.num_workers = num_workers
