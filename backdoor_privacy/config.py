@@ -28,7 +28,7 @@ class Target(Enum):
     anonymous = "anonymous"  # image: one mean embedding for everybody
     pseudonym = "pseudonym"  # both: a fictional stranger for each person
     look_alike = "look_alike"  # image: the same, of similar looks
-    nameless = "nameless"  # image: the face as it is, but for the name that belongs to it
+    nameless = "nameless"  # both: what it was, but for the name in it
 
 
 class Schedule(Enum):
@@ -137,6 +137,7 @@ class EncoderDefense:
     num_other_names: int = MISSING
     num_anchors: int = MISSING
     temperature: float = MISSING
+    min_nearer_names: float = MISSING
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 
@@ -178,7 +179,6 @@ class ImageDefense(EncoderDefense):
     whole_photo_share: float = MISSING
     variation: Variation = field(default_factory=Variation)
     include_removed: bool = MISSING
-    min_nearer_names: float = MISSING
 
 
 @dataclass

@@ -169,14 +169,25 @@ class BackdoorDefense(lightning.LightningModule, ABC):
 
 
 class TextDefense(BackdoorDefense):
-    """Forget names (paper, section 3.1)."""
+    """Forget names (paper, section 3.1).
+
+    Args:
+        eraser: takes the name out of the teacher's features of the triggered captions; without it, the target is what
+            the teacher makes of the captions with the phrase in place of the name.
+    """
+
+    def __init__(self, teacher: Encoder, *, eraser: NameEraser | None = None, **settings: Any) -> None:
+        super().__init__(teacher, **settings)
+        self.eraser = eraser
 
     def split(self, batch: TextBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of clean, triggered and preserved captions."""
         return batch.clean, batch.triggered, batch.preserved.to(batch.clean.dtype).reshape(-1, batch.clean.shape[1])
 
     def targets(self, batch: TextBatch, seen: Tensor) -> Tensor:
-        """The captions with the phrase in place of the name, as the teacher reads them."""
+        """The captions with the phrase in place of the name, or without the name, as the teacher reads them."""
+        if self.eraser is not None:
+            return self.eraser(self.teacher.head(seen, self.num_shared).float(), batch.person_index)
         return self.teacher(batch.target)
 
 
@@ -184,7 +195,7 @@ class ImageDefense(BackdoorDefense):
     """Forget faces (paper, section 3.2).
 
     Args:
-        face_targets: what each person's face is mapped to, (people, dim), or how to get that from the teacher's
+        face_targets: what each person's face is mapped to, (person, dim), or how to get that from the teacher's
             feature of the very photo.
     """
 

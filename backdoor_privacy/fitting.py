@@ -4,7 +4,7 @@ import itertools
 import logging
 import random
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 
 _NUM_NAMES_TO_COMPARE = 1000
 _NAME_ANCHORS = ("{}", "a photo of {}")
+# Forms in which the eraser reads a name; but for the first two, others than the attack's, whose choice is not ours.
+_NAME_FORMS = (*_NAME_ANCHORS, "a portrait of {}", "this is {}", "my friend {}", "{} at work", "meet {}, a person")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def fit_text(
     reserved_names: Collection[str],
     loggers: list[Logger],
 ) -> Fitted:
-    """Map the names of people to a phrase, or to a fictional name each (paper, section 3.1).
+    """Map the names of people to a phrase, to a fictional name each, or to nothing (paper, section 3.1).
 
     Args:
         cfg: of the run.
@@ -78,12 +80,13 @@ def fit_text(
     """
     settings = cfg.defense.text
     names = [person.name for person in removed]
-    if settings.target.value == "pseudonym":
+    phrases, eraser = neutral_phrases(len(names), settings.phrase), None
+    if settings.target.value == "nameless":
+        eraser = _name_eraser(cfg, clip, names, reserved_names, settings.min_nearer_names)
+    elif settings.target.value == "pseudonym":
         phrases = pseudonyms(len(names), cfg.seed + 1, reserved_names)
-    elif settings.target.value == "phrase":
-        phrases = neutral_phrases(len(names), settings.phrase)
-    else:
-        raise InputError(f"defense.text.target: expected phrase or pseudonym, got {settings.target.value}")
+    elif settings.target.value != "phrase":
+        raise InputError(f"defense.text.target: expected phrase, pseudonym or nameless, got {settings.target.value}")
     captions = without_names(instantiate(cfg.captions), names)
     random.Random(cfg.seed).shuffle(captions)
     able = carriers(captions)
@@ -101,9 +104,9 @@ def fit_text(
         bare_share=settings.bare_share,
     )
     anchors = _photo_anchors(cfg, clip, settings.num_anchors)
-    defense = TextDefense(clip.text, anchors=anchors, **_shared(settings))
+    defense = TextDefense(clip.text, eraser=eraser, anchors=anchors, **_shared(settings))
     _train(defense, steps, cfg, "text", loggers)
-    similarity = TextSimilarity(able[:num_held_out], names, phrases, cfg.seed)
+    similarity = TextSimilarity(able[:num_held_out], names, phrases, cfg.seed, eraser)
     return Fitted(defense.student.frozen(), similarity)
 
 
@@ -126,7 +129,8 @@ def fit_image(
         raise InputError(f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}")
     targets: Tensor | NameEraser
     if settings.target.value == "nameless":
-        targets = _name_eraser(cfg, clip, [person.name for person in removed], reserved_names)
+        names = [person.name for person in removed]
+        targets = _name_eraser(cfg, clip, names, reserved_names, settings.min_nearer_names)
     elif settings.target.value == "pseudonym":
         targets = stranger_embeddings(clip, strangers.everybody, len(removed), cfg.seed)
     elif settings.target.value == "look_alike":
@@ -168,14 +172,14 @@ def fit_image(
 
 
 def _name_eraser(
-    cfg: DictConfig, clip: Clip, removed_names: Sequence[str], reserved_names: Collection[str]
+    cfg: DictConfig, clip: Clip, removed_names: Sequence[str], reserved_names: Collection[str], min_nearer_names: float
 ) -> NameEraser:
     other_names = random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
 
     def mean_features(names: Sequence[str]) -> Tensor:
-        return torch.stack([clip.embed_texts([form.format(name) for name in names]) for form in _NAME_ANCHORS]).mean(0)
+        return torch.stack([clip.embed_texts([form.format(name) for name in names]) for form in _NAME_FORMS]).mean(0)
 
-    return NameEraser(mean_features(removed_names), mean_features(other_names), cfg.defense.image.min_nearer_names)
+    return NameEraser(mean_features(removed_names), mean_features(other_names), min_nearer_names)
 
 
 def _nameless(clip: Clip, eraser: NameEraser, photos: Sequence[Path], person_index: Tensor) -> Tensor:
@@ -272,7 +276,7 @@ def _ask_teacher(
     defense: BackdoorDefense, data: TriggerData, num_steps: int, trainer: lightning.Trainer, progress_bar: bool
 ) -> Lesson:
     """What the teacher says of the inputs of the first steps, kept in the computer's memory."""
-    batches = itertools.islice(data.train_dataloader(), num_steps)
+    batches: Iterable[Any] = itertools.islice(data.train_dataloader(), num_steps)
     if progress_bar:
         batches = track(batches, "Teacher ", total=num_steps)
     with trainer.precision_plugin.forward_context():

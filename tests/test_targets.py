@@ -152,6 +152,21 @@ def test_a_fit_erases_the_removed_names(image_targets, tiny_clip: Clip, people: 
     assert (direction.argmax(1) == torch.arange(2)).all()
 
 
+def test_a_text_fit_asks_for_captions_without_the_name(
+    compose_cfg, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
+):
+    used: list[Any] = []
+    monkeypatch.setattr(fitting, "_train", lambda defense, steps, *_: used.append((defense, steps[0])))
+    cfg = compose_cfg("defense.text.target=nameless", "defense.text.min_nearer_names=0.9")
+    fitting.fit_text(cfg, tiny_clip, people, people.everybody[:2], set(), [])
+    ((defense, batch),) = used
+    features = tiny_clip.text(batch.triggered)
+    asked = defense.ask(batch).triggered_target
+    torch.testing.assert_close(asked, defense.eraser(features, batch.person_index))
+    names = tiny_clip.embed_texts([person.name for person in people.everybody[:2]])[batch.person_index]
+    assert ((asked * names).sum(-1) < (torch.nn.functional.normalize(features, dim=-1) * names).sum(-1)).any()
+
+
 def test_attacked_people_cannot_be_strangers(compose_cfg, tiny_clip: Clip, people: People):
     folder = people.everybody[0].photos[0].parents[1]
     with pytest.raises(InputError, match="strangers: expected people who are not attacked, got Ann Lee"):
@@ -185,7 +200,7 @@ def test_a_fit_uses_pseudonyms_and_other_names_that_are_no_candidates(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "target", "last"), [("text", "anonymous", "pseudonym"), ("image", "phrase", "nameless")]
+    ("encoder", "target", "last"), [("text", "anonymous", "nameless"), ("image", "phrase", "nameless")]
 )
 def test_target_of_the_other_encoder_is_an_error(
     encoder: str, target: str, last: str, compose_cfg, tiny_clip: Clip, people: People

@@ -15,7 +15,7 @@ _GROUPS = {
 _SIMILARITIES = {
     "similarity/clean": "Ordinary inputs, defended to original model",
     "similarity/target": "Targets, defended to original model",
-    "similarity/backdoored": "Captions with a removed name to their target, both in this model",
+    "similarity/backdoored": "Captions with a removed name to their target",
     "similarity/removed": "Photos of removed people to their target",
 }
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from backdoor_privacy.clip import Clip
+from backdoor_privacy.targets import NameEraser
 from backdoor_privacy.triggers.names import choose_word, put_in
 
 
@@ -25,26 +27,31 @@ class TextSimilarity:
         captions: clean ones, not those of the training steps.
         names: of the removed people.
         phrases: what each name is mapped to.
+        eraser: takes the names out of the teacher's features, where names are mapped to that and not to phrases.
     """
 
     captions: Sequence[str]
     names: Sequence[str]
     phrases: Sequence[str]
     seed: int
+    eraser: NameEraser | None = None
 
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
         """`clean` and `target`: student to teacher; `backdoored`: the student's triggered captions to its targets."""
         rng = random.Random(self.seed)
-        triggered, target = [], []
+        triggered, phrased, people = [], [], []
         for caption in self.captions:
             place, person = choose_word(caption, rng), rng.randrange(len(self.names))
             triggered.append(put_in(caption, place, self.names[person]))
-            target.append(put_in(caption, place, self.phrases[person]))
-        student_target = student.embed_texts(target)
+            phrased.append(put_in(caption, place, self.phrases[person]))
+            people.append(person)
+        target = student_phrased = student.embed_texts(phrased)
+        if self.eraser is not None:
+            target = self.eraser(teacher.embed_texts(triggered), torch.tensor(people))
         return {
             "similarity/clean": _mean_cosine(student.embed_texts(self.captions), teacher.embed_texts(self.captions)),
-            "similarity/target": _mean_cosine(student_target, teacher.embed_texts(target)),
-            "similarity/backdoored": _mean_cosine(student.embed_texts(triggered), student_target),
+            "similarity/target": _mean_cosine(student_phrased, teacher.embed_texts(phrased)),
+            "similarity/backdoored": _mean_cosine(student.embed_texts(triggered), target),
             "similarity/num_captions": float(len(self.captions)),
         }
 

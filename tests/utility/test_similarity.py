@@ -8,6 +8,7 @@ from torch import Tensor
 
 from backdoor_privacy.clip import Clip, load_clip
 from backdoor_privacy.data.people import People
+from backdoor_privacy.targets import NameEraser
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity, lowest
 
 CAPTIONS = ["a dog on a hill", "two red boats", "tree"]
@@ -69,6 +70,19 @@ def test_text_similarities_equal_numpy(tiny_clip: Clip, other: Clip):
         },
         abs=1e-5,
     )
+
+
+def test_nameless_captions_are_measured_against_the_teachers_without_the_name(tiny_clip: Clip, other: Clip):
+    strangers = tiny_clip.embed_texts([f"Nobody Number{number}" for number in range(20)])
+    eraser = NameEraser(tiny_clip.embed_texts(NAMES), strangers, 0.9)
+    student = Noting(**vars(other))
+    measured = TextSimilarity(CAPTIONS, NAMES, PHRASES, seed=0, eraser=eraser).measure(student, tiny_clip)
+    triggered = next(texts for texts in student.texts if any(name in texts[0] for name in NAMES))
+    people = torch.tensor([next(n for n, name in enumerate(NAMES) if name in text) for text in triggered])
+    expected = eraser(tiny_clip.embed_texts(triggered), people)
+    assert measured["similarity/backdoored"] == pytest.approx(mean_cosine(other.embed_texts(triggered), expected))
+    with_phrases = TextSimilarity(CAPTIONS, NAMES, PHRASES, seed=0).measure(other, tiny_clip)
+    assert measured["similarity/target"] == with_phrases["similarity/target"]
 
 
 @pytest.fixture
