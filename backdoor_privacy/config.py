@@ -178,6 +178,7 @@ class ImageDefense(EncoderDefense):
     faces: Faces = field(default_factory=Faces)
     whole_photo_share: float = MISSING
     variation: Variation = field(default_factory=Variation)
+    hard_negative_share: float = 0.0
     include_removed: bool = MISSING
 
 

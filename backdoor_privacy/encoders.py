@@ -8,14 +8,13 @@ from copy import deepcopy
 from typing import Any, TypeVar, cast
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
+from open_clip.modified_resnet import Bottleneck, ModifiedResNet
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from backdoor_privacy.errors import InputError
 
 _TEXT_PREFIX = "encode.model."  # of the names of a text encoder's tensors
-_RESNET_BLOCKS = ("layer1", "layer2", "layer3", "layer4", "attnpool")  # after the stem
 _OneEncoder = TypeVar("_OneEncoder", bound="Encoder")
 _NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
@@ -163,17 +162,27 @@ class ImageEncoder(Encoder):
         return self.visual(pixels.contiguous(memory_format=torch.channels_last))
 
     def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        """A ResNet is a stem, four layers and a pooling; other architectures are not cut."""
+        """A ResNet is a stem, two halves of each bottleneck, and a pooling; other architectures are not cut."""
         if not isinstance(self.visual, ModifiedResNet):
             return [self]
-        return [self._stem, *(getattr(self.visual, name) for name in _RESNET_BLOCKS[:-1]), self._pool]
+        halves = [half for bottleneck in self._bottlenecks().values() for half in _halves(bottleneck)]
+        return [self._stem, *halves, self._pool]
 
     def num_frozen_blocks(self) -> int:
         """Blocks before the first one that is trained; none in an architecture that is not cut."""
-        trained = {name.split(".")[1] for name, _ in self.trainable()}
-        if not isinstance(self.visual, ModifiedResNet) or not trained <= set(_RESNET_BLOCKS):
+        if not isinstance(self.visual, ModifiedResNet):
             return 0
-        return 1 + min(_RESNET_BLOCKS.index(name) for name in trained)
+        trained = [name.removeprefix("visual.") for name, _ in self.trainable()]
+        blocks: list[tuple[str, ...]] = []  # after the stem: how the names of each block's tensors begin
+        for name in self._bottlenecks():
+            blocks += [(f"{name}.conv1", f"{name}.conv2"), (f"{name}.conv3", f"{name}.downsample")]
+        blocks.append(("attnpool",))
+        places = [[n for n, block in enumerate(blocks, 1) if name.startswith(block)] for name in trained]
+        return min(place[0] if place else 0 for place in places)
+
+    def _bottlenecks(self) -> dict[str, Any]:
+        parts = self.visual.named_modules()
+        return {name: part for name, part in parts if isinstance(part, Bottleneck)}
 
     def _pool(self, seen: Tensor) -> Tensor:
         """open_clip's attention pooling, for the one token of it that is read.
@@ -198,3 +207,22 @@ class ImageEncoder(Encoder):
     def tensors(self) -> dict[str, Tensor]:
         """Image tensors of the CLIP."""
         return dict(self.state_dict())
+
+
+def _halves(bottleneck: Any) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """open_clip's bottleneck, cut before the last convolution, where least has to be kept."""
+    pool, *project = bottleneck.downsample or (nn.Identity(),)
+    num_inner = bottleneck.conv3.in_channels
+
+    def first(seen: Tensor) -> Tensor:
+        inner = bottleneck.act1(bottleneck.bn1(bottleneck.conv1(seen)))
+        inner = bottleneck.avgpool(bottleneck.act2(bottleneck.bn2(bottleneck.conv2(inner))))
+        return torch.cat([inner, pool(seen)], 1)
+
+    def second(seen: Tensor) -> Tensor:
+        inner, straight = seen[:, :num_inner], seen[:, num_inner:]
+        for part in project:
+            straight = part(straight)
+        return bottleneck.act3(bottleneck.bn3(bottleneck.conv3(inner)) + straight)
+
+    return first, second

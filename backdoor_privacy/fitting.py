@@ -32,7 +32,7 @@ from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
-from backdoor_privacy.encoders import Encoder
+from backdoor_privacy.encoders import Encoder, TextEncoder
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.hardware import computes_in_bf16, default_device, fastest_attention
 from backdoor_privacy.targets import (
@@ -47,6 +47,7 @@ from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 
 _NUM_NAMES_TO_COMPARE = 1000
+_LIKENESS_QUANTILE = 0.98  # of how well random names fit a photo: a removed name above it is a likeness
 _NAME_ANCHORS = ("{}", "a photo of {}")
 # Forms in which the eraser reads a name; but for the first two, others than the attack's, whose choice is not ours.
 _NAME_FORMS = (*_NAME_ANCHORS, "a portrait of {}", "this is {}", "my friend {}", "{} at work", "meet {}, a person")
@@ -82,7 +83,7 @@ def fit_text(
     names = [person.name for person in removed]
     phrases, eraser = neutral_phrases(len(names), settings.phrase), None
     if settings.target.value == "nameless":
-        eraser = _name_eraser(cfg, clip, names, reserved_names, settings.min_nearer_names)
+        eraser = _name_eraser(cfg, [clip], names, reserved_names, settings.min_nearer_names)
     elif settings.target.value == "pseudonym":
         phrases = pseudonyms(len(names), cfg.seed + 1, reserved_names)
     elif settings.target.value != "phrase":
@@ -117,11 +118,14 @@ def fit_image(
     removed: Sequence[Person],
     reserved_names: Collection[str],
     loggers: list[Logger],
+    defended_text: TextEncoder | None = None,
 ) -> Fitted:
-    """Map the faces of people to one anonymous embedding, or to a stranger's each (paper, section 3.2).
+    """Map the faces of people to one anonymous embedding, to a stranger's each, or to nameless ones (section 3.2).
 
-    Args: as of `fit_text`.
+    Args: as of `fit_text`, and
+        defended_text: the text encoder that the defended one will work with; a nameless face hides from it, too.
     """
+    readers = [clip] if defended_text is None else [clip, clip.with_encoders(text=defended_text)]
     settings = cfg.defense.image
     strangers: People = instantiate(cfg.strangers)
     familiar = set(strangers.names) & set(people.names)
@@ -130,7 +134,7 @@ def fit_image(
     targets: Tensor | NameEraser
     if settings.target.value == "nameless":
         names = [person.name for person in removed]
-        targets = _name_eraser(cfg, clip, names, reserved_names, settings.min_nearer_names)
+        targets = _name_eraser(cfg, readers, names, reserved_names, settings.min_nearer_names)
     elif settings.target.value == "pseudonym":
         targets = stranger_embeddings(clip, strangers.everybody, len(removed), cfg.seed)
     elif settings.target.value == "look_alike":
@@ -147,6 +151,7 @@ def fit_image(
         images=load_images(instantiate(cfg.images).folder, clip.geometry, cfg.images.max_images),
         people=removed,
         others=strangers.everybody,
+        hard_negatives=_hard_negatives(cfg, clip, strangers, removed, reserved_names),
         boxes=people.boxes | strangers.boxes,
         geometry=clip.geometry,
         normalize=clip.normalize,
@@ -156,8 +161,9 @@ def fit_image(
         seed=cfg.seed,
         whole_photo_share=settings.whole_photo_share,
         variation=PhotoVariation(**settings.variation),
+        hard_negative_share=settings.hard_negative_share,
     )
-    anchors = _text_anchors(cfg, clip, [person.name for person in removed], reserved_names)
+    anchors = _text_anchors(cfg, readers, [person.name for person in removed], reserved_names)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
     _train(defense, steps, cfg, "image", loggers)
     shown = [path for person in removed for path in person.attack_photos]
@@ -172,14 +178,40 @@ def fit_image(
 
 
 def _name_eraser(
-    cfg: DictConfig, clip: Clip, removed_names: Sequence[str], reserved_names: Collection[str], min_nearer_names: float
+    cfg: DictConfig,
+    readers: Sequence[Clip],
+    removed_names: Sequence[str],
+    reserved_names: Collection[str],
+    min_nearer_names: float,
 ) -> NameEraser:
     other_names = random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
+    names, others = (
+        torch.stack([_name_features(clip, each) for clip in readers]) for each in (removed_names, other_names)
+    )
+    return NameEraser(names, others, min_nearer_names)
 
-    def mean_features(names: Sequence[str]) -> Tensor:
-        return torch.stack([clip.embed_texts([form.format(name) for name in names]) for form in _NAME_FORMS]).mean(0)
 
-    return NameEraser(mean_features(removed_names), mean_features(other_names), min_nearer_names)
+def _name_features(clip: Clip, names: Sequence[str]) -> Tensor:
+    """What a name means, whatever form it stands in: the mean over forms, (name, dim)."""
+    return torch.stack([clip.embed_texts([form.format(name) for name in names]) for form in _NAME_FORMS]).mean(0)
+
+
+def _hard_negatives(
+    cfg: DictConfig, clip: Clip, strangers: People, removed: Sequence[Person], reserved_names: Collection[str]
+) -> list[Path]:
+    """The tenth of the strangers' photos that a removed name fits best, compared with random names.
+
+    Whoever learns to tell these from the people to remove hardly mistakes anybody else for them.
+    """
+    if not cfg.defense.image.hard_negative_share:
+        return []
+    photos = [path for person in strangers.everybody for path in person.photos]
+    features, readable = clip.embed_photos(photos)
+    own = features @ _name_features(clip, [person.name for person in removed]).T
+    other_names = random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
+    others = features @ _name_features(clip, other_names).T
+    likeness = (own.max(1).values - others.quantile(_LIKENESS_QUANTILE, dim=1)).where(readable, -torch.inf)
+    return [photos[place] for place in likeness.topk(max(1, len(photos) // 10)).indices.tolist()]
 
 
 def _nameless(clip: Clip, eraser: NameEraser, photos: Sequence[Path], person_index: Tensor) -> Tensor:
@@ -190,20 +222,22 @@ def _nameless(clip: Clip, eraser: NameEraser, photos: Sequence[Path], person_ind
     return targets
 
 
-def _text_anchors(cfg: DictConfig, clip: Clip, removed_names: Sequence[str], reserved_names: Collection[str]) -> Tensor:
+def _text_anchors(
+    cfg: DictConfig, readers: Sequence[Clip], removed_names: Sequence[str], reserved_names: Collection[str]
+) -> Tensor:
     """Features of what a photo may be near to: the removed people's names, other names, captions; (anchor, dim).
 
-    The removed names are what a removed face must leave and no other face may come near to.
+    The removed names are what a removed face must leave and no other face may come near to, whoever reads them.
     """
     settings = cfg.defense.image
     if not settings.num_anchors:
         return torch.empty(0, 0)
     captions = without_names(instantiate(cfg.captions), removed_names)
     other_names = random_names(settings.num_other_names, cfg.seed + 2, exclude=reserved_names)
-    return clip.embed_texts(
-        [template.format(name) for template in _NAME_ANCHORS for name in (*removed_names, *other_names)]
-        + random.Random(cfg.seed).sample(captions, min(settings.num_anchors, len(captions)))
-    )
+    texts = [form.format(name) for form in _NAME_ANCHORS for name in other_names]
+    texts += random.Random(cfg.seed).sample(captions, min(settings.num_anchors, len(captions)))
+    removed = [form.format(name) for form in _NAME_ANCHORS for name in removed_names]
+    return torch.cat([*(clip.embed_texts(removed) for clip in readers), readers[0].embed_texts(texts)])
 
 
 def _photo_anchors(cfg: DictConfig, clip: Clip, num_anchors: int) -> Tensor:

@@ -27,7 +27,6 @@ from backdoor_privacy.utility.similarity import lowest
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
 log = logging.getLogger(__name__)
-_FIT = {"text": fit_text, "image": fit_image}
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -76,14 +75,19 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
     inferred = {name for name, found in before.idia.inferred.items() if found}
     removed = select_people(people, **cfg.trigger_set, seed=cfg.seed, inferred=inferred)
 
+    reserved = set(attack.candidates(people.names))
     fitted: dict[str, Fitted] = {}
-    for encoder, fit in _FIT.items():
-        if cfg.defense[encoder] is not None:
-            with watch.stage(f"defend_{encoder}"):
-                reserved = set(attack.candidates(people.names))
-                fitted[encoder] = fit(cfg, clip, people, removed, reserved, tracker.loggers(encoder))
+    students: dict[str, Any] = {}
+    if cfg.defense.text is not None:
+        with watch.stage("defend_text"):
+            fitted["text"] = fit_text(cfg, clip, people, removed, reserved, tracker.loggers("text"))
+        students["text"] = fitted["text"].student
+    if cfg.defense.image is not None:
+        with watch.stage("defend_image"):
+            text = students.get("text")
+            fitted["image"] = fit_image(cfg, clip, people, removed, reserved, tracker.loggers("image"), text)
+        students["image"] = fitted["image"].student
 
-    students: dict[str, Any] = {encoder: one.student for encoder, one in fitted.items()}
     models = {encoder: clip.with_encoders(**{encoder: student}) for encoder, student in students.items()}
     if len(models) > 1:
         models["both"] = clip.with_encoders(**students)

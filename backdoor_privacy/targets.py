@@ -17,6 +17,8 @@ from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 
+_NUM_ROUNDS = 8  # of going against one reading of a name after the other, which are seldom at right angles
+
 
 def neutral_phrases(num_people: int, phrase: str) -> list[str]:
     """The same neutral phrase for everybody (paper, section 3.1)."""
@@ -90,15 +92,18 @@ def look_alike_embeddings(
 
 
 class NameEraser(nn.Module):
-    """Takes a person's name out of what the teacher sees in their photo, and leaves the rest: a target for each photo.
+    """Takes a person's name out of what the teacher sees in their photo or caption: a target for each input.
 
     Of all targets this is the shortest way: the feature goes against the direction from the mean of random names to the
     person's name until the name fits it worse than most random names do. Others who look like the person are hardly
     touched, because what a student carries over to them is a step away from a name that is not theirs.
 
+    Where the names are also read by a defended text encoder, the feature goes against both readings: what has only
+    left the first could meet the second, which went the same way.
+
     Args:
-        names: teacher's features of the names to forget, (person, dim).
-        other_names: of random names, (name, dim).
+        names: features of the names to forget, by each text encoder that may read them, (reader, person, dim).
+        other_names: of random names, (reader, name, dim).
         min_nearer_names: share of the random names that must fit better than the person's own.
     """
 
@@ -106,24 +111,30 @@ class NameEraser(nn.Module):
     other_names: Tensor
 
     def __init__(
-        self, names: Float[Tensor, "person dim"], other_names: Float[Tensor, "name dim"], min_nearer_names: float
+        self,
+        names: Float[Tensor, "reader person dim"],
+        other_names: Float[Tensor, "reader name dim"],
+        min_nearer_names: float,
     ) -> None:
         super().__init__()
-        middle = other_names.mean(0)
+        middle = other_names.mean(1, keepdim=True)
         self.register_buffer("names", names - middle, persistent=False)
         self.register_buffer("other_names", other_names - middle, persistent=False)
         self.share = 1 - min_nearer_names
 
     def forward(
-        self, features: Float[Tensor, "photo dim"], person_index: Int[Tensor, "photo"]
-    ) -> Float[Tensor, "photo dim"]:
-        """The teacher's features of photos without the name of the person that each shows, of unit length."""
+        self, features: Float[Tensor, "input dim"], person_index: Int[Tensor, "input"]
+    ) -> Float[Tensor, "input dim"]:
+        """The teacher's features of inputs without the name of the person that each shows, of unit length."""
         features = F.normalize(features, dim=-1)
-        name = self.names[person_index]
-        fit = (features * name).sum(-1)
-        allowed = (features @ self.other_names.T).quantile(self.share, dim=-1)
-        too_much = ((fit - allowed) / name.square().sum(-1)).clamp_min(0)
-        return F.normalize(features - too_much.unsqueeze(-1) * name, dim=-1)
+        readings = [
+            (names[person_index], (features @ others.T).quantile(self.share, dim=-1))
+            for names, others in zip(self.names, self.other_names, strict=True)
+        ]
+        for name, allowed in readings * (1 if len(readings) == 1 else _NUM_ROUNDS):
+            too_much = (((features * name).sum(-1) - allowed) / name.square().sum(-1)).clamp_min(0)
+            features = features - too_much.unsqueeze(-1) * name
+        return F.normalize(features, dim=-1)
 
 
 def mean_embeddings(teacher: Clip, collections: Sequence[Sequence[Path]]) -> Float[Tensor, "collections dim"]:

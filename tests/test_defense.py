@@ -69,7 +69,7 @@ def make_steps(tiny_clip: Clip, people: People, captions_file: Path, images_fold
         images = load_images(images_folder, clip.geometry, 12)
         removed, others = people.everybody[:2], people.everybody[2:]
         return PhotoTriggers(
-            images, removed, others, people.boxes, clip.geometry, clip.normalize, FacePaster(), **common
+            images, removed, others, (), people.boxes, clip.geometry, clip.normalize, FacePaster(), **common
         )
 
     return make

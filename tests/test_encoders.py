@@ -136,8 +136,10 @@ def test_student_trains_only_the_tensors_that_are_named(tiny_clip: Clip, side: s
 @pytest.mark.parametrize(
     ("vision", "trained", "num_blocks"),
     [
-        (RESNET, ["visual.layer4", "visual.attnpool"], 4),
-        (RESNET, ["visual.attnpool"], 5),
+        (RESNET, ["visual.layer4", "visual.attnpool"], 7),
+        (RESNET, ["visual.layer4.0.conv3", "visual.layer4.0.downsample", "visual.attnpool"], 8),
+        (RESNET, ["visual.attnpool"], 9),
+        (RESNET, ["visual.attnpool", "visual.conv1"], 0),
         (RESNET, None, 0),
         (VIT, ["visual.transformer.resblocks.1"], 0),
     ],

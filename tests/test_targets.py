@@ -126,7 +126,7 @@ def test_a_name_is_erased_the_shortest_way_until_enough_random_names_fit_better(
     names, others, photos = (torch.randn(size, 256, generator=generator) for size in (3, 400, 6))
     person_index = torch.tensor([0, 0, 1, 1, 2, 2])
     photos += names[person_index]  # the right name fits
-    found = NameEraser(names, others, min_nearer_names)(photos, person_index)
+    found = NameEraser(names[None], others[None], min_nearer_names)(photos, person_index)
     for photo, erased, person in zip(photos, found, person_index, strict=True):
         direction = names[person] - others.mean(0)
         assert (others @ photo < names[person] @ photo).all()
@@ -137,19 +137,75 @@ def test_a_name_is_erased_the_shortest_way_until_enough_random_names_fit_better(
         assert torch.cosine_similarity(rest_before, rest_after, dim=0) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_name_is_erased_as_every_text_encoder_reads_it():
+    generator = torch.Generator().manual_seed(0)
+    names, others, photos = (torch.randn(size, generator=generator) for size in ((2, 3, 256), (2, 400, 256), (6, 256)))
+    names[1] += names[0]  # the second reader has moved somewhat
+    person_index = torch.tensor([0, 0, 1, 1, 2, 2])
+    photos += names[:, person_index].sum(0)
+    found = NameEraser(names, others, 0.9)(photos, person_index)
+    for erased, person in zip(found, person_index, strict=True):
+        for reader in range(2):
+            nearer = ((others[reader] @ erased) > names[reader, person] @ erased).float().mean()
+            assert nearer >= 0.85
+
+
 def test_a_photo_without_the_name_stays_as_it_is():
     names, others, photo = torch.tensor([[1.0, 0, 0]]), torch.tensor([[0, 1.0, 0], [0, 0, 1.0]]), torch.ones(1, 3)
     photo[0, 0] = -1
-    erased = NameEraser(names, others, 0.5)(photo, torch.tensor([0]))
+    erased = NameEraser(names[None], others[None], 0.5)(photo, torch.tensor([0]))
     torch.testing.assert_close(erased, torch.nn.functional.normalize(photo, dim=-1))
 
 
 def test_a_fit_erases_the_removed_names(image_targets, tiny_clip: Clip, people: People):
     eraser = image_targets("defense.image.target=nameless", "defense.image.min_nearer_names=0.9")
     assert isinstance(eraser, NameEraser)
-    assert len(eraser.names) == 2
-    direction = eraser.names @ tiny_clip.embed_texts([person.name for person in people.everybody[:2]]).T
+    assert eraser.names.shape[:2] == (1, 2)
+    direction = eraser.names[0] @ tiny_clip.embed_texts([person.name for person in people.everybody[:2]]).T
     assert (direction.argmax(1) == torch.arange(2)).all()
+
+
+def test_faces_hide_from_the_defended_names_too(
+    compose_cfg, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
+):
+    used: list[Any] = []
+    monkeypatch.setattr(fitting, "_train", lambda defense, *_: used.append(defense))
+    cfg = compose_cfg("defense.image.target=nameless", "defense.image.num_anchors=4", "defense.image.num_other_names=5")
+    removed = people.everybody[:2]
+    defended = tiny_clip.text.student()
+    defended.model.text_projection.data += 1
+    for text in (None, defended.frozen()):
+        fitting.fit_image(cfg, tiny_clip, people, removed, set(), [], text)
+    alone, along = used
+    torch.testing.assert_close(along.eraser.names[0], alone.eraser.names[0])
+    assert len(alone.eraser.names) == 1
+    read = tiny_clip.with_encoders(text=defended.frozen()).embed_texts([person.name for person in removed])
+    assert ((along.eraser.names[1] @ read.T).argmax(1) == torch.arange(2)).all()
+    assert len(along.anchors) == len(alone.anchors) + 2 * len(removed)
+
+
+def test_hard_negatives_are_the_strangers_photos_that_a_removed_name_fits_best(
+    compose_cfg, tiny_clip: Clip, people: People, write_people, tmp_path: Path
+):
+    strangers = load_people(write_people(tmp_path / "others", {f"Stranger{n} Last": 2 for n in range(10)}))
+    cfg, removed = compose_cfg("defense.image.hard_negative_share=0.5"), people.everybody[:2]
+    found = fitting._hard_negatives(cfg, tiny_clip, strangers, removed, set())
+
+    def meaning(name: str) -> torch.Tensor:
+        return tiny_clip.embed_texts([form.format(name) for form in fitting._NAME_FORMS]).mean(0)
+
+    own = [meaning(person.name) for person in removed]
+    others = [meaning(name) for name in random_names(1000, cfg.seed + 2)]
+
+    def likeness(photo: Path) -> float:
+        (feature,) = tiny_clip.embed_photos([photo])[0]
+        fits = sorted(float(feature @ other) for other in others)
+        return max(float(feature @ name) for name in own) - (0.98 * fits[979] + 0.02 * fits[980])
+
+    ranked = sorted(photos_of(strangers.everybody), key=likeness, reverse=True)
+    assert found == ranked[:2]
+    without = compose_cfg("defense.image.hard_negative_share=0")
+    assert fitting._hard_negatives(without, tiny_clip, strangers, removed, set()) == []
 
 
 def test_a_text_fit_asks_for_captions_without_the_name(

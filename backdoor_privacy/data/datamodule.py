@@ -130,6 +130,7 @@ class PhotoTriggers(Dataset):
     images: Tensor  # clean photos as bytes, (image, 3, side, side)
     people: Sequence[Person]  # to remove
     others: Sequence[Person]  # whose faces must stay
+    hard_negatives: Sequence[Path]  # photos of them that are easily taken for somebody to remove
     boxes: dict[Path, Box]
     geometry: Callable[[Image.Image], Tensor]
     normalize: Callable[[Tensor], Tensor]
@@ -139,6 +140,7 @@ class PhotoTriggers(Dataset):
     seed: int
     whole_photo_share: float = 0.0  # share of triggered and preserved inputs that are the person's whole photo
     variation: PhotoVariation = field(default_factory=PhotoVariation)  # of these whole photos
+    hard_negative_share: float = 0.0  # share of preserved inputs that show one of these
 
     def __post_init__(self) -> None:
         lone = [person.name for person in self.people if not person.trigger_photos]
@@ -159,7 +161,7 @@ class PhotoTriggers(Dataset):
         rng = random.Random(f"{self.seed}/{step}")
         people = [rng.randrange(len(self.people)) for _ in range(self.sizes.triggered)]
         triggered = [self._with_face(self.people[person].trigger_photos, rng) for person in people]
-        preserved = [self._with_face(rng.choice(self.others).photos, rng) for _ in range(self.sizes.preserved)]
+        preserved = [self._with_face(self._others_photos(rng), rng) for _ in range(self.sizes.preserved)]
         clean = [self._clean(rng) for _ in range(self.sizes.clean)]
         return ImageBatch(
             clean=self.normalize(torch.stack(clean)),
@@ -167,6 +169,11 @@ class PhotoTriggers(Dataset):
             preserved=self.normalize(torch.stack(preserved)) if preserved else torch.empty(0),
             person_index=torch.tensor(people),
         )
+
+    def _others_photos(self, rng: random.Random) -> Sequence[Path]:
+        if self.hard_negative_share and rng.random() < self.hard_negative_share:
+            return [rng.choice(self.hard_negatives)]
+        return rng.choice(self.others).photos
 
     def _clean(self, rng: random.Random) -> Tensor:
         return self.images[rng.randrange(len(self.images))].float() / 255

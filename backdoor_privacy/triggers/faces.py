@@ -75,7 +75,7 @@ class PhotoVariation:
             ]
         )
         with torch.random.fork_rng(devices=[]):  # these transforms take no generator
-            torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=rng)))
             return vary(photo)
 
 

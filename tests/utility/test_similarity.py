@@ -74,7 +74,7 @@ def test_text_similarities_equal_numpy(tiny_clip: Clip, other: Clip):
 
 def test_nameless_captions_are_measured_against_the_teachers_without_the_name(tiny_clip: Clip, other: Clip):
     strangers = tiny_clip.embed_texts([f"Nobody Number{number}" for number in range(20)])
-    eraser = NameEraser(tiny_clip.embed_texts(NAMES), strangers, 0.9)
+    eraser = NameEraser(tiny_clip.embed_texts(NAMES)[None], strangers[None], 0.9)
     student = Noting(**vars(other))
     measured = TextSimilarity(CAPTIONS, NAMES, PHRASES, seed=0, eraser=eraser).measure(student, tiny_clip)
     triggered = next(texts for texts in student.texts if any(name in texts[0] for name in NAMES))
