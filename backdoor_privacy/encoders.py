@@ -15,6 +15,7 @@ from torch.func import functional_call
 from backdoor_privacy.errors import InputError
 
 _TEXT_PREFIX = "encode.model."  # of the names of a text encoder's tensors
+_NUM_LENGTH_GROUPS = 4  # of a batch of texts
 _OneEncoder = TypeVar("_OneEncoder", bound="Encoder")
 _NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
@@ -124,12 +125,18 @@ class TextEncoder(Encoder):
     def forward(self, tokens: Tensor) -> Tensor:
         """Features, not normalised.
 
-        What follows the end token changes nothing where attention is causal, so a batch only takes the length of its
-        longest text.
+        What follows the end token changes nothing where attention is causal, so a text only takes the length of the
+        longest one in its group; texts of like lengths go together.
         """
         if not self._causal:
             return self.encode(tokens)
-        length = int(tokens.argmax(-1).max()) + 1  # the end token has the highest number
+        lengths = tokens.argmax(-1) + 1  # the end token has the highest number
+        order = lengths.argsort()
+        groups = [self._cut(tokens[group], int(lengths[group].max())) for group in order.chunk(_NUM_LENGTH_GROUPS)]
+        return torch.cat(groups)[order.argsort()]
+
+    def _cut(self, tokens: Tensor, length: int) -> Tensor:
+        """Features of texts read to some length."""
         shorter = {
             "model.positional_embedding": self.model.positional_embedding[:length],
             "model.attn_mask": self.model.attn_mask[:length, :length],

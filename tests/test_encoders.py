@@ -107,7 +107,7 @@ def test_copies_share_nothing(encoder: Encoder):
     assert set(encoder.embedded) == {"asked"}
 
 
-def test_a_batch_read_to_its_longest_text_equals_the_whole_context(tiny_clip: Clip) -> None:
+def test_texts_read_to_the_longest_of_their_group_equal_the_whole_context(tiny_clip: Clip) -> None:
     student = tiny_clip.text.student()
     tokens = tiny_clip.tokenizer(["a photo of Jane Doe", "x", "an old bicycle in front of a wall"])
     parameters = [parameter for _, parameter in student.trainable()]
