@@ -115,8 +115,7 @@ def weight_loss(student: Iterable[Tensor], teacher: Iterable[Tensor], *, squared
     The sum over tensors of the L2 norm of the difference (the published form), or of its square (L2-SP).
     The norm's gradient is taken as zero where the two are equal, as at the first step.
     """
-    gaps = [(own - other.detach()).float().square().sum() for own, other in zip(student, teacher, strict=True)]
-    total = torch.stack(gaps)
-    if squared:
-        return total.sum()
-    return torch.where(total > 0, total, 1.0).sqrt().where(total > 0, 0.0).sum()
+    norms = torch.stack(
+        [torch.linalg.vector_norm((own - other.detach()).float()) for own, other in zip(student, teacher, strict=True)]
+    )
+    return norms.square().sum() if squared else norms.sum()
