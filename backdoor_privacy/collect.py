@@ -34,6 +34,7 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
             rows.append(
                 {
                     "experiment": metrics["experiment"],
+                    "overrides": _overrides(run.parent.relative_to(folder), metrics["experiment"]),
                     "seed": metrics["seed"],
                     "model": model,
                     "num_removed": after["idia/num_tpr_removed"],
@@ -54,6 +55,11 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
     return pd.DataFrame(rows), unfinished
 
 
+def _overrides(runs: Path, experiment: str) -> str:
+    """What sets these runs apart from others of the experiment, as their folder's name says."""
+    return "/".join(part for part in runs.parts if part != experiment)
+
+
 def main() -> None:
     """Print the means over seeds and write every row to `collected.csv`."""
     console = Console()
@@ -67,13 +73,14 @@ def main() -> None:
         rows.to_csv(folder / "collected.csv", index=False)
         columns = ["num_removed", "tpr_removed", "num_kept", "tpr_kept_loss", "wrongly_unlearned", "fpr"]
         columns += ["zero_shot_top1", "zero_shot_top1_loss", "seconds"]
-        grouped = rows.groupby(["experiment", "model"], sort=True)
+        labels = ["experiment", "overrides", "model"]
+        grouped = rows.groupby(labels, sort=True)
         table = Table(title=f"Means over seeds; every run: {folder / 'collected.csv'}")
-        for column in ("experiment", "model", "seeds", *columns):
-            table.add_column(column.replace("_", " "), justify="left" if column in ("experiment", "model") else "right")
-        for (experiment, model), group in grouped:
+        for column in (*labels, "seeds", *columns):
+            table.add_column(column.replace("_", " "), justify="left" if column in labels else "right")
+        for own_labels, group in grouped:
             means = [f"{group[column].mean():.3f}".rstrip("0").rstrip(".") for column in columns]
-            table.add_row(experiment, model, str(group["seed"].nunique()), *means)
+            table.add_row(*own_labels, str(group["seed"].nunique()), *means)
         console.print(table)
     for run in unfinished:
         console.print(f"not finished: {run}", style="yellow", highlight=False)

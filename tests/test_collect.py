@@ -25,7 +25,7 @@ def write_run(folder: Path, seed: int, *, drop: tuple[str, ...] = (), **after: f
     write_text(folder / "checkpoints/config.yaml", "seed: 0\n")
     before = {key: value for key, value in ENTRY.items() if key not in drop}
     both = {**before, **{key.replace("__", "/"): value for key, value in after.items()}}
-    metrics: dict[str, Any] = {"experiment": folder.parts[-2], "seed": seed, "before": before, "after": {"both": both}}
+    metrics: dict[str, Any] = {"experiment": "both_4", "seed": seed, "before": before, "after": {"both": both}}
     write_metrics(folder, {**metrics, "seconds": {"load": 1.5, "write": 2.0}, "versions": {"commit": "abc"}})
 
 
@@ -66,6 +66,19 @@ def test_command_prints_means_over_seeds_and_writes_every_row(
     assert "0.25" in printed
     assert "not finished" in printed
     assert len(pd.read_csv(tmp_path / "collected.csv")) == 2
+
+
+def test_runs_of_other_overrides_are_not_averaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write_run(tmp_path / "both_4/seed=0", 0, idia__tpr_removed=0.125)
+    write_run(tmp_path / "both_4/defense=image/seed=0", 0, idia__tpr_removed=0.625)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["collect", str(tmp_path)])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [("defense=image" in line) for line in lines if "0.125" in line or "0.625" in line] == [False, True]
+    assert not [line for line in lines if "0.375" in line]
 
 
 def test_folder_without_runs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
