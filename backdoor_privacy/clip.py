@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Normalize
 
-from backdoor_privacy.data.photos import check_readable, photo_loader
+from backdoor_privacy.data.photos import PhotoBatch, check_readable, photo_loader
 from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.hardware import computes_in_bf16, fastest_attention
@@ -30,6 +30,7 @@ from backdoor_privacy.paths import ASSETS_FOLDER
 
 LOCAL_DIR = "local-dir:"
 _TEXT_BATCH_SIZE, _PHOTO_BATCH_SIZE = 512, 128
+_MAX_DECODED_BYTES = 400 * 2**20  # of photos kept for the next image encoder that is asked about them
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Clip:
     config: dict[str, Any] = field(repr=False)  # content of open_clip_config.json
     precision: Literal["fp32", "bf16"] = "fp32"  # of the passes of `embed_*`
     num_workers: int = 0  # processes that decode photos
+    decoded: dict[tuple[Path, ...], list[PhotoBatch]] = field(default_factory=dict, repr=False)  # as bytes
 
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
@@ -86,14 +88,31 @@ class Clip:
         if key not in known:
             features = torch.zeros(len(paths), self.config["model_cfg"]["embed_dim"])
             readable = torch.zeros(len(paths), dtype=torch.bool)
-            loader = photo_loader(paths, self.preprocess, batch_size=_PHOTO_BATCH_SIZE, num_workers=self.num_workers)
-            for pixels, places in loader:
+            for pixels, places in self._decode(key):
                 if len(places):
-                    features[places] = self._embed(self.image, pixels)
+                    features[places] = self._embed(self.image, self.normalize(pixels.float() / 255))
                     readable[places] = True
             check_readable(readable, paths)
             known[key] = features, readable
         return known[key]
+
+    def _decode(self, paths: tuple[Path, ...]) -> Iterator[PhotoBatch]:
+        """Photos as bytes, not yet normalised; as far as there is room, they are read from their files only once."""
+        if paths in self.decoded:
+            yield from self.decoded[paths]
+            return
+        geometry, batches, num_bytes = self.geometry, [], sum(map(_num_bytes, self.decoded.values()))
+
+        def as_bytes(photo: Image.Image) -> Tensor:
+            return (geometry(photo) * 255).round().to(torch.uint8)
+
+        for batch in photo_loader(paths, as_bytes, batch_size=_PHOTO_BATCH_SIZE, num_workers=self.num_workers):
+            yield batch
+            num_bytes += batch.pixels.nbytes
+            if num_bytes <= _MAX_DECODED_BYTES:
+                batches.append(batch)
+        if num_bytes <= _MAX_DECODED_BYTES:
+            self.decoded[paths] = batches
 
     def embed_pixels(self, pixels: Float[Tensor, "photo 3 side side"]) -> Float[Tensor, "photo dim"]:
         """Unit-length features in fp32 of photos that are already normalised."""
@@ -119,6 +138,10 @@ class Clip:
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _num_bytes(batches: Sequence[PhotoBatch]) -> int:
+    return sum(batch.pixels.nbytes for batch in batches)
 
 
 def embedded_clip() -> str:

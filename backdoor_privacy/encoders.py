@@ -131,17 +131,21 @@ class TextEncoder(Encoder):
         if not self._causal:
             return self.encode(tokens)
         lengths = tokens.argmax(-1) + 1  # the end token has the highest number
+        used, tokens = tokens.unique(return_inverse=True)  # sorted: the end token stays the highest
         order = lengths.argsort()
-        groups = [self._cut(tokens[group], int(lengths[group].max())) for group in order.chunk(_NUM_LENGTH_GROUPS)]
-        return torch.cat(groups)[order.argsort()]
+        groups = order.chunk(_NUM_LENGTH_GROUPS)
+        words = self.model.token_embedding.weight[used]
+        features = [self._read(tokens[group], int(lengths[group].max()), words) for group in groups]
+        return torch.cat(features)[order.argsort()]
 
-    def _cut(self, tokens: Tensor, length: int) -> Tensor:
-        """Features of texts read to some length."""
-        shorter = {
+    def _read(self, tokens: Tensor, length: int, words: Tensor) -> Tensor:
+        """Features of texts that are no longer than this; tokens are rows of `words`."""
+        exchanged = {
+            "model.token_embedding.weight": words,  # the gradient of all the other tokens is zero
             "model.positional_embedding": self.model.positional_embedding[:length],
             "model.attn_mask": self.model.attn_mask[:length, :length],
         }
-        return functional_call(self.encode, shorter, (tokens[:, :length],))
+        return functional_call(self.encode, exchanged, (tokens[:, :length],))
 
     @property
     def _causal(self) -> bool:

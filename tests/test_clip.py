@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from backdoor_privacy import clip as clip_module
 from backdoor_privacy.clip import Clip, load_clip, write_local_dir
+from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 64}
@@ -265,3 +267,31 @@ def test_folder_that_is_incomplete_is_an_error(write_clip, tmp_path: Path):
     (folder / "open_clip_config.json").write_text("{")
     with pytest.raises(InputError, match="Could not load valid config"):
         load_clip(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize(("limit", "num_reads"), [(2**30, 1), (0, 2)])
+def test_photos_are_decoded_once_for_all_image_encoders_as_far_as_there_is_room(
+    limit: int, num_reads: int, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
+):
+    reads: list[int] = []
+    load = clip_module.photo_loader
+
+    def counting(paths: Any, *arguments: Any, **settings: Any) -> Any:
+        reads.append(len(paths))
+        return load(paths, *arguments, **settings)
+
+    monkeypatch.setattr(clip_module, "photo_loader", counting)
+    monkeypatch.setattr(clip_module, "_MAX_DECODED_BYTES", limit)
+    paths = list(people.everybody[0].photos)
+    fresh = replace(tiny_clip, image=tiny_clip.image.frozen(), decoded={})
+    changed = fresh.image.student()
+    changed.visual.proj.data += 1
+    other = fresh.with_encoders(image=changed.frozen())
+    for clip in (fresh, other):
+        features, readable = clip.embed_photos(paths)
+        pixels = torch.stack([clip.preprocess(Image.open(path).convert("RGB")) for path in paths])
+        with torch.no_grad():
+            expected = torch.nn.functional.normalize(clip.image(pixels), dim=-1)
+        torch.testing.assert_close(features, expected, atol=1e-6, rtol=1e-5)
+        assert readable.all()
+    assert reads == [len(paths)] * num_reads
