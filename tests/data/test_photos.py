@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,4 +92,4 @@ def test_clip_embeds_the_readable_photos_and_marks_the_others(tiny_clip: Clip, w
     assert not torch.allclose(features[0], features[1], atol=1e-3)
     paths[51].write_text("not a photo")
     with pytest.raises(InputError, match=r"2 of 101 photos do not decode: .*050\.png, .*051\.png"):
-        tiny_clip.with_encoders(image=tiny_clip.image.copy()).embed_photos(paths)
+        replace(tiny_clip, image=tiny_clip.image.copy(), decoded={}).embed_photos(paths)
