@@ -71,16 +71,23 @@ def main() -> None:
         sys.exit(1)
     if len(rows):
         rows.to_csv(folder / "collected.csv", index=False)
-        columns = ["num_removed", "tpr_removed", "num_kept", "tpr_kept_loss", "wrongly_unlearned", "fpr"]
-        columns += ["zero_shot_top1", "zero_shot_top1_loss", "seconds"]
-        labels = ["experiment", "overrides", "model"]
-        grouped = rows.groupby(labels, sort=True)
         table = Table(title=f"Means over seeds; every run: {folder / 'collected.csv'}")
-        for column in (*labels, "seeds", *columns):
-            table.add_column(column.replace("_", " "), justify="left" if column in labels else "right")
-        for own_labels, group in grouped:
-            means = [f"{group[column].mean():.3f}".rstrip("0").rstrip(".") for column in columns]
-            table.add_row(*own_labels, str(group["seed"].nunique()), *means)
+        for title in ("experiment", "model"):
+            table.add_column(title, overflow="fold")
+        for title in ("seeds", "removed TPR", "kept TPR loss", "FPR", "top-1 loss", "seconds"):
+            table.add_column(title, justify="right")
+        for (*experiment, model), group in rows.groupby(["experiment", "overrides", "model"], sort=True):
+            mean = group.mean(numeric_only=True)
+            table.add_row(
+                "/".join(filter(None, experiment)),
+                model,
+                str(group["seed"].nunique()),
+                f"{mean['tpr_removed']:.3f} of {mean['num_removed']:.0f}",
+                f"{mean['tpr_kept_loss']:.3f} of {mean['num_kept']:.0f}",
+                f"{mean['fpr']:.3f}",
+                f"{mean['zero_shot_top1_loss']:.3f}",
+                f"{mean['seconds']:.0f}",
+            )
         console.print(table)
     for run in unfinished:
         console.print(f"not finished: {run}", style="yellow", highlight=False)
