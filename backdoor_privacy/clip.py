@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Normalize
 
-from backdoor_privacy.data.photos import PhotoBatch, check_readable, photo_loader
+from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, photo_loader
 from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.hardware import computes_in_bf16, fastest_attention
@@ -101,12 +102,9 @@ class Clip:
         if paths in self.decoded:
             yield from self.decoded[paths]
             return
-        geometry, batches, num_bytes = self.geometry, [], sum(map(_num_bytes, self.decoded.values()))
-
-        def as_bytes(photo: Image.Image) -> Tensor:
-            return (geometry(photo) * 255).round().to(torch.uint8)
-
-        for batch in photo_loader(paths, as_bytes, batch_size=_PHOTO_BATCH_SIZE, num_workers=self.num_workers):
+        batches, num_bytes = [], sum(batch.pixels.nbytes for known in self.decoded.values() for batch in known)
+        to_bytes = partial(as_bytes, geometry=self.geometry)  # not a lambda: a spawned process could not have it
+        for batch in photo_loader(paths, to_bytes, batch_size=_PHOTO_BATCH_SIZE, num_workers=self.num_workers):
             yield batch
             num_bytes += batch.pixels.nbytes
             if num_bytes <= _MAX_DECODED_BYTES:
@@ -138,10 +136,6 @@ class Clip:
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-def _num_bytes(batches: Sequence[PhotoBatch]) -> int:
-    return sum(batch.pixels.nbytes for batch in batches)
 
 
 def embedded_clip() -> str:

@@ -39,18 +39,17 @@ from backdoor_privacy.targets import (
     NameEraser,
     anonymous_embedding,
     look_alike_embeddings,
+    name_features,
     neutral_phrases,
     pseudonyms,
     stranger_embeddings,
 )
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
+from backdoor_privacy.triggers.selection import select_hard_negatives
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 
 _NUM_NAMES_TO_COMPARE = 1000
-_LIKENESS_QUANTILE = 0.98  # of how well random names fit a photo: a removed name above it is a likeness
 _NAME_ANCHORS = ("{}", "a photo of {}")
-# Forms in which the eraser reads a name; but for the first two, others than the attack's, whose choice is not ours.
-_NAME_FORMS = (*_NAME_ANCHORS, "a portrait of {}", "this is {}", "my friend {}", "{} at work", "meet {}, a person")
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def fit_image(
     elif settings.target.value == "pseudonym":
         targets = stranger_embeddings(clip, strangers.everybody, len(removed), cfg.seed)
     elif settings.target.value == "look_alike":
-        names = random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
+        names = _names_to_compare(cfg, reserved_names)
         targets = look_alike_embeddings(clip, strangers.everybody, removed, names, settings.min_nearer_names)
     elif settings.target.value == "anonymous":
         among = [*strangers.everybody, *(removed if settings.include_removed else ())]
@@ -147,11 +146,16 @@ def fit_image(
         raise InputError(
             f"defense.image.target: expected anonymous, pseudonym, look_alike or nameless, got {settings.target.value}"
         )
+    hard_negatives: list[Path] = []
+    if settings.hard_negative_share:
+        photos = [path for person in strangers.everybody for path in person.photos]
+        other_names = _names_to_compare(cfg, reserved_names)
+        hard_negatives = select_hard_negatives(clip, photos, [person.name for person in removed], other_names)
     steps = PhotoTriggers(
         images=load_images(instantiate(cfg.images).folder, clip.geometry, cfg.images.max_images),
         people=removed,
         others=strangers.everybody,
-        hard_negatives=_hard_negatives(cfg, clip, strangers, removed, reserved_names),
+        hard_negatives=hard_negatives,
         boxes=people.boxes | strangers.boxes,
         geometry=clip.geometry,
         normalize=clip.normalize,
@@ -184,34 +188,14 @@ def _name_eraser(
     reserved_names: Collection[str],
     min_nearer_names: float,
 ) -> NameEraser:
-    other_names = random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
-    names, others = (
-        torch.stack([_name_features(clip, each) for clip in readers]) for each in (removed_names, other_names)
-    )
+    compared = removed_names, _names_to_compare(cfg, reserved_names)
+    names, others = (torch.stack([name_features(clip, each) for clip in readers]) for each in compared)
     return NameEraser(names, others, min_nearer_names)
 
 
-def _name_features(clip: Clip, names: Sequence[str]) -> Tensor:
-    """What a name means, whatever form it stands in: the mean over forms, (name, dim)."""
-    return torch.stack([clip.embed_texts([form.format(name) for name in names]) for form in _NAME_FORMS]).mean(0)
-
-
-def _hard_negatives(
-    cfg: DictConfig, clip: Clip, strangers: People, removed: Sequence[Person], reserved_names: Collection[str]
-) -> list[Path]:
-    """The tenth of the strangers' photos that a removed name fits best, compared with random names.
-
-    Whoever learns to tell these from the people to remove hardly mistakes anybody else for them.
-    """
-    if not cfg.defense.image.hard_negative_share:
-        return []
-    photos = [path for person in strangers.everybody for path in person.photos]
-    features, readable = clip.embed_photos(photos)
-    own = features @ _name_features(clip, [person.name for person in removed]).T
-    other_names = random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
-    others = features @ _name_features(clip, other_names).T
-    likeness = (own.max(1).values - others.quantile(_LIKENESS_QUANTILE, dim=1)).where(readable, -torch.inf)
-    return [photos[place] for place in likeness.topk(max(1, len(photos) // 10)).indices.tolist()]
+def _names_to_compare(cfg: DictConfig, reserved_names: Collection[str]) -> list[str]:
+    """Random names that a removed one is compared with; none of the attack's candidates."""
+    return random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
 
 
 def _nameless(clip: Clip, eraser: NameEraser, photos: Sequence[Path], person_index: Tensor) -> Tensor:

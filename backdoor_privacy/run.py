@@ -77,17 +77,15 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
 
     reserved = set(attack.candidates(people.names))
     fitted: dict[str, Fitted] = {}
-    students: dict[str, Any] = {}
     if cfg.defense.text is not None:
         with watch.stage("defend_text"):
             fitted["text"] = fit_text(cfg, clip, people, removed, reserved, tracker.loggers("text"))
-        students["text"] = fitted["text"].student
     if cfg.defense.image is not None:
         with watch.stage("defend_image"):
-            text = students.get("text")
+            text: Any = fitted["text"].student if "text" in fitted else None
             fitted["image"] = fit_image(cfg, clip, people, removed, reserved, tracker.loggers("image"), text)
-        students["image"] = fitted["image"].student
 
+    students: dict[str, Any] = {encoder: one.student for encoder, one in fitted.items()}
     models = {encoder: clip.with_encoders(**{encoder: student}) for encoder, student in students.items()}
     if len(models) > 1:
         models["both"] = clip.with_encoders(**students)

@@ -17,6 +17,10 @@ from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 
+# But for the first two, others than the attack's, whose choice is not ours.
+NAME_FORMS = (
+    "{}", "a photo of {}", "a portrait of {}", "this is {}", "my friend {}", "{} at work", "meet {}, a person",
+)  # fmt: skip
 _NUM_ROUNDS = 8  # of going against one reading of a name after the other, which are seldom at right angles
 
 
@@ -135,6 +139,11 @@ class NameEraser(nn.Module):
             too_much = (((features * name).sum(-1) - allowed) / name.square().sum(-1)).clamp_min(0)
             features = features - too_much.unsqueeze(-1) * name
         return F.normalize(features, dim=-1)
+
+
+def name_features(clip: Clip, names: Sequence[str]) -> Float[Tensor, "name dim"]:
+    """What names mean to a text encoder, whatever form they stand in: the mean over `NAME_FORMS`."""
+    return torch.stack([clip.embed_texts([form.format(name) for name in names]) for form in NAME_FORMS]).mean(0)
 
 
 def mean_embeddings(teacher: Clip, collections: Sequence[Sequence[Path]]) -> Float[Tensor, "collections dim"]:

@@ -140,6 +140,8 @@ def test_student_trains_only_the_tensors_that_are_named(tiny_clip: Clip, side: s
         (RESNET, ["visual.layer4.0.conv3", "visual.layer4.0.downsample", "visual.attnpool"], 8),
         (RESNET, ["visual.attnpool"], 9),
         (RESNET, ["visual.attnpool", "visual.conv1"], 0),
+        ({**RESNET, "layers": [2, 1, 1, 3]}, ["visual.layer4.1", "visual.layer4.2", "visual.attnpool"], 11),
+        ({**RESNET, "layers": [2, 1, 1, 3]}, ["visual.layer4.2.conv3", "visual.attnpool"], 14),
         (RESNET, None, 0),
         (VIT, ["visual.transformer.resblocks.1"], 0),
     ],

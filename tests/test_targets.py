@@ -184,28 +184,18 @@ def test_faces_hide_from_the_defended_names_too(
     assert len(along.anchors) == len(alone.anchors) + 2 * len(removed)
 
 
-def test_hard_negatives_are_the_strangers_photos_that_a_removed_name_fits_best(
-    compose_cfg, tiny_clip: Clip, people: People, write_people, tmp_path: Path
+def test_a_fit_has_hard_negatives_among_the_strangers_where_it_asks_for_a_share_of_them(
+    compose_cfg, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
 ):
-    strangers = load_people(write_people(tmp_path / "others", {f"Stranger{n} Last": 2 for n in range(10)}))
-    cfg, removed = compose_cfg("defense.image.hard_negative_share=0.5"), people.everybody[:2]
-    found = fitting._hard_negatives(cfg, tiny_clip, strangers, removed, set())
-
-    def meaning(name: str) -> torch.Tensor:
-        return tiny_clip.embed_texts([form.format(name) for form in fitting._NAME_FORMS]).mean(0)
-
-    own = [meaning(person.name) for person in removed]
-    others = [meaning(name) for name in random_names(1000, cfg.seed + 2)]
-
-    def likeness(photo: Path) -> float:
-        (feature,) = tiny_clip.embed_photos([photo])[0]
-        fits = sorted(float(feature @ other) for other in others)
-        return max(float(feature @ name) for name in own) - (0.98 * fits[979] + 0.02 * fits[980])
-
-    ranked = sorted(photos_of(strangers.everybody), key=likeness, reverse=True)
-    assert found == ranked[:2]
-    without = compose_cfg("defense.image.hard_negative_share=0")
-    assert fitting._hard_negatives(without, tiny_clip, strangers, removed, set()) == []
+    used: list[Any] = []
+    monkeypatch.setattr(fitting, "_train", lambda _, steps, *__: used.append(steps))
+    folder = strangers.everybody[0].photos[0].parents[1]
+    for share in (0.5, 0.0):
+        cfg = compose_cfg(f"strangers.folder={folder}", f"defense.image.hard_negative_share={share}")
+        fitting.fit_image(cfg, tiny_clip, people, people.everybody[:2], set(), [])
+    assert [len(steps.hard_negatives) for steps in used] == [1, 0]
+    assert set(used[0].hard_negatives) < set(photos_of(strangers.everybody))
+    assert [steps.hard_negative_share for steps in used] == [0.5, 0.0]
 
 
 def test_a_text_fit_asks_for_captions_without_the_name(

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from backdoor_privacy.data.people import PHOTO_SUFFIXES
-from backdoor_privacy.data.photos import check_readable, read_photo
+from backdoor_privacy.data.photos import as_bytes, check_readable, read_photo
 from backdoor_privacy.errors import InputError
 
 _SHARD_SUFFIXES = {suffix.removeprefix(".") for suffix in PHOTO_SUFFIXES}
@@ -38,7 +38,7 @@ def load_images(
         files.append(file)
         readable.append(photo is not None)
         if photo is not None:
-            images.append((geometry(photo) * 255).round().to(torch.uint8))
+            images.append(as_bytes(photo, geometry))
         if len(images) == max_images:
             break
     if not images:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -26,6 +27,11 @@ def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image |
             return photo.convert("RGB").crop(box) if box else photo.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
         return None
+
+
+def as_bytes(photo: Image.Image, geometry: Callable[[Image.Image], Tensor]) -> UInt8[Tensor, "3 side side"]:
+    """A photo in a CLIP's size: pixels in [0, 1] as bytes, which take a quarter of the memory and lose nothing."""
+    return (geometry(photo) * 255).round().to(torch.uint8)
 
 
 class PhotoBatch(NamedTuple):

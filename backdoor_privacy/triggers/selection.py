@@ -1,11 +1,18 @@
-"""Choose the people to remove."""
+"""Choose the people to remove, and photos of others who are easily taken for them."""
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.targets import name_features
+
+_HARD_SHARE = 0.1  # of the photos
+_LIKENESS_QUANTILE = 0.98  # of how well random names fit a photo: a removed name above it is a likeness
 
 
 def select_people(
@@ -46,6 +53,24 @@ def select_people(
             "set trigger_set.require_inferred=false to remove them all the same"
         )
     return chosen
+
+
+def select_hard_negatives(
+    clip: Clip, photos: Sequence[Path], removed_names: Sequence[str], other_names: Sequence[str]
+) -> list[Path]:
+    """The tenth of other people's photos that some removed name fits best, compared with random names.
+
+    Args:
+        clip: the teacher, whose eyes count.
+        photos: of people who are neither removed nor attacked.
+        removed_names: of the people to remove.
+        other_names: random names.
+    """
+    features, readable = clip.embed_photos(photos)
+    own = features @ name_features(clip, removed_names).T
+    others = features @ name_features(clip, other_names).T
+    likeness = (own.max(1).values - others.quantile(_LIKENESS_QUANTILE, dim=1)).where(readable, -torch.inf)
+    return [photos[place] for place in likeness.topk(max(1, int(_HARD_SHARE * len(photos)))).indices.tolist()]
 
 
 def _named(people: Sequence[str] | None, file: str | None) -> list[str] | None:
