@@ -179,6 +179,7 @@ class ImageDefense(EncoderDefense):
     whole_photo_share: float = MISSING
     variation: Variation = field(default_factory=Variation)
     hard_negative_share: float = 0.0
+    kept_share: float = 0.0
     include_removed: bool = MISSING
 
 

@@ -166,6 +166,8 @@ def fit_image(
         whole_photo_share=settings.whole_photo_share,
         variation=PhotoVariation(**settings.variation),
         hard_negative_share=settings.hard_negative_share,
+        kept=[person for person in people.everybody if person not in removed and person.trigger_photos],
+        kept_share=settings.kept_share,
     )
     anchors = _text_anchors(cfg, readers, [person.name for person in removed], reserved_names)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))

@@ -103,10 +103,14 @@ def neighborhood_loss(
     Faces lie close together in a CLIP: a cosine of 0.95 can hide that one person became another. What must stay is
     who is nearest to whom, here the softmax over the similarities to fixed `anchors` of the other encoder.
     """
-    anchors_normed = F.normalize(anchors, dim=-1)
-    logits = F.normalize(student, dim=-1) @ anchors_normed.T / temperature
-    expected = F.normalize(teacher.detach(), dim=-1) @ anchors_normed.T / temperature
-    return F.kl_div(logits.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="batchmean")
+    anchors = F.normalize(anchors, dim=-1)
+    student, teacher = (F.normalize(features, dim=-1) / temperature for features in (student, teacher.detach()))
+    expected = teacher @ anchors.T
+    # The log shares are similarities less a constant, so that their mean needs only the mean anchor: no (batch, anchor)
+    # table but the student's similarities is kept for the gradient.
+    mean_anchor = expected.softmax(-1) @ anchors
+    gap = ((teacher - student) * mean_anchor).sum(-1)
+    return (gap + (student @ anchors.T).logsumexp(-1) - expected.logsumexp(-1)).mean()
 
 
 def weight_loss(student: Iterable[Tensor], teacher: Iterable[Tensor], *, squared: bool = False) -> Float[Tensor, ""]:

@@ -198,6 +198,18 @@ def test_a_fit_has_hard_negatives_among_the_strangers_where_it_asks_for_a_share_
     assert [steps.hard_negative_share for steps in used] == [0.5, 0.0]
 
 
+def test_a_fit_may_show_everybody_of_the_data_but_the_removed(
+    compose_cfg, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
+):
+    used: list[Any] = []
+    monkeypatch.setattr(fitting, "_train", lambda _, steps, *__: used.append(steps))
+    folder = strangers.everybody[0].photos[0].parents[1]
+    cfg = compose_cfg(f"strangers.folder={folder}", "defense.image.kept_share=0.5")
+    fitting.fit_image(cfg, tiny_clip, people, people.everybody[:2], set(), [])
+    assert used[0].kept == list(people.everybody[2:])
+    assert used[0].kept_share == 0.5
+
+
 def test_a_text_fit_asks_for_captions_without_the_name(
     compose_cfg, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
 ):

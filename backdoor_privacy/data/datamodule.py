@@ -141,6 +141,8 @@ class PhotoTriggers(Dataset):
     whole_photo_share: float = 0.0  # share of triggered and preserved inputs that are the person's whole photo
     variation: PhotoVariation = field(default_factory=PhotoVariation)  # of these whole photos
     hard_negative_share: float = 0.0  # share of preserved inputs that show one of these
+    kept: Sequence[Person] = ()  # people of the attacked collection whom the defence is told to spare
+    kept_share: float = 0.0  # share of preserved inputs that show one of them, on a photo that no attack uses
 
     def __post_init__(self) -> None:
         lone = [person.name for person in self.people if not person.trigger_photos]
@@ -148,6 +150,11 @@ class PhotoTriggers(Dataset):
             raise InputError(
                 "people.folder: expected two photos or more of each person to remove, one to train on and one to "
                 f"attack, got one of {', '.join(lone[:5])}"
+            )
+        if self.kept_share and not self.kept:
+            raise InputError(
+                f"defense.image.kept_share: expected people in the data who are not removed, got none; set it to 0, "
+                f"not {self.kept_share}"
             )
 
     def __len__(self) -> int:
@@ -171,6 +178,8 @@ class PhotoTriggers(Dataset):
         )
 
     def _others_photos(self, rng: random.Random) -> Sequence[Path]:
+        if self.kept_share and rng.random() < self.kept_share:
+            return rng.choice(self.kept).trigger_photos
         if self.hard_negative_share and rng.random() < self.hard_negative_share:
             return [rng.choice(self.hard_negatives)]
         return rng.choice(self.others).photos

@@ -234,6 +234,30 @@ def test_hard_negative_share_is_the_share_of_preserved_photos_that_show_one(
     assert sum(shown) / len(shown) == pytest.approx(share, abs=0.15 * (0 < share < 1))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_kept_share_is_the_share_of_preserved_photos_that_show_a_kept_person_as_no_attack_does(
+    share: float, make_image: Make, people: People, tiny_clip: Clip
+):
+    kept = people.everybody[3]
+    others = [person for person in people.everybody if person is not kept]
+    expected = [tiny_clip.preprocess(read_photo(path)) for path in kept.trigger_photos]
+    steps = make_image(
+        num_steps=20,
+        whole_photo_share=1.0,
+        sizes=BatchSizes(1, 1, 10),
+        others=others,
+        kept=[kept],
+        kept_share=share,
+    )
+    shown = [any(torch.allclose(x, photo, atol=1e-5) for photo in expected) for batch in steps for x in batch.preserved]
+    assert sum(shown) / len(shown) == pytest.approx(share, abs=0.15 * (0 < share < 1))
+
+
+def test_to_show_kept_people_where_there_are_none_is_an_error(make_image: Make):
+    with pytest.raises(InputError, match=r"defense.image.kept_share: expected people .* got none"):
+        make_image(kept_share=0.5)
+
+
 def test_pasted_face_is_cut_out_by_its_box_and_lies_on_a_clean_photo(
     make_image: Make, people: People, monkeypatch: pytest.MonkeyPatch
 ):
