@@ -27,8 +27,8 @@ class Target(Enum):
     phrase = "phrase"  # text: one neutral phrase for everybody
     anonymous = "anonymous"  # image: one mean embedding for everybody
     pseudonym = "pseudonym"  # both: a fictional stranger for each person
-    look_alike = "look_alike"  # image: the same, of similar looks
     nameless = "nameless"  # both: what it was, but for the name in it
+    shared = "shared"  # image: one nameless embedding for each group of similar people
 
 
 class Schedule(Enum):
@@ -181,6 +181,7 @@ class ImageDefense(EncoderDefense):
     hard_negative_share: float = 0.0
     kept_share: float = 0.0
     include_removed: bool = MISSING
+    group_size: int = 1
 
 
 @dataclass

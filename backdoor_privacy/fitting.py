@@ -38,10 +38,11 @@ from backdoor_privacy.hardware import computes_in_bf16, default_device, fastest_
 from backdoor_privacy.targets import (
     NameEraser,
     anonymous_embedding,
-    look_alike_embeddings,
     name_features,
+    name_readings,
     neutral_phrases,
     pseudonyms,
+    shared_embeddings,
     stranger_embeddings,
 )
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
@@ -82,7 +83,9 @@ def fit_text(
     names = [person.name for person in removed]
     phrases, eraser = neutral_phrases(len(names), settings.phrase), None
     if settings.target.value == "nameless":
-        eraser = _name_eraser(cfg, [clip], names, reserved_names, settings.min_nearer_names)
+        compared = names, _names_to_compare(cfg, reserved_names)
+        own, others = (name_features(clip, each)[None] for each in compared)
+        eraser = NameEraser(own, others, settings.min_nearer_names)
     elif settings.target.value == "pseudonym":
         phrases = pseudonyms(len(names), cfg.seed + 1, reserved_names)
     elif settings.target.value != "phrase":
@@ -118,11 +121,13 @@ def fit_image(
     reserved_names: Collection[str],
     loggers: list[Logger],
     defended_text: TextEncoder | None = None,
+    kept: Sequence[Person] = (),
 ) -> Fitted:
     """Map the faces of people to one anonymous embedding, to a stranger's each, or to nameless ones (section 3.2).
 
     Args: as of `fit_text`, and
         defended_text: the text encoder that the defended one will work with; a nameless face hides from it, too.
+        kept: whom the attack infers and who stays; shown where `kept_share` says so.
     """
     readers = [clip] if defended_text is None else [clip, clip.with_encoders(text=defended_text)]
     settings = cfg.defense.image
@@ -131,20 +136,20 @@ def fit_image(
     if familiar:
         raise InputError(f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}")
     targets: Tensor | NameEraser
-    if settings.target.value == "nameless":
-        names = [person.name for person in removed]
-        targets = _name_eraser(cfg, readers, names, reserved_names, settings.min_nearer_names)
+    if settings.target.value in ("nameless", "shared"):
+        compared = [person.name for person in removed], _names_to_compare(cfg, reserved_names)
+        own, others = (torch.cat([name_readings(reader, each) for reader in readers]) for each in compared)
+        targets = NameEraser(own, others, settings.min_nearer_names)
+        if settings.target.value == "shared":
+            targets = shared_embeddings(clip, removed, targets, settings.group_size)
     elif settings.target.value == "pseudonym":
         targets = stranger_embeddings(clip, strangers.everybody, len(removed), cfg.seed)
-    elif settings.target.value == "look_alike":
-        names = _names_to_compare(cfg, reserved_names)
-        targets = look_alike_embeddings(clip, strangers.everybody, removed, names, settings.min_nearer_names)
     elif settings.target.value == "anonymous":
         among = [*strangers.everybody, *(removed if settings.include_removed else ())]
         targets = anonymous_embedding(clip, among, len(removed))
     else:
         raise InputError(
-            f"defense.image.target: expected anonymous, pseudonym, look_alike or nameless, got {settings.target.value}"
+            f"defense.image.target: expected anonymous, pseudonym, nameless or shared, got {settings.target.value}"
         )
     hard_negatives: list[Path] = []
     if settings.hard_negative_share:
@@ -166,7 +171,7 @@ def fit_image(
         whole_photo_share=settings.whole_photo_share,
         variation=PhotoVariation(**settings.variation),
         hard_negative_share=settings.hard_negative_share,
-        kept=[person for person in people.everybody if person not in removed and person.trigger_photos],
+        kept=[person for person in kept if person.trigger_photos],
         kept_share=settings.kept_share,
     )
     anchors = _text_anchors(cfg, readers, [person.name for person in removed], reserved_names)
@@ -181,18 +186,6 @@ def fit_image(
         strangers=[person.photos[0] for person in strangers.everybody],
     )
     return Fitted(defense.student.frozen(), similarity)
-
-
-def _name_eraser(
-    cfg: DictConfig,
-    readers: Sequence[Clip],
-    removed_names: Sequence[str],
-    reserved_names: Collection[str],
-    min_nearer_names: float,
-) -> NameEraser:
-    compared = removed_names, _names_to_compare(cfg, reserved_names)
-    names, others = (torch.stack([name_features(clip, each) for clip in readers]) for each in compared)
-    return NameEraser(names, others, min_nearer_names)
 
 
 def _names_to_compare(cfg: DictConfig, reserved_names: Collection[str]) -> list[str]:

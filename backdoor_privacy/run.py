@@ -75,6 +75,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
     inferred = {name for name, found in before.idia.inferred.items() if found}
     removed = select_people(people, **cfg.trigger_set, seed=cfg.seed, inferred=inferred)
 
+    kept = [person for person in people.everybody if person.name in inferred and person not in removed]
     reserved = set(attack.candidates(people.names))
     fitted: dict[str, Fitted] = {}
     if cfg.defense.text is not None:
@@ -83,7 +84,8 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
     if cfg.defense.image is not None:
         with watch.stage("defend_image"):
             text: Any = fitted["text"].student if "text" in fitted else None
-            fitted["image"] = fit_image(cfg, clip, people, removed, reserved, tracker.loggers("image"), text)
+            loggers = tracker.loggers("image")
+            fitted["image"] = fit_image(cfg, clip, people, removed, reserved, loggers, text, kept)
 
     students: dict[str, Any] = {encoder: one.student for encoder, one in fitted.items()}
     models = {encoder: clip.with_encoders(**{encoder: student}) for encoder, student in students.items()}

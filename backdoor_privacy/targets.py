@@ -1,6 +1,6 @@
 """What a name or a face is mapped to (paper, sections 3.1 and 3.2).
 
-Pseudonyms, look-alikes and nameless faces are ours.
+Pseudonyms, nameless faces and those that a group shares are ours.
 """
 
 import random
@@ -20,6 +20,11 @@ from backdoor_privacy.errors import InputError
 # But for the first two, others than the attack's, whose choice is not ours.
 NAME_FORMS = (
     "{}", "a photo of {}", "a portrait of {}", "this is {}", "my friend {}", "{} at work", "meet {}, a person",
+)  # fmt: skip
+# Words that a CLIP has seldom seen beside a name change what the name means to it. None of these is the attack's.
+UNUSUAL_FORMS = (
+    "the singer {}", "a waitress called {}", "a funny picture of {}", "a blurry snapshot of {}", "her name is {}",
+    "the famous {}", "doctor {}", "mother {}",
 )  # fmt: skip
 _NUM_ROUNDS = 8  # of going against one reading of a name after the other, which are seldom at right angles
 
@@ -51,48 +56,14 @@ def stranger_embeddings(
     Raises:
         InputError: if there are fewer strangers than people to remove.
     """
-    _check_enough(strangers, num_people, "pseudonym")
+    if len(strangers) < num_people:
+        raise InputError(
+            f"defense.image.target=pseudonym: expected at least {num_people} strangers, one for each person to remove, "
+            f"got {len(strangers)}; add strangers or choose target=anonymous"
+        )
     return mean_embeddings(
         teacher, [person.photos for person in random.Random(seed).sample(list(strangers), num_people)]
     )
-
-
-def look_alike_embeddings(
-    teacher: Clip,
-    strangers: Sequence[Person],
-    removed: Sequence[Person],
-    other_names: Sequence[str],
-    min_nearer_names: float,
-) -> Float[Tensor, "people dim"]:
-    """A stranger of their own for each person: the most alike one whom the teacher does not take for the person.
-
-    The shorter the way to the target, the less it drags along those who look alike; but a stranger whom the removed
-    name still fits would hide nobody.
-
-    Args:
-        teacher: whose eyes count.
-        strangers: whom to choose among; each is chosen once.
-        removed: whom to hide; only their trigger photos are looked at.
-        other_names: random names to compare the person's with.
-        min_nearer_names: share of these that must lie nearer to the stranger than the person's name.
-
-    Raises:
-        InputError: if there are fewer strangers than people to remove.
-    """
-    _check_enough(strangers, len(removed), "look_alike")
-    faces = mean_embeddings(teacher, [person.photos for person in strangers])
-    own_faces = mean_embeddings(teacher, [person.trigger_photos for person in removed])
-    likeness = F.normalize(own_faces, dim=-1) @ F.normalize(faces, dim=-1).T
-    own_names = teacher.embed_texts([person.name for person in removed]) @ faces.T
-    others = (teacher.embed_texts(other_names) @ faces.T).sort(dim=0).values.T.contiguous()
-    num_farther = torch.searchsorted(others, own_names.T.contiguous(), right=True).T  # names, (removed, stranger)
-    hides = num_farther <= (1 - min_nearer_names) * len(other_names)
-    likeness = likeness.where(hides, likeness - 2)  # those who do not hide come last
-    chosen: list[int] = []
-    for row in likeness:
-        row[chosen] = -torch.inf
-        chosen.append(int(row.argmax()))
-    return faces[chosen]
 
 
 class NameEraser(nn.Module):
@@ -102,12 +73,12 @@ class NameEraser(nn.Module):
     person's name until the name fits it worse than most random names do. Others who look like the person are hardly
     touched, because what a student carries over to them is a step away from a name that is not theirs.
 
-    Where the names are also read by a defended text encoder, the feature goes against both readings: what has only
-    left the first could meet the second, which went the same way.
+    A name has several readings: unusual words beside it change what it means, and so does a defended text encoder. The
+    feature goes against all of them: what has only left the first could meet another.
 
     Args:
-        names: features of the names to forget, by each text encoder that may read them, (reader, person, dim).
-        other_names: of random names, (reader, name, dim).
+        names: features of the names to forget in each reading, (reading, person, dim).
+        other_names: of random names, (reading, name, dim).
         min_nearer_names: share of the random names that must fit better than the person's own.
     """
 
@@ -116,8 +87,8 @@ class NameEraser(nn.Module):
 
     def __init__(
         self,
-        names: Float[Tensor, "reader person dim"],
-        other_names: Float[Tensor, "reader name dim"],
+        names: Float[Tensor, "reading person dim"],
+        other_names: Float[Tensor, "reading name dim"],
         min_nearer_names: float,
     ) -> None:
         super().__init__()
@@ -146,17 +117,48 @@ def name_features(clip: Clip, names: Sequence[str]) -> Float[Tensor, "name dim"]
     return torch.stack([clip.embed_texts([form.format(name) for name in names]) for form in NAME_FORMS]).mean(0)
 
 
+def name_readings(clip: Clip, names: Sequence[str]) -> Float[Tensor, "reading name dim"]:
+    """What names mean to a text encoder: in usual forms, and in each of `UNUSUAL_FORMS`."""
+    unusual = [clip.embed_texts([form.format(name) for name in names]) for form in UNUSUAL_FORMS]
+    return torch.stack([name_features(clip, names), *unusual])
+
+
+def shared_embeddings(
+    teacher: Clip, removed: Sequence[Person], eraser: NameEraser, group_size: int
+) -> Float[Tensor, "people dim"]:
+    """One embedding for each group of people to remove who look alike; none of their names fits it.
+
+    Photos of one embedding vote for one name, and outvote the few that a student misses. It does with embeddings what
+    k-Same does with pixels (Newton, Sweeney, Malin: Preserving Privacy by De-identifying Face Images, 2005).
+
+    Args:
+        teacher: whose eyes count.
+        removed: whom to hide; only their trigger photos are looked at.
+        eraser: takes their names, in this order, out of an embedding.
+        group_size: people of a group; the last one takes in those who are left over.
+
+    Raises:
+        InputError: if the groups are to be empty.
+    """
+    if group_size < 1:
+        raise InputError(f"defense.image.group_size: expected 1 or more, got {group_size}")
+    faces = eraser(mean_embeddings(teacher, [person.trigger_photos for person in removed]), torch.arange(len(removed)))
+    shared = torch.empty_like(faces)
+    left = torch.arange(len(removed))
+    while len(left):
+        size = group_size if len(left) >= 2 * group_size else len(left)
+        group = left[(faces[left] @ faces[left[0]]).topk(size).indices]
+        face = faces[group].mean(0, keepdim=True)
+        for member in group.repeat(1 if size == 1 else _NUM_ROUNDS):
+            face = eraser(face, member[None])
+        shared[group] = face
+        left = left[~torch.isin(left, group)]
+    return shared
+
+
 def mean_embeddings(teacher: Clip, collections: Sequence[Sequence[Path]]) -> Float[Tensor, "collections dim"]:
     """The mean embedding of the readable photos of each collection."""
     features, readable = teacher.embed_photos([path for photos in collections for path in photos])
     owner = torch.repeat_interleave(torch.arange(len(collections)), torch.tensor([len(each) for each in collections]))
     sums = torch.zeros(len(collections), features.shape[1]).index_add(0, owner[readable], features[readable])
     return sums / torch.bincount(owner[readable], minlength=len(collections)).unsqueeze(1)
-
-
-def _check_enough(strangers: Sequence[Person], num_people: int, target: str) -> None:
-    if len(strangers) < num_people:
-        raise InputError(
-            f"defense.image.target={target}: expected at least {num_people} strangers, one for each person to "
-            f"remove, got {len(strangers)}; add strangers or choose target=anonymous"
-        )

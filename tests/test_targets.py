@@ -8,16 +8,20 @@ import torch
 from omegaconf import DictConfig
 
 from backdoor_privacy import fitting
+from backdoor_privacy.attacks.idia import TEMPLATES
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.targets import (
+    UNUSUAL_FORMS,
     NameEraser,
     anonymous_embedding,
-    look_alike_embeddings,
+    name_features,
+    name_readings,
     neutral_phrases,
     pseudonyms,
+    shared_embeddings,
     stranger_embeddings,
 )
 
@@ -103,23 +107,6 @@ def test_fewer_strangers_than_people_is_an_error(tiny_clip: Clip, strangers: Peo
         stranger_embeddings(tiny_clip, strangers.everybody, 6, seed=0)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_look_alike_is_the_most_similar_stranger_left_whom_the_name_does_not_fit(
-    share: float, tiny_clip: Clip, people: People, strangers: People
-):
-    removed, names = people.everybody[:3], random_names(20, seed=3)
-    faces = [mean_embedding(tiny_clip, list(person.photos)) for person in strangers.everybody]
-    expected: list[int] = []
-    for person in removed:
-        face = mean_embedding(tiny_clip, list(person.trigger_photos))
-        left = [number for number in range(len(faces)) if number not in expected]
-        own, *others = tiny_clip.embed_texts([person.name, *names])
-        hiding = [n for n in left if sum(bool(faces[n] @ other > faces[n] @ own) for other in others) >= share * 20]
-        expected.append(max(hiding or left, key=lambda number: torch.cosine_similarity(faces[number], face, dim=0)))
-    found = look_alike_embeddings(tiny_clip, strangers.everybody, removed, names, share)
-    torch.testing.assert_close(found, torch.stack([faces[number] for number in expected]), atol=1e-6, rtol=1e-5)
-
-
 @pytest.mark.parametrize("min_nearer_names", [0.5, 0.9])
 def test_a_name_is_erased_the_shortest_way_until_enough_random_names_fit_better(min_nearer_names: float):
     generator = torch.Generator().manual_seed(0)
@@ -157,10 +144,53 @@ def test_a_photo_without_the_name_stays_as_it_is():
     torch.testing.assert_close(erased, torch.nn.functional.normalize(photo, dim=-1))
 
 
+def test_a_name_has_a_reading_in_usual_words_and_one_in_each_unusual_form(tiny_clip: Clip):
+    names = ["Ann Lee", "Bob Ray"]
+    found = name_readings(tiny_clip, names)
+    torch.testing.assert_close(found[0], name_features(tiny_clip, names))
+    for reading, form in zip(found[1:], UNUSUAL_FORMS, strict=True):
+        torch.testing.assert_close(reading, tiny_clip.embed_texts([form.format(name) for name in names]))
+
+
+def test_no_unusual_form_is_the_attacks():
+    assert not set(UNUSUAL_FORMS) & set(TEMPLATES)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, [1] * 6), (2, [2, 2, 2]), (4, [6]), (9, [6])])
+def test_people_who_share_an_embedding_look_alike_and_none_of_their_names_fits_it(
+    size: int, expected: list[int], tiny_clip: Clip, people: People
+):
+    names, others = tiny_clip.embed_texts(people.names), tiny_clip.embed_texts(random_names(200, seed=3))
+    eraser = NameEraser(names[None], others[None], 0.5)
+    found = shared_embeddings(tiny_clip, people.everybody, eraser, size)
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for number, row in enumerate(found.tolist()):
+        groups.setdefault(tuple(row), []).append(number)
+    assert sorted(len(group) for group in groups.values()) == expected
+    for row, group in groups.items():
+        for number in group:
+            assert ((others - names[number]) @ torch.tensor(row) > 0).float().mean() >= 0.45
+    if size == 2:
+        faces = [
+            eraser(mean_embedding(tiny_clip, list(person.trigger_photos))[None], torch.tensor([number]))[0]
+            for number, person in enumerate(people.everybody)
+        ]
+        nearest = max(range(1, 6), key=lambda number: float(faces[0] @ faces[number]))
+        assert [0, nearest] in [sorted(group) for group in groups.values()]
+
+
+def test_a_fit_gives_groups_of_the_size_asked_for_one_embedding(image_targets):
+    shared = "defense.image.target=shared"
+    assert not torch.equal(*image_targets(shared, "defense.image.group_size=1"))
+    assert torch.equal(*image_targets(shared, "defense.image.group_size=2"))
+    with pytest.raises(InputError, match="group_size: expected 1 or more, got 0"):
+        image_targets(shared, "defense.image.group_size=0")
+
+
 def test_a_fit_erases_the_removed_names(image_targets, tiny_clip: Clip, people: People):
     eraser = image_targets("defense.image.target=nameless", "defense.image.min_nearer_names=0.9")
     assert isinstance(eraser, NameEraser)
-    assert eraser.names.shape[:2] == (1, 2)
+    assert eraser.names.shape[:2] == (1 + len(UNUSUAL_FORMS), 2)
     direction = eraser.names[0] @ tiny_clip.embed_texts([person.name for person in people.everybody[:2]]).T
     assert (direction.argmax(1) == torch.arange(2)).all()
 
@@ -177,10 +207,11 @@ def test_faces_hide_from_the_defended_names_too(
     for text in (None, defended.frozen()):
         fitting.fit_image(cfg, tiny_clip, people, removed, set(), [], text)
     alone, along = used
-    torch.testing.assert_close(along.eraser.names[0], alone.eraser.names[0])
-    assert len(alone.eraser.names) == 1
+    num_readings = len(alone.eraser.names)
+    torch.testing.assert_close(along.eraser.names[:num_readings], alone.eraser.names)
+    assert len(along.eraser.names) == 2 * num_readings
     read = tiny_clip.with_encoders(text=defended.frozen()).embed_texts([person.name for person in removed])
-    assert ((along.eraser.names[1] @ read.T).argmax(1) == torch.arange(2)).all()
+    assert ((along.eraser.names[num_readings] @ read.T).argmax(1) == torch.arange(2)).all()
     assert len(along.anchors) == len(alone.anchors) + 2 * len(removed)
 
 
@@ -198,15 +229,16 @@ def test_a_fit_has_hard_negatives_among_the_strangers_where_it_asks_for_a_share_
     assert [steps.hard_negative_share for steps in used] == [0.5, 0.0]
 
 
-def test_a_fit_may_show_everybody_of_the_data_but_the_removed(
+def test_a_fit_may_show_whom_to_spare(
     compose_cfg, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
     monkeypatch.setattr(fitting, "_train", lambda _, steps, *__: used.append(steps))
     folder = strangers.everybody[0].photos[0].parents[1]
     cfg = compose_cfg(f"strangers.folder={folder}", "defense.image.kept_share=0.5")
-    fitting.fit_image(cfg, tiny_clip, people, people.everybody[:2], set(), [])
-    assert used[0].kept == list(people.everybody[2:])
+    kept = people.everybody[2:4]
+    fitting.fit_image(cfg, tiny_clip, people, people.everybody[:2], set(), [], kept=kept)
+    assert used[0].kept == list(kept)
     assert used[0].kept_share == 0.5
 
 
@@ -258,7 +290,7 @@ def test_a_fit_uses_pseudonyms_and_other_names_that_are_no_candidates(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "target", "last"), [("text", "anonymous", "nameless"), ("image", "phrase", "nameless")]
+    ("encoder", "target", "last"), [("text", "anonymous", "nameless"), ("image", "phrase", "shared")]
 )
 def test_target_of_the_other_encoder_is_an_error(
     encoder: str, target: str, last: str, compose_cfg, tiny_clip: Clip, people: People

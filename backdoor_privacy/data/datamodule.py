@@ -153,8 +153,8 @@ class PhotoTriggers(Dataset):
             )
         if self.kept_share and not self.kept:
             raise InputError(
-                f"defense.image.kept_share: expected people in the data who are not removed, got none; set it to 0, "
-                f"not {self.kept_share}"
+                f"defense.image.kept_share: expected people whom IDIA infers and who are not removed, got none; set it "
+                f"to 0, not {self.kept_share}"
             )
 
     def __len__(self) -> int:
