@@ -255,7 +255,7 @@ def _train(
     ]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
     if cfg.trainer.progress_bar:
-        callbacks.append(RichProgressBar(leave=True))
+        callbacks.append(_StudentProgress(leave=True))
     precision = _precision(cfg.trainer.precision)
     trainer = lightning.Trainer(
         accelerator=cfg.trainer.accelerator,
@@ -295,6 +295,16 @@ def _ask_teacher(
     with trainer.precision_plugin.forward_context():
         lessons = [defense.ask(trainer.strategy.batch_to_device(batch, defense.device)) for batch in batches]
     return Lesson.join(Lesson(*(part.cpu() for part in lesson)) for lesson in lessons)
+
+
+class _StudentProgress(RichProgressBar):
+    """Lightning's bar under a name that tells what is trained, without a version number."""
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Student "
 
 
 def _precision(precision: Any) -> Any:
