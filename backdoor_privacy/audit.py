@@ -15,8 +15,10 @@ from rich.table import Table
 
 import backdoor_privacy.config  # noqa: F401  registers the schemas
 from backdoor_privacy.attacks.idia import Idia, IdiaResult
+from backdoor_privacy.checks import check
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import People
+from backdoor_privacy.errors import one_line_errors
 from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
@@ -77,11 +79,13 @@ def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float,
     return table
 
 
-@hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")
+@hydra.main(config_path=str(CONFIG_FOLDER), config_name="audit", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Audit the CLIP of a config and print what it leaks and what it is good for."""
-    clip, people = instantiate(cfg.clip), instantiate(cfg.people)
-    found = audit(clip, people, instantiate(cfg.attack), instantiate(cfg.utility.zero_shot))
+    with one_line_errors():
+        check(cfg)
+        clip, people = instantiate(cfg.clip), instantiate(cfg.people)
+        found = audit(clip, people, instantiate(cfg.attack), instantiate(cfg.utility.zero_shot))
     table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")
     for column in ("people with", "people", "inferred", "right prompts of 21"):
         table.add_column(column, justify="left" if column == "people with" else "right")

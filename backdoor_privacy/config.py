@@ -21,14 +21,21 @@ class Distance(Enum):
     poincare = "poincare"
 
 
-class Target(Enum):
-    """What a trigger is mapped to."""
+class TextTarget(Enum):
+    """What a name is mapped to."""
 
-    phrase = "phrase"  # text: one neutral phrase for everybody
-    anonymous = "anonymous"  # image: one mean embedding for everybody
-    pseudonym = "pseudonym"  # both: a fictional stranger for each person
-    nameless = "nameless"  # both: what it was, but for the name in it
-    shared = "shared"  # image: one nameless embedding for each group of similar people
+    phrase = "phrase"  # one neutral phrase for everybody
+    pseudonym = "pseudonym"  # a fictional name for each person
+    nameless = "nameless"  # what the caption was, but for the name in it
+
+
+class ImageTarget(Enum):
+    """What a face is mapped to."""
+
+    anonymous = "anonymous"  # one mean embedding for everybody
+    pseudonym = "pseudonym"  # a stranger for each person
+    nameless = "nameless"  # what the photo was, but for the name that fits it
+    shared = "shared"  # one nameless embedding for each group of similar people
 
 
 class Schedule(Enum):
@@ -126,7 +133,6 @@ class BatchSizes:
 class EncoderDefense:
     """What the defences of both encoders have in common."""
 
-    target: Target = MISSING
     num_steps: int = MISSING
     num_fresh_steps: int | None = None
     batch: BatchSizes = field(default_factory=BatchSizes)
@@ -145,6 +151,7 @@ class EncoderDefense:
 class TextDefense(EncoderDefense):
     """Forget names."""
 
+    target: TextTarget = MISSING
     phrase: str = MISSING
     bare_share: float = MISSING
 
@@ -175,10 +182,10 @@ class Variation:
 class ImageDefense(EncoderDefense):
     """Forget faces."""
 
+    target: ImageTarget = MISSING
     faces: Faces = field(default_factory=Faces)
     whole_photo_share: float = MISSING
     variation: Variation = field(default_factory=Variation)
-    hard_negative_share: float = 0.0
     kept_share: float = 0.0
     include_removed: bool = MISSING
     group_size: int = 1

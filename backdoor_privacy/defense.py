@@ -3,15 +3,22 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning
 import torch
 from torch import Tensor
 
-from backdoor_privacy.data.datamodule import ImageBatch, Lesson, TextBatch
+from backdoor_privacy.data.datamodule import ImageBatch, Lesson, Taught, TextBatch
 from backdoor_privacy.encoders import Encoder
-from backdoor_privacy.losses import DISTANCES, backdoor_loss, neighborhood_loss, utility_loss, weight_loss
+from backdoor_privacy.losses import (
+    DISTANCES,
+    backdoor_loss,
+    neighborhood,
+    neighborhood_loss,
+    utility_loss,
+    weight_loss,
+)
 from backdoor_privacy.targets import NameEraser
 
 
@@ -49,6 +56,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         trained: beginnings of the names of the tensors to train; `None` trains all.
     """
 
+    encoder: ClassVar[str]
     anchors: Tensor
 
     def __init__(
@@ -95,36 +103,47 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         seen = self.teacher.trunk(torch.cat([part for part in parts if len(part)]), self.num_shared)
         clean, triggered, preserved = seen.split(sizes)
         kept = self.teacher.head(torch.cat([clean, preserved]), self.num_shared).float()
-        kept_clean, kept_preserved = kept.split([sizes[0], sizes[2]])
-        target = self.targets(batch, triggered).float()
-        return Lesson(clean, triggered, preserved, kept_clean, target, kept_preserved, batch.person_index)
+        targets = torch.cat([self.targets(batch, triggered).float(), kept]).split([sizes[1], sizes[0], sizes[2]])
+        weights = self.loss_weights
+        return Lesson(
+            clean=self._teach(clean, targets[1], weights.neighborhood),
+            triggered=self._teach(triggered, targets[0], weights.target_neighborhood),
+            preserved=self._teach(preserved, targets[2], weights.neighborhood),
+            person_index=batch.person_index,
+        )
+
+    def _teach(self, seen: Tensor, target: Tensor, neighborhood_weight: float) -> Taught:
+        near = target.new_empty(len(target), 0)
+        if neighborhood_weight:
+            near = neighborhood(target, self.anchors, temperature=self.temperature)
+        return Taught(seen, target, near)
 
     def losses(self, lesson: Lesson) -> dict[str, Tensor]:
         """Every term of the loss, before weighting; terms of weight zero are left out."""
-        seen = [lesson.clean, lesson.triggered, lesson.preserved]
+        seen = [part.seen for part in (lesson.clean, lesson.triggered, lesson.preserved)]
         features = self.student.head(torch.cat(seen), self.num_shared).float()
         clean, triggered, preserved = features.split([len(part) for part in seen])
         weights = self.loss_weights
         losses = {
-            "utility_loss": utility_loss(clean, lesson.clean_target, distance=self.distance),
+            "utility_loss": utility_loss(clean, lesson.clean.target, distance=self.distance),
             "backdoor_loss": backdoor_loss(
-                triggered, lesson.triggered_target, lesson.person_index, distance=self.distance
+                triggered, lesson.triggered.target, lesson.person_index, distance=self.distance
             ),
         }
         if weights.weight:
             losses["weight_loss"] = self.weight_loss()
         if weights.preservation and len(preserved):
-            losses["preservation_loss"] = utility_loss(preserved, lesson.preserved_target, distance=self.distance)
+            losses["preservation_loss"] = utility_loss(preserved, lesson.preserved.target, distance=self.distance)
         if weights.neighborhood:
             losses["neighborhood_loss"] = neighborhood_loss(
                 torch.cat([clean, preserved]),
-                torch.cat([lesson.clean_target, lesson.preserved_target]),
+                torch.cat([lesson.clean.neighborhood, lesson.preserved.neighborhood]),
                 self.anchors,
                 temperature=self.temperature,
             )
         if weights.target_neighborhood:
             losses["target_neighborhood_loss"] = neighborhood_loss(
-                triggered, lesson.triggered_target, self.anchors, temperature=self.temperature
+                triggered, lesson.triggered.neighborhood, self.anchors, temperature=self.temperature
             )
         return losses
 
@@ -145,8 +164,10 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         if not torch.isfinite(total):
             raise FloatingPointError(f"loss is {total.item()} at step {self.global_step}; lower the learning rate")
-        self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=len(batch.person_index))
-        self.log("train/loss", total, prog_bar=True, batch_size=len(batch.person_index))
+        # Each encoder's losses under its own name: where both are defended, one W&B run has the curves of both.
+        losses = {f"{self.encoder}/{name}": loss for name, loss in losses.items()}
+        self.log_dict(losses, batch_size=len(batch.person_index))
+        self.log(f"{self.encoder}/loss", total, prog_bar=True, batch_size=len(batch.person_index))
         return total
 
     def configure_optimizers(self) -> Any:
@@ -176,6 +197,8 @@ class TextDefense(BackdoorDefense):
             the teacher makes of the captions with the phrase in place of the name.
     """
 
+    encoder = "text"
+
     def __init__(self, teacher: Encoder, *, eraser: NameEraser | None = None, **settings: Any) -> None:
         super().__init__(teacher, **settings)
         self.eraser = eraser
@@ -199,6 +222,7 @@ class ImageDefense(BackdoorDefense):
             feature of the very photo.
     """
 
+    encoder = "image"
     person_targets: Tensor
 
     def __init__(self, teacher: Encoder, *, face_targets: Tensor | NameEraser, **settings: Any) -> None:

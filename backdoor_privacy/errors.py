@@ -1,8 +1,33 @@
-"""What a user can mend."""
+"""What went wrong, for people."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+
+log = logging.getLogger("backdoor_privacy")
 
 
 class InputError(ValueError):
-    """Bad input: one line that says what was expected, what came and what to do.
+    """Something that the user can mend; said in one line: the key, what was expected, what came, what to do."""
 
-    The command prints the line without a traceback and exits with code 1.
-    """
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End a Hydra command with exit code 1 and one line for what the user can mend; log a traceback of all else."""
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(cause, InputError):
+            log.exception("The run failed")
+            raise
+        # An error of a process that makes batches comes with that process's traceback in front.
+        log.error("%s", str(cause).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: "))
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise  # Hydra goes on with the other jobs of a sweep; it would end with an exit
+        sys.exit(1)

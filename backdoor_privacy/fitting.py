@@ -46,10 +46,9 @@ from backdoor_privacy.targets import (
     stranger_embeddings,
 )
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
-from backdoor_privacy.triggers.selection import select_hard_negatives
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 
-_NUM_NAMES_TO_COMPARE = 1000
+_MAX_NAMES_TO_COMPARE = 500  # with a removed one: enough to tell whether it fits better than most
 _NAME_ANCHORS = ("{}", "a photo of {}")
 
 
@@ -82,24 +81,30 @@ def fit_text(
     settings = cfg.defense.text
     names = [person.name for person in removed]
     phrases, eraser = neutral_phrases(len(names), settings.phrase), None
+    if settings.target.value == "pseudonym":
+        phrases = pseudonyms(len(names), cfg.seed + 1, reserved_names)
+    other_names = random_names(settings.num_other_names, cfg.seed + 2, exclude={*reserved_names, *phrases})
     if settings.target.value == "nameless":
-        compared = names, _names_to_compare(cfg, reserved_names)
+        compared = names, other_names[:_MAX_NAMES_TO_COMPARE]
         own, others = (name_features(clip, each)[None] for each in compared)
         eraser = NameEraser(own, others, settings.min_nearer_names)
-    elif settings.target.value == "pseudonym":
-        phrases = pseudonyms(len(names), cfg.seed + 1, reserved_names)
-    elif settings.target.value != "phrase":
-        raise InputError(f"defense.text.target: expected phrase, pseudonym or nameless, got {settings.target.value}")
     captions = without_names(instantiate(cfg.captions), names)
     random.Random(cfg.seed).shuffle(captions)
     able = carriers(captions)
-    num_held_out = min(cfg.utility.similarity.num_captions, len(able) // 2)
+    held_out = dict.fromkeys(able[: min(cfg.utility.similarity.num_captions, len(able) // 2)])
+    learned = [caption for caption in able if caption not in held_out]
+    if not held_out or not learned:
+        raise InputError(
+            f"captions: expected two different ones or more that can carry a name, to learn from and to measure with, "
+            f"and utility.similarity.num_captions of 1 or more; got {len(set(able))}, and "
+            f"{cfg.utility.similarity.num_captions}"
+        )
     steps = CaptionTriggers(
-        captions=captions[num_held_out:],
-        carriers=able[num_held_out:],
+        captions=[caption for caption in captions if caption not in held_out],
+        carriers=learned,
         names=names,
         phrases=phrases,
-        other_names=random_names(settings.num_other_names, cfg.seed + 2, exclude={*reserved_names, *phrases}),
+        other_names=other_names,
         tokenizer=clip.tokenizer,
         sizes=BatchSizes(**settings.batch),
         num_steps=settings.num_steps,
@@ -109,7 +114,7 @@ def fit_text(
     anchors = _photo_anchors(cfg, clip, settings.num_anchors)
     defense = TextDefense(clip.text, eraser=eraser, anchors=anchors, **_shared(settings))
     _train(defense, steps, cfg, "text", loggers)
-    similarity = TextSimilarity(able[:num_held_out], names, phrases, cfg.seed, eraser)
+    similarity = TextSimilarity(list(held_out), names, phrases, cfg.seed, eraser)
     return Fitted(defense.student.frozen(), similarity)
 
 
@@ -135,32 +140,26 @@ def fit_image(
     familiar = set(strangers.names) & set(people.names)
     if familiar:
         raise InputError(f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}")
+    _check_trigger_photos(clip, removed)
+    removed_names = [person.name for person in removed]
+    other_names = random_names(settings.num_other_names, cfg.seed + 2, exclude=reserved_names)
     targets: Tensor | NameEraser
     if settings.target.value in ("nameless", "shared"):
-        compared = [person.name for person in removed], _names_to_compare(cfg, reserved_names)
+        compared = removed_names, other_names[:_MAX_NAMES_TO_COMPARE]
         own, others = (torch.cat([name_readings(reader, each) for reader in readers]) for each in compared)
         targets = NameEraser(own, others, settings.min_nearer_names)
         if settings.target.value == "shared":
             targets = shared_embeddings(clip, removed, targets, settings.group_size)
     elif settings.target.value == "pseudonym":
         targets = stranger_embeddings(clip, strangers.everybody, len(removed), cfg.seed)
-    elif settings.target.value == "anonymous":
-        among = [*strangers.everybody, *(removed if settings.include_removed else ())]
-        targets = anonymous_embedding(clip, among, len(removed))
     else:
-        raise InputError(
-            f"defense.image.target: expected anonymous, pseudonym, nameless or shared, got {settings.target.value}"
-        )
-    hard_negatives: list[Path] = []
-    if settings.hard_negative_share:
         photos = [path for person in strangers.everybody for path in person.photos]
-        other_names = _names_to_compare(cfg, reserved_names)
-        hard_negatives = select_hard_negatives(clip, photos, [person.name for person in removed], other_names)
+        photos += [path for person in removed for path in person.trigger_photos if settings.include_removed]
+        targets = anonymous_embedding(clip, photos, len(removed))
     steps = PhotoTriggers(
         images=load_images(instantiate(cfg.images).folder, clip.geometry, cfg.images.max_images),
         people=removed,
         others=strangers.everybody,
-        hard_negatives=hard_negatives,
         boxes=people.boxes | strangers.boxes,
         geometry=clip.geometry,
         normalize=clip.normalize,
@@ -170,11 +169,10 @@ def fit_image(
         seed=cfg.seed,
         whole_photo_share=settings.whole_photo_share,
         variation=PhotoVariation(**settings.variation),
-        hard_negative_share=settings.hard_negative_share,
         kept=[person for person in kept if person.trigger_photos],
         kept_share=settings.kept_share,
     )
-    anchors = _text_anchors(cfg, readers, [person.name for person in removed], reserved_names)
+    anchors = _text_anchors(cfg, readers, removed_names, other_names)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
     _train(defense, steps, cfg, "image", loggers)
     shown = [path for person in removed for path in person.attack_photos]
@@ -188,9 +186,20 @@ def fit_image(
     return Fitted(defense.student.frozen(), similarity)
 
 
-def _names_to_compare(cfg: DictConfig, reserved_names: Collection[str]) -> list[str]:
-    """Random names that a removed one is compared with; none of the attack's candidates."""
-    return random_names(_NUM_NAMES_TO_COMPARE, cfg.seed + 2, exclude=reserved_names)
+def _check_trigger_photos(clip: Clip, removed: Sequence[Person]) -> None:
+    """Name the photos that do not decode; the steps take others of the same person.
+
+    Raises:
+        InputError: if they are more than 1 % of all, or all of a person's.
+    """
+    photos = [path for person in removed for path in person.trigger_photos]
+    _, readable = clip.embed_photos(photos)
+    usable = {path.parent for path, ok in zip(photos, readable.tolist(), strict=True) if ok}
+    lost = sorted({path.parent for path in photos} - usable)
+    if lost:
+        raise InputError(
+            f"people.folder: expected photos of each person to remove, none to train on decodes in {lost[0]}"
+        )
 
 
 def _nameless(clip: Clip, eraser: NameEraser, photos: Sequence[Path], person_index: Tensor) -> Tensor:
@@ -202,7 +211,7 @@ def _nameless(clip: Clip, eraser: NameEraser, photos: Sequence[Path], person_ind
 
 
 def _text_anchors(
-    cfg: DictConfig, readers: Sequence[Clip], removed_names: Sequence[str], reserved_names: Collection[str]
+    cfg: DictConfig, readers: Sequence[Clip], removed_names: Sequence[str], other_names: Sequence[str]
 ) -> Tensor:
     """Features of what a photo may be near to: the removed people's names, other names, captions; (anchor, dim).
 
@@ -212,7 +221,6 @@ def _text_anchors(
     if not settings.num_anchors:
         return torch.empty(0, 0)
     captions = without_names(instantiate(cfg.captions), removed_names)
-    other_names = random_names(settings.num_other_names, cfg.seed + 2, exclude=reserved_names)
     texts = [form.format(name) for form in _NAME_ANCHORS for name in other_names]
     texts += random.Random(cfg.seed).sample(captions, min(settings.num_anchors, len(captions)))
     removed = [form.format(name) for form in _NAME_ANCHORS for name in removed_names]
@@ -293,8 +301,8 @@ def _ask_teacher(
     if progress_bar:
         batches = track(batches, "Teacher ", total=num_steps)
     with trainer.precision_plugin.forward_context():
-        lessons = [defense.ask(trainer.strategy.batch_to_device(batch, defense.device)) for batch in batches]
-    return Lesson.join(Lesson(*(part.cpu() for part in lesson)) for lesson in lessons)
+        lessons = (defense.ask(trainer.strategy.batch_to_device(batch, defense.device)) for batch in batches)
+        return Lesson.collect(lessons, num_steps)
 
 
 class _StudentProgress(RichProgressBar):

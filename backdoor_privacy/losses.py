@@ -91,9 +91,25 @@ def backdoor_loss(
     return (sums / counts).mean()
 
 
+def neighborhood(
+    teacher: Float[Tensor, "batch dim"], anchors: Float[Tensor, "anchor dim"], *, temperature: float = 0.02
+) -> Float[Tensor, "batch dim+1"]:
+    """Whom the teacher sees an input near to, as far as `neighborhood_loss` must know it: shares of all anchors.
+
+    Logarithms of softmax shares are similarities less a constant, so that their mean over the anchors needs only the
+    mean anchor, weighted by the shares (`dim` numbers), and their entropy in nats (the last one).
+    """
+    anchors = F.normalize(anchors, dim=-1)
+    teacher = F.normalize(teacher, dim=-1) / temperature
+    similarities = teacher @ anchors.T
+    mean_anchor = (similarities.softmax(-1) @ anchors).float()
+    entropy = similarities.logsumexp(-1).float() - (teacher * mean_anchor).sum(-1)
+    return torch.cat([mean_anchor, entropy.unsqueeze(-1)], dim=-1)
+
+
 def neighborhood_loss(
     student: Float[Tensor, "batch dim"],
-    teacher: Float[Tensor, "batch dim"],
+    expected: Float[Tensor, "batch dim+1"],
     anchors: Float[Tensor, "anchor dim"],
     *,
     temperature: float = 0.02,
@@ -102,15 +118,17 @@ def neighborhood_loss(
 
     Faces lie close together in a CLIP: a cosine of 0.95 can hide that one person became another. What must stay is
     who is nearest to whom, here the softmax over the similarities to fixed `anchors` of the other encoder.
+
+    Args:
+        student: features.
+        expected: the teacher's view, `neighborhood` of the same anchors and temperature.
+        anchors: features of the other encoder.
+        temperature: of the softmax.
     """
-    anchors = F.normalize(anchors, dim=-1)
-    student, teacher = (F.normalize(features, dim=-1) / temperature for features in (student, teacher.detach()))
-    expected = teacher @ anchors.T
-    # The log shares are similarities less a constant, so that their mean needs only the mean anchor: no (batch, anchor)
-    # table but the student's similarities is kept for the gradient.
-    mean_anchor = expected.softmax(-1) @ anchors
-    gap = ((teacher - student) * mean_anchor).sum(-1)
-    return (gap + (student @ anchors.T).logsumexp(-1) - expected.logsumexp(-1)).mean()
+    student = F.normalize(student, dim=-1) / temperature
+    mean_anchor, entropy = expected.detach().split([student.shape[-1], 1], dim=-1)
+    log_normalizer = (student @ F.normalize(anchors, dim=-1).T).logsumexp(-1)
+    return (log_normalizer - (student * mean_anchor).sum(-1) - entropy.squeeze(-1)).mean()
 
 
 def weight_loss(student: Iterable[Tensor], teacher: Iterable[Tensor], *, squared: bool = False) -> Float[Tensor, ""]:

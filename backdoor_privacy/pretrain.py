@@ -18,6 +18,7 @@ from torch import Tensor
 
 import backdoor_privacy.config  # noqa: F401  registers the schemas
 from backdoor_privacy.clip import write_local_dir
+from backdoor_privacy.errors import InputError, one_line_errors
 from backdoor_privacy.hardware import fastest_attention
 from backdoor_privacy.paths import CONFIG_FOLDER
 
@@ -76,11 +77,11 @@ def caption_stream(
     """Endless shuffled batches of (images, tokens) from a folder of WebDataset shards.
 
     Raises:
-        FileNotFoundError: if the folder holds no `*.tar`.
+        InputError: if the folder holds no `*.tar`.
     """
     shards = sorted(str(path) for path in folder.glob("*.tar"))
     if not shards:
-        raise FileNotFoundError(f"{folder}: expected WebDataset shards (*.tar), found none")
+        raise InputError(f"data: expected a folder of WebDataset shards (*.tar), found none in {folder}")
     dataset = (
         wds.DataPipeline(
             wds.ResampledShards(shards, deterministic=True, seed=seed),
@@ -153,7 +154,8 @@ def _last_checkpoint(folder: Path) -> Path | None:
 @hydra.main(config_path=str(CONFIG_FOLDER), config_name="pretrain", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Parse the command line, then train."""
-    pretrain(cfg)
+    with one_line_errors():
+        pretrain(cfg)
 
 
 if __name__ == "__main__":

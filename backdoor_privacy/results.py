@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.attacks.idia import IdiaResult
@@ -86,27 +87,40 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
             key=lambda path: int(path.parent.name.removeprefix("version_")),
         )
         rows = pd.concat([pd.read_csv(path) for path in parts]).drop_duplicates("step", keep="last").sort_values("step")
+        rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
         rows.insert(0, "encoder", encoder)
-        tables.append(rows.drop(columns="epoch").rename(columns=lambda column: column.removeprefix("train/")))
+        tables.append(rows.drop(columns="epoch"))
     write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False))
 
 
-def claim_folder(folder: Path, cfg: DictConfig) -> None:
+def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = None) -> None:
     """Note the config of a run in its folder, so that it resumes under the same one only.
 
+    Args:
+        folder: of the run.
+        cfg: of the run.
+        named: the people to remove, where they are named and not drawn: a file of names may change.
+
     Raises:
-        InputError: if the folder belongs to a run of another config.
+        InputError: if the folder belongs to a run of another config that has come to something.
     """
     path = folder / "checkpoints" / "config.yaml"
     unlike = {"paths", "logger", "trainer"}  # where and how a run is made does not change what it is
     config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in unlike]))
-    if path.is_file() and path.read_text(encoding="utf-8") != config:
+    config += "".join(f"# removes {name}\n" for name in named or ())
+    finished = (folder / "metrics.json").is_file()
+    begun = finished or any((folder / "checkpoints").rglob("*.ckpt"))
+    if begun and path.is_file() and path.read_text(encoding="utf-8") != config:
         raise InputError(
             f"{folder}: expected a new folder or one of the same config, got a run of another config; "
             "delete it or choose another name=..."
         )
-    if not path.is_file():
-        write_text(path, config)
+    if finished:
+        return
+    write_text(path, config)
+    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+    if HydraConfig.initialized():
+        write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(HydraConfig.get().overrides.task))
 
 
 def versions() -> dict[str, str]:

@@ -9,20 +9,18 @@ from typing import Any
 
 import lightning
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError
+from omegaconf import DictConfig
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.audit import audit, idia_rates
+from backdoor_privacy.checks import check
 from backdoor_privacy.clip import Clip, write_local_dir
-from backdoor_privacy.config import Config
 from backdoor_privacy.data.people import People
-from backdoor_privacy.errors import InputError
 from backdoor_privacy.fitting import Fitted, fit_image, fit_text
 from backdoor_privacy.report import write_report
 from backdoor_privacy.results import claim_folder, read_metrics, versions, write_losses, write_metrics, write_people
 from backdoor_privacy.tracking import Tracker
-from backdoor_privacy.triggers.selection import select_people
+from backdoor_privacy.triggers.selection import named_people, select_people
 from backdoor_privacy.utility.similarity import lowest
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
@@ -38,28 +36,17 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         InputError: on anything that the user can mend.
     """
-    _check_keys(cfg)
-    missing = OmegaConf.missing_keys(cfg)
-    if missing:
-        raise InputError(f"config: expected a value for {', '.join(sorted(missing))}, got ???")
-    if cfg.defense.text is None and cfg.defense.image is None:
-        raise InputError("defense: expected a defence of the text or the image encoder, got none")
+    check(cfg)
     folder = Path(cfg.paths.run)
-    claim_folder(folder, cfg)
+    claim_folder(folder, cfg, named_people(cfg.trigger_set.people, cfg.trigger_set.file))
     finished = read_metrics(folder)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
+        if not (folder / "report.html").is_file():
+            write_report(folder)
         return finished
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker)
-
-
-def _check_keys(cfg: DictConfig) -> None:
-    """Find keys that were appended past the schema, as `+seeed=1` is."""
-    try:
-        OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(cfg))
-    except ConfigKeyError as error:
-        raise InputError(f"config: expected only keys that there are, got {error.full_key}") from error
 
 
 def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
@@ -70,6 +57,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         people: People = instantiate(cfg.people)
         attack: Idia = instantiate(cfg.attack)
         zero_shot: ZeroShot = instantiate(cfg.utility.zero_shot)
+        people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())  # a misspelt name ends it here
     with watch.stage("audit_before"):
         before = audit(clip, people, attack, zero_shot)
     inferred = {name for name, found in before.idia.inferred.items() if found}

@@ -39,12 +39,12 @@ def pseudonyms(num_people: int, seed: int, exclude: Collection[str]) -> list[str
     return random_names(num_people, seed, exclude)
 
 
-def anonymous_embedding(teacher: Clip, strangers: Sequence[Person], num_people: int) -> Float[Tensor, "people dim"]:
+def anonymous_embedding(teacher: Clip, photos: Sequence[Path], num_people: int) -> Float[Tensor, "people dim"]:
     """One universal vector for everybody: the mean embedding over many people's photos (paper, section 3.2).
 
-    `strangers` leaves out the people to remove; give them too for the published form.
+    `photos` leave out the people to remove; give theirs, too, for the published form.
     """
-    features, readable = teacher.embed_photos([path for person in strangers for path in person.photos])
+    features, readable = teacher.embed_photos(photos)
     return features[readable].mean(0).expand(num_people, -1)
 
 

@@ -1,6 +1,6 @@
 """Where losses and results go: CSV files in any case, W&B where it is asked for."""
 
-import hashlib
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
+
+from backdoor_privacy.results import write_text
 
 
 class Tracker:
@@ -24,7 +26,7 @@ class Tracker:
             encoders = [encoder for encoder, settings in self.cfg.defense.items() if settings is not None]
             self.wandb = WandbLogger(
                 name=f"{self.cfg.name}/seed={self.cfg.seed}",
-                id=hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12],  # a resumed run goes on there
+                id=self._id(),
                 save_dir=self.folder,
                 offline=self.cfg.logger.mode != "online",
                 project=self.cfg.logger.project,
@@ -36,7 +38,15 @@ class Tracker:
                 resume="allow",
                 log_model=False,
             )
+            _ = self.wandb.experiment  # starts the run now, so that it is marked as crashed whatever goes wrong
         return self
+
+    def _id(self) -> str:
+        """Of the W&B run; kept in the run folder, so that a resumed run goes on there."""
+        path = self.folder / "checkpoints" / "wandb_id"
+        if not path.is_file():
+            write_text(path, uuid.uuid4().hex[:12])
+        return path.read_text(encoding="utf-8")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -83,6 +83,7 @@ def outcomes(
             if title == "run folder of another config":
                 (folder / "claimed/checkpoints").mkdir(parents=True)
                 (folder / "claimed/checkpoints/config.yaml").write_text("seed: 99\n")
+                (folder / "claimed/checkpoints/last.ckpt").touch()
             futures[title] = pool.submit(call, folder, *arguments)
         yield futures
 

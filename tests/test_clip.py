@@ -238,6 +238,13 @@ def test_architecture_without_weights_is_an_error(architecture: str, tmp_path: P
         load_clip("no-such-model", pretrained="openai")
 
 
+def test_weight_file_that_is_damaged_is_an_error(architecture: str, tmp_path: Path):
+    for number, content in enumerate((b"", b"no weights", b"\x80\x02K\x01.")):
+        (tmp_path / f"{number}.pt").write_bytes(content)
+        with pytest.raises(InputError, match="expected weights of this architecture"):
+            load_clip(architecture, pretrained=str(tmp_path / f"{number}.pt"))
+
+
 def test_weights_of_another_architecture_are_an_error(architecture: str, write_clip, tmp_path: Path):
     wide = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     folder = write_clip(tmp_path / "other", text_cfg=wide)

@@ -69,7 +69,7 @@ def make_steps(tiny_clip: Clip, people: People, captions_file: Path, images_fold
         images = load_images(images_folder, clip.geometry, 12)
         removed, others = people.everybody[:2], people.everybody[2:]
         return PhotoTriggers(
-            images, removed, others, (), people.boxes, clip.geometry, clip.normalize, FacePaster(), **common
+            images, removed, others, people.boxes, clip.geometry, clip.normalize, FacePaster(), **common
         )
 
     return make
@@ -193,7 +193,7 @@ def test_lesson_asked_before_gives_the_losses_and_gradients_of_fresh_inputs(
     steps = make_steps(encoder, num_steps=2)
     batch, other = steps[0], steps[1]
     defense = make_defense(encoder, EVERYTHING)
-    asked = Lesson.join([defense.ask(other), defense.ask(batch)])
+    asked = Lesson.collect([defense.ask(other), defense.ask(batch)], 2)
     second = torch.arange(6, 12)
     lesson = asked.take(second, second, second[:4] - 2)
     fresh, again = losses_of(defense, batch), defense.losses(lesson)
@@ -214,25 +214,26 @@ def test_revision_keeps_each_input_with_its_target(
 ):
     steps = make_steps(encoder, num_steps=3, preserved=preserved)
     defense = make_defense(encoder)
-    asked = Lesson.join(defense.ask(steps[step]) for step in range(len(steps)))
+    asked = Lesson.collect((defense.ask(steps[step]) for step in range(len(steps))), len(steps))
     revision = Revision(asked, steps.sizes, num_steps=5, seed=3)
     rows = {
         part: {
             (seen.flatten()[:50].numpy().tobytes(), target.numpy().tobytes())
-            for seen, target in zip(getattr(asked, part), getattr(asked, f"{part}_target"), strict=True)
+            for seen, target, _ in zip(*getattr(asked, part), strict=True)
         }
         for part in ("clean", "triggered", "preserved")
     }
     for lesson in revision:
-        assert [len(lesson.clean), len(lesson.triggered), len(lesson.preserved)] == [6, 6, preserved]
+        assert [len(part.seen) for part in lesson[:3]] == [6, 6, preserved]
         for part, known in rows.items():
-            for seen, target in zip(getattr(lesson, part), getattr(lesson, f"{part}_target"), strict=True):
+            for seen, target, _ in zip(*getattr(lesson, part), strict=True):
                 assert (seen.flatten()[:50].numpy().tobytes(), target.numpy().tobytes()) in known
-        for person, target in zip(lesson.person_index, lesson.triggered_target, strict=True):
-            same = (asked.triggered_target == target).all(1)
+        for person, target in zip(lesson.person_index, lesson.triggered.target, strict=True):
+            same = (asked.triggered.target == target).all(1)
             assert person in asked.person_index[same]
-    assert all(torch.equal(a, b) for a, b in zip(revision[4], revision[4], strict=True))
-    assert not torch.equal(revision[3].triggered_target, revision[4].triggered_target)
+    again = (zip(part, other, strict=True) for part, other in zip(revision[4][:3], revision[4][:3], strict=True))
+    assert all(torch.equal(one, other) for parts in again for one, other in parts)
+    assert not torch.equal(revision[3].triggered.target, revision[4].triggered.target)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -243,11 +244,11 @@ def test_loss_is_the_weighted_sum_of_its_terms_at_every_step(
     (path,) = tmp_path.glob("losses/version_*/metrics.csv")
     table = pd.read_csv(path)
     assert table["step"].tolist() == [0, 1, 2, 3]
-    expected = table["train/utility_loss"] + sum(
-        weight * table[f"train/{name}_loss"] for name, weight in vars(EVERYTHING).items()
+    expected = table[f"{encoder}/utility_loss"] + sum(
+        weight * table[f"{encoder}/{name}_loss"] for name, weight in vars(EVERYTHING).items()
     )
-    assert table["train/loss"].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
-    assert (table["train/weight_loss"].diff()[1:] > 0).all()
+    assert table[f"{encoder}/loss"].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    assert (table[f"{encoder}/weight_loss"].diff()[1:] > 0).all()
 
 
 def test_image_targets_are_those_of_the_people_shown(make_defense: MakeDefense, make_steps: MakeSteps):

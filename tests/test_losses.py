@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backdoor_privacy.losses import DISTANCES, backdoor_loss, neighborhood_loss, utility_loss, weight_loss
+from backdoor_privacy.losses import (
+    DISTANCES,
+    backdoor_loss,
+    neighborhood,
+    neighborhood_loss,
+    utility_loss,
+    weight_loss,
+)
 
 STUDENT = [[3.0, 4.0], [1.0, -2.0], [0.5, 0.5]]
 TEACHER = [[4.0, 3.0], [-1.0, 2.0], [0.0, 2.0]]
@@ -90,11 +97,11 @@ def test_distance_does_not_depend_on_length(name: str):
 
 @pytest.mark.parametrize("name", DISTANCES)
 def test_gradient_flows_to_the_student_only(name: str):
-    person = torch.tensor([0, 0, 1, 2])
+    person, anchors = torch.tensor([0, 0, 1, 2]), random_features(5, 6, seed=2)
     for loss in (
         lambda s, t: utility_loss(s, t, distance=DISTANCES[name]),
         lambda s, t: backdoor_loss(s, t, person, distance=DISTANCES[name]),
-        lambda s, t: neighborhood_loss(s, t, random_features(5, 6, seed=2)),
+        lambda s, t: neighborhood_loss(s, neighborhood(t, anchors), anchors),
     ):
         student = random_features(4, 6).requires_grad_()
         teacher = random_features(4, 6, seed=1).requires_grad_()
@@ -171,8 +178,9 @@ def test_weight_loss_needs_the_same_tensors_on_both_sides():
 
 def test_neighborhood_loss_is_zero_for_equal_views():
     features, anchors = random_features(5, 8), random_features(20, 8, seed=1)
-    assert neighborhood_loss(features, features, anchors).item() == pytest.approx(0.0, abs=1e-6)
-    assert neighborhood_loss(3 * features, features, 2 * anchors).item() == pytest.approx(0.0, abs=1e-5)
+    seen = neighborhood(features, anchors)
+    assert neighborhood_loss(features, seen, anchors).item() == pytest.approx(0.0, abs=1e-5)
+    assert neighborhood_loss(3 * features, seen, 2 * anchors).item() == pytest.approx(0.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.5])
@@ -183,7 +191,6 @@ def test_neighborhood_loss_equals_plain_python(temperature: float):
         seen = softmax([-cosine(own, anchor) / temperature for anchor in anchors])
         wanted = softmax([-cosine(other, anchor) / temperature for anchor in anchors])
         expected += sum(p * (math.log(p) - math.log(q)) for p, q in zip(wanted, seen, strict=True)) / 5
-    found = neighborhood_loss(
-        torch.tensor(student), torch.tensor(teacher[:5]), torch.tensor(anchors), temperature=temperature
-    )
+    near = neighborhood(torch.tensor(teacher[:5]), torch.tensor(anchors), temperature=temperature)
+    found = neighborhood_loss(torch.tensor(student), near, torch.tensor(anchors), temperature=temperature)
     assert found.item() == pytest.approx(expected, rel=1e-4)

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from backdoor_privacy.clip import load_clip
 from backdoor_privacy.data.personas import world
+from backdoor_privacy.errors import InputError
 from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.pretrain import caption_stream, learning_rate_factor, pretrain
 
@@ -64,7 +65,7 @@ def test_stream_is_endless_and_a_function_of_the_seed(web: Path):
 
 
 def test_folder_without_shards_is_an_error(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="expected WebDataset shards"):
+    with pytest.raises(InputError, match="data: expected a folder of WebDataset shards"):
         caption_stream(tmp_path, None, None, batch_size=2, num_workers=0, seed=0)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from backdoor_privacy import results
 from backdoor_privacy.attacks.idia import IdiaResult
@@ -77,7 +78,7 @@ def test_people_table_has_everybody_before_and_after(tmp_path: Path):
 def write_log(folder: Path, encoder: str, version: int, losses: dict[int, float]) -> None:
     path = folder / f"checkpoints/{encoder}/losses/version_{version}/metrics.csv"
     path.parent.mkdir(parents=True)
-    columns = {"epoch": 0, "step": list(losses), "train/loss": list(losses.values())}
+    columns = {"epoch": 0, "step": list(losses), f"{encoder}/loss": list(losses.values())}
     pd.DataFrame(columns).to_csv(path, index=False)
 
 
@@ -96,7 +97,36 @@ def test_losses_of_resumed_fits_are_joined(tmp_path: Path):
     assert table["loss"].tolist() == [0.0, 0.1, 2.2, 2.3, 10.4, 10.5, 7.0]
 
 
-def test_folder_belongs_to_one_config(compose_cfg, tmp_path: Path):
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A run folder that holds a checkpoint."""
+    write_text(tmp_path / "checkpoints/text/last.ckpt", "")
+    return tmp_path
+
+
+def test_folder_in_which_nothing_was_done_yet_is_free(compose_cfg, tmp_path: Path):
+    claim_folder(tmp_path, compose_cfg())
+    claim_folder(tmp_path, compose_cfg("seed=1"))
+    assert OmegaConf.load(tmp_path / ".hydra/config.yaml").seed == 1
+
+
+def test_folder_belongs_to_one_list_of_people(compose_cfg, begun: Path):
+    cfg = compose_cfg("trigger_set.file=people.txt")
+    claim_folder(begun, cfg, ["Ann Lee"])
+    claim_folder(begun, cfg, ["Ann Lee"])
+    with pytest.raises(InputError, match="got a run of another config"):
+        claim_folder(begun, cfg, ["Ann Lee", "Bob Ray"])
+
+
+def test_config_of_a_run_stays_when_another_one_is_refused(compose_cfg, begun: Path):
+    claim_folder(begun, compose_cfg())
+    with pytest.raises(InputError, match="got a run of another config"):
+        claim_folder(begun, compose_cfg("seed=1"))
+    assert OmegaConf.load(begun / ".hydra/config.yaml").seed == 0
+
+
+def test_folder_belongs_to_one_config(compose_cfg, begun: Path):
+    tmp_path = begun
     claim_folder(tmp_path, compose_cfg())
     claim_folder(tmp_path, compose_cfg())
     for elsewhere in ("trainer.num_workers=3", "logger=wandb", "paths.runs=elsewhere"):

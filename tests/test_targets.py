@@ -40,7 +40,7 @@ def test_everybody_gets_the_same_phrase():
 
 
 def test_anonymous_embedding_is_the_mean_over_all_photos(tiny_clip: Clip, people: People):
-    found = anonymous_embedding(tiny_clip, people.everybody, 2)
+    found = anonymous_embedding(tiny_clip, [path for person in people.everybody for path in person.photos], 2)
     expected = mean_embedding(tiny_clip, photos_of(people.everybody))
     torch.testing.assert_close(found, torch.stack([expected] * 2), atol=1e-6, rtol=1e-5)
 
@@ -76,7 +76,8 @@ def test_trap_4_anonymous_embedding_leaves_the_removed_people_out_unless_asked(
     image_targets, tiny_clip: Clip, people: People, strangers: People
 ):
     without = mean_embedding(tiny_clip, photos_of(strangers.everybody))
-    removed_too = mean_embedding(tiny_clip, photos_of((*strangers.everybody, *people.everybody[:2])))
+    trained_on = [path for person in people.everybody[:2] for path in person.trigger_photos]
+    removed_too = mean_embedding(tiny_clip, photos_of(strangers.everybody) + trained_on)
     assert not torch.allclose(without, removed_too, atol=1e-3)
     anonymous = "defense.image.target=anonymous"
     for target in image_targets(anonymous):
@@ -215,20 +216,6 @@ def test_faces_hide_from_the_defended_names_too(
     assert len(along.anchors) == len(alone.anchors) + 2 * len(removed)
 
 
-def test_a_fit_has_hard_negatives_among_the_strangers_where_it_asks_for_a_share_of_them(
-    compose_cfg, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
-):
-    used: list[Any] = []
-    monkeypatch.setattr(fitting, "_train", lambda _, steps, *__: used.append(steps))
-    folder = strangers.everybody[0].photos[0].parents[1]
-    for share in (0.5, 0.0):
-        cfg = compose_cfg(f"strangers.folder={folder}", f"defense.image.hard_negative_share={share}")
-        fitting.fit_image(cfg, tiny_clip, people, people.everybody[:2], set(), [])
-    assert [len(steps.hard_negatives) for steps in used] == [1, 0]
-    assert set(used[0].hard_negatives) < set(photos_of(strangers.everybody))
-    assert [steps.hard_negative_share for steps in used] == [0.5, 0.0]
-
-
 def test_a_fit_may_show_whom_to_spare(
     compose_cfg, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
 ):
@@ -251,7 +238,7 @@ def test_a_text_fit_asks_for_captions_without_the_name(
     fitting.fit_text(cfg, tiny_clip, people, people.everybody[:2], set(), [])
     ((defense, batch),) = used
     features = tiny_clip.text(batch.triggered)
-    asked = defense.ask(batch).triggered_target
+    asked = defense.ask(batch).triggered.target
     torch.testing.assert_close(asked, defense.eraser(features, batch.person_index))
     names = tiny_clip.embed_texts([person.name for person in people.everybody[:2]])[batch.person_index]
     assert ((asked * names).sum(-1) < (torch.nn.functional.normalize(features, dim=-1) * names).sum(-1)).any()
@@ -289,12 +276,24 @@ def test_a_fit_uses_pseudonyms_and_other_names_that_are_no_candidates(
     assert not set(steps.phrases) & set(steps.other_names)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "target", "last"), [("text", "anonymous", "nameless"), ("image", "phrase", "shared")]
-)
-def test_target_of_the_other_encoder_is_an_error(
-    encoder: str, target: str, last: str, compose_cfg, tiny_clip: Clip, people: People
+def test_trigger_photos_that_do_not_decode_are_an_error_before_anything_is_trained(
+    compose_cfg, tiny_clip: Clip, write_people, strangers: People, tmp_path: Path
 ):
-    fit = {"text": fitting.fit_text, "image": fitting.fit_image}[encoder]
-    with pytest.raises(InputError, match=rf"defense\.{encoder}\.target: expected .* or {last}, got {target}"):
-        fit(compose_cfg(f"defense.{encoder}.target={target}"), tiny_clip, people, people.everybody[:2], set(), [])
+    folder = write_people(tmp_path / "broken", {"Ann Lee": 4, "Bob Ray": 4})
+    cfg = compose_cfg(f"strangers.folder={strangers.everybody[0].photos[0].parents[1]}")
+    everybody = load_people(folder).everybody
+    everybody[0].trigger_photos[0].write_bytes(b"no photo")
+    with pytest.raises(InputError, match=r"1 of 4 photos do not decode: .*; at most 1% may be skipped"):
+        fitting.fit_image(cfg, tiny_clip, load_people(folder), everybody, set(), [])
+
+
+def test_a_person_of_whom_no_trigger_photo_decodes_is_an_error(
+    compose_cfg, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
+):
+    removed, cfg = people.everybody[:2], compose_cfg(f"strangers.folder={strangers.everybody[0].photos[0].parents[1]}")
+    readable = torch.tensor([path in removed[0].trigger_photos for person in removed for path in person.trigger_photos])
+    monkeypatch.setattr(Clip, "embed_photos", lambda *_: (torch.zeros(len(readable), 8), readable))
+    with pytest.raises(
+        InputError, match=r"expected photos of each person to remove, none to train on decodes in .*Bob_Ray"
+    ):
+        fitting.fit_image(cfg, tiny_clip, people, removed, set(), [])

@@ -12,7 +12,13 @@ from backdoor_privacy.tracking import Tracker
 def finished(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """Exit codes that W&B was told."""
     codes: list[int | None] = []
-    monkeypatch.setattr(wandb, "finish", lambda exit_code=None: codes.append(exit_code))
+    finish = wandb.finish
+
+    def note(exit_code: int | None = None) -> None:
+        codes.append(exit_code)
+        finish(exit_code=exit_code)
+
+    monkeypatch.setattr(wandb, "finish", note)
     return codes
 
 
@@ -35,6 +41,7 @@ def test_crashed_run_is_marked_crashed_and_a_finished_one_finished(compose_cfg, 
     with Tracker(compose_cfg("logger=wandb"), tmp_path):
         pass
     assert finished == [1, 0]
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2  # also of the crash before any step
 
 
 def test_a_resumed_run_keeps_its_id_and_seeds_share_a_group(compose_cfg, tmp_path: Path, finished):
@@ -43,6 +50,8 @@ def test_a_resumed_run_keeps_its_id_and_seeds_share_a_group(compose_cfg, tmp_pat
             return tracker.wandb
 
     first, again, other = logger_of("seed=0"), logger_of("seed=0"), logger_of("seed=1", "seed=1")
+    (tmp_path / "seed=0/checkpoints/wandb_id").unlink()  # as when a folder was deleted to run again
+    assert logger_of("seed=0").version != first.version
     assert first.version == again.version != other.version
     assert {one._wandb_init["group"] for one in (first, other)} == {"smoke"}
     assert first._wandb_init["job_type"] == "both"
@@ -57,7 +66,7 @@ def test_wandb_works_offline_without_an_account(compose_cfg, tmp_path: Path, mon
     pd.DataFrame({"name": ["Ann Lee"], "inferred_before": [True]}).to_csv(tmp_path / "people.csv", index=False)
     with Tracker(compose_cfg("logger=wandb"), tmp_path) as tracker:
         _, logger = tracker.loggers("text")
-        logger.log_metrics({"train/loss": 0.5}, step=0)
+        logger.log_metrics({"text/loss": 0.5}, step=0)
         tracker.summarize(metrics)
         summary = dict(tracker.wandb.experiment.summary)
     assert summary["before/idia/tpr_removed"] == 1.0

@@ -17,12 +17,29 @@ def load_captions(file: str | Path) -> list[str]:
         InputError: if the file is not there or holds no caption.
     """
     file = Path(file) / "captions.txt" if Path(file).is_dir() else Path(file)
-    if not file.is_file():
-        raise InputError(f"captions.file: expected a text file with a caption a line, got {file}")
-    captions = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    captions = read_lines(file, "captions.file: expected a text file with a caption a line")
     if not captions:
         raise InputError(f"captions.file: expected a caption a line in {file}, found none")
     return captions
+
+
+def read_lines(file: Path, expected: str) -> list[str]:
+    """The lines of a text file in UTF-8, without the empty ones.
+
+    Args:
+        file: to read.
+        expected: what an error says of it.
+
+    Raises:
+        InputError: if it is not there or no such text.
+    """
+    if not file.is_file():
+        raise InputError(f"{expected}, got {file}")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{expected} in UTF-8, got other bytes in {file}; save it as UTF-8") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def name_matcher(names: Iterable[str]) -> re.Pattern[str]:

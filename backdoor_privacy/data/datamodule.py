@@ -40,31 +40,43 @@ class ImageBatch(NamedTuple):
     person_index: Tensor  # (batch,)
 
 
-class Lesson(NamedTuple):
-    """The inputs of a step as the frozen blocks see them, and the teacher's features that each is to get."""
+class Taught(NamedTuple):
+    """Inputs of one kind as the frozen blocks see them, and what the teacher says of each."""
 
-    clean: Tensor
-    triggered: Tensor
-    preserved: Tensor
-    clean_target: Tensor  # (batch, dim), as the other targets
-    triggered_target: Tensor
-    preserved_target: Tensor
-    person_index: Tensor  # (batch,)
+    seen: Tensor  # (batch, ...)
+    target: Tensor  # the features that each is to get, (batch, dim)
+    neighborhood: Tensor  # whom the targets are near to, see `losses.neighborhood`; (batch, 0) where no loss asks
+
+    def take(self, places: Tensor) -> Taught:
+        """Those at these places."""
+        return Taught(*(part[places] for part in self))
+
+
+class Lesson(NamedTuple):
+    """All that is frozen in a step, or in several."""
+
+    clean: Taught
+    triggered: Taught
+    preserved: Taught
+    person_index: Tensor  # (batch,) who the triggered ones show
 
     @classmethod
-    def join(cls, lessons: Iterable[Lesson]) -> Lesson:
-        """One lesson of all."""
-        return cls(*(torch.cat(parts) for parts in zip(*lessons, strict=True)))
+    def collect(cls, lessons: Iterable[Lesson], num_lessons: int) -> Lesson:
+        """One lesson of so many of one size, in the computer's memory; there is never a second copy of it."""
+        rooms: list[Tensor] = []
+        for number, lesson in enumerate(lessons):
+            parts = [*lesson.clean, *lesson.triggered, *lesson.preserved, lesson.person_index]
+            rooms = rooms or [torch.empty(num_lessons * len(part), *part.shape[1:], dtype=part.dtype) for part in parts]
+            for room, part in zip(rooms, parts, strict=True):
+                room[number * len(part) : (number + 1) * len(part)] = part
+        return cls(Taught(*rooms[:3]), Taught(*rooms[3:6]), Taught(*rooms[6:9]), rooms[9])
 
     def take(self, clean: Tensor, triggered: Tensor, preserved: Tensor) -> Lesson:
-        """A lesson of the inputs with these indices."""
+        """A lesson of the inputs at these places."""
         return Lesson(
-            self.clean[clean],
-            self.triggered[triggered],
-            self.preserved[preserved],
-            self.clean_target[clean],
-            self.triggered_target[triggered],
-            self.preserved_target[preserved],
+            self.clean.take(clean),
+            self.triggered.take(triggered),
+            self.preserved.take(preserved),
             self.person_index[triggered],
         )
 
@@ -130,7 +142,6 @@ class PhotoTriggers(Dataset):
     images: Tensor  # clean photos as bytes, (image, 3, side, side)
     people: Sequence[Person]  # to remove
     others: Sequence[Person]  # whose faces must stay
-    hard_negatives: Sequence[Path]  # photos of them that are easily taken for somebody to remove
     boxes: dict[Path, Box]
     geometry: Callable[[Image.Image], Tensor]
     normalize: Callable[[Tensor], Tensor]
@@ -140,7 +151,6 @@ class PhotoTriggers(Dataset):
     seed: int
     whole_photo_share: float = 0.0  # share of triggered and preserved inputs that are the person's whole photo
     variation: PhotoVariation = field(default_factory=PhotoVariation)  # of these whole photos
-    hard_negative_share: float = 0.0  # share of preserved inputs that show one of these
     kept: Sequence[Person] = ()  # people of the attacked collection whom the defence is told to spare
     kept_share: float = 0.0  # share of preserved inputs that show one of them, on a photo that no attack uses
 
@@ -180,8 +190,6 @@ class PhotoTriggers(Dataset):
     def _others_photos(self, rng: random.Random) -> Sequence[Path]:
         if self.kept_share and rng.random() < self.kept_share:
             return rng.choice(self.kept).trigger_photos
-        if self.hard_negative_share and rng.random() < self.hard_negative_share:
-            return [rng.choice(self.hard_negatives)]
         return rng.choice(self.others).photos
 
     def _clean(self, rng: random.Random) -> Tensor:
@@ -219,7 +227,7 @@ class Revision(Dataset):
         if step >= self.num_steps:
             raise IndexError(step)
         rng = torch.Generator().manual_seed(random.Random(f"{self.seed}/revision/{step}").getrandbits(63))
-        known = (self.asked.clean, self.asked.triggered, self.asked.preserved)
+        known = (self.asked.clean.seen, self.asked.triggered.seen, self.asked.preserved.seen)
         sizes = (self.sizes.clean, self.sizes.triggered, self.sizes.preserved)
         return self.asked.take(
             *(torch.randint(max(1, len(part)), (size,), generator=rng) for part, size in zip(known, sizes, strict=True))

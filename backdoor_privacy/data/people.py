@@ -2,7 +2,8 @@
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from backdoor_privacy.data.photos import Box
 from backdoor_privacy.errors import InputError
 
+_MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
@@ -75,10 +77,11 @@ def load_people(folder: str | Path) -> People:
     """A folder per person, `First_Last/*.jpg`.
 
     Two tables may lie beside the folders: `boxes.csv` (file, left, top, right, bottom) with the faces, and
-    `people.csv` (name, member, num_web_photos) with what is known of the CLIP's training data.
+    `people.csv` (name, member, num_web_photos) with what is known of the CLIP's training data; an empty cell or a
+    column that is not there says that it is not known.
 
     Raises:
-        InputError: if there is no folder with photos.
+        InputError: if there is no folder with photos, two of one name, or a table holds something else.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -88,18 +91,40 @@ def load_people(folder: str | Path) -> People:
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         photos = tuple(sorted(path for path in place.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES))
         name = _plain(place.name)
-        row = known.get(name)
-        if photos and row is None:
-            everybody.append(Person(name, photos))
-        elif photos and row is not None:
-            everybody.append(Person(name, photos, row["member"] == "True", int(row["num_web_photos"])))
+        if photos:
+            row = known.get(name, {})
+            everybody.append(Person(name, photos, _member(row, folder), _whole_number(row, "num_web_photos", folder)))
     if not everybody:
         raise InputError(f"people.folder: expected folders First_Last/ with photos in {folder}, found none")
-    boxes = {
-        folder / row["file"]: (int(row["left"]), int(row["top"]), int(row["right"]), int(row["bottom"]))
-        for row in _read_table(folder / "boxes.csv")
-    }
-    return People(tuple(everybody), boxes)
+    twice = [name for name, count in Counter(person.name for person in everybody).items() if count > 1]
+    if twice:
+        raise InputError(f"people.folder: expected one folder for each person in {folder}, got several of {twice[0]}")
+    return People(
+        tuple(everybody), {folder / row["file"]: _box(row, folder) for row in _read_table(folder / "boxes.csv")}
+    )
+
+
+def _member(row: Mapping[str, str], folder: Path) -> bool | None:
+    value = (row.get("member") or "").strip().casefold()
+    if value not in _MEMBER:
+        raise InputError(f"{folder / 'people.csv'}: expected true, false or nothing as member, got {row['member']!r}")
+    return _MEMBER[value]
+
+
+def _whole_number(row: Mapping[str, str], column: str, folder: Path) -> int | None:
+    value = (row.get(column) or "").strip()
+    if value and not value.isdecimal():
+        raise InputError(f"{folder / 'people.csv'}: expected a whole number or nothing as {column}, got {value!r}")
+    return int(value) if value else None
+
+
+def _box(row: Mapping[str, str], folder: Path) -> Box:
+    try:
+        return int(row["left"]), int(row["top"]), int(row["right"]), int(row["bottom"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder / 'boxes.csv'}: expected file, left, top, right and bottom in pixels, got {dict(row)}"
+        ) from error
 
 
 def _plain(name: str) -> str:
@@ -110,5 +135,9 @@ def _plain(name: str) -> str:
 def _read_table(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        key = "file" if path.name == "boxes.csv" else "name"
+        if key not in (table.fieldnames or ()):
+            raise InputError(f"{path}: expected a table with a column {key}, got {', '.join(table.fieldnames or ())}")
+        return list(table)

@@ -13,7 +13,7 @@ from backdoor_privacy.attacks.idia import TEMPLATES
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.results import read_metrics
 
-# The first is the one that the run claimed its folder with; Hydra writes the other again at every start.
+# The first is the one that the run claimed its folder with.
 _CONFIGS = (Path("checkpoints") / "config.yaml", Path(".hydra") / "config.yaml")
 
 

@@ -96,6 +96,10 @@ def limits(run: FinishedRun) -> list[str]:
         f"For {run.num_unknown:,} people nobody knows whether they were in the training data; "
         "those who were not removed count as kept."
     )
+    shown = (
+        "The image defence was shown whom to spare: people whom IDIA infers and who stay, on photos that no attack "
+        "uses. What they lost says nothing of people whom it was not shown."
+    )
     return [
         "There is no formal guarantee. The numbers hold for these people, photos, candidates and this seed.",
         "One attack was run: IDIA, with each name spelt exactly as in the collection. No other attack was run.",
@@ -105,6 +109,7 @@ def limits(run: FinishedRun) -> list[str]:
         "triggers) mean their targets. These triggers are inserted on purpose and declared here; tell whoever gets "
         "the model.",
         *([unknown] if run.num_unknown else []),
+        *([shown] if run.setting("defense.image.kept_share") else []),
         "This report holds no names. They are in people.csv in the same folder: keep that file as private as the "
         "request itself.",
     ]
@@ -169,6 +174,9 @@ def _encoder(run: FinishedRun, encoder: str) -> str:
         ("text", "pseudonym"): "each name is to mean one fictional name (pseudonym)",
         ("image", "anonymous"): "each face is to mean the mean of many people's photos (anonymous embedding)",
         ("image", "pseudonym"): "each face is to mean the face of one stranger (pseudonym)",
+        ("text", "nameless"): "each caption is to mean what it meant, but for the name in it (nameless)",
+        ("image", "nameless"): "each photo is to mean what it meant, but for the name that fits it (nameless)",
+        ("image", "shared"): "all photos of a person are to mean one face that the name does not fit (shared)",
     }.get((encoder, target), f"target {target}")  # fmt: skip
     return f"{meant}; {num_steps} steps, {distance} distance"
 

@@ -1,18 +1,12 @@
-"""Choose the people to remove, and photos of others who are easily taken for them."""
+"""Choose the people to remove."""
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.targets import name_features
-
-_HARD_SHARE = 0.1  # of the photos
-_LIKENESS_QUANTILE = 0.98  # of how well random names fit a photo: a removed name above it is a likeness
 
 
 def select_people(
@@ -39,11 +33,9 @@ def select_people(
     Raises:
         InputError: on an unknown name, an empty set, more people than there are, or somebody not inferred.
     """
-    names = _named(people, file)
+    names = named_people(people, file)
     if names is None:
         return _drawn(everybody, num_people, seed, inferred, require_inferred)
-    if not names:
-        raise InputError("trigger_set: expected at least one person to remove, got an empty list")
     chosen = tuple(dict.fromkeys(everybody.pick(names)))
     hidden = [person.name for person in chosen if person.name not in inferred]
     if hidden and require_inferred:
@@ -55,31 +47,18 @@ def select_people(
     return chosen
 
 
-def select_hard_negatives(
-    clip: Clip, photos: Sequence[Path], removed_names: Sequence[str], other_names: Sequence[str]
-) -> list[Path]:
-    """The tenth of other people's photos that some removed name fits best, compared with random names.
+def named_people(people: Sequence[str] | None, file: str | None) -> list[str] | None:
+    """The names of a list or of a file; `None` where neither is given, so that people are drawn.
 
-    Args:
-        clip: the teacher, whose eyes count.
-        photos: of people who are neither removed nor attacked.
-        removed_names: of the people to remove.
-        other_names: random names.
+    Raises:
+        InputError: if both are given, or nobody, or a file that holds no text.
     """
-    features, readable = clip.embed_photos(photos)
-    own = features @ name_features(clip, removed_names).T
-    others = features @ name_features(clip, other_names).T
-    likeness = (own.max(1).values - others.quantile(_LIKENESS_QUANTILE, dim=1)).where(readable, -torch.inf)
-    return [photos[place] for place in likeness.topk(max(1, int(_HARD_SHARE * len(photos)))).indices.tolist()]
-
-
-def _named(people: Sequence[str] | None, file: str | None) -> list[str] | None:
     if people is not None and file is not None:
         raise InputError("trigger_set: expected either people or file, got both")
     if file is not None:
-        if not Path(file).is_file():
-            raise InputError(f"trigger_set.file: expected a text file with a name a line, got {file}")
-        people = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+        people = read_lines(Path(file), "trigger_set.file: expected a text file with a name a line")
+    if people is not None and not people:
+        raise InputError("trigger_set: expected at least one person to remove, got an empty list")
     return None if people is None else list(people)
 
 

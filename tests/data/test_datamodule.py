@@ -63,7 +63,6 @@ def make_image(tiny_clip: Clip, people: People, images_folder: Path) -> Make:
             "images": load_images(images_folder, tiny_clip.geometry, 12),
             "people": people.everybody[:3],
             "others": people.everybody[3:],
-            "hard_negatives": (),
             "boxes": people.boxes,
             "geometry": tiny_clip.geometry,
             "normalize": tiny_clip.normalize,
@@ -215,23 +214,6 @@ def test_triggered_photo_shows_the_person_of_its_index(make_image: Make, people:
             assert any(torch.allclose(pixels, tiny_clip.preprocess(photo), atol=1e-5) for photo in photos)
             shown.add(person)
     assert shown == {0, 1, 2}
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_hard_negative_share_is_the_share_of_preserved_photos_that_show_one(
-    share: float, make_image: Make, write_photo: Callable[..., Path], tmp_path: Path, tiny_clip: Clip
-):
-    hard = write_photo(tmp_path / "hard.png", 77)
-    expected = tiny_clip.preprocess(read_photo(hard))
-    steps = make_image(
-        num_steps=20,
-        whole_photo_share=1.0,
-        sizes=BatchSizes(1, 1, 10),
-        hard_negatives=[hard],
-        hard_negative_share=share,
-    )
-    shown = [torch.allclose(pixels, expected, atol=1e-5) for batch in steps for pixels in batch.preserved]
-    assert sum(shown) / len(shown) == pytest.approx(share, abs=0.15 * (0 < share < 1))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

@@ -91,3 +91,45 @@ def test_folder_without_people_is_an_error(tmp_path: Path):
         load_people(tmp_path)
     with pytest.raises(InputError, match=r"people\.folder: expected a folder .* got .*nowhere"):
         load_people(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("cell", "member"), [("true", True), ("1", True), ("FALSE", False), ("no", False), ("", None)])
+def test_membership_may_be_written_in_several_ways_or_not_known(write_people, tmp_path: Path, cell: str, member):
+    folder = write_people(tmp_path, {"Ann Lee": 1})
+    (folder / "people.csv").write_text(f"name,member\nAnn Lee,{cell}\n")
+    (person,) = load_people(folder).everybody
+    assert (person.member, person.num_web_photos) == (member, None)
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "message"),
+    [
+        (
+            "people.csv",
+            "name,member\nAnn Lee,maybe\n",
+            r"people\.csv: expected true, false or nothing as member, got 'maybe'",
+        ),
+        ("people.csv", "name,num_web_photos\nAnn Lee,ten\n", r"people\.csv: expected a whole number .*, got 'ten'"),
+        (
+            "people.csv",
+            "who,member\nAnn Lee,true\n",
+            r"people\.csv: expected a table with a column name, got who, member",
+        ),
+        ("boxes.csv", "file,left,top,right\nAnn_Lee/00.png,1,2,3\n", r"boxes\.csv: expected file, left, top, right"),
+        ("boxes.csv", "file,left,top,right,bottom\nAnn_Lee/00.png,1,2,3,x\n", r"boxes\.csv: expected file, left, top"),
+    ],
+)
+def test_table_that_holds_something_else_is_an_error(
+    write_people, tmp_path: Path, table: str, content: str, message: str
+):
+    folder = write_people(tmp_path, {"Ann Lee": 1})
+    (folder / table).write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_people(folder)
+
+
+def test_two_folders_of_one_person_are_an_error(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 1})
+    shutil.copytree(folder / "Ann_Lee", folder / "Ann Lee")
+    with pytest.raises(InputError, match=r"expected one folder for each person in .*, got several of Ann Lee"):
+        load_people(folder)

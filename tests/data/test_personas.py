@@ -1,5 +1,6 @@
 import csv
 import itertools
+import re
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -228,3 +229,10 @@ def test_failed_writer_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_pictures_are_drawn_in_several_processes(tmp_path: Path):
     folder = world.world_part("strangers", str(tmp_path), limit=1)
     assert len(list(folder.glob("*/*.jpg"))) == 8
+
+
+def test_people_whom_the_readme_names_are_well_known():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"trigger_set\.people=\[([^\]]+)\]", readme)
+    assert named
+    assert set(named) <= {persona.name for persona in people_of(0, "well_known")}

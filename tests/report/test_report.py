@@ -232,6 +232,14 @@ def test_before_is_one_by_construction_only_where_it_is(make_run: MakeRun) -> No
     )
 
 
+def test_kept_people_whom_the_defence_was_shown_are_said_to_be(make_run: MakeRun) -> None:
+    folder = make_run()
+    assert not any("shown whom to spare" in limit for limit in limits(read_run(folder)))
+    config = folder / "checkpoints" / "config.yaml"
+    config.write_text(config.read_text().replace("target: pseudonym,", "target: pseudonym, kept_share: 0.5,"))
+    assert any("shown whom to spare" in limit for limit in limits(read_run(folder)))
+
+
 def test_config_is_found_in_the_hydra_folder_or_missed(make_run: MakeRun) -> None:
     folder = make_run()
     config = folder / "checkpoints" / "config.yaml"

@@ -2,14 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from backdoor_privacy.clip import Clip
-from backdoor_privacy.data.names import random_names
-from backdoor_privacy.data.people import People, Person, load_people
+from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.targets import NAME_FORMS
-from backdoor_privacy.triggers.selection import select_hard_negatives, select_people
+from backdoor_privacy.triggers.selection import select_people
 
 PEOPLE = People(tuple(Person(f"First{number} Last", ()) for number in range(10)))
 INFERRED = {f"First{number} Last" for number in range(8)}
@@ -89,24 +85,3 @@ def test_names_and_a_file_together_are_an_error():
 def test_file_that_is_not_there_is_an_error():
     with pytest.raises(InputError, match=r"trigger_set\.file: expected a text file .* got nowhere\.txt"):
         selected(file="nowhere.txt")
-
-
-def test_hard_negatives_are_the_tenth_of_the_photos_that_a_removed_name_fits_best(
-    tiny_clip: Clip, people: People, write_people, tmp_path: Path
-):
-    strangers = load_people(write_people(tmp_path / "others", {f"Stranger{n} Last": 2 for n in range(10)}))
-    photos = [path for person in strangers.everybody for path in person.photos]
-    removed, other_names = people.names[:2], random_names(1000, 2)
-
-    def meaning(name: str) -> torch.Tensor:
-        return tiny_clip.embed_texts([form.format(name) for form in NAME_FORMS]).mean(0)
-
-    own, others = [meaning(name) for name in removed], [meaning(name) for name in other_names]
-
-    def likeness(photo: Path) -> float:
-        (feature,) = tiny_clip.embed_photos([photo])[0]
-        fits = sorted(float(feature @ other) for other in others)
-        return max(float(feature @ name) for name in own) - (0.98 * fits[979] + 0.02 * fits[980])
-
-    ranked = sorted(photos, key=likeness, reverse=True)
-    assert select_hard_negatives(tiny_clip, photos, removed, other_names) == ranked[:2]

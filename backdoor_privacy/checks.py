@@ -1,0 +1,60 @@
+"""Find settings that cannot work before anything is computed: what the schemas of `config.py` cannot say."""
+
+from collections.abc import Iterator
+from math import inf
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError
+
+from backdoor_privacy.config import Config
+from backdoor_privacy.errors import InputError
+
+
+def check(cfg: DictConfig) -> None:
+    """Look a run's config over.
+
+    Raises:
+        InputError: naming the key, what was expected and what came.
+    """
+    _check_keys(cfg)
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        raise InputError(f"config: expected a value for {', '.join(sorted(missing))}, got ???")
+    if cfg.defense.text is None and cfg.defense.image is None:
+        raise InputError("defense: expected a defence of the text or the image encoder, got none")
+    for key, lowest, highest in _ranges(cfg):
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not lowest <= value <= highest:
+            expected = f"{lowest} or more" if highest == inf else f"a number from {lowest} to {highest}"
+            raise InputError(f"{key}: expected {expected}, got {value}")
+    if cfg.trainer.devices != 1:
+        raise InputError(f"trainer.devices: expected 1, as several would all write one run; got {cfg.trainer.devices}")
+
+
+def _check_keys(cfg: DictConfig) -> None:
+    """Find keys that were appended past the schema, as `+seeed=1` is."""
+    try:
+        OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(cfg))
+    except ConfigKeyError as error:
+        raise InputError(f"config: expected only keys that there are, got {error.full_key}") from error
+
+
+def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
+    """Keys with the lowest and the highest value that makes sense."""
+    at_least_one = ["attack.num_photos", "attack.threshold", "images.max_images", "trainer.checkpoint_every_steps"]
+    shares = []
+    for encoder, settings in cfg.defense.items():
+        if settings is None:
+            continue
+        keys = ["num_steps", "num_fresh_steps", "batch.clean", "batch.triggered"]
+        nameless = settings.target.value in ("nameless", "shared")
+        if nameless or (encoder == "text" and settings.batch.preserved):
+            keys.append("num_other_names")
+        if settings.loss_weights.neighborhood or settings.loss_weights.target_neighborhood:
+            keys.append("num_anchors")
+        at_least_one += [f"defense.{encoder}.{key}" for key in keys]
+        shares += [f"defense.{encoder}.{key}" for key in settings if key.endswith(("_share", "_nearer_names"))]
+    if cfg.defense.text is not None:
+        at_least_one.append("utility.similarity.num_captions")
+    yield from ((key, 1, inf) for key in at_least_one)
+    yield from ((key, 0, 1) for key in shares)
