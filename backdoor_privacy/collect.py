@@ -74,7 +74,7 @@ def main() -> None:
         table = Table(title=f"Means over seeds; every run: {folder / 'collected.csv'}")
         for title in ("experiment", "model"):
             table.add_column(title, overflow="fold")
-        for title in ("seeds", "removed TPR", "kept TPR loss", "FPR", "top-1 loss", "seconds"):
+        for title in ("seeds", "removed TPR", "kept TPR loss", "others lost", "FPR", "top-1 loss", "seconds"):
             table.add_column(title, justify="right")
         for (*experiment, model), group in rows.groupby(["experiment", "overrides", "model"], sort=True):
             mean = group.mean(numeric_only=True)
@@ -84,6 +84,7 @@ def main() -> None:
                 str(group["seed"].nunique()),
                 f"{mean['tpr_removed']:.3f} of {mean['num_removed']:.0f}",
                 f"{mean['tpr_kept_loss']:.3f} of {mean['num_kept']:.0f}",
+                f"{mean['wrongly_unlearned']:.3f}",
                 f"{mean['fpr']:.3f}",
                 f"{mean['zero_shot_top1_loss']:.3f}",
                 f"{mean['seconds']:.0f}",
