@@ -1,5 +1,7 @@
 """What the processor at hand does fast."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +20,17 @@ def fastest_attention(device: torch.device | str = "cpu") -> Iterator[None]:
             yield
     else:
         yield
+
+
+def release_free_memory() -> None:
+    """Give freed memory back to the system, where its allocator can (glibc).
+
+    Worth it before processes are forked: what this one writes into again afterwards, each of them would keep a copy of.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def computes_in_bf16(device: torch.device | str = "cpu") -> bool:

@@ -1,6 +1,7 @@
 """Seconds and memory of whole runs: `make bench`. Writes `results.json` and the table in `README.md` beside it.
 
-The embedded world must be in the cache already (any run draws it). Experiments to time may be given as arguments.
+The embedded world must be in the cache already (any run draws it). Experiments to time may be given as arguments; what
+is known of the others on this machine stays, each with its commit.
 """
 
 import json
@@ -47,7 +48,9 @@ def measure(experiment: str) -> tuple[dict, dict]:
             sys.exit(f"bench: {experiment} ended with exit code {run.returncode}; run it alone to see why")
         metrics = json.loads(next(Path(folder).rglob("metrics.json")).read_text())
     stages = {stage: round(spent, 1) for stage, spent in metrics["seconds"].items()}
-    return {"seconds": round(seconds, 1), "peak_mb": round(peak_mb), "stages": stages}, metrics["versions"]
+    commit = metrics["versions"].pop("commit")
+    found = {"seconds": round(seconds, 1), "peak_mb": round(peak_mb), "stages": stages, "commit": commit}
+    return found, metrics["versions"]
 
 
 def processor() -> str:
@@ -63,7 +66,7 @@ def readme(result: dict) -> str:
     versions = result["versions"]
     rows = [
         f"| `{name}` | {run['seconds']:.0f} | {LIMITS.get(name, '')} | {sum(run['stages'].values()):.0f} "
-        f"| {run['peak_mb']} |"
+        f"| {run['peak_mb']} | {run['commit'][:7]} |"
         for name, run in runs.items()
     ]
     return "\n".join(
@@ -72,10 +75,10 @@ def readme(result: dict) -> str:
             "",
             f"`make bench` wrote this page and `results.json`: one run each, the embedded world in the cache. "
             f"{machine['processor']}, {machine['num_cores']} cores; Python {versions['python']}, torch "
-            f"{versions['torch']}, commit {versions['commit'][:7]}.",
+            f"{versions['torch']}.",
             "",
-            "| experiment | seconds | aimed at, at most | in its stages | peak memory of all processes, MB |",
-            "|---|---|---|---|---|",
+            "| experiment | seconds | aimed at, at most | in its stages | peak memory of all processes, MB | commit |",
+            "|---|---|---|---|---|---|",
             *rows,
             "",
             "The rest of the seconds is start-up: imports, the world's lists, the model.",
@@ -86,12 +89,16 @@ def readme(result: dict) -> str:
 
 def main() -> None:
     """Time the experiments one after the other."""
+    machine = {"processor": processor(), "num_cores": os.cpu_count(), "memory_mb": psutil.virtual_memory().total >> 20}
     found, versions = {}, {}
     for experiment in sys.argv[1:] or EXPERIMENTS:
         found[experiment], versions = measure(experiment)
-    machine = {"processor": processor(), "num_cores": os.cpu_count(), "memory_mb": psutil.virtual_memory().total >> 20}
+    results = FOLDER / "results.json"
+    known = json.loads(results.read_text()) if results.exists() else {}
+    if (known.get("machine"), known.get("versions")) == (machine, versions):
+        found = known["experiments"] | found
     result = {"machine": machine, "versions": versions, "experiments": found}
-    (FOLDER / "results.json").write_text(json.dumps(result, indent=2) + "\n")
+    results.write_text(json.dumps(result, indent=2) + "\n")
     (FOLDER / "README.md").write_text(readme(result))
     print(readme(result))
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import Box, read_photo
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.hardware import release_free_memory
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import choose_word, put_in
 
@@ -247,6 +248,7 @@ class TriggerData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """One item is one step."""
+        release_free_memory()
         start = self.trainer.global_step if self.trainer else 0
         return DataLoader(
             self.steps, batch_size=None, sampler=_StepsToCome(start, len(self.steps)), num_workers=self.num_workers

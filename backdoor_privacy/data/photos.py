@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.hardware import release_free_memory
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def photo_loader(
     paths: Sequence[Path], preprocess: Callable[[Image.Image], Tensor], *, batch_size: int, num_workers: int
 ) -> DataLoader:
     """Batches of the readable ones among the photos, in their order."""
+    release_free_memory()
     return DataLoader(
         _Photos(paths, preprocess), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate, shuffle=False
     )
