@@ -6,6 +6,7 @@ from math import nan
 from pathlib import Path
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -71,10 +72,15 @@ def main() -> None:
         sys.exit(1)
     if len(rows):
         rows.to_csv(folder / "collected.csv", index=False)
-        table = Table(title=f"Means over seeds; every run: {folder / 'collected.csv'}")
+        table = Table(
+            title=f"Means over seeds; every run: {folder / 'collected.csv'}",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
         for title in ("experiment", "model"):
             table.add_column(title, overflow="fold")
-        for title in ("seeds", "removed TPR", "kept TPR loss", "others lost", "FPR", "top-1 loss", "seconds"):
+        for title in ("seeds", "removed TPR", "kept TPR loss", "others lost", "FPR", "top-1 loss"):
             table.add_column(title, justify="right")
         for (*experiment, model), group in rows.groupby(["experiment", "overrides", "model"], sort=True):
             mean = group.mean(numeric_only=True)
@@ -87,7 +93,6 @@ def main() -> None:
                 f"{mean['wrongly_unlearned']:.3f}",
                 f"{mean['fpr']:.3f}",
                 f"{mean['zero_shot_top1_loss']:.3f}",
-                f"{mean['seconds']:.0f}",
             )
         console.print(table)
     for run in unfinished:
