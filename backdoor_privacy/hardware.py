@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+_M_MMAP_THRESHOLD = -3  # of malloc.h: blocks of so many bytes are mapped
+
 
 @contextmanager
 def fastest_attention(device: torch.device | str = "cpu") -> Iterator[None]:
@@ -27,10 +29,22 @@ def release_free_memory() -> None:
 
     Worth it before processes are forked: what this one writes into again afterwards, each of them would keep a copy of.
     """
+    _call_glibc("malloc_trim", 0)
+
+
+def return_large_blocks(worker: int = 0) -> None:
+    """Map the memory of each large tensor by itself, so that it goes back to the system when it is freed (glibc).
+
+    For a process that makes batches: among small blocks, they leave holes that the next batch does not fit into.
+    """
+    _call_glibc("mallopt", _M_MMAP_THRESHOLD, 2**20)
+
+
+def _call_glibc(name: str, *arguments: int) -> None:
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        function = getattr(ctypes.CDLL(None), name, None)
+        if function is not None:
+            function(*arguments)
 
 
 def computes_in_bf16(device: torch.device | str = "cpu") -> bool:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import Box, read_photo
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.hardware import release_free_memory
+from backdoor_privacy.hardware import release_free_memory, return_large_blocks
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import choose_word, put_in
 
@@ -251,7 +251,11 @@ class TriggerData(lightning.LightningDataModule):
         release_free_memory()
         start = self.trainer.global_step if self.trainer else 0
         return DataLoader(
-            self.steps, batch_size=None, sampler=_StepsToCome(start, len(self.steps)), num_workers=self.num_workers
+            self.steps,
+            batch_size=None,
+            sampler=_StepsToCome(start, len(self.steps)),
+            num_workers=self.num_workers,
+            worker_init_fn=return_large_blocks,
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.hardware import release_free_memory
+from backdoor_privacy.hardware import release_free_memory, return_large_blocks
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,11 @@ def photo_loader(
     """Batches of the readable ones among the photos, in their order."""
     release_free_memory()
     return DataLoader(
-        _Photos(paths, preprocess), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate, shuffle=False
+        _Photos(paths, preprocess),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_collate,
+        worker_init_fn=return_large_blocks,
     )
 
 
