@@ -162,6 +162,8 @@ def test_typo_on_the_command_line_is_an_error_that_names_the_key(typo: str):
         "defense.text.distance=euclid",
         "defense.image.optimizer.schedule=cosine",
         "defense.text.target=nobody",
+        "defense.text.target=anonymous",
+        "defense.image.target=phrase",
         "clip.precision=fp8",
         "trainer.devices=auto",
         "logger.wandb=perhaps",

@@ -126,15 +126,14 @@ def test_config_of_a_run_stays_when_another_one_is_refused(compose_cfg, begun: P
 
 
 def test_folder_belongs_to_one_config(compose_cfg, begun: Path):
-    tmp_path = begun
-    claim_folder(tmp_path, compose_cfg())
-    claim_folder(tmp_path, compose_cfg())
+    claim_folder(begun, compose_cfg())
+    claim_folder(begun, compose_cfg())
     for elsewhere in ("trainer.num_workers=3", "logger=wandb", "paths.runs=elsewhere"):
-        claim_folder(tmp_path, compose_cfg(elsewhere))
+        claim_folder(begun, compose_cfg(elsewhere))
     for other in ("seed=1", "defense.text.num_steps=7", "attack.num_candidates=31", "trigger_set.num_people=3"):
         with pytest.raises(InputError, match="expected a new folder or one of the same config"):
-            claim_folder(tmp_path, compose_cfg(other))
-    claim_folder(tmp_path, compose_cfg())
+            claim_folder(begun, compose_cfg(other))
+    claim_folder(begun, compose_cfg())
 
 
 def test_versions_name_everything_that_figures_depend_on(monkeypatch: pytest.MonkeyPatch):
