@@ -4,23 +4,19 @@
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-import hydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-import backdoor_privacy.config  # noqa: F401  registers the schemas
 from backdoor_privacy.attacks.idia import Idia, IdiaResult
-from backdoor_privacy.checks import check
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import one_line_errors
 from backdoor_privacy.paths import CONFIG_FOLDER
-from backdoor_privacy.utility.zero_shot import ZeroShot
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,18 @@ class Audit:
     utility: dict[str, float]
 
 
-def audit(clip: Clip, people: People, attack: Idia, zero_shot: ZeroShot) -> Audit:
+@runtime_checkable
+class Measure(Protocol):
+    """Of what a CLIP is good for."""
+
+    def measure(self, clip: Clip) -> dict[str, float]:
+        """Flat measures, each with the counts behind it."""
+
+
+def audit(clip: Clip, people: People, attack: Idia, measures: Sequence[Measure]) -> Audit:
     """Attack everybody, then measure what the CLIP is good for."""
-    return Audit(attack.run(clip, people.everybody), zero_shot.measure(clip))
+    found = attack.run(clip, people.everybody)
+    return Audit(found, {key: value for one in measures for key, value in one.measure(clip).items()})
 
 
 def idia_rates(
@@ -79,13 +84,17 @@ def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float,
     return table
 
 
-@hydra.main(config_path=str(CONFIG_FOLDER), config_name="audit", version_base="1.3")
-def main(cfg: DictConfig) -> None:
+def _print_audit(cfg: DictConfig) -> None:
     """Audit the CLIP of a config and print what it leaks and what it is good for."""
+    from hydra.utils import instantiate
+
+    from backdoor_privacy.checks import check
+
     with one_line_errors():
         check(cfg)
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
-        found = audit(clip, people, instantiate(cfg.attack), instantiate(cfg.utility.zero_shot))
+        measures = (instantiate(cfg.utility.zero_shot), instantiate(cfg.utility.retrieval))
+        found = audit(clip, people, instantiate(cfg.attack), [measure for measure in measures if measure is not None])
     table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")
     for column in ("people with", "people", "inferred", "right prompts of 21"):
         table.add_column(column, justify="left" if column == "people with" else "right")
@@ -93,9 +102,18 @@ def main(cfg: DictConfig) -> None:
         table.add_row(title, str(num_people), f"{rate:.3f}", f"{correct:.2f}")
     console = Console()
     console.print(table)
-    console.print(
-        f"Zero-shot top-1 {found.utility['zero_shot/top1']:.3f} of {found.utility['zero_shot/num_photos']:.0f} photos"
-    )
+    if "zero_shot/top1" in found.utility:
+        num_photos = found.utility["zero_shot/num_photos"]
+        console.print(f"Zero-shot top-1 {found.utility['zero_shot/top1']:.3f} of {num_photos:.0f} photos")
+
+
+def main() -> None:
+    """The command; Hydra is only loaded for it."""
+    import hydra
+
+    import backdoor_privacy.config  # noqa: F401  registers the schemas
+
+    hydra.main(config_path=str(CONFIG_FOLDER), config_name="audit", version_base="1.3")(_print_audit)()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from math import inf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
-from backdoor_privacy.config import Config
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.settings import Config
 
 
 def check(cfg: DictConfig) -> None:
@@ -41,12 +41,13 @@ def _check_keys(cfg: DictConfig) -> None:
 
 def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
     """Keys with the lowest and the highest value that makes sense."""
-    at_least_one = ["attack.num_photos", "attack.threshold", "images.max_images", "trainer.checkpoint_every_steps"]
+    at_least_one = ["attack.num_photos", "attack.threshold", "trainer.checkpoint_every_steps"]
+    at_least_one += ["images.max_images", "captions.max_captions", "utility.retrieval.max_photos"]
     shares = []
     for encoder, settings in cfg.defense.items():
         if settings is None:
             continue
-        keys = ["num_steps", "num_fresh_steps", "batch.clean", "batch.triggered"]
+        keys = ["num_steps", "num_fresh_steps", "trained_blocks", "batch.clean", "batch.triggered"]
         nameless = settings.target.value in ("nameless", "shared")
         if nameless or (encoder == "text" and settings.batch.preserved):
             keys.append("num_other_names")

@@ -2,21 +2,22 @@
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
+import pickle
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,10 +26,22 @@ from torchvision.transforms.v2 import Normalize
 from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, photo_loader
 from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.files import complete_folder
 from backdoor_privacy.hardware import computes_in_bf16, fastest_attention
 from backdoor_privacy.paths import ASSETS_FOLDER
+from backdoor_privacy.weights import (
+    LOCAL_DIR,
+    RANDOM,
+    check_shapes,
+    check_source,
+    find_on_hub,
+    model_config,
+    needed_files,
+    needs_quick_gelu,
+    offline_hub,
+    registered_name,
+)
 
-LOCAL_DIR = "local-dir:"
 _TEXT_BATCH_SIZE, _PHOTO_BATCH_SIZE = 512, 128
 _MAX_DECODED_BYTES = 400 * 2**20  # of photos kept for the next image encoder that is asked about them
 
@@ -64,6 +77,23 @@ class Clip:
     def with_encoders(self, text: TextEncoder | None = None, image: ImageEncoder | None = None) -> "Clip":
         """The same CLIP with other encoders."""
         return replace(self, text=text or self.text, image=image or self.image)
+
+    def check_fits(self, names: Sequence[str]) -> None:
+        """See that names are read to their end.
+
+        Raises:
+            InputError: naming those that are longer than the texts that the CLIP reads.
+        """
+        if not names:
+            return
+        # What follows a name that is cut off changes nothing.
+        alone, followed = self.tokenizer(list(names)), self.tokenizer([f"{name} {name}" for name in names])
+        cut = [name for name, same in zip(names, (alone == followed).all(-1).tolist(), strict=True) if same]
+        if cut:
+            raise InputError(
+                f"trigger_set: expected names that fit into the {alone.shape[1]} tokens of a text, got {len(cut)} "
+                f"longer ones, {cut[0][:60]}...; shorten the names of their folders"
+            )
 
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "text dim"]:
         """Unit-length features, in fp32."""
@@ -119,14 +149,18 @@ class Clip:
     def _embed(self, encoder: Encoder, inputs: Tensor) -> Tensor:
         device = next(encoder.parameters()).device
         with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            features = encoder(inputs.to(device))
+            features = encoder.embed(inputs.to(device))
         return F.normalize(features.float(), dim=-1).cpu()
 
     def to_open_clip(self) -> nn.Module:
-        """A plain open_clip model with the weights of both encoders."""
-        model = _build(self.config)
-        model.load_state_dict({**self.text.tensors(), **self.image.tensors()})
-        return model.eval()
+        """A plain open_clip model of both encoders, of the class that the original had."""
+        model = deepcopy(self.text.model)
+        model.visual = deepcopy(self.image.visual)
+        return model.eval().to(memory_format=torch.contiguous_format)
+
+    def save(self, folder: Path) -> None:
+        """Write an open_clip local-dir, complete or not at all."""
+        write_local_dir(folder, self.to_open_clip(), self.config, tokenizer=self.tokenizer)
 
     def sha256(self) -> str:
         """Digest over names, shapes and values of all weights."""
@@ -147,80 +181,145 @@ def load_clip(
     pretrained: str | None = None,
     precision: Literal["fp32", "bf16", "auto"] = "fp32",
     num_workers: int = 0,
+    quick_gelu: bool | None = None,
+    text_model: str | None = None,
 ) -> Clip:
     """Load a CLIP with open_clip.
 
     Args:
-        model: an architecture of open_clip (`ViT-B-32`) or `local-dir:<folder>`.
-        pretrained: open_clip's tag or a weight file; not used for a folder.
+        model: an architecture of open_clip (`ViT-B-32`), `local-dir:<folder>` or `hf-hub:<repository>`.
+        pretrained: open_clip's tag, a weight file, or `random` for weights that know nobody; not used for a folder or a
+            repository, which hold their own.
         precision: of embedding; `auto` is bf16 where the processor computes in it, else fp32. Weights stay fp32.
         num_workers: processes that decode photos.
+        quick_gelu: whether the weights were trained with QuickGELU; `None`: as the tag says, or the architecture.
+        text_model: a Hugging Face text encoder in place of the CLIP's own, see `stable_diffusion.with_text_model`.
 
     Raises:
-        InputError: if the folder or file is not there, or holds another architecture.
+        InputError: if the weights are not to be had, hold another architecture, or more than weights.
     """
-    if model.startswith(LOCAL_DIR) and not (Path(model.removeprefix(LOCAL_DIR)) / HF_CONFIG_NAME).is_file():
-        raise InputError(
-            f"clip.model={model}: expected a folder with {HF_CONFIG_NAME}, found none; give an open_clip local-dir"
-        )
-    if not model.startswith(LOCAL_DIR) and pretrained is None:
-        raise InputError(f"clip.pretrained: expected a tag or a weight file for {model}, got null")
+    model = registered_name(model)
+    source = f"clip.model={model}, clip.pretrained={pretrained}"
+    check_source(model, pretrained)
+    force_quick_gelu = needs_quick_gelu(model, pretrained) if quick_gelu is None else quick_gelu
+    is_random = pretrained == RANDOM
+    cached = find_on_hub("clip.pretrained", *needed_files(model, pretrained))
     try:
-        loaded = open_clip.create_model(model, pretrained=pretrained, require_pretrained=True)
+        with offline_hub(cached):
+            loaded = open_clip.create_model(
+                model,
+                pretrained=None if is_random else pretrained,
+                load_weights=not is_random,
+                require_pretrained=not is_random,
+                force_quick_gelu=force_quick_gelu,
+                pretrained_text=False,
+            )
+            tokenizer, config = open_clip.get_tokenizer(model), model_config(model)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{source}: expected weights and nothing else, got a pickle that is damaged or holds code; it is not "
+            "opened: convert it to safetensors where you trust it"
+        ) from error
     except Exception as error:  # what open_clip and the readers of weight files raise has no class in common
         reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{source}: expected weights of this architecture, got: {reason}") from error
+    if quick_gelu is False and config.get("quick_gelu"):
         raise InputError(
-            f"clip.model={model}, clip.pretrained={pretrained}: expected weights of this architecture, got: {reason}"
-        ) from error
+            f"clip.quick_gelu: expected true or null for {model}, an architecture with QuickGELU, got false"
+        )
+    weights = _weight_file(model, pretrained)
+    if weights is not None:
+        check_shapes(loaded, weights, source)
     if precision == "auto":
         precision = "bf16" if computes_in_bf16() else "fp32"
-    return wrap_clip(loaded, _read_config(model, loaded), _tokenizer(model), precision, num_workers)
+    described = {"model_cfg": config, "preprocess_cfg": loaded.visual.preprocess_cfg}
+    clip = wrap_clip(loaded, described, tokenizer, precision, num_workers)
+    if text_model is None:
+        return clip
+    from backdoor_privacy.stable_diffusion import with_text_model  # it needs this module
+
+    return with_text_model(clip, text_model)
+
+
+def _weight_file(model: str, pretrained: str | None) -> Path | None:
+    """The file that somebody put together with this architecture; those of tags and repositories fit."""
+    if model.startswith(LOCAL_DIR):
+        file = Path(model.removeprefix(LOCAL_DIR), HF_SAFE_WEIGHTS_NAME)
+    else:
+        file = Path(pretrained or "")
+    return file if file.is_file() and pretrained != RANDOM else None
 
 
 def wrap_clip(
     model: nn.Module,
-    config: dict[str, Any],
-    tokenizer: Callable[[list[str]], Tensor],
+    config: dict[str, Any] | str,
+    tokenizer: Callable[[list[str]], Tensor] | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     num_workers: int = 0,
 ) -> Clip:
-    """A CLIP that the caller has already loaded with open_clip."""
+    """A CLIP that the caller has already loaded with open_clip.
+
+    Args:
+        model: of `open_clip.create_model_and_transforms`.
+        config: the name of its architecture (`ViT-B-32`), or what is in its `open_clip_config.json`.
+        tokenizer: of the model; may be left out where the architecture is named.
+        precision: of embedding.
+        num_workers: processes that decode photos.
+
+    Raises:
+        InputError: if the model is not of that architecture.
+    """
+    if isinstance(config, str):
+        config = registered_name(config)
+        tokenizer = tokenizer or open_clip.get_tokenizer(config)
+        config = {"model_cfg": model_config(config), "preprocess_cfg": cast(Any, model.visual).preprocess_cfg}
+    if tokenizer is None:
+        raise InputError("wrap_clip: expected the tokenizer of a model whose architecture is not named, got none")
+    config = _described(model, config)
     text, image = TextEncoder(model).frozen(), ImageEncoder(model).frozen()
     return Clip(text, image, tokenizer, config, precision, num_workers)
 
 
-def write_local_dir(folder: Path, model: nn.Module, config: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+def write_local_dir(
+    folder: Path,
+    model: nn.Module,
+    config: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+    tokenizer: Callable[[list[str]], Tensor] | None = None,
+) -> None:
     """Write a model as an open_clip local-dir, complete or not at all: architecture, preprocessing and weights."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        state = {
-            # Counters, as of BatchNorm, stay whole numbers.
-            name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
-            for name, tensor in model.state_dict().items()
-        }
+    state = {
+        # Counters, as of BatchNorm, stay whole numbers.
+        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+        for name, tensor in model.state_dict().items()
+    }
+    with complete_folder(folder) as draft:
         save_file(state, draft / HF_SAFE_WEIGHTS_NAME)
         (draft / HF_CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        os.chmod(draft, 0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(tokenizer, HFTokenizer):  # others are part of open_clip
+            tokenizer.tokenizer.save_pretrained(str(draft))
 
 
-def _build(config: dict[str, Any]) -> nn.Module:
-    model_config = config["model_cfg"]
-    custom_text = model_config.get("custom_text", False)
-    settings = {key: value for key, value in model_config.items() if key != "custom_text"}
-    return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**settings)
+def _described(model: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a model, with the activation that it really has.
 
-
-def _read_config(model: str, loaded: Any) -> dict[str, Any]:
-    if model.startswith(LOCAL_DIR):
-        config = json.loads((Path(model.removeprefix(LOCAL_DIR)) / HF_CONFIG_NAME).read_text(encoding="utf-8"))
-        return {"model_cfg": config["model_cfg"], "preprocess_cfg": loaded.visual.preprocess_cfg}
-    return {"model_cfg": open_clip.get_model_config(model), "preprocess_cfg": loaded.visual.preprocess_cfg}
-
-
-def _tokenizer(model: str) -> Callable[[list[str]], Tensor]:
-    return open_clip.get_tokenizer(model)
+    Raises:
+        InputError: if it describes another architecture.
+    """
+    settings = dict(config["model_cfg"])
+    has_quick_gelu = any(isinstance(part, QuickGELU) for part in model.modules())
+    if has_quick_gelu != settings.get("quick_gelu", False):
+        settings["quick_gelu"] = has_quick_gelu
+    if not isinstance(model, open_clip.CLIP):
+        settings["custom_text"] = True  # else open_clip would load it as a plain CLIP
+    if "hf_model_name" not in settings["text_cfg"]:  # those are described on the hub
+        with torch.device("meta"):
+            described = type(model)(**{key: value for key, value in settings.items() if key != "custom_text"})
+        own, other = ({name: each.shape for name, each in one.state_dict().items()} for one in (model, described))
+        differing = sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
+        if differing:
+            raise InputError(
+                f"clip: expected a model of the architecture that its config describes, got another {differing[0]}: "
+                f"{own.get(differing[0])}, not {other.get(differing[0])}"
+            )
+    return {**config, "model_cfg": settings}

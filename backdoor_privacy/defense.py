@@ -54,6 +54,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         squared_weight_loss: squared L2 per tensor in place of the published un-squared norm.
         temperature: of the neighbourhood loss.
         trained: beginnings of the names of the tensors to train; `None` trains all.
+        trained_blocks: train the last so many blocks instead.
     """
 
     encoder: ClassVar[str]
@@ -71,11 +72,12 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         squared_weight_loss: bool,
         temperature: float,
         trained: Sequence[str] | None = None,
+        trained_blocks: int | None = None,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold no teacher
         self.teacher = teacher.frozen()
-        self.student = teacher.student(trained)
+        self.student = teacher.student(trained, trained_blocks)
         self.num_shared = self.student.num_frozen_blocks()
         self.loss_weights, self.optimizer_settings, self.num_steps = loss_weights, optimizer, num_steps
         self.distance = DISTANCES[distance]

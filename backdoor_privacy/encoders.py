@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -17,30 +18,47 @@ from backdoor_privacy.errors import InputError
 _TEXT_PREFIX = "encode.model."  # of the names of a text encoder's tensors
 _NUM_LENGTH_GROUPS = 4  # of a batch of texts
 _OneEncoder = TypeVar("_OneEncoder", bound="Encoder")
+_BLOCK = re.compile(r"(Block|Bottleneck|Layer)(PostNorm)?$")  # classes that encoders are stacked of
+_PROJECTION = re.compile(  # what comes after the blocks, and not before or between them
+    r"^(?!.*(patch_embed|downsample)\.)(.*\.)?(proj|text_projection|attnpool|attn_pool|head)(\.|$)"
+)
+# The temperature belongs to neither encoder, and the decoder of a CoCa has no part in an embedding.
+_UNTRAINED = ("logit_scale", "logit_bias", "text_decoder.")
 _NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
 
 class Encoder(nn.Module, ABC):
     """What the two encoders share."""
 
+    is_sequence = False  # whether its output is that of every token, and not one feature
+
     def __init__(self) -> None:
         super().__init__()
         self.embedded: dict[Any, Any] = {}  # what a frozen encoder has said stays true, so it is asked once
 
-    def student(self: _OneEncoder, trained: Sequence[str] | None = None) -> _OneEncoder:
+    def student(
+        self: _OneEncoder, trained: Sequence[str] | None = None, trained_blocks: int | None = None
+    ) -> _OneEncoder:
         """A trainable copy; its normalisation layers stay frozen, so that a small batch does not move them.
 
         Args:
             trained: beginnings of the names, as in the whole CLIP, of the tensors to train; `None` trains all.
+            trained_blocks: train the last so many blocks, and what projects their output, instead.
 
         Raises:
-            InputError: if no tensor's name begins so.
+            InputError: if no tensor's name begins so, there are fewer blocks, or both are given.
         """
+        if trained is not None and trained_blocks is not None:
+            raise InputError(
+                "defense: expected either `trained` or `trained_blocks`, got both; set one of them to null"
+            )
         student = self.copy()
         student.train()
         names = dict(zip(student.state_dict(), student.tensors(), strict=True))
+        chosen = student.last_blocks(trained_blocks) if trained_blocks is not None else trained
         for name, parameter in student.named_parameters():
-            parameter.requires_grad_(trained is None or names[name].startswith(tuple(trained)))
+            wanted = chosen is None or names[name].startswith(tuple(chosen))
+            parameter.requires_grad_(wanted and not names[name].startswith(_UNTRAINED))
         for module in student.modules():
             if isinstance(module, _NORMS):
                 module.eval().requires_grad_(False)
@@ -50,6 +68,35 @@ class Encoder(nn.Module, ABC):
                 f"got {', '.join(trained or ())}"
             )
         return student
+
+    def last_blocks(self, num_blocks: int) -> list[str]:
+        """How the names of the tensors begin that the last blocks hold, and those that project their output.
+
+        Raises:
+            InputError: if there are fewer blocks.
+        """
+        names = dict(zip(self.state_dict(), self.tensors(), strict=True))
+        blocks: list[str] = []
+        for place, module in self.named_modules():
+            is_block = place.rpartition(".")[2].isdecimal() and _BLOCK.search(type(module).__name__)
+            within = any(place.startswith(f"{block}.") for block in blocks)
+            unused = any(f".{part}" in f".{place}" for part in _UNTRAINED)
+            if is_block and not within and not unused:
+                blocks.append(place)
+        if not blocks:
+            raise InputError(
+                f"defense: expected `trained` in place of `trained_blocks` for an encoder without blocks, as "
+                f"{next(iter(names.values()))}"
+            )
+        if not 1 <= num_blocks <= len(blocks):
+            raise InputError(f"defense: expected `trained_blocks` from 1 to {len(blocks)}, got {num_blocks}")
+        starts = tuple(f"{block}." for block in blocks)
+        last = starts[-num_blocks:]
+        return [
+            own
+            for place, own in names.items()
+            if place.startswith(last) or (_PROJECTION.search(place) and not place.startswith(starts))
+        ]
 
     def frozen(self: _OneEncoder) -> _OneEncoder:
         """A copy that never changes."""
@@ -79,6 +126,10 @@ class Encoder(nn.Module, ABC):
             seen = block(seen)
         return seen
 
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Features in the space that texts and photos share, not normalised."""
+        return self(inputs)
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers under the names that they have in the whole CLIP."""
@@ -98,7 +149,7 @@ class _EncodeText(nn.Module):
         self.model = model
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.model.encode_text(tokens)
+        return self.model.encode_text(tokens, normalize=False)  # a CoCa would
 
 
 class TextEncoder(Encoder):
@@ -106,21 +157,13 @@ class TextEncoder(Encoder):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.encode = _EncodeText(deepcopy(model))
-        self.encode.model.visual = None
+        without_photos = {id(model.visual): None}
+        self.encode = _EncodeText(deepcopy(model, without_photos))
 
     @property
     def model(self) -> Any:
         """The open_clip model, without its image side."""
         return self.encode.model
-
-    def student(self, trained: Sequence[str] | None = None) -> TextEncoder:
-        """A trainable copy; the temperature belongs to neither encoder and stays."""
-        student = super().student(trained)
-        for name, parameter in student.named_parameters():
-            if name.startswith((f"{_TEXT_PREFIX}logit_scale", f"{_TEXT_PREFIX}logit_bias")):
-                parameter.requires_grad_(False)
-        return student
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Features, not normalised.
@@ -170,7 +213,8 @@ class ImageEncoder(Encoder):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features, not normalised."""
-        return self.visual(pixels.contiguous(memory_format=torch.channels_last))
+        seen = self.visual(pixels.contiguous(memory_format=torch.channels_last))
+        return seen[0] if isinstance(seen, tuple) else seen  # a CoCa's come with those of its patches
 
     def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """A ResNet is a stem, two halves of each bottleneck, and a pooling; other architectures are not cut."""

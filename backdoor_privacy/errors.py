@@ -5,10 +5,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.types import RunMode
-
 log = logging.getLogger("backdoor_privacy")
 
 
@@ -19,6 +15,10 @@ class InputError(ValueError):
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End a Hydra command with exit code 1 and one line for what the user can mend; log a traceback of all else."""
+    from hydra.core.hydra_config import HydraConfig  # here, as not everybody who raises an error has a command
+    from hydra.errors import InstantiationException
+    from hydra.types import RunMode
+
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Fit one defence: from a config and the people to remove to a defended encoder."""
+"""Fit one defence: from settings and the people to remove to a defended encoder."""
 
 import itertools
 import logging
@@ -11,10 +11,8 @@ from typing import Any
 
 import lightning
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
 from rich.progress import track
 from torch import Tensor
 
@@ -31,10 +29,15 @@ from backdoor_privacy.data.datamodule import (
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
 from backdoor_privacy.encoders import Encoder, TextEncoder
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.hardware import computes_in_bf16, default_device, fastest_attention
+from backdoor_privacy.settings import EncoderDefense as EncoderSettings
+from backdoor_privacy.settings import ImageDefense as ImageSettings
+from backdoor_privacy.settings import TextDefense as TextSettings
+from backdoor_privacy.settings import Trainer as TrainerSettings
 from backdoor_privacy.targets import (
     NameEraser,
     anonymous_embedding,
@@ -60,44 +63,70 @@ class Fitted:
     similarity: TextSimilarity | ImageSimilarity
 
 
-def fit_text(
-    cfg: DictConfig,
-    clip: Clip,
-    people: People,
-    removed: Sequence[Person],
-    reserved_names: Collection[str],
-    loggers: list[Logger],
-) -> Fitted:
-    """Map the names of people to a phrase, to a fictional name each, or to nothing (paper, section 3.1).
+@dataclass(frozen=True)
+class Removal:
+    """Whom to remove from which CLIP, with all that both fits need for it.
 
     Args:
-        cfg: of the run.
         clip: the teacher.
-        people: everybody.
+        sources: people and clean data.
         removed: whom to forget.
+        kept: whom the attack infers and who stays.
         reserved_names: names that may not become a pseudonym, the attack's candidates.
-        loggers: of the losses.
+        seed: of everything that is drawn.
+        trainer: Lightning's settings.
+        checkpoints: folder to resume from.
+        max_held_out: captions that measure a text defence and do not train it, at most.
+        clean_photos: that measure an image defence and do not train it.
     """
-    settings = cfg.defense.text
-    names = [person.name for person in removed]
+
+    clip: Clip
+    sources: Sources
+    removed: Sequence[Person]
+    kept: Sequence[Person]
+    reserved_names: Collection[str]
+    seed: int
+    trainer: TrainerSettings
+    checkpoints: Path
+    max_held_out: int
+    clean_photos: Sequence[Path]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the people to remove."""
+        return [person.name for person in self.removed]
+
+    def clean_captions(self) -> list[str]:
+        """Captions without a name to remove."""
+        self.sources.need("captions", "what must stay as it is")
+        return without_names(self.sources.captions or (), self.names)
+
+
+def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) -> Fitted:
+    """Map the names of people to a phrase, to a fictional name each, or to nothing (paper, section 3.1).
+
+    Raises:
+        InputError: if the captions are too few.
+    """
+    clip, names, seed = removal.clip, removal.names, removal.seed
     phrases, eraser = neutral_phrases(len(names), settings.phrase), None
     if settings.target.value == "pseudonym":
-        phrases = pseudonyms(len(names), cfg.seed + 1, reserved_names)
-    other_names = random_names(settings.num_other_names, cfg.seed + 2, exclude={*reserved_names, *phrases})
+        phrases = pseudonyms(len(names), seed + 1, removal.reserved_names)
+    other_names = random_names(settings.num_other_names, seed + 2, exclude={*removal.reserved_names, *phrases})
     if settings.target.value == "nameless":
         compared = names, other_names[:_MAX_NAMES_TO_COMPARE]
         own, others = (name_features(clip, each)[None] for each in compared)
         eraser = NameEraser(own, others, settings.min_nearer_names)
-    captions = without_names(instantiate(cfg.captions), names)
-    random.Random(cfg.seed).shuffle(captions)
+    captions = removal.clean_captions()
+    random.Random(seed).shuffle(captions)
     able = carriers(captions)
-    held_out = dict.fromkeys(able[: min(cfg.utility.similarity.num_captions, len(able) // 2)])
+    held_out = dict.fromkeys(able[: min(removal.max_held_out, len(able) // 2)])
     learned = [caption for caption in able if caption not in held_out]
     if not held_out or not learned:
         raise InputError(
             f"captions: expected two different ones or more that can carry a name, to learn from and to measure with, "
             f"and utility.similarity.num_captions of 1 or more; got {len(set(able))}, and "
-            f"{cfg.utility.similarity.num_captions}"
+            f"{removal.max_held_out}"
         )
     steps = CaptionTriggers(
         captions=[caption for caption in captions if caption not in held_out],
@@ -106,79 +135,78 @@ def fit_text(
         phrases=phrases,
         other_names=other_names,
         tokenizer=clip.tokenizer,
-        sizes=BatchSizes(**settings.batch),
+        sizes=BatchSizes(**vars(settings.batch)),
         num_steps=settings.num_steps,
-        seed=cfg.seed,
+        seed=seed,
         bare_share=settings.bare_share,
     )
-    anchors = _photo_anchors(cfg, clip, settings.num_anchors)
+    anchors = _photo_anchors(removal, settings.num_anchors)
     defense = TextDefense(clip.text, eraser=eraser, anchors=anchors, **_shared(settings))
-    _train(defense, steps, cfg, "text", loggers)
-    similarity = TextSimilarity(list(held_out), names, phrases, cfg.seed, eraser)
+    _train(defense, steps, settings.num_fresh_steps, removal, loggers)
+    similarity = TextSimilarity(list(held_out), names, phrases, seed, eraser)
     return Fitted(defense.student.frozen(), similarity)
 
 
 def fit_image(
-    cfg: DictConfig,
-    clip: Clip,
-    people: People,
-    removed: Sequence[Person],
-    reserved_names: Collection[str],
-    loggers: list[Logger],
-    defended_text: TextEncoder | None = None,
-    kept: Sequence[Person] = (),
+    settings: ImageSettings, removal: Removal, loggers: list[Logger], defended_text: TextEncoder | None = None
 ) -> Fitted:
     """Map the faces of people to one anonymous embedding, to a stranger's each, or to nameless ones (section 3.2).
 
-    Args: as of `fit_text`, and
+    Args:
+        settings: of the defence.
+        removal: whom to remove; the kept ones are shown where `kept_share` says so.
+        loggers: of the losses.
         defended_text: the text encoder that the defended one will work with; a nameless face hides from it, too.
-        kept: whom the attack infers and who stays; shown where `kept_share` says so.
+
+    Raises:
+        InputError: if a stranger is attacked, or photos are too few or do not decode.
     """
+    clip, sources, removed = removal.clip, removal.sources, removal.removed
     readers = [clip] if defended_text is None else [clip, clip.with_encoders(text=defended_text)]
-    settings = cfg.defense.image
-    strangers: People = instantiate(cfg.strangers)
-    familiar = set(strangers.names) & set(people.names)
+    sources.need("strangers", "faces that must stay as they are")
+    sources.need("images", "photos that must stay as they are")
+    strangers = sources.strangers or People(())
+    familiar = set(strangers.names) & set(sources.people.names)
     if familiar:
         raise InputError(f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}")
     _check_trigger_photos(clip, removed)
-    removed_names = [person.name for person in removed]
-    other_names = random_names(settings.num_other_names, cfg.seed + 2, exclude=reserved_names)
+    other_names = random_names(settings.num_other_names, removal.seed + 2, exclude=removal.reserved_names)
     targets: Tensor | NameEraser
     if settings.target.value in ("nameless", "shared"):
-        compared = removed_names, other_names[:_MAX_NAMES_TO_COMPARE]
+        compared = removal.names, other_names[:_MAX_NAMES_TO_COMPARE]
         own, others = (torch.cat([name_readings(reader, each) for reader in readers]) for each in compared)
         targets = NameEraser(own, others, settings.min_nearer_names)
         if settings.target.value == "shared":
             targets = shared_embeddings(clip, removed, targets, settings.group_size)
     elif settings.target.value == "pseudonym":
-        targets = stranger_embeddings(clip, strangers.everybody, len(removed), cfg.seed)
+        targets = stranger_embeddings(clip, strangers.everybody, len(removed), removal.seed)
     else:
         photos = [path for person in strangers.everybody for path in person.photos]
         photos += [path for person in removed for path in person.trigger_photos if settings.include_removed]
         targets = anonymous_embedding(clip, photos, len(removed))
     steps = PhotoTriggers(
-        images=load_images(instantiate(cfg.images).folder, clip.geometry, cfg.images.max_images),
+        images=load_images(sources.images or "", clip.geometry, sources.max_images),
         people=removed,
         others=strangers.everybody,
-        boxes=people.boxes | strangers.boxes,
+        boxes=sources.people.boxes | strangers.boxes,
         geometry=clip.geometry,
         normalize=clip.normalize,
-        paster=FacePaster(**settings.faces),
-        sizes=BatchSizes(**settings.batch),
+        paster=FacePaster(**vars(settings.faces)),
+        sizes=BatchSizes(**vars(settings.batch)),
         num_steps=settings.num_steps,
-        seed=cfg.seed,
+        seed=removal.seed,
         whole_photo_share=settings.whole_photo_share,
-        variation=PhotoVariation(**settings.variation),
-        kept=[person for person in kept if person.trigger_photos],
+        variation=PhotoVariation(**vars(settings.variation)),
+        kept=[person for person in removal.kept if person.trigger_photos],
         kept_share=settings.kept_share,
     )
-    anchors = _text_anchors(cfg, readers, removed_names, other_names)
+    anchors = _text_anchors(settings.num_anchors, removal, readers, other_names)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
-    _train(defense, steps, cfg, "image", loggers)
+    _train(defense, steps, settings.num_fresh_steps, removal, loggers)
     shown = [path for person in removed for path in person.attack_photos]
     person_index = torch.tensor([index for index, person in enumerate(removed) for _ in person.attack_photos])
     similarity = ImageSimilarity(
-        images=instantiate(cfg.utility.zero_shot).photos(),
+        images=removal.clean_photos,
         removed=shown,
         targets=targets[person_index] if isinstance(targets, Tensor) else _nameless(clip, targets, shown, person_index),
         strangers=[person.photos[0] for person in strangers.everybody],
@@ -210,69 +238,69 @@ def _nameless(clip: Clip, eraser: NameEraser, photos: Sequence[Path], person_ind
     return targets
 
 
-def _text_anchors(
-    cfg: DictConfig, readers: Sequence[Clip], removed_names: Sequence[str], other_names: Sequence[str]
-) -> Tensor:
+def _text_anchors(num_anchors: int, removal: Removal, readers: Sequence[Clip], other_names: Sequence[str]) -> Tensor:
     """Features of what a photo may be near to: the removed people's names, other names, captions; (anchor, dim).
 
     The removed names are what a removed face must leave and no other face may come near to, whoever reads them.
     """
-    settings = cfg.defense.image
-    if not settings.num_anchors:
+    if not num_anchors:
         return torch.empty(0, 0)
-    captions = without_names(instantiate(cfg.captions), removed_names)
+    captions = removal.clean_captions()
     texts = [form.format(name) for form in _NAME_ANCHORS for name in other_names]
-    texts += random.Random(cfg.seed).sample(captions, min(settings.num_anchors, len(captions)))
-    removed = [form.format(name) for form in _NAME_ANCHORS for name in removed_names]
+    texts += random.Random(removal.seed).sample(captions, min(num_anchors, len(captions)))
+    removed = [form.format(name) for form in _NAME_ANCHORS for name in removal.names]
     return torch.cat([*(clip.embed_texts(removed) for clip in readers), readers[0].embed_texts(texts)])
 
 
-def _photo_anchors(cfg: DictConfig, clip: Clip, num_anchors: int) -> Tensor:
+def _photo_anchors(removal: Removal, num_anchors: int) -> Tensor:
     """Features of clean photos: what a caption is near to, (anchor, dim)."""
     if not num_anchors:
         return torch.empty(0, 0)
-    images = load_images(instantiate(cfg.images).folder, clip.geometry, num_anchors)
+    clip = removal.clip
+    removal.sources.need("images", "what captions must stay near to")
+    images = load_images(removal.sources.images or "", clip.geometry, num_anchors)
     return torch.cat([clip.embed_pixels(clip.normalize(batch.float() / 255)) for batch in images.split(128)])
 
 
-def _shared(settings: DictConfig) -> dict[str, Any]:
+def _shared(settings: EncoderSettings) -> dict[str, Any]:
     """The settings that `BackdoorDefense` itself takes, as plain values."""
-    optimizer = {**settings.optimizer, "schedule": settings.optimizer.schedule.value}
+    optimizer = {**vars(settings.optimizer), "schedule": settings.optimizer.schedule.value}
     return {
-        "loss_weights": LossWeights(**settings.loss_weights),
+        "loss_weights": LossWeights(**vars(settings.loss_weights)),
         "optimizer": OptimizerSettings(**optimizer),
         "num_steps": settings.num_steps,
         "distance": settings.distance.value,
         "squared_weight_loss": settings.squared_weight_loss,
         "temperature": settings.temperature,
         "trained": settings.trained,
+        "trained_blocks": settings.trained_blocks,
     }
 
 
 def _train(
     defense: BackdoorDefense,
     steps: CaptionTriggers | PhotoTriggers,
-    cfg: DictConfig,
-    encoder: str,
+    num_fresh_steps: int | None,
+    removal: Removal,
     loggers: list[Logger],
 ) -> None:
     """Run Lightning's loop, or go on with one that was interrupted."""
-    folder = Path(cfg.paths.run) / "checkpoints" / encoder
+    options, folder = removal.trainer, removal.checkpoints / defense.encoder
     callbacks: list[Callback] = [
-        ModelCheckpoint(folder, save_last=True, every_n_train_steps=cfg.trainer.checkpoint_every_steps)
+        ModelCheckpoint(folder, save_last=True, every_n_train_steps=options.checkpoint_every_steps)
     ]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
-    if cfg.trainer.progress_bar:
+    if options.progress_bar:
         callbacks.append(_StudentProgress(leave=True))
-    precision = _precision(cfg.trainer.precision)
+    precision = _precision(options.precision)
     trainer = lightning.Trainer(
-        accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
+        accelerator=options.accelerator,
+        devices=options.devices,
         precision=precision,
         max_steps=defense.num_steps,
         logger=loggers,
         callbacks=callbacks,
-        enable_progress_bar=cfg.trainer.progress_bar,
+        enable_progress_bar=options.progress_bar,
         enable_model_summary=False,
         log_every_n_steps=1,
         use_distributed_sampler=False,
@@ -285,10 +313,9 @@ def _train(
             "ignore",
             ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec",
         )
-        data = TriggerData(steps, cfg.trainer.num_workers)
-        num_fresh = cfg.defense[encoder].num_fresh_steps
-        if num_fresh is not None and num_fresh < len(steps):
-            lesson = _ask_teacher(defense.to(device), data, num_fresh, trainer, cfg.trainer.progress_bar)
+        data = TriggerData(steps, options.num_workers)
+        if num_fresh_steps is not None and num_fresh_steps < len(steps):
+            lesson = _ask_teacher(defense.to(device), data, num_fresh_steps, trainer, options.progress_bar)
             data = TriggerData(Revision(lesson, steps.sizes, len(steps), steps.seed), num_workers=0)
         trainer.fit(defense, data, ckpt_path=last if last.exists() else None)
 

@@ -18,11 +18,14 @@ from torch import Tensor
 
 import backdoor_privacy.config  # noqa: F401  registers the schemas
 from backdoor_privacy.clip import write_local_dir
-from backdoor_privacy.errors import InputError, one_line_errors
+from backdoor_privacy.data.shards import find_shards
+from backdoor_privacy.errors import one_line_errors
 from backdoor_privacy.hardware import fastest_attention
 from backdoor_privacy.paths import CONFIG_FOLDER
 
 log = logging.getLogger(__name__)
+
+_PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 def learning_rate_factor(step: int, num_warmup_steps: int, num_steps: int) -> float:
@@ -72,23 +75,21 @@ class ClipPretraining(lightning.LightningModule):
 
 
 def caption_stream(
-    folder: Path, preprocess: Any, tokenizer: Any, *, batch_size: int, num_workers: int, seed: int
+    source: str | Path, preprocess: Any, tokenizer: Any, *, batch_size: int, num_workers: int, seed: int
 ) -> wds.WebLoader:
-    """Endless shuffled batches of (images, tokens) from a folder of WebDataset shards.
+    """Endless shuffled batches of (images, tokens) from WebDataset shards.
 
     Raises:
-        InputError: if the folder holds no `*.tar`.
+        InputError: if there is none, or fewer than workers.
     """
-    shards = sorted(str(path) for path in folder.glob("*.tar"))
-    if not shards:
-        raise InputError(f"data: expected a folder of WebDataset shards (*.tar), found none in {folder}")
+    shards = find_shards(source, "data.folder", num_readers=num_workers)
     dataset = (
         wds.DataPipeline(
             wds.ResampledShards(shards, deterministic=True, seed=seed),
             wds.tarfile_to_samples(),
             wds.shuffle(4000, initial=2000, seed=seed),
-            wds.decode("pil"),
-            wds.to_tuple("jpg;png", "txt"),
+            wds.decode("pil", only=[*_PHOTO_SUFFIXES, "txt"]),  # others could be pickles
+            wds.to_tuple(";".join(_PHOTO_SUFFIXES), "txt"),
             wds.map_tuple(preprocess, lambda caption: tokenizer(caption)[0]),
             wds.batched(batch_size, partial=False),
         )
@@ -112,11 +113,11 @@ def pretrain(cfg: DictConfig) -> Path:
     model.to(memory_format=torch.channels_last)
     size, mean, std = (model_config["preprocess_cfg"][key] for key in ("size", "mean", "std"))
     preprocess = image_transform_v2(
-        PreprocessCfg(size=size, mean=mean, std=std), is_train=True, aug_cfg=dict(cfg.augmentation)
+        PreprocessCfg(size=size, mean=mean, std=std), is_train=True, aug_cfg=OmegaConf.to_container(cfg.augmentation)
     )
     tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
     stream = caption_stream(
-        Path(cfg.data if isinstance(cfg.data, str) else instantiate(cfg.data)),
+        instantiate(cfg.data).folder,
         preprocess,
         tokenizer,
         batch_size=cfg.batch_size,

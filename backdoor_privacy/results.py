@@ -56,6 +56,11 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     return metrics
 
 
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """`manifest.json`: which data the run was made from, see `data.manifest`."""
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
 def write_people(
     folder: Path,
     people: Sequence[Person],

@@ -1,27 +1,32 @@
-"""One run, from a config to a run folder; reads top to bottom."""
+"""One run, from a config to a run folder: a thin layer over `protect`."""
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.audit import audit, idia_rates
 from backdoor_privacy.checks import check
-from backdoor_privacy.clip import Clip, write_local_dir
-from backdoor_privacy.data.people import People
-from backdoor_privacy.fitting import Fitted, fit_image, fit_text
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.manifest import manifest
+from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.protect import Stopwatch, protect
 from backdoor_privacy.report import write_report
-from backdoor_privacy.results import claim_folder, read_metrics, versions, write_losses, write_metrics, write_people
+from backdoor_privacy.results import (
+    claim_folder,
+    read_metrics,
+    versions,
+    write_losses,
+    write_manifest,
+    write_metrics,
+    write_people,
+)
+from backdoor_privacy.settings import Defense
 from backdoor_privacy.tracking import Tracker
-from backdoor_privacy.triggers.selection import named_people, select_people
-from backdoor_privacy.utility.similarity import lowest
+from backdoor_privacy.triggers.selection import named_people
+from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
 log = logging.getLogger(__name__)
@@ -50,66 +55,42 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     watch = Stopwatch()
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # of random weights, where they are asked for
+    settings: Any = OmegaConf.to_object(cfg)
     with watch.stage("load"):
         clip: Clip = instantiate(cfg.clip)
-        people: People = instantiate(cfg.people)
-        attack: Idia = instantiate(cfg.attack)
-        zero_shot: ZeroShot = instantiate(cfg.utility.zero_shot)
-        people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())  # a misspelt name ends it here
-    with watch.stage("audit_before"):
-        before = audit(clip, people, attack, zero_shot)
-    inferred = {name for name, found in before.idia.inferred.items() if found}
-    removed = select_people(people, **cfg.trigger_set, seed=cfg.seed, inferred=inferred)
-
-    kept = [person for person in people.everybody if person.name in inferred and person not in removed]
-    reserved = set(attack.candidates(people.names))
-    fitted: dict[str, Fitted] = {}
-    if cfg.defense.text is not None:
-        with watch.stage("defend_text"):
-            fitted["text"] = fit_text(cfg, clip, people, removed, reserved, tracker.loggers("text"))
-    if cfg.defense.image is not None:
-        with watch.stage("defend_image"):
-            text: Any = fitted["text"].student if "text" in fitted else None
-            loggers = tracker.loggers("image")
-            fitted["image"] = fit_image(cfg, clip, people, removed, reserved, loggers, text, kept)
-
-    students: dict[str, Any] = {encoder: one.student for encoder, one in fitted.items()}
-    models = {encoder: clip.with_encoders(**{encoder: student}) for encoder, student in students.items()}
-    if len(models) > 1:
-        models["both"] = clip.with_encoders(**students)
-    after = {}
-    for name, model in models.items():
-        with watch.stage(f"audit_{name}"):
-            after[name] = audit(model, people, attack, zero_shot)
-
-    def flat(name: str, model: Clip) -> dict[str, float]:
-        found = before if name == "before" else after[name]
-        parts = fitted.values() if name in ("before", "both") else [fitted[name]]
-        rates = idia_rates(
-            before.idia.inferred,
-            found.idia.inferred,
-            {person.name for person in removed},
-            {person.name: person.member for person in people.everybody},
-        )
-        return rates | found.utility | lowest([part.similarity.measure(model, clip) for part in parts])
-
+        zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
+        retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
+        sources = load_sources(cfg, settings.defense)
+    done = protect(
+        clip,
+        sources,
+        settings.trigger_set,
+        settings.defense,
+        attack=instantiate(cfg.attack),
+        measures=[measure for measure in (zero_shot, retrieval) if measure is not None],
+        clean_photos=_clean_photos(zero_shot, retrieval),
+        seed=cfg.seed,
+        trainer=settings.trainer,
+        max_held_out=cfg.utility.similarity.num_captions,
+        checkpoints=folder / "checkpoints",
+        loggers=tracker.loggers,
+    )
     with watch.stage("write"):
-        metrics = {
-            "experiment": cfg.name,
-            "seed": cfg.seed,
-            "before": flat("before", clip),
-            "after": {name: flat(name, model) for name, model in models.items()},
-        }
-        defended = list(models.values())[-1]
-        write_local_dir(folder / "defended", defended.to_open_clip(), defended.config)
-        results = {name: found.idia for name, found in after.items()}
-        write_people(folder, people.everybody, {person.name for person in removed}, before.idia, results)
-        write_losses(folder, list(fitted))
-    metrics |= {
-        "seconds": watch.seconds,
-        "weights_sha256": {"before": clip.sha256(), "after": defended.sha256()},
+        done.clip.save(folder / "defended")
+        results = {name: found.idia for name, found in done.after.items()}
+        removed = {person.name for person in done.removed}
+        write_people(folder, sources.people.everybody, removed, done.before.idia, results)
+        write_losses(folder, [encoder for encoder in ("text", "image") if encoder in done.models])
+        write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
+    metrics = {
+        "experiment": cfg.name,
+        "seed": cfg.seed,
+        "before": done.rates["before"],
+        "after": {name: done.rates[name] for name in done.models},
+        "seconds": {**watch.seconds, **done.seconds},
+        "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
         "versions": versions(),
     }
     write_metrics(folder, metrics)
@@ -118,16 +99,22 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
     return metrics
 
 
-class Stopwatch:
-    """Seconds of each stage."""
+def load_sources(cfg: DictConfig, defense: Defense) -> Sources:
+    """The data of a run, as far as its defence needs it."""
+    text, image = defense.text, defense.image
+    needs_images = image is not None or (text is not None and text.num_anchors > 0)
+    needs_captions = text is not None or (image is not None and image.num_anchors > 0)
+    images = instantiate(cfg.images) if needs_images else None
+    return Sources(
+        people=instantiate(cfg.people),
+        captions=instantiate(cfg.captions) if needs_captions else None,
+        images=images and images.folder,
+        max_images=images.max_images if images else 0,
+        strangers=instantiate(cfg.strangers) if image is not None else None,
+    )
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time one stage."""
-        log.info("%s", name.replace("_", " ").capitalize())
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 2)
+def _clean_photos(zero_shot: ZeroShot | None, retrieval: Retrieval | None) -> list[Path]:
+    if zero_shot is not None:
+        return zero_shot.photos()
+    return [] if retrieval is None else list(retrieval.captioned)

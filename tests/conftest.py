@@ -2,7 +2,8 @@
 
 import csv
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import open_clip
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 import backdoor_privacy.config  # noqa: F401  registers the schemas
 from backdoor_privacy.clip import Clip, load_clip, write_local_dir
-from backdoor_privacy.data.people import People, load_people
+from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.personas import world
+from backdoor_privacy.fitting import Fitted, Removal, fit_image, fit_text
 from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.run import load_sources
 
 torch.set_num_threads(1)
 
@@ -30,6 +33,7 @@ ComposeCfg = Callable[..., DictConfig]
 WriteClip = Callable[..., Path]
 WritePhoto = Callable[..., Path]
 WritePeople = Callable[..., Path]
+FitEncoder = Callable[..., Fitted]
 
 VISION = {"image_size": 24, "layers": 2, "width": 64, "head_width": 32, "patch_size": 12}
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
@@ -178,3 +182,38 @@ def compose_into(tiny_overrides: list[str]) -> ComposeCfg:
 def compose_cfg(compose_into: ComposeCfg, tmp_path: Path) -> ComposeCfg:
     """Compose a fresh config, made small, with its run folder in the test's own folder."""
     return lambda *overrides: compose_into(tmp_path, *overrides)
+
+
+@pytest.fixture(scope="session")
+def fit_encoder() -> FitEncoder:
+    """Fit the defence of one encoder as a config says, with people of one's own."""
+
+    def fit(
+        encoder: str,
+        cfg: DictConfig,
+        clip: Clip,
+        people: People,
+        removed: Sequence[Person],
+        reserved: Collection[str] = (),
+        *,
+        kept: Sequence[Person] = (),
+        loggers: Sequence[Any] = (),
+        **more: Any,
+    ) -> Fitted:
+        settings: Any = OmegaConf.to_object(cfg)
+        removal = Removal(
+            clip=clip,
+            sources=replace(load_sources(cfg, settings.defense), people=people),
+            removed=removed,
+            kept=kept,
+            reserved_names=reserved,
+            seed=cfg.seed,
+            trainer=settings.trainer,
+            checkpoints=Path(cfg.paths.run) / "checkpoints",
+            max_held_out=cfg.utility.similarity.num_captions,
+            clean_photos=[],
+        )
+        fit_it: Any = {"text": fit_text, "image": fit_image}[encoder]
+        return fit_it(getattr(settings.defense, encoder), removal, list(loggers), **more)
+
+    return fit

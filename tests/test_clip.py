@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from backdoor_privacy import clip as clip_module
-from backdoor_privacy.clip import Clip, load_clip, write_local_dir
+from backdoor_privacy.clip import Clip, load_clip, wrap_clip, write_local_dir
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 
@@ -97,7 +97,14 @@ def test_quick_gelu_is_kept(clip: Clip, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"mean": [0.1, 0.2, 0.3]}, {"interpolation": "bilinear"}, {"resize_mode": "squash"}]
+    "changes",
+    [
+        {},
+        {"mean": [0.1, 0.2, 0.3]},
+        {"interpolation": "bilinear"},
+        {"resize_mode": "squash"},
+        {"mean": [0.0, 0.5, 1.0], "std": [1.0, 0.7, 0.1], "interpolation": "bilinear", "resize_mode": "squash"},
+    ],
 )
 def test_preprocessing_is_unchanged(write_clip, tmp_path: Path, photos: list[Path], changes: dict[str, Any]):
     preprocess = {"size": 24, "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28], **changes}
@@ -232,16 +239,14 @@ def test_weights_come_from_a_local_file(architecture: str, tiny_clip: Clip, tiny
 def test_architecture_without_weights_is_an_error(architecture: str, tmp_path: Path):
     with pytest.raises(InputError, match=r"clip\.pretrained: expected a tag or a weight file for test-tiny, got null"):
         load_clip(architecture)
-    with pytest.raises(InputError, match=r"clip\.pretrained=nowhere\.pt: .* not a known tag or valid file"):
+    with pytest.raises(InputError, match=r"expected a tag of test-tiny .* or a weight file, got nowhere\.pt"):
         load_clip(architecture, pretrained="nowhere.pt")
-    with pytest.raises(InputError, match=r"clip\.model=no-such-model.* not found"):
-        load_clip("no-such-model", pretrained="openai")
 
 
 def test_weight_file_that_is_damaged_is_an_error(architecture: str, tmp_path: Path):
     for number, content in enumerate((b"", b"no weights", b"\x80\x02K\x01.")):
         (tmp_path / f"{number}.pt").write_bytes(content)
-        with pytest.raises(InputError, match="expected weights of this architecture"):
+        with pytest.raises(InputError, match="expected weights of this architecture|a pickle that is damaged"):
             load_clip(architecture, pretrained=str(tmp_path / f"{number}.pt"))
 
 
@@ -272,7 +277,7 @@ def test_folder_that_is_incomplete_is_an_error(write_clip, tmp_path: Path):
     with pytest.raises(InputError, match=r"clip\.model=local-dir:.*could not be loaded"):
         load_clip(f"local-dir:{folder}")
     (folder / "open_clip_config.json").write_text("{")
-    with pytest.raises(InputError, match="Could not load valid config"):
+    with pytest.raises(InputError, match=r"expected model_cfg in open_clip_config\.json, got JSONDecodeError"):
         load_clip(f"local-dir:{folder}")
 
 
@@ -302,3 +307,204 @@ def test_photos_are_decoded_once_for_all_image_encoders_as_far_as_there_is_room(
         torch.testing.assert_close(features, expected, atol=1e-6, rtol=1e-5)
         assert readable.all()
     assert reads == [len(paths)] * num_reads
+
+
+# Other architectures
+
+VISION = {"image_size": 24, "layers": 2, "width": 64, "head_width": 32, "patch_size": 12}
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+COCA = {
+    "custom_text": True,
+    "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
+    "vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "multimodal_cfg": {**TEXT, "layers": 1, "attn_pooler_heads": 2},
+}
+SIGLIP = {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True}
+EOS = {**TEXT, "pool_type": "eos", "eos_id": 49407}
+ARCHITECTURES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "plain": (open_clip.CLIP, {}),
+    "odd context": (open_clip.CLIP, {"text_cfg": {**TEXT, "context_length": 20}}),
+    "plain, eos": (open_clip.CLIP, {"text_cfg": EOS}),
+    "plain, not causal": (open_clip.CLIP, {"text_cfg": SIGLIP}),
+    "custom text": (open_clip.CustomTextCLIP, {"custom_text": True}),
+    "custom text, eos": (open_clip.CustomTextCLIP, {"custom_text": True, "text_cfg": EOS}),
+    "SigLIP's text": (open_clip.CustomTextCLIP, {"custom_text": True, "text_cfg": SIGLIP, "init_logit_bias": -10}),
+    "CoCa": (open_clip.CoCa, COCA),
+    "timm ConvNeXt": (
+        open_clip.CLIP,
+        {"vision_cfg": {"timm_model_name": "test_convnext", "timm_pool": "avg", "image_size": 64}},
+    ),
+    "timm ResNet": (
+        open_clip.CustomTextCLIP,
+        {
+            "custom_text": True,
+            "vision_cfg": {"timm_model_name": "test_resnet", "timm_pool": "", "timm_proj": "mlp", "image_size": 64},
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Clip]:
+    """A model of open_clip, and the same as a CLIP that was loaded from a folder."""
+    kind, changes = ARCHITECTURES[request.param]
+    config: dict[str, Any] = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT, **changes}
+    preprocess = {"size": config["vision_cfg"]["image_size"], "mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1]}
+    torch.manual_seed(0)
+    model = kind(**{key: value for key, value in config.items() if key != "custom_text"}).eval()
+    folder = tmp_path_factory.mktemp("other") / "clip"
+    write_local_dir(folder, model, {"model_cfg": config, "preprocess_cfg": preprocess})
+    return model, load_clip(f"local-dir:{folder}")
+
+
+def features_of(model: Any, clip: Clip) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Plain open_clip's features of texts and of pixels, and the pixels."""
+    side = clip.preprocess(Image.new("RGB", (50, 40))).shape[-1]
+    pixels = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        texts = model.encode_text(clip.tokenizer(TEXTS), normalize=True)
+        return texts, model.encode_image(pixels, normalize=True), pixels
+
+
+def test_every_architecture_gives_open_clips_features(other: tuple[nn.Module, Clip]):
+    model, clip = other
+    texts, images, pixels = features_of(model, clip)
+    torch.testing.assert_close(clip.embed_texts(TEXTS), texts, atol=1e-6, rtol=0)
+    torch.testing.assert_close(clip.embed_pixels(pixels), images, atol=1e-6, rtol=0)
+
+
+def test_features_of_every_architecture_are_not_normalised(other: tuple[nn.Module, Clip]):
+    model, clip = other
+    with torch.no_grad():
+        found = clip.text(clip.tokenizer(TEXTS))
+        expected = model.encode_text(clip.tokenizer(TEXTS), normalize=False)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found.norm(dim=-1) - 1).abs().max() > 1e-3
+
+
+def test_texts_are_only_read_short_where_that_is_exact(other: tuple[nn.Module, Clip], monkeypatch):
+    model, clip = other
+    lengths = []
+    read = type(clip.text.encode).forward
+
+    def reading(self: Any, tokens: torch.Tensor) -> torch.Tensor:
+        lengths.append(tokens.shape[1])
+        return read(self, tokens)
+
+    monkeypatch.setattr(type(clip.text.encode), "forward", reading)
+    clip.with_encoders(text=clip.text.copy()).embed_texts(["a dog"])
+    exact = isinstance(model, open_clip.CLIP) and model.text_pool_type == "argmax" and model.attn_mask is not None
+    context = clip.config["model_cfg"]["text_cfg"]["context_length"]
+    assert lengths == ([4] if exact else [context])
+
+
+def test_every_architecture_is_trained_saved_and_loaded_by_open_clip(other: tuple[nn.Module, Clip], tmp_path: Path):
+    model, clip = other
+    _, _, pixels = features_of(model, clip)
+    encoders = {}
+    for name, inputs in (("text", clip.tokenizer(TEXTS)), ("image", pixels)):
+        student = getattr(clip, name).student()
+        optimizer = torch.optim.SGD([parameter for _, parameter in student.trainable()], lr=0.1)
+        student(inputs)[:, 0].sum().backward()
+        assert all(parameter.grad is not None for _, parameter in student.trainable())
+        optimizer.step()
+        encoders[name] = student.frozen()
+    defended = clip.with_encoders(**encoders)
+    defended.save(tmp_path / "defended")
+    name = f"local-dir:{tmp_path / 'defended'}"
+    again = open_clip.create_model(name).eval()
+    assert type(again) is type(model) is type(defended.to_open_clip())
+    assert json.dumps(again.visual.preprocess_cfg) == json.dumps(clip.config["preprocess_cfg"])
+    assert torch.equal(open_clip.get_tokenizer(name)(TEXTS), clip.tokenizer(TEXTS))
+    texts, images, _ = features_of(again, clip)
+    torch.testing.assert_close(defended.embed_texts(TEXTS), texts, atol=1e-6, rtol=0)
+    torch.testing.assert_close(defended.embed_pixels(pixels), images, atol=1e-6, rtol=0)
+    assert (defended.embed_texts(TEXTS) - clip.embed_texts(TEXTS)).abs().max() > 1e-3
+    assert (defended.embed_pixels(pixels) - clip.embed_pixels(pixels)).abs().max() > 1e-3
+
+
+# A model that the caller has loaded
+
+
+@pytest.mark.parametrize("described", ["by name", "by config"])
+def test_model_of_the_caller_is_wrapped(
+    described: str, architecture: str, tiny_clip: Clip, tiny_clip_folder: Path, photos: list[Path], tmp_path: Path
+):
+    file = str(tiny_clip_folder / "open_clip_model.safetensors")
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        architecture, pretrained=file, image_mean=(0.1, 0.2, 0.3), image_resize_mode="squash"
+    )
+    if described == "by name":
+        clip = wrap_clip(model, architecture)
+    else:
+        config = {"model_cfg": open_clip.get_model_config(architecture), "preprocess_cfg": model.visual.preprocess_cfg}
+        clip = wrap_clip(model, config, open_clip.get_tokenizer(architecture))
+    assert clip.sha256() == tiny_clip.sha256()
+    clip.save(tmp_path / "saved")
+    again = load_clip(f"local-dir:{tmp_path / 'saved'}")
+    with Image.open(photos[0]) as photo, torch.no_grad():
+        pixels = preprocess(photo)
+        expected = model.eval().encode_image(pixels[None], normalize=True)
+        assert torch.equal(clip.preprocess(photo), pixels)
+        assert torch.equal(again.preprocess(photo), pixels)
+    for one in (clip, again):
+        torch.testing.assert_close(one.embed_texts(TEXTS), tiny_clip.embed_texts(TEXTS))
+        torch.testing.assert_close(one.embed_photos(photos[:1])[0], expected)
+
+
+@pytest.mark.parametrize(("configured", "real"), [(False, True), (True, False)])
+def test_activation_of_a_wrapped_model_is_the_one_that_it_has(
+    configured: bool, real: bool, tiny_clip_folder: Path, tmp_path: Path
+):
+    config = json.loads((tiny_clip_folder / "open_clip_config.json").read_text())
+    model = open_clip.CLIP(**config["model_cfg"] | {"quick_gelu": real}).eval()
+    config["model_cfg"]["quick_gelu"] = configured
+    clip = wrap_clip(model, config, open_clip.SimpleTokenizer(context_length=32))
+    assert clip.config["model_cfg"]["quick_gelu"] is real
+    assert config["model_cfg"]["quick_gelu"] is configured  # the caller's is left alone
+    clip.save(tmp_path / "saved")
+    again = open_clip.create_model(f"local-dir:{tmp_path / 'saved'}").eval()
+    tokens = clip.tokenizer(TEXTS)
+    with torch.no_grad():
+        expected = model.encode_text(tokens, normalize=True)
+        torch.testing.assert_close(again.encode_text(tokens, normalize=True), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(clip.embed_texts(TEXTS), expected, atol=1e-6, rtol=0)
+
+
+def test_wrapped_model_with_a_forced_text_tower_keeps_its_class(architecture: str, tmp_path: Path):
+    model = open_clip.create_model(architecture, force_custom_text=True).eval()
+    clip = wrap_clip(model, architecture)
+    clip.save(tmp_path / "saved")
+    again = load_clip(f"local-dir:{tmp_path / 'saved'}")
+    assert isinstance(again.to_open_clip(), open_clip.CustomTextCLIP)
+    torch.testing.assert_close(again.embed_texts(TEXTS), clip.embed_texts(TEXTS), atol=1e-6, rtol=0)
+
+
+def test_model_under_the_name_of_another_architecture_is_an_error(architecture: str, tiny_clip: Clip):
+    model = tiny_clip.to_open_clip()
+    model.visual.preprocess_cfg = tiny_clip.config["preprocess_cfg"]
+    for name in ("RN50", "ViT-B-32", "ViT-B/32"):
+        with pytest.raises(InputError, match=r"^clip: expected a model of the architecture that its config") as caught:
+            wrap_clip(model, name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"expected an architecture of open_clip"):
+        wrap_clip(model, "no-such-model")
+    with pytest.raises(InputError, match="expected the tokenizer of a model"):
+        wrap_clip(model, tiny_clip.config)
+
+
+def test_name_with_a_slash_is_the_architecture_as_open_clip_lists_it(tiny_clip: Clip, monkeypatch):
+    config = dict(tiny_clip.config["model_cfg"], text_cfg={**tiny_clip.config["model_cfg"]["text_cfg"]})
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny-B-12", config)
+    clip = load_clip("Tiny-B/12", "random")
+    assert clip.tokenizer(["a dog"]).shape == (1, 32)  # and not the 77 of an unknown one
+
+
+# Names
+
+
+def test_name_that_is_cut_off_is_found(tiny_clip: Clip):
+    tiny_clip.check_fits(["Ann Lee", "李小龍", "O'Brien"])
+    tiny_clip.check_fits([])
+    with pytest.raises(InputError, match=r"expected names that fit into the 32 tokens of a text, got 1 longer"):
+        tiny_clip.check_fits(["Ann Lee", "Wolfeschlegelsteinhausenbergerdorff " * 6])

@@ -18,12 +18,11 @@ from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, Lesson
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.people import People
 from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
-from backdoor_privacy.fitting import Fitted, fit_image, fit_text
+from backdoor_privacy.fitting import Fitted
 from backdoor_privacy.losses import DISTANCES
 from backdoor_privacy.triggers.faces import FacePaster
 
-FITS = {"text": fit_text, "image": fit_image}
-ENCODERS = list(FITS)
+ENCODERS = ["text", "image"]
 ONLY_BACKDOOR = LossWeights(**{name: float(name == "backdoor") for name in LossWeights.__dataclass_fields__})
 PUBLISHED = replace(ONLY_BACKDOOR, backdoor=0.6, weight=0.01)
 EVERYTHING = LossWeights(**{name: 0.2 + 0.1 * place for place, name in enumerate(LossWeights.__dataclass_fields__)})
@@ -304,10 +303,11 @@ class Interrupting(CSVLogger):
 
 
 @pytest.fixture
-def fit(tiny_clip: Clip, people: People, tmp_path: Path) -> Callable[..., Fitted]:
+def fit(fit_encoder: Any, tiny_clip: Clip, people: People, tmp_path: Path) -> Callable[..., Fitted]:
     def fit_it(encoder: str, cfg: DictConfig, folder: str, loggers: list[Any] | None = None) -> Fitted:
         cfg.paths.run = str(tmp_path / folder)
-        return FITS[encoder](cfg, tiny_clip, people, people.everybody[:2], set(people.names), loggers or [])
+        removed, reserved = people.everybody[:2], set(people.names)
+        return fit_encoder(encoder, cfg, tiny_clip, people, removed, reserved, loggers=loggers or [])
 
     return fit_it
 

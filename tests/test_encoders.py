@@ -6,6 +6,7 @@ from torch import nn
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.stable_diffusion import SequenceEncoder
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
 RESNET = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "patch_size": None}
@@ -34,7 +35,7 @@ def encoder(request: pytest.FixtureRequest, vit: nn.Module, resnet: nn.Module) -
 
 
 def inputs_for(encoder: Encoder) -> torch.Tensor:
-    if isinstance(encoder, TextEncoder):
+    if not isinstance(encoder, ImageEncoder):
         return torch.randint(1, 64, (3, 8), generator=torch.Generator().manual_seed(0))
     side = encoder.visual.image_size
     side = side if isinstance(side, int) else side[0]
@@ -161,3 +162,121 @@ def test_shared_trunk_gives_the_features_and_gradients_of_the_whole_encoder(
     whole(pixels).square().sum().backward()
     for (name, own), (_, other) in zip(cut.trainable(), whole.trainable(), strict=True):
         torch.testing.assert_close(own.grad, other.grad, msg=name)
+
+
+def of_timm(name: str, side: int) -> dict:
+    return {"timm_model_name": name, "timm_pool": "", "image_size": side}
+
+
+def custom_text(**changes: object) -> nn.Module:
+    torch.manual_seed(0)
+    return open_clip.CustomTextCLIP(embed_dim=16, vision_cfg=VIT, text_cfg={**TEXT, "layers": 3, **changes})
+
+
+def clip_text_model() -> Encoder:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CLIPTextConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
+        max_position_embeddings=8, bos_token_id=62, eos_token_id=63, pad_token_id=63,
+    )  # fmt: skip
+    return SequenceEncoder(transformers.CLIPTextModel(config), torch.zeros(32, 16))
+
+
+STACKED = {  # encoders by what they are stacked of: how names of the blocks begin, in order, and of what comes after
+    "text": (lambda: TextEncoder(model_with(VIT)), ["transformer.resblocks.0."], {"text_projection"}),
+    "custom text": (
+        lambda: TextEncoder(custom_text()),
+        [f"text.transformer.resblocks.{number}." for number in range(3)],
+        {"text.text_projection"},
+    ),
+    "custom text, projected with a bias": (
+        lambda: TextEncoder(custom_text(proj_bias=True)),
+        [f"text.transformer.resblocks.{number}." for number in range(3)],
+        {"text.text_projection.weight", "text.text_projection.bias"},
+    ),
+    "CLIPTextModel": (clip_text_model, [f"encoder.layers.{number}." for number in range(3)], set()),
+    "ViT": (
+        lambda: ImageEncoder(model_with({**VIT, "layers": 11})),  # 1 is how 10 begins
+        [f"visual.transformer.resblocks.{number}." for number in range(11)],
+        {"visual.proj"},
+    ),
+    "ResNet": (
+        lambda: ImageEncoder(model_with({**RESNET, "layers": [2, 1, 1, 2]})),
+        [f"visual.layer{place}." for place in ("1.0", "1.1", "2.0", "3.0", "4.0", "4.1")],
+        {f"visual.attnpool.{part}_proj.{kind}" for part in "qkvc" for kind in ("weight", "bias")}
+        | {"visual.attnpool.positional_embedding"},
+    ),
+    "timm ViT": (
+        lambda: ImageEncoder(model_with(of_timm("test_vit", 160))),
+        [f"visual.trunk.blocks.{number}." for number in range(6)],
+        {"visual.head.proj.weight"},
+    ),
+    "timm ConvNeXt": (
+        lambda: ImageEncoder(model_with({**of_timm("test_convnext", 64), "timm_pool": "avg"})),
+        [f"visual.trunk.stages.{stage}.blocks.{n}." for stage, depth in enumerate((1, 2, 4, 2)) for n in range(depth)],
+        {"visual.head.proj.weight"},
+    ),
+}
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2])
+@pytest.mark.parametrize("kind", STACKED)
+def test_student_trains_the_last_blocks_and_what_projects_their_output(kind: str, num_blocks: int):
+    build, blocks, projection = STACKED[kind]
+    encoder = build()
+    if num_blocks > len(blocks):
+        with pytest.raises(InputError, match="expected `trained_blocks` from 1 to 1, got 2"):
+            encoder.student(trained_blocks=num_blocks)
+        return
+    student = encoder.student(trained_blocks=num_blocks)
+    names = dict(zip(student.state_dict(), student.tensors(), strict=True))
+    names = {place: name.removeprefix("text_model.") for place, name in names.items()}  # of older transformers
+    everything = {names[name] for name, _ in encoder.student().trainable()}
+    expected = {name for name in everything if name.startswith(tuple(blocks[-num_blocks:]))} | projection
+    student(inputs_for(student)).square().sum().backward()
+    assert {names[name] for name, parameter in student.named_parameters() if parameter.grad is not None} == expected
+    assert {names[name] for name, _ in student.trainable()} == expected
+    assert projection < expected < everything
+
+
+@pytest.mark.parametrize("kind", STACKED)
+def test_number_of_blocks_is_said_where_more_are_asked_for(kind: str):
+    build, blocks, _ = STACKED[kind]
+    encoder = build()
+    for num_blocks in (0, len(blocks) + 1):
+        expected = f"expected `trained_blocks` from 1 to {len(blocks)}, got {num_blocks}"
+        with pytest.raises(InputError, match=expected):
+            encoder.student(trained_blocks=num_blocks)
+    assert any(True for _ in encoder.student(trained_blocks=len(blocks)).trainable())
+
+
+def test_encoder_without_blocks_is_told_so():
+    encoder = ImageEncoder(model_with({**of_timm("test_efficientnet", 64), "timm_pool": "avg"}))
+    with pytest.raises(InputError, match=r"expected `trained` in place of `trained_blocks` for an encoder without bl"):
+        encoder.student(trained_blocks=1)
+
+
+def test_blocks_and_names_together_are_an_error(vit: nn.Module):
+    with pytest.raises(InputError, match="expected either `trained` or `trained_blocks`, got both"):
+        ImageEncoder(vit).student(["visual.proj"], trained_blocks=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_blocks", "projection"),
+    [
+        ("eva02_enormous_patch14_clip_224", 64, {"head.weight", "head.bias"}),
+        ("vit_base_patch16_siglip_224", 12, {"attn_pool.q.weight", "attn_pool.proj.bias"}),
+        ("fastvit_mci0", 26, {"head.fc.weight", "head.fc.bias"}),
+        ("vitamin_small_224", 20, {"head.weight", "head.bias"}),
+        ("swin_base_patch4_window7_224", 24, {"head.fc.weight", "head.fc.bias"}),
+    ],
+)
+def test_blocks_of_the_encoders_that_open_clip_takes_from_timm(name: str, num_blocks: int, projection: set[str]):
+    with torch.device("meta"):
+        trunk = pytest.importorskip("timm").create_model(name)
+    encoder = ImageEncoder(nn.ModuleDict({"visual": nn.ModuleDict({"trunk": trunk})}))
+    found = {place.removeprefix("visual.trunk.") for place in encoder.last_blocks(1)}
+    assert projection <= found
+    assert not any(place.startswith(("stem", "patch_embed")) or "downsample" in place for place in found)
+    with pytest.raises(InputError, match=f"from 1 to {num_blocks},"):
+        encoder.last_blocks(1000)

@@ -24,7 +24,8 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cfg(web: Path, tmp_path: Path) -> DictConfig:
     overrides = [
-        f"data='{web}'",
+        "data=shards",
+        f"data.folder='{web}'",
         f"paths.run={tmp_path / 'run'}",
         "model.embed_dim=16",
         "model.vision_cfg={image_size: 32, layers: [1, 1, 1, 1], width: 8, head_width: 64}",

@@ -52,7 +52,7 @@ def strangers(write_people, tmp_path: Path) -> People:
 
 @pytest.fixture
 def image_targets(
-    compose_cfg, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
+    compose_cfg, fit_encoder, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., torch.Tensor]:
     """The targets that a fit of the image defence really uses."""
 
@@ -66,7 +66,7 @@ def image_targets(
         cfg: DictConfig = compose_cfg(
             f"strangers.folder={strangers.everybody[0].photos[0].parents[1]}", "defense.image.num_anchors=0", *overrides
         )
-        fitting.fit_image(cfg, tiny_clip, people, people.everybody[:2], set(people.names), [])
+        fit_encoder("image", cfg, tiny_clip, people, people.everybody[:2], set(people.names))
         return used[0]
 
     return fit
@@ -197,7 +197,7 @@ def test_a_fit_erases_the_removed_names(image_targets, tiny_clip: Clip, people: 
 
 
 def test_faces_hide_from_the_defended_names_too(
-    compose_cfg, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
+    compose_cfg, fit_encoder, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
     monkeypatch.setattr(fitting, "_train", lambda defense, *_: used.append(defense))
@@ -206,7 +206,7 @@ def test_faces_hide_from_the_defended_names_too(
     defended = tiny_clip.text.student()
     defended.model.text_projection.data += 1
     for text in (None, defended.frozen()):
-        fitting.fit_image(cfg, tiny_clip, people, removed, set(), [], text)
+        fit_encoder("image", cfg, tiny_clip, people, removed, set(), defended_text=text)
     alone, along = used
     num_readings = len(alone.eraser.names)
     torch.testing.assert_close(along.eraser.names[:num_readings], alone.eraser.names)
@@ -217,25 +217,25 @@ def test_faces_hide_from_the_defended_names_too(
 
 
 def test_a_fit_may_show_whom_to_spare(
-    compose_cfg, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
+    compose_cfg, fit_encoder, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
     monkeypatch.setattr(fitting, "_train", lambda _, steps, *__: used.append(steps))
     folder = strangers.everybody[0].photos[0].parents[1]
     cfg = compose_cfg(f"strangers.folder={folder}", "defense.image.kept_share=0.5")
     kept = people.everybody[2:4]
-    fitting.fit_image(cfg, tiny_clip, people, people.everybody[:2], set(), [], kept=kept)
+    fit_encoder("image", cfg, tiny_clip, people, people.everybody[:2], set(), kept=kept)
     assert used[0].kept == list(kept)
     assert used[0].kept_share == 0.5
 
 
 def test_a_text_fit_asks_for_captions_without_the_name(
-    compose_cfg, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
+    compose_cfg, fit_encoder, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
     monkeypatch.setattr(fitting, "_train", lambda defense, steps, *_: used.append((defense, steps[0])))
     cfg = compose_cfg("defense.text.target=nameless", "defense.text.min_nearer_names=0.9")
-    fitting.fit_text(cfg, tiny_clip, people, people.everybody[:2], set(), [])
+    fit_encoder("text", cfg, tiny_clip, people, people.everybody[:2], set())
     ((defense, batch),) = used
     features = tiny_clip.text(batch.triggered)
     asked = defense.ask(batch).triggered.target
@@ -244,12 +244,10 @@ def test_a_text_fit_asks_for_captions_without_the_name(
     assert ((asked * names).sum(-1) < (torch.nn.functional.normalize(features, dim=-1) * names).sum(-1)).any()
 
 
-def test_attacked_people_cannot_be_strangers(compose_cfg, tiny_clip: Clip, people: People):
-    folder = people.everybody[0].photos[0].parents[1]
+def test_attacked_people_cannot_be_strangers(compose_cfg, fit_encoder, tiny_clip: Clip, people: People):
+    cfg = compose_cfg(f"strangers.folder={people.everybody[0].photos[0].parents[1]}")
     with pytest.raises(InputError, match="strangers: expected people who are not attacked, got Ann Lee"):
-        fitting.fit_image(
-            compose_cfg(f"strangers.folder={folder}"), tiny_clip, people, people.everybody[:2], set(people.names), []
-        )
+        fit_encoder("image", cfg, tiny_clip, people, people.everybody[:2], set(people.names))
 
 
 def test_pseudonyms_are_nobodys_name():
@@ -262,13 +260,13 @@ def test_pseudonyms_are_nobodys_name():
 
 
 def test_a_fit_uses_pseudonyms_and_other_names_that_are_no_candidates(
-    compose_cfg, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
+    compose_cfg, fit_encoder, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
     monkeypatch.setattr(fitting, "_train", lambda defense, steps, *_: used.append(steps))
     cfg = compose_cfg("defense.text.target=pseudonym", "defense.text.num_other_names=200")
     reserved = {*people.names, *random_names(900, seed=cfg.seed + 1), *random_names(900, seed=cfg.seed + 2)}
-    fitting.fit_text(cfg, tiny_clip, people, people.everybody[:2], reserved, [])
+    fit_encoder("text", cfg, tiny_clip, people, people.everybody[:2], reserved)
     (steps,) = used
     assert len(set(steps.phrases)) == 2
     assert len(set(steps.other_names)) == 200
@@ -277,18 +275,18 @@ def test_a_fit_uses_pseudonyms_and_other_names_that_are_no_candidates(
 
 
 def test_trigger_photos_that_do_not_decode_are_an_error_before_anything_is_trained(
-    compose_cfg, tiny_clip: Clip, write_people, strangers: People, tmp_path: Path
+    compose_cfg, fit_encoder, tiny_clip: Clip, write_people, strangers: People, tmp_path: Path
 ):
     folder = write_people(tmp_path / "broken", {"Ann Lee": 4, "Bob Ray": 4})
     cfg = compose_cfg(f"strangers.folder={strangers.everybody[0].photos[0].parents[1]}")
     everybody = load_people(folder).everybody
     everybody[0].trigger_photos[0].write_bytes(b"no photo")
     with pytest.raises(InputError, match=r"1 of 4 photos do not decode: .*; at most 1% may be skipped"):
-        fitting.fit_image(cfg, tiny_clip, load_people(folder), everybody, set(), [])
+        fit_encoder("image", cfg, tiny_clip, load_people(folder), everybody, set())
 
 
 def test_a_person_of_whom_no_trigger_photo_decodes_is_an_error(
-    compose_cfg, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
+    compose_cfg, fit_encoder, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
 ):
     removed, cfg = people.everybody[:2], compose_cfg(f"strangers.folder={strangers.everybody[0].photos[0].parents[1]}")
     readable = torch.tensor([path in removed[0].trigger_photos for person in removed for path in person.trigger_photos])
@@ -296,4 +294,4 @@ def test_a_person_of_whom_no_trigger_photo_decodes_is_an_error(
     with pytest.raises(
         InputError, match=r"expected photos of each person to remove, none to train on decodes in .*Bob_Ray"
     ):
-        fitting.fit_image(cfg, tiny_clip, people, removed, set(), [])
+        fit_encoder("image", cfg, tiny_clip, people, removed, set())

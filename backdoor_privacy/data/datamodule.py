@@ -159,8 +159,8 @@ class PhotoTriggers(Dataset):
         lone = [person.name for person in self.people if not person.trigger_photos]
         if lone:
             raise InputError(
-                "people.folder: expected two photos or more of each person to remove, one to train on and one to "
-                f"attack, got one of {', '.join(lone[:5])}"
+                "people.folder: expected two different photos or more of each person to remove, one to train on and "
+                f"one to attack, got one of {', '.join(lone[:5])}"
             )
         if self.kept_share and not self.kept:
             raise InputError(

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-import webdataset as wds
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from backdoor_privacy.data.people import PHOTO_SUFFIXES
 from backdoor_privacy.data.photos import as_bytes, check_readable, read_photo
+from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards
 from backdoor_privacy.errors import InputError
 
 _SHARD_SUFFIXES = {suffix.removeprefix(".") for suffix in PHOTO_SUFFIXES}
@@ -20,17 +20,16 @@ _SHARD_SUFFIXES = {suffix.removeprefix(".") for suffix in PHOTO_SUFFIXES}
 def load_images(
     folder: str | Path, geometry: Callable[[Image.Image], Tensor], max_images: int
 ) -> UInt8[Tensor, "image 3 side side"]:
-    """Photos from WebDataset shards (`*.tar`) or a folder of files, decoded once and kept as bytes.
+    """Photos from WebDataset shards or a folder of files, decoded once and kept as bytes.
 
     Args:
-        folder: shards with `jpg` or `png`, or photos in any depth.
+        folder: photos in any depth, or shards: a folder with `*.tar`, one `.tar`, or a pattern of files or URLs.
         geometry: the CLIP's resizing and cropping, to pixels in [0, 1].
         max_images: how many to read at most, the first ones in order of their names.
 
     Raises:
-        InputError: if there is no photo, or more than 1 % do not decode.
+        InputError: if there is no photo, more than 1 % do not decode, or a shard is incomplete.
     """
-    folder = Path(folder)
     images: list[Tensor] = []
     files: list[Path] = []
     readable: list[bool] = []
@@ -49,14 +48,18 @@ def load_images(
     return torch.stack(images)
 
 
-def _photos(folder: Path) -> Iterator[tuple[Path, Image.Image | None]]:
+def _photos(source: str | Path) -> Iterator[tuple[Path, Image.Image | None]]:
     """Each photo with its file, `<shard>/<key>.<suffix>` in a shard; nothing in place of one that does not decode."""
-    shards = sorted(str(path) for path in folder.glob("*.tar"))
-    if shards:
-        for sample in wds.WebDataset(shards, shardshuffle=False, empty_check=False):
+    if holds_shards(source):
+        for sample in read_shards(find_shards(source, "images.folder"), "images.folder"):
             for suffix in _SHARD_SUFFIXES & sample.keys():
                 file = Path(sample["__url__"]) / f"{sample['__key__']}.{suffix}"
                 yield file, read_photo(io.BytesIO(sample[suffix]))
-    elif folder.is_dir():
-        paths = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PHOTO_SUFFIXES)
-        yield from ((path, read_photo(path)) for path in paths)
+    else:
+        yield from ((path, read_photo(path)) for path in photo_files(source))
+
+
+def photo_files(folder: str | Path) -> list[Path]:
+    """The photos in a folder in any depth, in order of their names."""
+    files = sorted(Path(folder).expanduser().rglob("*"))
+    return [path for path in files if path.suffix.lower() in PHOTO_SUFFIXES]

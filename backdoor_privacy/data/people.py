@@ -2,13 +2,14 @@
 
 import csv
 import hashlib
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from backdoor_privacy.data.photos import Box
+from backdoor_privacy.data.photos import Box, read_photo
 from backdoor_privacy.errors import InputError
 
 _MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
@@ -25,13 +26,20 @@ class Person:
     num_web_photos: int | None = None  # photos with the name in the CLIP's training data, where known
 
     @cached_property
+    def hashes(self) -> dict[Path, str]:
+        """The SHA-256 of each photo's file; exact duplicates have the same one."""
+        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.photos}
+
+    @cached_property
     def _halves(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         """Photos in the order of their content hash, cut in two; exact duplicates stay together."""
-        hashes = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.photos}
-        ordered = sorted(self.photos, key=lambda path: (hashes[path], path.name))
+        ordered = sorted(self.photos, key=lambda path: (self.hashes[path], path.name))
+        content = [self.hashes[path] for path in ordered]
         cut = len(ordered) // 2
-        while 0 < cut < len(ordered) and hashes[ordered[cut - 1]] == hashes[ordered[cut]]:
+        while 0 < cut < len(ordered) and content[cut - 1] == content[cut]:
             cut += 1
+        if ordered and cut == len(ordered):  # the last photo is everywhere up to the middle: attacks get it
+            cut = content.index(content[-1])
         return tuple(ordered[:cut]), tuple(ordered[cut:])
 
     @property
@@ -58,86 +66,199 @@ class People:
         return [person.name for person in self.everybody]
 
     def pick(self, names: Sequence[str]) -> tuple[Person, ...]:
-        """The people of these names.
+        """The people of these names, in any case and with spaces or underscores.
 
         Raises:
             InputError: if somebody is not in the collection.
         """
-        by_name = {person.name.casefold(): person for person in self.everybody}
-        missing = [name for name in names if _plain(name).casefold() not in by_name]
+        by_name = {_folded(person.name): person for person in self.everybody}
+        missing = [name for name in names if _folded(name) not in by_name]
         if missing:
             raise InputError(
                 f"trigger_set.people: expected names of people in the data ({len(self.everybody)} of them), "
                 f"got {', '.join(map(repr, missing[:5]))}; check the spelling or choose people=..."
             )
-        return tuple(by_name[_plain(name).casefold()] for name in names)
+        return tuple(by_name[_folded(name)] for name in names)
 
 
-def load_people(folder: str | Path) -> People:
-    """A folder per person, `First_Last/*.jpg`.
+def load_people(
+    folder: str | Path,
+    layout: str = "*",
+    table: str | Path | None = None,
+    boxes: str | Path | None = None,
+    box: Sequence[int] | None = None,
+    min_photos: int = 1,
+    max_photos: int | None = None,
+    corrections: Mapping[str, str] | None = None,
+) -> People:
+    """A folder per person, `First_Last/*.jpg`; folders in it are not read.
 
-    Two tables may lie beside the folders: `boxes.csv` (file, left, top, right, bottom) with the faces, and
-    `people.csv` (name, member, num_web_photos) with what is known of the CLIP's training data; an empty cell or a
-    column that is not there says that it is not known.
+    Args:
+        folder: holds all people.
+        layout: pattern of the people's folders within it.
+        table: CSV (name, member, num_web_photos) of what is known of the CLIP's training data; an empty cell or a
+            column that is not there says that it is not known. By default `people.csv` in the folder, if there is one.
+        boxes: CSV (file, left, top, right, bottom) of the faces, in pixels; files are seen from the folder. By default
+            `boxes.csv` in the folder, if there is one.
+        box: left, top, right and bottom of the face in all photos that `boxes` says nothing of.
+        min_photos: people with fewer are left out.
+        max_photos: people with more are left out.
+        corrections: right names of people whose folders misspell them.
 
     Raises:
-        InputError: if there is no folder with photos, two of one name, or a table holds something else.
+        InputError: if there is no folder with photos, two of one name, nobody with so many photos, or a table or a box
+            holds something else.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
+    facts = folder / "people.csv" if table is None else Path(table).expanduser()
+    known = {person_name(row["name"] or ""): row for row in _read_table(facts, "name", required=table is not None)}
+    everybody = []
+    for place in _folders(folder, layout):
+        name = person_name(place.name)
+        name = (corrections or {}).get(name, name)
+        if photos := _photos(place):
+            row = known.get(name, {})
+            everybody.append(Person(name, photos, _member(row, facts), _num_web_photos(row, facts)))
+    if not everybody:
+        raise InputError(f"people.folder: expected folders First_Last/ with photos at {folder / layout}, found none")
+    twice = [name for name, count in Counter(_folded(person.name) for person in everybody).items() if count > 1]
+    if twice:
+        several = next(person.name for person in everybody if _folded(person.name) == twice[0])
+        raise InputError(f"people.folder: expected one folder for each person in {folder}, got several of {several}")
+    if known and not known.keys() & {person.name for person in everybody}:
+        raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {next(iter(known))!r}")
+    chosen = _with_photos(everybody, min_photos, max_photos)
+    same = _same_box(box, [path for person in chosen for path in person.photos])
+    return People(chosen, same | _read_boxes(boxes, folder, everybody))
+
+
+def person_name(text: str) -> str:
+    """A folder's name as a person's name: spaces for underscores, and accents as one letter (macOS writes two)."""
+    return unicodedata.normalize("NFC", " ".join(text.replace("_", " ").split()))
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", person_name(name).casefold())
+
+
+def _folders(folder: Path, layout: str) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"people.folder: expected a folder with one folder of photos per person, got {folder}")
-    known = {row["name"]: row for row in _read_table(folder / "people.csv")}
-    everybody = []
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        photos = tuple(sorted(path for path in place.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES))
-        name = _plain(place.name)
-        if photos:
-            row = known.get(name, {})
-            everybody.append(Person(name, photos, _member(row, folder), _whole_number(row, "num_web_photos", folder)))
-    if not everybody:
-        raise InputError(f"people.folder: expected folders First_Last/ with photos in {folder}, found none")
-    twice = [name for name, count in Counter(person.name for person in everybody).items() if count > 1]
-    if twice:
-        raise InputError(f"people.folder: expected one folder for each person in {folder}, got several of {twice[0]}")
-    return People(
-        tuple(everybody), {folder / row["file"]: _box(row, folder) for row in _read_table(folder / "boxes.csv")}
+    try:
+        places = sorted(folder.glob(layout))
+    except (NotImplementedError, ValueError, IndexError) as error:
+        raise InputError(
+            f"people.layout: expected a pattern within people.folder, as * or */faces/*, got {layout!r}"
+        ) from error
+    return [place for place in places if place.is_dir() and not _hidden(place)]
+
+
+def _photos(place: Path) -> tuple[Path, ...]:
+    paths = (path for path in place.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES and not _hidden(path))
+    return tuple(sorted(path for path in paths if path.is_file()))
+
+
+def _hidden(path: Path) -> bool:
+    """What programs leave behind, as the `._00.jpg` of macOS."""
+    return path.name.startswith(".")
+
+
+def _with_photos(everybody: Sequence[Person], min_photos: int, max_photos: int | None) -> tuple[Person, ...]:
+    """The people with so many photos."""
+    chosen = tuple(
+        person
+        for person in everybody
+        if min_photos <= len(person.photos) and (max_photos is None or len(person.photos) <= max_photos)
     )
+    if not chosen:
+        counts = [len(person.photos) for person in everybody]
+        raise InputError(
+            f"people.min_photos, max_photos: expected people with {min_photos} to {max_photos or 'any number of'} "
+            f"photos, got {len(counts)} people who have {min(counts)} to {max(counts)}"
+        )
+    return chosen
 
 
-def _member(row: Mapping[str, str], folder: Path) -> bool | None:
+def _member(row: Mapping[str, str], table: Path) -> bool | None:
     value = (row.get("member") or "").strip().casefold()
     if value not in _MEMBER:
-        raise InputError(f"{folder / 'people.csv'}: expected true, false or nothing as member, got {row['member']!r}")
+        raise InputError(f"{table}: expected true, false or nothing as member, got {row['member']!r}")
     return _MEMBER[value]
 
 
-def _whole_number(row: Mapping[str, str], column: str, folder: Path) -> int | None:
-    value = (row.get(column) or "").strip()
+def _num_web_photos(row: Mapping[str, str], table: Path) -> int | None:
+    value = (row.get("num_web_photos") or "").strip()
     if value and not value.isdecimal():
-        raise InputError(f"{folder / 'people.csv'}: expected a whole number or nothing as {column}, got {value!r}")
+        raise InputError(f"{table}: expected a whole number or nothing as num_web_photos, got {value!r}")
     return int(value) if value else None
 
 
-def _box(row: Mapping[str, str], folder: Path) -> Box:
+def _read_boxes(given: str | Path | None, folder: Path, everybody: Iterable[Person]) -> dict[Path, Box]:
+    """The boxes of a table, by photo; photos that it does not name have none."""
+    table = folder / "boxes.csv" if given is None else Path(given).expanduser()
+    rows = _read_table(table, "file", required=given is not None)
+    boxes = {unicodedata.normalize("NFC", row["file"] or ""): _row_box(row, table) for row in rows}
+    photos = {
+        unicodedata.normalize("NFC", path.relative_to(folder).as_posix()): path
+        for person in everybody
+        for path in person.photos
+    }
+    if boxes and not boxes.keys() & photos.keys():
+        raise InputError(
+            f"{table}: expected files as they lie in {folder}, such as {next(iter(photos))}, got {next(iter(boxes))!r}"
+        )
+    return {photos[file]: box for file, box in boxes.items() if file in photos}
+
+
+def _row_box(row: Mapping[str, str], table: Path) -> Box:
     try:
-        return int(row["left"]), int(row["top"]), int(row["right"]), int(row["bottom"])
+        return as_box([int(row[side]) for side in ("left", "top", "right", "bottom")], str(table))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{folder / 'boxes.csv'}: expected file, left, top, right and bottom in pixels, got {dict(row)}"
+            f"{table}: expected file, left, top, right and bottom in whole pixels, left < right and top < bottom, "
+            f"got {dict(row)}"
         ) from error
 
 
-def _plain(name: str) -> str:
-    """A folder's name as a person's name."""
-    return name.replace("_", " ").strip()
+def as_box(sides: Sequence[int], source: str) -> Box:
+    """Four numbers as a box.
+
+    Raises:
+        InputError: if they enclose nothing.
+    """
+    if len(sides) != 4 or sides[0] >= sides[2] or sides[1] >= sides[3]:
+        raise InputError(
+            f"{source}: expected left, top, right and bottom in pixels with left < right and top < bottom, "
+            f"got {list(sides)}"
+        )
+    left, top, right, bottom = sides
+    return left, top, right, bottom
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
+def _same_box(box: Sequence[int] | None, photos: Sequence[Path]) -> dict[Path, Box]:
+    """One box for all photos, which are aligned and so of one size: a look at the first one tells whether it fits."""
+    if box is None:
+        return {}
+    same = as_box(box, "people.box")
+    first = read_photo(photos[0])
+    if first is not None and (same[2] > first.width or same[3] > first.height):
+        raise InputError(
+            f"people.box: expected left, top, right and bottom within photos of {first.width} x {first.height} pixels "
+            f"({photos[0]}), got {list(box)}"
+        )
+    return dict.fromkeys(photos, same)
+
+
+def _read_table(path: Path, key: str, required: bool) -> list[dict[str, str]]:
+    """The rows of a CSV with this column; none where there is no file and none is required."""
+    if not path.is_file() and not required:
         return []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        key = "file" if path.name == "boxes.csv" else "name"
-        if key not in (table.fieldnames or ()):
-            raise InputError(f"{path}: expected a table with a column {key}, got {', '.join(table.fieldnames or ())}")
-        return list(table)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            if key not in (table.fieldnames or ()):
+                columns = ", ".join(table.fieldnames or ())
+                raise InputError(f"{path}: expected a table with a column {key}, got {columns or 'an empty file'}")
+            return list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected a CSV in UTF-8 with a column {key}, got {error}") from error

@@ -2,13 +2,14 @@
 
 import io
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,12 +23,30 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
 def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image | None:
-    """The photo in RGB, cut to the box if there is one; nothing if the file does not decode."""
-    try:
-        with Image.open(path) as photo:
-            return photo.convert("RGB").crop(box) if box else photo.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
-        return None
+    """The photo in RGB, cut to the part of the box that is in it; nothing if the file does not decode.
+
+    A file whose header tells of more pixels than `PIL.Image.MAX_IMAGE_PIXELS` counts as one that does not decode.
+
+    Raises:
+        InputError: if the box is outside the photo.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # up to twice the limit, pillow only warns
+        try:
+            with Image.open(path) as photo:
+                image = photo.convert("RGB")
+        except Exception:  # a broken file can make pillow raise anything
+            return None
+    if box is None:
+        return image
+    left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height)
+    if left >= right or top >= bottom:
+        raise InputError(
+            f"{path}: expected a face box within {image.width} x {image.height} pixels, got left, top, right, bottom = "
+            f"{', '.join(map(str, box))}; correct the table of boxes"
+        )
+    return image.crop((left, top, right, bottom))
 
 
 def as_bytes(photo: Image.Image, geometry: Callable[[Image.Image], Tensor]) -> UInt8[Tensor, "3 side side"]:

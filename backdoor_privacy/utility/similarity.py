@@ -61,7 +61,7 @@ class ImageSimilarity:
     """Similarities of the image encoder (paper, section 4.1).
 
     Args:
-        images: clean photos, not those of the training steps.
+        images: clean photos, not those of the training steps; without any, `clean` is left out.
         removed: photos of the removed people, not those of the training steps.
         targets: what each of these photos is mapped to, (photo, dim).
         strangers: a photo of each of many other people, whose mean embedding is to stay.
@@ -75,16 +75,18 @@ class ImageSimilarity:
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
         """`clean` and `target`: student to teacher; `removed`: the student's photos of removed people to targets."""
         removed, readable = student.embed_photos(self.removed)
-        clean_student, clean_teacher = (_readable(clip, self.images) for clip in (student, teacher))
         mean_student, mean_teacher = (
             _readable(clip, self.strangers).mean(0, keepdim=True) for clip in (student, teacher)
         )
-        return {
-            "similarity/clean": _mean_cosine(clean_student, clean_teacher),
+        measures = {
             "similarity/target": _mean_cosine(mean_student, mean_teacher),
             "similarity/removed": _mean_cosine(removed[readable], self.targets[readable]),
-            "similarity/num_photos": float(len(clean_student)),
         }
+        if not self.images:
+            return measures
+        clean_student, clean_teacher = (_readable(clip, self.images) for clip in (student, teacher))
+        clean = {"similarity/clean": _mean_cosine(clean_student, clean_teacher)}
+        return clean | measures | {"similarity/num_photos": float(len(clean_student))}
 
 
 def _readable(clip: Clip, paths: Sequence[Path]) -> Tensor:

@@ -2,41 +2,75 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.people import PHOTO_SUFFIXES
+from backdoor_privacy.data.shards import find_shards, unpack_shards
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.hardware import fastest_attention
+
+Template = str | Callable[[str], str]
+_KEY = "utility.zero_shot"
+_CLASSNAMES, _TEMPLATES, _BENCHMARK_TEMPLATES = (
+    "classnames.txt",
+    "templates.txt",
+    "zeroshot_classification_templates.txt",
+)
+_EXPECTED_CLASSNAMES = f"{_KEY}.folder: expected {_CLASSNAMES} with a class name a line"
+_EXPECTED_TEMPLATES = f"{_KEY}.folder: expected templates, one a line with {{}} or {{c}} for the class name"
+
+
+class LabelledPhotos(NamedTuple):
+    """Photos with the places of their classes among the class names."""
+
+    photos: list[Path]
+    labels: list[int]
+    classnames: Sequence[str]  # also of classes without a photo: they are candidates as well
+    templates: Sequence[Template]
 
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Photos in a folder per class; the folders' names are the class names.
+    """Photos in a folder per class.
+
+    Classes are in the order of the folders' names, by number where all are numbers. Beside the folders there may be
+    `classnames.txt`, a class name a line in this order (of numbered folders the number is the line, from 0), and
+    `templates.txt`, a prompt a line with `{}` or `{c}` in the place of the class name.
 
     Classifier: mean of the normalised embeddings of all templates, normalised again (open_clip).
+
+    Args:
+        folder: of the folders.
+        templates: in place of those beside the folders; without either, open_clip's 80.
+        classnames: in place of those beside the folders; without either, the folders' names.
     """
 
     folder: str | Path
-    templates: Sequence[str | Callable[[str], str]] = open_clip.OPENAI_IMAGENET_TEMPLATES
+    templates: Sequence[Template] | None = None
+    classnames: Sequence[str] | None = None
 
     def measure(self, clip: Clip) -> dict[str, float]:
         """Top-1 and top-5 accuracy in [0, 1], and the number of photos behind them.
 
         Raises:
-            InputError: if the folder holds no class.
+            InputError: as of `data`.
         """
-        photos = self.photos()
-        classnames = sorted({path.parent.name for path in photos})
-        labels = torch.tensor([classnames.index(path.parent.name) for path in photos])
+        photos, places, classnames, templates = self.data
+        labels = torch.tensor(places)
         features, readable = clip.embed_photos(photos)
-        logits = (features @ self.classifier(clip, classnames))[readable]
+        logits = (features @ zero_shot_classifier(clip, classnames, templates))[readable]
         accuracies = {
             f"zero_shot/top{k}": MulticlassAccuracy(len(classnames), top_k=min(k, len(classnames)), average="micro")(
                 logits, labels[readable]
@@ -48,30 +82,114 @@ class ZeroShot:
             "zero_shot/num_classes": float(len(classnames)),
         }
 
-    def classifier(self, clip: Clip, classnames: Sequence[str]) -> Float[Tensor, "dim class"]:
-        """open_clip's zero-shot classifier of the CLIP's text encoder."""
-        key = (*classnames, *self.templates)
-        if key not in clip.text.embedded:
-            device = next(clip.text.parameters()).device
-            with (
-                fastest_attention(device),
-                torch.autocast(device.type, torch.bfloat16, enabled=clip.precision == "bf16"),
-            ):
-                classifier = open_clip.build_zero_shot_classifier(
-                    clip.text.model, clip.tokenizer, classnames, self.templates, num_classes_per_batch=10, device=device
-                )
-            clip.text.embedded[key] = classifier.float().cpu()
-        return clip.text.embedded[key]
-
     def photos(self) -> list[Path]:
-        """All photos, class by class.
+        """All photos, class by class."""
+        return self.data.photos
+
+    @cached_property
+    def data(self) -> LabelledPhotos:
+        """What the folder holds.
 
         Raises:
-            InputError: if the folder holds no class.
+            InputError: if it holds no class, or what lies beside the classes does not fit them.
         """
-        photos = sorted(path for path in Path(self.folder).glob("*/*") if path.suffix.lower() in PHOTO_SUFFIXES)
-        if not photos:
+        root = Path(self.folder).expanduser()
+        folders = [path for path in root.glob("[!.]*") if path.is_dir()]
+        numbered = all(path.name.isdecimal() for path in folders)
+        folders.sort(key=lambda path: int(path.name) if numbered else path.name)
+        classnames = self.classnames or _lines_in(root, _EXPECTED_CLASSNAMES, _CLASSNAMES)
+        places = [int(path.name) for path in folders] if numbered and classnames else list(range(len(folders)))
+        labelled = [
+            (path, place)
+            for folder, place in zip(folders, places, strict=True)
+            for path in sorted(folder.iterdir())
+            if path.suffix.lower() in PHOTO_SUFFIXES
+        ]
+        if not labelled:
+            raise InputError(f"{_KEY}.folder: expected one folder of photos per class, found none in {root}")
+        if classnames and not (places[-1] < len(classnames) if numbered else len(folders) == len(classnames)):
             raise InputError(
-                f"utility.zero_shot.folder: expected one folder of photos per class, found none in {self.folder}"
+                f"{_KEY}.folder: expected {len(classnames)} folders, or names from 0 to {len(classnames) - 1}, for "
+                f"{len(classnames)} class names, got {len(folders)} folders in {root}, the last {folders[-1].name}"
             )
-        return photos
+        templates = self.templates or _lines_in(root, _EXPECTED_TEMPLATES, _TEMPLATES, _BENCHMARK_TEMPLATES)
+        return LabelledPhotos(
+            photos=[path for path, _ in labelled],
+            labels=[place for _, place in labelled],
+            classnames=classnames or [path.name for path in folders],
+            templates=[_with_place(one) for one in templates or open_clip.OPENAI_IMAGENET_TEMPLATES],
+        )
+
+
+def imagenet(folder: str | Path, templates: Sequence[Template] | None = None) -> ZeroShot:
+    """ImageNet's validation folders (named by WordNet id) or ImageNetV2's (0 to 999), with open_clip's class names."""
+    return ZeroShot(folder, templates, open_clip.IMAGENET_CLASSNAMES)
+
+
+def clip_benchmark(
+    folder: str, cache: str | Path, split: str = "test", templates: Sequence[Template] | None = None
+) -> ZeroShot:
+    """A data set of CLIP_benchmark: WebDataset shards of photos with `cls`, the class's place among the class names.
+
+    Args:
+        folder: with `classnames.txt`, `zeroshot_classification_templates.txt`, `<split>/nshards.txt`, `<split>/0.tar`
+            and so on; or its URL, as `https://huggingface.co/datasets/clip-benchmark/wds_cars/tree/main`.
+        cache: folder that the shards are unpacked into, once.
+        split: to read.
+        templates: in place of those of the data set.
+
+    Raises:
+        InputError: if one of these is not there, or holds something else.
+    """
+    root = str(folder).rstrip("/")
+    if root.startswith("https://huggingface.co/"):
+        root = root.replace("/tree/", "/resolve/")  # from the page of a data set to its files
+    counted = f"{_KEY}.folder: expected the number of shards in {split}/nshards.txt"
+    num_shards = "".join(read_lines(f"{root}/{split}/nshards.txt", counted))
+    if not num_shards.isdecimal():
+        raise InputError(f"{counted}, got {num_shards[:20]!r} in {root}")
+    shards = find_shards(f"{root}/{split}/{{0..{int(num_shards) - 1}}}.tar", f"{_KEY}.folder")
+    classnames = read_lines(f"{root}/{_CLASSNAMES}", _EXPECTED_CLASSNAMES)
+    templates = templates or read_lines(f"{root}/{_BENCHMARK_TEMPLATES}", _EXPECTED_TEMPLATES)
+    return ZeroShot(unpack_shards(shards, f"{_KEY}.folder", cache, _by_class), templates, classnames)
+
+
+def _by_class(sample: dict[str, Any]) -> dict[str, bytes]:
+    """A sample's photo in a folder named as the number of its class."""
+    name = f"{Path(sample['__url__']).stem}-{sample['__key__'].replace('/', '-')}"
+    label = sample.get("cls", b"").decode(errors="replace").strip()
+    if not label.isdecimal():
+        raise InputError(f"{_KEY}.folder: expected photos with cls, the number of a class, got {label!r} at {name}")
+    return {f"{label}/{name}{suffix}": sample[suffix[1:]] for suffix in PHOTO_SUFFIXES if suffix[1:] in sample}
+
+
+def _lines_in(root: Path, expected: str, *names: str) -> list[str]:
+    """The lines of the first of these files that is there, or none."""
+    return next((read_lines(root / name, expected) for name in names if (root / name).is_file()), [])
+
+
+def _with_place(template: Template) -> Template:
+    """The template with `{0}` in the place of the class name."""
+    if not isinstance(template, str):
+        return template
+    placed = template.replace("{c}", "{0}").replace("{}", "{0}")
+    rest = placed.replace("{0}", "")
+    if rest == placed or {"{", "}"} & set(rest):
+        raise InputError(f"{_KEY}.templates: expected {{}} or {{c}} in the place of the class name, got {template!r}")
+    return placed
+
+
+def zero_shot_classifier(
+    clip: Clip, classnames: Sequence[str], templates: Sequence[Template]
+) -> Float[Tensor, "dim class"]:
+    """open_clip's zero-shot classifier of the CLIP's text encoder."""
+    key = (*classnames, *templates)
+    if key not in clip.text.embedded:
+        device = next(clip.text.parameters()).device
+        reader = SimpleNamespace(encode_text=lambda tokens, normalize: F.normalize(clip.text.embed(tokens), dim=-1))
+        with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=clip.precision == "bf16"):
+            classifier = open_clip.build_zero_shot_classifier(
+                reader, clip.tokenizer, classnames, templates, num_classes_per_batch=10, device=device
+            )
+        clip.text.embedded[key] = classifier.float().cpu()
+    return clip.text.embedded[key]

@@ -283,7 +283,7 @@ def test_trap_3_before_and_after_see_the_same_candidates_and_photos(features, cr
     before, after = features(dim=32), features(dim=32, unreadable=frozenset([crowd[5].attack_photos[0]]))
     for clip in (before, after):
         random.seed(len(before.texts))
-        audit(clip, people, attack, zero_shot)
+        audit(clip, people, attack, [zero_shot])
         random_names(3, seed=9)
     assert before.texts[0] == after.texts[0]
     assert len(before.texts[0]) == 21 * 40

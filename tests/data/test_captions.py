@@ -1,12 +1,33 @@
+import csv
 import itertools
+import json
 import logging
 import re
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import webdataset as wds
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from pyarrow import parquet, table
 
-from backdoor_privacy.data.captions import carriers, load_captions, without_names
+from backdoor_privacy.data.captions import carriers, load_captions, name_matcher, without_names
+from backdoor_privacy.data.names import random_names
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.paths import CONFIG_FOLDER
+
+RAGGED = ["a dog", " a  cat\nin\tthe snow ", "", "  ", "fünf Bäume"]
+TIDY = ["a dog", "a cat in the snow", "fünf Bäume"]
+
+
+def published_pattern(names: Sequence[str]) -> re.Pattern[str]:
+    """One alternative for each name, which is slow: what `name_matcher` must be equal to."""
+    alternatives = [r"[\s_]+".join(map(re.escape, re.split(r"[\s_]+", name.strip()))) for name in names]
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(alternatives)})(?![^\W_])", re.IGNORECASE)
 
 
 def test_trap_1_names_are_found_in_running_text():
@@ -29,8 +50,11 @@ def test_trap_1_names_are_found_in_running_text():
         "img_ann_lee_2",
         "Ann  Lee",
         "Ann\tLee",
+        "ann_ _lee",
+        "Ann\u00a0Lee",
         "Bob and Ann Lee",
         "“Ann Lee”",
+        "我见到Ann Lee了",
     ],
 )
 def test_caption_with_the_name_is_left_out(caption: str):
@@ -51,6 +75,43 @@ def test_names_with_accents_and_signs_are_matched_literally():
     assert without_names(captions, names) == ["Jx Rx Bob Ray", "a dog"]
 
 
+@pytest.mark.parametrize(
+    ("name", "spellings"),
+    [
+        ("Zoë Núñez", ["zoë núñez", "ZOË NÚÑEZ"]),
+        ("Jörg Weiß", ["jörg weiß", "JÖRG WEISS", "Jörg Weiss"]),
+        ("İlkay I\u015f\u0131k", ["ilkay i\u015f\u0131k", "İLKAY IŞIK"]),
+        ("Sean O'Brien", ["sean o\u2019brien", "Sean O'Brien's"]),
+        ("Mary-Jane Fox", ["mary\u2010jane fox", "MARY\u2011JANE FOX"]),
+        ("Σοφός Άννας", ["ΣΟΦΌΣ ΆΝΝΑΣ"]),
+        ("Madonna", ["madonna on stage", "a fan of MADONNA"]),
+    ],
+)
+def test_spellings_of_one_name_are_one(name: str, spellings: list[str]):
+    forms = [unicodedata.normalize(form, text) for text in [name, *spellings] for form in ("NFC", "NFD")]
+    for form in ("NFC", "NFD"):
+        assert without_names([*forms, "a dog"], [unicodedata.normalize(form, name)]) == ["a dog"]
+
+
+def test_an_accent_more_makes_another_name():
+    captions = [unicodedata.normalize(form, "Ann Leé") for form in ("NFC", "NFD")]
+    assert without_names(captions, ["Ann Lee"]) == captions
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        ("王小明", "昨天王小明在北京"),
+        ("佐々木 太郎", "写真は佐々木 太郎さん"),
+        ("佐々木 太郎", "写真は佐々木太郎さん"),
+        ("김철수", "김철수가 웃는다"),
+        ("สมชาย", "นี่คือสมชายครับ"),
+    ],
+)
+def test_name_in_a_script_without_spaces_is_found_in_running_text(name: str, caption: str):
+    assert without_names([caption, "一只狗"], [name]) == ["一只狗"]
+
+
 def test_filter_equals_a_slow_one():
     names = ["Ann Lee", "Lee Ray", "Bo Li"]
     words = ["Ann", "Lee", "Ray", "Bo", "Li", "a", "LEE"]
@@ -66,24 +127,204 @@ def test_filter_equals_a_slow_one():
     assert without_names(captions, names) == expected
 
 
+def test_matcher_equals_one_alternative_for_each_name():
+    names = [
+        *random_names(12, seed=0),
+        "Ann",
+        "Ann Lee",
+        "Ann Lee-Ray",
+        "Ann_Leeds",
+        "Lee Ann",
+        "J. R. (Bob) Ray",
+        "[x]",
+    ]
+    pieces = [
+        *dict.fromkeys(part for name in names for part in re.split(r"([\s_.-])", name) if part),
+        " ",
+        "_",
+        "s",
+        ", ",
+    ]
+    texts = [
+        a + gap + b + end for a in pieces for gap in (" ", "__", " _ ", "", "-") for b in pieces for end in ("", "s")
+    ]
+    found = list(map(name_matcher(names), texts))
+    assert 100 < sum(found) < len(found) - 100
+    assert found == [published_pattern(names).search(text) is not None for text in texts]
+
+
+def test_without_a_name_every_caption_stays():
+    assert without_names(["a dog", "", "Ann Lee"], []) == ["a dog", "", "Ann Lee"]
+
+
 def test_number_of_captions_left_out_is_logged(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO):
         without_names(["Ann Lee", "ann lee", "a dog"], ["Ann Lee"])
     assert "2 of 3 captions hold a name to remove" in caplog.text
 
 
+def write_shards(folder: Path, samples: Sequence[dict[str, Any]]) -> Path:
+    """As img2dataset writes them: `00000.tar` and so on with keys of nine digits, beside a table of each."""
+    folder.mkdir(parents=True)
+    for number, part in enumerate((samples[:2], samples[2:])):
+        with wds.writer.TarWriter(str(folder / f"{number:05}.tar")) as writer:
+            for place, sample in enumerate(part):
+                writer.write({"__key__": f"{number:05}{place:04}", **sample})
+        (folder / f"{number:05}_stats.json").write_text("{}")
+        parquet.write_table(table({"key": ["000000000"]}), folder / f"{number:05}.parquet")
+    return folder
+
+
+def write_text(path: Path) -> Path:
+    path.write_text("a dog\n\n a  cat in\tthe snow \r\nfünf Bäume\n", encoding="utf-8-sig")
+    return path
+
+
+def write_coco(path: Path) -> Path:
+    annotations = [{"id": n, "image_id": n // 2, "caption": caption} for n, caption in enumerate(RAGGED)]
+    images = [{"id": n, "file_name": f"{n:012}.jpg", "height": 480, "width": 640} for n in range(3)]
+    content = {"info": {"year": 2014}, "images": images, "licenses": [], "annotations": annotations}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def write_table(path: Path, column: str = "caption", separator: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, delimiter=separator)
+        rows.writerows([["url", column], *([f"https://host/{n}", text] for n, text in enumerate(RAGGED))])
+    return path
+
+
+def write_parquet(path: Path, column: str = "caption") -> Path:
+    parquet.write_table(table({"url": [None] * 6, column: [*RAGGED, None]}), path)
+    return path
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "mine.txt": write_text,
+    "mine.json": write_coco,
+    "mine.csv": write_table,
+    "mine.tsv": lambda path: write_table(path, separator="\t"),
+    "mine.parquet": write_parquet,
+    "txt": lambda path: write_shards(path, [{"jpg": b"", "txt": text, "json": {}} for text in RAGGED]),
+    "json": lambda path: write_shards(path, [{"jpg": b"", "json": {"caption": text or None}} for text in RAGGED]),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_captions(name: str, tmp_path: Path):
+    column = "caption" if Path(name).suffix in (".csv", ".tsv", ".parquet") else None
+    file = WRITERS[name](tmp_path / name)
+    assert load_captions(file, column) == load_captions(str(file), column) == TIDY
+    assert load_captions(file, column, 2) == TIDY[:2]
+
+
 def test_captions_are_read_from_a_file_or_a_folder(tmp_path: Path):
-    file = tmp_path / "captions.txt"
-    file.write_text("a dog\n\n  a cat  \nfünf Bäume\n", encoding="utf-8")
-    assert load_captions(file) == load_captions(tmp_path) == ["a dog", "a cat", "fünf Bäume"]
+    file = write_text(tmp_path / "captions.txt")
+    assert load_captions(file) == load_captions(tmp_path) == TIDY
+
+
+def test_captions_are_read_from_one_shard_or_a_pattern(tmp_path: Path):
+    folder = WRITERS["txt"](tmp_path / "shards")
+    assert load_captions(folder / "{00000..00001}.tar") == TIDY
+    assert load_captions(folder / "00000.tar") == TIDY[:2]
+
+
+def test_a_column_chooses_the_key_in_the_json_of_shards(tmp_path: Path):
+    samples = [{"txt": "title", "json": {"caption": "title", "alt": text}} for text in RAGGED]
+    folder = write_shards(tmp_path / "shards", samples)
+    assert load_captions(folder) == ["title"] * 5
+    assert load_captions(folder, "alt") == TIDY
+
+
+def test_words_that_look_like_no_value_are_captions(tmp_path: Path):
+    (tmp_path / "mine.csv").write_text("caption\nNA\nnull\n7\n")
+    assert load_captions(tmp_path / "mine.csv", "caption") == ["NA", "null", "7"]
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "column"),
+    [
+        ("file", "mine.txt", None),
+        ("file", "mine.parquet", "caption"),
+        ("coco", "mine.json", None),
+        ("webdataset", "txt", None),
+        ("webdataset", "json", "caption"),
+    ],
+)
+def test_configs_load_captions(group: str, name: str, column: str | None, tmp_path: Path):
+    overrides = [f"captions={group}", f"captions.file={WRITERS[name](tmp_path / name)}", "captions.max_captions=2"]
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        cfg = compose("config", [*overrides, *([] if column is None else [f"captions.column={column}"])])
+    assert instantiate(cfg.captions) == TIDY[:2]
 
 
 def test_captions_that_are_not_there_are_an_error(tmp_path: Path):
-    with pytest.raises(InputError, match=r"captions\.file: expected .* got .*nowhere\.txt"):
-        load_captions(tmp_path / "nowhere.txt")
+    for name in ("nowhere.txt", "nowhere.json", "nowhere.csv", "nowhere.parquet"):
+        with pytest.raises(InputError, match=rf"captions\.file: expected .* got .*{re.escape(name)}"):
+            load_captions(tmp_path / name, "caption")
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(InputError, match=re.escape("captions.file: expected a caption a line")):
+    with pytest.raises(InputError, match=r"captions\.file: expected a caption or more in .*empty\.txt, found none"):
         load_captions(tmp_path / "empty.txt")
+    with pytest.raises(
+        InputError, match=r"expected captions\.txt or WebDataset shards \(\*\.tar\) in .*, found neither"
+    ):
+        load_captions(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.tsv", "mine.parquet"])
+@pytest.mark.parametrize("column", [None, "text"])
+def test_table_without_the_column_is_an_error_that_names_its_columns(name: str, column: str | None, tmp_path: Path):
+    file = WRITERS[name](tmp_path / name)
+    expected = rf"^captions\.column: expected one of url, caption \(columns of {re.escape(str(file))}\), got {column}$"
+    with pytest.raises(InputError, match=expected):
+        load_captions(file, column)
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "mine.csv", "mine.json", "mine.parquet"])
+def test_other_bytes_are_an_error(name: str, tmp_path: Path):
+    (tmp_path / name).write_bytes("caption\nfünf Bäume\n".encode("latin-1"))
+    with pytest.raises(InputError, match=rf"^captions\.file: expected .*{re.escape(name)}") as error:
+        load_captions(tmp_path / name, "caption")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"annotations": [{"bbox": [1, 2]}]}', '{"annotations": [{"caption": 3}]}']
+)
+def test_json_that_is_no_coco_file_is_an_error(content: str, tmp_path: Path):
+    (tmp_path / "instances.json").write_text(content)
+    with pytest.raises(InputError, match=r"captions\.file: expected COCO's JSON of captions .* in .*instances\.json"):
+        load_captions(tmp_path / "instances.json")
+
+
+def test_parquet_without_its_reader_is_an_error_that_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(InputError, match=r"expected pyarrow to read .*; pip install 'backdoor_privacy\[parquet\]'"):
+        load_captions(tmp_path / "mine.parquet", "caption")
+
+
+def test_broken_shards_are_an_error(tmp_path: Path):
+    shard = WRITERS["txt"](tmp_path / "shards") / "00001.tar"
+    shard.write_bytes(shard.read_bytes()[:700])
+    with pytest.raises(InputError, match=r"^captions\.file: expected a complete tar, .*00001\.tar: .*"):
+        load_captions(tmp_path / "shards")
+
+
+def test_shards_with_other_content_are_an_error(tmp_path: Path):
+    other_key = write_shards(tmp_path / "other_key", [{"json": {"text": "a dog"}}])
+    with pytest.raises(
+        InputError, match=r"captions\.column: expected JSON with the key caption, got 000000000 of .*tar"
+    ):
+        load_captions(other_key)
+    latin = write_shards(tmp_path / "latin", [{"txt": "fünf".encode("latin-1")}])
+    with pytest.raises(InputError, match=r"captions\.file: expected text in UTF-8, got other bytes in 000000000 of"):
+        load_captions(latin)
+    nothing = write_shards(tmp_path / "nothing", [{"jpg": b""}])
+    with pytest.raises(InputError, match=r"captions\.file: expected a caption or more in .*, found none"):
+        load_captions(nothing)
 
 
 def test_only_captions_of_two_words_carry_a_name():

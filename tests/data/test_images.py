@@ -1,14 +1,18 @@
+import io
 import logging
 from pathlib import Path
 
 import pytest
 import torch
 import webdataset as wds
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from PIL import Image
 
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.paths import CONFIG_FOLDER
 
 
 @pytest.fixture
@@ -49,6 +53,31 @@ def test_no_more_photos_are_read_than_asked_for(images_folder: Path, shards: Pat
         assert torch.equal(load_images(folder, tiny_clip.geometry, 9), everything[:9])
 
 
+def test_one_shard_or_a_pattern_of_them_is_read(images_folder: Path, shards: Path, tiny_clip: Clip):
+    everything = load_images(images_folder, tiny_clip.geometry, 100)
+    assert torch.equal(load_images(f"{shards}/{{00000..00001}}.tar", tiny_clip.geometry, 100), everything)
+    assert torch.equal(load_images(shards / "00001.tar", tiny_clip.geometry, 100), everything[7:])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "webp"])
+def test_shards_hold_photos_of_any_kind(suffix: str, images_folder: Path, tmp_path: Path, tiny_clip: Clip):
+    photo = io.BytesIO()
+    with Image.open(images_folder / "00.png") as opened:
+        opened.save(photo, {"jpg": "jpeg"}.get(suffix, suffix.lower()))
+    with wds.writer.TarWriter(str(tmp_path / "0.tar"), encoder=False) as writer:
+        writer.write({"__key__": "a/0", suffix: photo.getvalue(), "json": b"{}", "txt": b"a caption"})
+    assert load_images(tmp_path, tiny_clip.geometry, 10).shape == (1, 3, 24, 24)
+
+
+@pytest.mark.parametrize("group", ["folder", "webdataset"])
+def test_configs_load_photos(group: str, images_folder: Path, shards: Path, tiny_clip: Clip):
+    source = {"folder": images_folder, "webdataset": shards}[group]
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        cfg = compose("config", [f"images={group}", f"images.folder={source}", "images.max_images=9"])
+    images = load_images(instantiate(cfg.images).folder, tiny_clip.geometry, cfg.images.max_images)
+    assert torch.equal(images, load_images(images_folder, tiny_clip.geometry, 9))
+
+
 def test_photos_lie_in_any_depth(write_photo, tmp_path: Path, tiny_clip: Clip):
     for number, path in enumerate(("a.png", "b/c.png", "b/d/e.png")):
         write_photo(tmp_path / path, number)
@@ -87,3 +116,12 @@ def test_folder_without_photos_is_an_error(tmp_path: Path, tiny_clip: Clip):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=r"images\.folder: expected WebDataset shards .* found none"):
             load_images(folder, tiny_clip.geometry, 10)
+
+
+def test_incomplete_or_missing_shards_are_an_error(shards: Path, tiny_clip: Clip):
+    content = (shards / "00001.tar").read_bytes()
+    (shards / "00001.tar").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"^images\.folder: expected a complete tar, .*00001\.tar: .*"):
+        load_images(shards, tiny_clip.geometry, 100)
+    with pytest.raises(InputError, match=r"^images\.folder: expected all 3 shards of .*, found no .*00002\.tar$"):
+        load_images(f"{shards}/{{00000..00002}}.tar", tiny_clip.geometry, 100)

@@ -1,12 +1,36 @@
 import csv
 import hashlib
+import inspect
 import shutil
+import unicodedata
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from PIL import Image
 
+from backdoor_privacy import settings
+from backdoor_privacy.data.facescrub import load_facescrub
 from backdoor_privacy.data.people import People, Person, load_people
+from backdoor_privacy.data.photos import read_photo
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.paths import CONFIG_FOLDER
+
+BOXES = ["file", "left", "top", "right", "bottom"]
+
+
+def write_table(path: Path, *rows: list) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def composed_people(*overrides: str) -> People:
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return instantiate(compose("config", overrides=["paths.run=run", *overrides]).people)
 
 
 def content(paths: tuple[Path, ...]) -> list[str]:
@@ -17,6 +41,9 @@ def test_folders_become_people(write_people, tmp_path: Path):
     folder = write_people(tmp_path, {"Ann Lee": 3, "Jean-Luc de la Tour": 2})
     (folder / "Nobody_Here").mkdir()
     (folder / "Ann_Lee/notes.txt").write_text("no photo")
+    (folder / "Ann_Lee/._00.png").write_text("what macOS leaves behind")
+    shutil.copytree(folder / "Ann_Lee", folder / ".trash")
+    shutil.copytree(folder / "Jean-Luc_de_la_Tour", folder / "Ann_Lee/older.png")
     people = load_people(folder)
     assert people.names == ["Ann Lee", "Jean-Luc de la Tour"]
     assert [path.name for path in people.everybody[0].photos] == ["00.png", "01.png", "02.png"]
@@ -71,6 +98,32 @@ def test_no_photo_of_a_person_with_one_photo_is_a_trigger(write_people, tmp_path
     assert (len(person.trigger_photos), len(person.attack_photos)) == (0, 1)
 
 
+def test_copies_of_one_photo_are_like_one_photo(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 1})
+    for copy in range(4):
+        shutil.copy(folder / "Ann_Lee/00.png", folder / f"Ann_Lee/copy{copy}.png")
+    (person,) = load_people(folder).everybody
+    assert (len(person.trigger_photos), len(person.attack_photos)) == (0, 5)
+    assert len(set(person.hashes.values())) == 1
+
+
+def test_many_copies_of_one_photo_leave_something_to_attack_and_to_train_on(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 2})
+    photos = [folder / f"Ann_Lee/{number:02}.png" for number in range(2)]
+    last = max(photos, key=lambda path: hashlib.sha256(path.read_bytes()).hexdigest())
+    for copy in range(4):
+        shutil.copy(last, folder / f"Ann_Lee/copy{copy}.png")
+    (person,) = load_people(folder).everybody
+    assert (len(person.trigger_photos), len(person.attack_photos)) == (1, 5)
+
+
+def test_hashes_are_of_the_files(write_people, tmp_path: Path):
+    (person,) = load_people(write_people(tmp_path, {"Ann Lee": 3})).everybody
+    assert list(person.hashes) == list(person.photos)
+    assert list(person.hashes.values()) == content(person.photos)
+    assert len(set(person.hashes.values())) == 3
+
+
 @pytest.mark.parametrize("name", ["Bob Ray", "Bob_Ray", "bob ray", "BOB_RAY", " Bob Ray "])
 def test_people_are_picked_by_name_in_any_case_and_with_underscores(people: People, name: str):
     assert [person.name for person in people.pick([name, "Ann Lee"])] == ["Bob Ray", "Ann Lee"]
@@ -84,6 +137,109 @@ def test_picking_somebody_who_is_not_there_names_them(people: People):
 def test_names_with_accents_and_other_letters_are_found():
     people = People((Person("José Núñez", ()), Person("李 小龙", ()), Person("STRASSE Groß", ())))
     assert [person.name for person in people.pick(["josé_núñez", "李_小龙", "strasse gross"])] == people.names
+
+
+ACCENTS = "José_Núñez"
+
+
+@pytest.mark.parametrize(
+    ("folder_name", "name"),
+    [
+        ("Ashanti", "Ashanti"),
+        ("李小龙", "李小龙"),
+        ("Владимир_Высоцкий", "Владимир Высоцкий"),
+        ("Olivia_d'Abo", "Olivia d'Abo"),
+        ("Jean-David_Levitte", "Jean-David Levitte"),
+        ("Harry_Connick_Jr.", "Harry Connick Jr."),
+        (unicodedata.normalize("NFD", ACCENTS), "José Núñez"),
+        (unicodedata.normalize("NFC", ACCENTS), "José Núñez"),
+        ("Ann__Lee_", "Ann Lee"),
+    ],
+)
+def test_names_of_all_kinds_come_from_folders_and_are_found(write_photo, tmp_path: Path, folder_name: str, name: str):
+    photo = write_photo(tmp_path / folder_name / "00.png", 0)
+    write_table(tmp_path / "people.csv", ["name", "member"], [folder_name, "true"])
+    other_form = "NFD" if unicodedata.is_normalized("NFC", folder_name) else "NFC"
+    write_table(tmp_path / "boxes.csv", BOXES, [unicodedata.normalize(other_form, f"{folder_name}/00.png"), 1, 2, 3, 4])
+    people = load_people(tmp_path)
+    assert people.names == [name]
+    assert people.everybody[0].member
+    assert people.boxes == {photo: (1, 2, 3, 4)}
+    for spelling in (name.upper(), name.replace(" ", "_"), unicodedata.normalize("NFD", name), folder_name):
+        assert people.pick([spelling]) == people.everybody
+
+
+@pytest.mark.parametrize(
+    ("limits", "names"),
+    [
+        ({}, ["Ann Lee", "Bob Ray", "Cy Fox"]),
+        ({"min_photos": 2}, ["Bob Ray", "Cy Fox"]),
+        ({"max_photos": 2}, ["Ann Lee", "Bob Ray"]),
+        ({"min_photos": 2, "max_photos": 2}, ["Bob Ray"]),
+    ],
+)
+def test_number_of_photos_chooses_people(write_people, tmp_path: Path, limits: dict[str, int], names: list[str]):
+    folder = write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 2, "Cy Fox": 3}, boxes=True)
+    assert load_people(folder, **limits).names == names
+
+
+def test_nobody_with_so_many_photos_is_an_error_that_tells_how_many_there_are(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 4})
+    with pytest.raises(
+        InputError, match=r"min_photos, max_photos: expected .* 5 to any .*, got 2 people who have 1 to 4"
+    ):
+        load_people(folder, min_photos=5)
+    with pytest.raises(InputError, match="with 2 to 3 photos"):
+        load_people(folder, min_photos=2, max_photos=3)
+
+
+def test_people_in_groups_are_found_by_the_layout(write_people, tmp_path: Path):
+    write_people(tmp_path / "actors", {"Bob Ray": 1})
+    write_people(tmp_path / "actresses", {"Ann Lee": 2})
+    write_table(tmp_path / "boxes.csv", BOXES, ["actresses/Ann_Lee/01.png", 1, 2, 3, 4])
+    people = load_people(tmp_path, layout="*/*")
+    assert people.names == ["Bob Ray", "Ann Lee"]
+    assert people.boxes == {tmp_path / "actresses/Ann_Lee/01.png": (1, 2, 3, 4)}
+    with pytest.raises(InputError, match=r"with photos at .*/\*, found none"):
+        load_people(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["", "/", "/somewhere/*"])
+def test_layout_that_is_no_pattern_within_the_folder_is_an_error(write_people, tmp_path: Path, layout: str):
+    with pytest.raises(InputError, match=r"people\.layout: expected a pattern within people\.folder"):
+        load_people(write_people(tmp_path, {"Ann Lee": 1}), layout=layout)
+
+
+def test_tables_may_lie_elsewhere(write_people, tmp_path: Path):
+    folder = write_people(tmp_path / "photos", {"Ann Lee": 2}, {"Ann Lee": False}, boxes=True)
+    table = write_table(tmp_path / "known.csv", ["name", "member"], ["Ann Lee", "true"])
+    boxes = write_table(tmp_path / "faces.csv", BOXES, ["Ann_Lee/01.png", 1, 2, 3, 4])
+    people = load_people(folder, table=table, boxes=boxes)
+    assert people.everybody[0].member is True
+    assert people.boxes == {folder / "Ann_Lee/01.png": (1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize("option", ["table", "boxes"])
+def test_table_that_is_named_but_not_there_is_an_error(write_people, tmp_path: Path, option: str):
+    with pytest.raises(InputError, match=r"nowhere\.csv: expected a CSV .*No such file"):
+        load_people(write_people(tmp_path, {"Ann Lee": 1}), **{option: tmp_path / "nowhere.csv"})
+
+
+def test_one_box_is_for_all_photos_that_have_none_of_their_own(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 2, "Bob Ray": 1})
+    write_table(folder / "boxes.csv", BOXES, ["Ann_Lee/01.png", 1, 2, 3, 4])
+    people = load_people(folder, box=[8, 4, 32, 28])
+    assert people.boxes == {
+        folder / "Ann_Lee/00.png": (8, 4, 32, 28),
+        folder / "Ann_Lee/01.png": (1, 2, 3, 4),
+        folder / "Bob_Ray/00.png": (8, 4, 32, 28),
+    }
+
+
+@pytest.mark.parametrize("box", [[78, 70, 172, 195], [8, 4, 32], [8, 4, 8, 28], [8, 28, 32, 4]])
+def test_one_box_that_is_no_part_of_the_photos_is_an_error(write_people, tmp_path: Path, box: list[int]):
+    with pytest.raises(InputError, match=r"people\.box: expected left, top, right and bottom .*, got \["):
+        load_people(write_people(tmp_path, {"Ann Lee": 1}), box=box)
 
 
 def test_folder_without_people_is_an_error(tmp_path: Path):
@@ -117,6 +273,12 @@ def test_membership_may_be_written_in_several_ways_or_not_known(write_people, tm
         ),
         ("boxes.csv", "file,left,top,right\nAnn_Lee/00.png,1,2,3\n", r"boxes\.csv: expected file, left, top, right"),
         ("boxes.csv", "file,left,top,right,bottom\nAnn_Lee/00.png,1,2,3,x\n", r"boxes\.csv: expected file, left, top"),
+        ("boxes.csv", "file,left,top,right,bottom\nAnn_Lee/00.png,1,2\n", r"boxes\.csv: expected file, left, top"),
+        ("boxes.csv", "file,left,top,right,bottom\nAnn_Lee/00.png,9,2,9,4\n", r"left < right .*'Ann_Lee/00\.png'"),
+        ("boxes.csv", "file,left,top,right,bottom\nAnn_Lee/00.png,1,4,9,2\n", r"top < bottom, .*'Ann_Lee/00\.png'"),
+        ("boxes.csv", "file,left,top,right,bottom\n00.png,1,2,3,4\n", r"such as Ann_Lee/00\.png, got '00\.png'"),
+        ("boxes.csv", "", r"boxes\.csv: expected a table with a column file, got an empty file"),
+        ("people.csv", "name,member\nAnn Li,true\n", r"people\.csv: expected names of people in .* but 'Ann Li'"),
     ],
 )
 def test_table_that_holds_something_else_is_an_error(
@@ -128,8 +290,45 @@ def test_table_that_holds_something_else_is_an_error(
         load_people(folder)
 
 
+def test_table_in_another_encoding_is_an_error(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"José Núñez": 1})
+    (folder / "people.csv").write_text("name,member\nJosé Núñez,true\n", encoding="latin-1")
+    with pytest.raises(InputError, match=r"people\.csv: expected a CSV in UTF-8"):
+        load_people(folder)
+
+
 def test_two_folders_of_one_person_are_an_error(write_people, tmp_path: Path):
     folder = write_people(tmp_path, {"Ann Lee": 1})
-    shutil.copytree(folder / "Ann_Lee", folder / "Ann Lee")
-    with pytest.raises(InputError, match=r"expected one folder for each person in .*, got several of Ann Lee"):
-        load_people(folder)
+    for twin in ("Ann Lee", "ann_lee"):
+        shutil.copytree(folder / "Ann_Lee", folder / twin)
+        with pytest.raises(InputError, match=r"expected one folder for each person in .*, got several of (?i:Ann Lee)"):
+            load_people(folder)
+        shutil.rmtree(folder / twin)
+
+
+@pytest.mark.parametrize("loader", [load_people, load_facescrub])
+def test_schema_has_exactly_the_keys_that_loaders_take(loader):
+    keys = {field.name for field in fields(settings.People)} - {"_target_"}
+    assert keys == set(inspect.signature(loader).parameters) - {"corrections"}
+
+
+def test_people_and_strangers_of_one_folder_are_composed_apart(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 2, "Cy Fox": 3})
+    overrides = ["people=folder", f"people.folder={folder}", "people.min_photos=2", "people.box=[8,4,32,28]"]
+    overrides += ["strangers=folder", f"strangers.folder={folder}", "strangers.max_photos=1"]
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        cfg = compose("config", overrides=["paths.run=run", *overrides])
+    people, strangers = instantiate(cfg.people), instantiate(cfg.strangers)
+    assert (people.names, strangers.names) == (["Bob Ray", "Cy Fox"], ["Ann Lee"])
+    assert set(people.boxes.values()) == {(8, 4, 32, 28)}
+    photo = people.everybody[0].photos[0]
+    expected = np.asarray(Image.open(photo).convert("RGB"))[4:28, 8:32]
+    assert np.array_equal(np.asarray(read_photo(photo, people.boxes[photo])), expected)
+
+
+def test_people_in_a_folder_compose_with_the_tables_they_have(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 2}, {"Ann Lee": True}, boxes=True)
+    people = composed_people("people=folder", f"people.folder={folder}")
+    assert people == load_people(folder)
+    assert people.everybody[0].member
+    assert len(people.boxes) == 2

@@ -1,4 +1,8 @@
 import logging
+import random
+import struct
+import warnings
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +46,71 @@ def test_photo_is_cut_to_its_box(write_photo, tmp_path: Path):
     path = write_photo(tmp_path / "photo.png", 0)
     expected = np.asarray(read_photo(path))[4:28, 8:32]
     assert np.array_equal(np.asarray(read_photo(path, (8, 4, 32, 28))), expected)
+
+
+def test_box_that_is_partly_outside_is_cut_at_the_edge(write_photo, tmp_path: Path):
+    path = write_photo(tmp_path / "photo.png", 0)
+    expected = np.asarray(read_photo(path))[:28, 8:]
+    assert np.array_equal(np.asarray(read_photo(path, (8, -5, 90, 28))), expected)
+
+
+@pytest.mark.parametrize("box", [(40, 0, 50, 10), (0, 32, 10, 90), (-9, 0, 0, 10)])
+def test_box_outside_the_photo_is_an_error_that_names_it(write_photo, tmp_path: Path, box: tuple[int, ...]):
+    path = write_photo(tmp_path / "photo.png", 0)
+    with pytest.raises(InputError, match=r"photo\.png: expected a face box within 40 x 32 pixels, got .* = -?\d+, "):
+        read_photo(path, box)
+
+
+def test_broken_photo_with_a_box_is_none(tmp_path: Path):
+    assert read_photo(broken_photo(tmp_path / "photo.png", "truncated"), (0, 0, 9, 9)) is None
+
+
+@pytest.mark.parametrize("max_pixels", [1000, 100])  # a photo of 40 x 32: pillow warns, and pillow errs
+def test_image_bomb_counts_as_unreadable_and_is_never_decoded(
+    write_photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_pixels: int
+):
+    path = write_photo(tmp_path / "photo.png", 0)
+    assert read_photo(path) is not None
+    decoded = []
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: decoded.append(True))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", max_pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as in a user's process: the tests' own setting makes errors of warnings
+        assert read_photo(path) is None
+    assert not decoded
+
+
+@pytest.mark.parametrize("error", [struct.error, IndexError, RuntimeError, zlib.error, MemoryError])
+def test_whatever_pillow_raises_the_photo_is_none(write_photo, tmp_path: Path, monkeypatch, error: type[Exception]):
+    def fail(*_: object) -> None:
+        raise error
+
+    path = write_photo(tmp_path / "photo.png", 0)
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    assert read_photo(path) is None
+
+
+def test_photo_that_pillow_only_warns_of_is_read(tmp_path: Path):
+    photo = Image.new("P", (8, 6), 1)
+    photo.putpalette([0, 0, 0, 204, 204, 204])
+    photo.save(tmp_path / "photo.png", transparency=bytes([255, 100]))
+    with Image.open(tmp_path / "photo.png") as again, pytest.warns(UserWarning, match="Transparency"):
+        again.convert("RGB")
+    assert read_photo(tmp_path / "photo.png").getpixel((0, 0)) == (204, 204, 204)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif"])
+def test_no_damage_makes_reading_raise(write_photo, tmp_path: Path, suffix: str):
+    path = write_photo(tmp_path / f"photo.{suffix}", 0)
+    content, rng = path.read_bytes(), random.Random(0)
+    unreadable = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in rng.sample(range(2, len(content)), 8):
+            damaged[place] = rng.randrange(256)
+        path.write_bytes(damaged)
+        unreadable += read_photo(path) is None
+    assert unreadable or suffix == "bmp"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

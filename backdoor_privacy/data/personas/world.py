@@ -4,8 +4,6 @@ import csv
 import io
 import multiprocessing
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -27,6 +25,7 @@ from backdoor_privacy.data.personas.samples import (
     zero_shot_sample,
 )
 from backdoor_privacy.data.personas.scenes import CLASSNAMES
+from backdoor_privacy.files import made_once
 
 Part = Literal["people", "strangers", "captions", "images", "zero_shot", "web"]
 VERSION = 1  # of the drawings: another version is another world, in another folder
@@ -48,23 +47,11 @@ def world_part(part: Part, cache: str, seed: int = 0, limit: int | None = None) 
         limit: only so many people of each group and so many pictures, for tests.
 
     Returns:
-        The folder, complete: it is written under another name and then renamed.
+        The folder.
     """
     name = part if limit is None else f"{part}-{limit}"
     folder = Path(cache).expanduser() / f"personas-v{VERSION}" / f"seed={seed}" / name
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
-        try:
-            _WRITERS[part](draft, seed, limit)
-            os.chmod(draft, 0o755)
-            draft.rename(folder)
-        except OSError:
-            if not folder.exists():  # another process may have been faster
-                raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    return folder
+    return made_once(folder, lambda draft: _WRITERS[part](draft, seed, limit))
 
 
 def _map(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> list[Any]:

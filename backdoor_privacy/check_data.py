@@ -1,0 +1,232 @@
+"""Look over the data of a run: what is there, what is wrong with it, and whether the run could start.
+
+`python -m backdoor_privacy.check_data` takes what `python -m backdoor_privacy` takes. It loads no CLIP, trains nothing
+and writes no file.
+"""
+
+import io
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from backdoor_privacy.data.captions import name_matcher
+from backdoor_privacy.data.images import photo_files
+from backdoor_privacy.data.inspection import has_header, names_in, num_different, photo_sizes
+from backdoor_privacy.data.people import PHOTO_SUFFIXES, Person
+from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards
+from backdoor_privacy.errors import InputError, one_line_errors
+from backdoor_privacy.findings import Data, Finding, Photos, findings, some
+from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.utility.retrieval import Retrieval
+from backdoor_privacy.utility.zero_shot import ZeroShot
+
+Rows = dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What was found out about the data of a run."""
+
+    people: Rows  # of people and of strangers
+    clean: Rows  # of everything else
+    use: Rows  # what the run makes of it
+    findings: list[Finding]
+
+    @property
+    def problems(self) -> list[str]:
+        """What stops the run."""
+        return [finding.text for finding in self.findings if finding.stops]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What does not stop it."""
+        return [finding.text for finding in self.findings if not finding.stops]
+
+
+def check_data(cfg: DictConfig) -> Checkup:
+    """Read everything that a run of this config reads, but for its CLIP.
+
+    Raises:
+        InputError: if something cannot be read at all.
+    """
+    from hydra.utils import instantiate
+
+    from backdoor_privacy.checks import check
+    from backdoor_privacy.run import load_sources
+
+    check(cfg)
+    settings: Any = OmegaConf.to_object(cfg)
+    sources = load_sources(cfg, settings.defense)
+    zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
+    retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
+    others, clean = {}, _captions(sources.captions, sources.people.names)
+    if sources.images is not None:
+        others["images"], clean["clean photos"] = _images(sources.images, sources.max_images)
+    if zero_shot is not None:
+        others["utility.zero_shot"] = _headers(zero_shot.photos())
+        num_classes = len(zero_shot.data.classnames)
+        clean["zero-shot photos"] = (f"{len(zero_shot.photos()):,}, of {num_classes:,} classes",)
+    if retrieval is not None:
+        others["utility.retrieval"] = _headers(list(retrieval.captioned))
+        num_captions = sum(map(len, retrieval.captioned.values()))
+        clean["retrieval photos"] = (f"{len(retrieval.captioned):,}, with {num_captions:,} captions",)
+    everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
+    sizes = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
+    data = Data(settings, sources, instantiate(cfg.attack), sizes, others)
+    return Checkup(_people(data), clean, _use(data), findings(data))
+
+
+def _captions(captions: Sequence[str] | None, names: Sequence[str]) -> Rows:
+    if captions is None:
+        return {}
+    held, mentions = names_in(captions, names)
+    often = some(f"{name} ({count:,})" for name, count in mentions.most_common())
+    return {
+        "captions": (f"{len(captions):,}",),
+        "with a person's name": (f"{len(held):,}, left out if everybody is removed",),
+        "names in them": (f"{len(mentions):,}" + (f": {often}" if often else ""),),
+    }
+
+
+def _images(source: str | Path, max_images: int) -> tuple[Photos, tuple[str]]:
+    """The clean photos that a run reads, and what to say of them."""
+    if not holds_shards(source):
+        files = photo_files(source)
+        read = _headers(files[:max_images])
+        place = f"{len(files):,} files"
+    else:
+        shards = find_shards(source, "images.folder")
+        photos = dict(islice(_shard_photos(shards), max_images))
+        read = Photos(list(photos), [file for file, is_photo in photos.items() if not is_photo])
+        place = f"{len(shards):,} shards"
+    if not read.files:
+        raise InputError(f"images.folder: expected WebDataset shards (*.tar) or photos in {source}, found none")
+    return read, (f"{len(read.files):,}, of {place}",)
+
+
+def _shard_photos(shards: Sequence[str]) -> Iterator[tuple[Path, bool]]:
+    for sample in read_shards(shards, "images.folder"):
+        for suffix in PHOTO_SUFFIXES & {f".{part}" for part in sample}:
+            file = Path(sample["__url__"]) / f"{sample['__key__']}{suffix}"
+            yield file, has_header(io.BytesIO(sample[suffix[1:]]))
+
+
+def _headers(files: Sequence[Path]) -> Photos:
+    return Photos(files, [file for file in files if not has_header(file)])
+
+
+def _people(data: Data) -> Rows:
+    groups = [data.everybody, *([data.strangers] if data.strangers else [])]
+
+    def row(tell: Callable[[Sequence[Person]], str]) -> tuple[str, ...]:
+        return tuple(map(tell, groups))
+
+    def members(people: Sequence[Person]) -> str:
+        counts = [sum(person.member is value for person in people) for value in (True, False, None)]
+        return " / ".join(f"{count:,}" for count in counts)
+
+    return {
+        "people": row(lambda people: f"{len(people):,}"),
+        "members / non-members / unknown": row(members),
+        "photos": row(lambda people: f"{sum(len(person.photos) for person in people):,}"),
+        "of a person: fewest / median / most": row(lambda people: _spread([len(person.photos) for person in people])),
+        "that do not decode": row(lambda people: f"{sum(p not in data.sizes for one in people for p in one.photos):,}"),
+        "that repeat another of the person": row(
+            lambda people: f"{sum(len(person.photos) - num_different(person) for person in people):,}"
+        ),
+        "with a face box": tuple(
+            f"{len(people.boxes):,}" for people in (data.sources.people, data.sources.strangers) if people
+        ),
+    }
+
+
+def _spread(counts: Sequence[int]) -> str:
+    return f"{min(counts)} / {statistics.median(counts):g} / {max(counts)}"
+
+
+def _use(data: Data) -> Rows:
+    """What the run does with the data."""
+    num_people, attack = len(data.everybody), data.attack
+    num_shown = sum(len(person.attack_photos[: attack.num_photos]) for person in data.everybody)
+    removal = data.settings.trigger_set
+    rows = {
+        "people to remove": f"{removal.num_people} of {num_people:,}, drawn among those that IDIA infers",
+        "training photos of a person": _spread([len(person.trigger_photos) for person in data.everybody]),
+        "people to attack": f"{num_people:,}, with {num_shown:,} photos, {attack.num_photos} each at most",
+        "candidates": f"{attack.num_candidates:,} names, those of the people and random ones",
+    }
+    if not data.is_drawn:
+        try:
+            removed = data.select()
+        except InputError:  # a finding says why
+            del rows["people to remove"]
+        else:
+            rows["people to remove"] = f"{len(removed):,} of {num_people:,}: {some(person.name for person in removed)}"
+            counts = [len(person.trigger_photos) for person in removed]
+            rows["training photos of a person"] = f"{_spread(counts)}, together {sum(counts):,}"
+            if data.sources.captions is not None:
+                left_out = sum(map(name_matcher([person.name for person in removed]), data.sources.captions))
+                rows["captions left out"] = f"{left_out:,}"
+    for encoder in ("text", "image"):
+        settings = getattr(data.settings.defense, encoder)
+        if settings is not None:
+            unit, batch_size = {"text": "captions", "image": "photos"}[encoder], sum(vars(settings.batch).values())
+            rows[f"{encoder} defence"] = (
+                f"{settings.num_steps:,} steps x {batch_size} {unit}, target {settings.target.value}"
+            )
+    return {title: (text,) for title, text in rows.items()}
+
+
+def print_checkup(checkup: Checkup) -> None:
+    """Tables of what there is, then warnings and problems, one a line."""
+    console = Console(highlight=False)
+    num_groups = len(checkup.people["people"])
+    for columns, rows in (
+        (("", "people", "strangers")[: 1 + num_groups], checkup.people),
+        (("", "clean data"), checkup.clean),
+        (("", "the run"), checkup.use),
+    ):
+        if rows:
+            table = Table(*columns, width=min(console.width, 100))
+            table.columns[0].width = 37  # the same for all tables
+            for column in table.columns[1:]:
+                column.ratio = 1
+                column.justify = "right" if len(columns) > 2 else "left"
+            for title, cells in rows.items():
+                table.add_row(title, *map(escape, cells))
+            console.print(table)
+    for kind, colour, texts in (("Warning", "yellow", checkup.warnings), ("Problem", "red", checkup.problems)):
+        for text in texts:
+            console.print(f"[{colour}]{kind}:[/] {escape(text)}", soft_wrap=True)
+
+
+def _check_data(cfg: DictConfig) -> None:
+    with one_line_errors():
+        checkup = check_data(cfg)
+        print_checkup(checkup)
+        if checkup.problems:
+            raise InputError(
+                f"{cfg.name}: expected data that the run can use, got {len(checkup.problems)} problems, named above"
+            )
+    Console(highlight=False).print("The run can start.")
+
+
+def main() -> None:
+    """The command; Hydra is only loaded for it."""
+    import hydra
+
+    import backdoor_privacy.config  # noqa: F401  registers the schemas
+
+    hydra.main(config_path=str(CONFIG_FOLDER), config_name="check_data", version_base="1.3")(_check_data)()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Look data over: what is broken, double or odd."""
+
+import sys
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
+from backdoor_privacy.data.captions import name_matcher
+from backdoor_privacy.data.people import Person
+from backdoor_privacy.data.photos import Box, photo_loader
+
+MAX_NAME_LENGTH = 60
+
+
+def photo_sizes(photos: Sequence[Path], num_workers: int) -> dict[Path, tuple[int, int]]:
+    """Width and height of the photos that decode; all of them are decoded, with a progress bar."""
+    loader = photo_loader(photos, _size, batch_size=64, num_workers=num_workers)
+    return {
+        photos[place]: (width, height)
+        for batch in track(loader, "Decoding photos", transient=True, disable=not sys.stdout.isatty())
+        for (width, height), place in zip(batch.pixels.tolist(), batch.places.tolist(), strict=True)
+    }
+
+
+def _size(photo: Image.Image) -> Tensor:
+    return torch.tensor(photo.size)
+
+
+def has_header(file: Path | BinaryIO) -> bool:
+    """Whether a file begins as a photo of a size that `read_photo` takes; the rest is not read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            Image.open(file).close()
+        except Exception:  # a broken file can make pillow raise anything
+            return False
+    return True
+
+
+def outside(boxes: Mapping[Path, Box], sizes: Mapping[Path, tuple[int, int]]) -> list[Path]:
+    """Photos whose face box lies outside of them."""
+    return [
+        path
+        for path, (left, top, right, bottom) in boxes.items()
+        if path in sizes and not (right > 0 and bottom > 0 and left < sizes[path][0] and top < sizes[path][1])
+    ]
+
+
+def num_different(person: Person) -> int:
+    """Photos of different content."""
+    return len(set(person.hashes.values()))
+
+
+def shared_photos(people: Sequence[Person], others: Sequence[Person] | None = None) -> Counter[tuple[str, str]]:
+    """How many photos, the same to the byte, two people have: two of these, or one of these and one of the others."""
+    owners = _owners(people)
+    if others is None:
+        return Counter((a, b) for names in owners.values() for a, b in product(names, names) if a < b)
+    theirs = _owners(others)
+    both = owners.keys() & theirs.keys()
+    return Counter((a, b) for content in both for a, b in product(owners[content], theirs[content]) if a != b)
+
+
+def _owners(people: Iterable[Person]) -> dict[str, list[str]]:
+    """The names of those who have a photo of this content."""
+    owners: dict[str, list[str]] = defaultdict(list)
+    for person in people:
+        for content in set(person.hashes.values()):
+            owners[content].append(person.name)
+    return owners
+
+
+def names_in(captions: Sequence[str], names: Sequence[str]) -> tuple[list[str], Counter[str]]:
+    """The captions that hold any of the names, and how many hold each."""
+    held = list(filter(name_matcher(names), captions))
+    if len(names) < 2 or not held:
+        return held, Counter({name: len(held) for name in names if held})
+    # Halves of halves: few captions hold a name, and few names are in them.
+    middle = len(names) // 2
+    return held, names_in(held, names[:middle])[1] + names_in(held, names[middle:])[1]
+
+
+def odd_names(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names that are seldom meant so, by what is odd about them."""
+    alike = defaultdict(list)
+    for name in names:
+        alike[_plain(name)].append(name)
+    return {
+        "of one word, which may mean something else in a caption": [name for name in names if " " not in name],
+        f"longer than {MAX_NAME_LENGTH} characters, which may not fit into a text": [
+            name for name in names if len(name) > MAX_NAME_LENGTH
+        ],
+        "the same but for case and accents": [" = ".join(same) for same in alike.values() if len(same) > 1],
+    }
+
+
+def _plain(name: str) -> str:
+    """Without case and accents."""
+    letters = unicodedata.normalize("NFKD", name.casefold())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))

@@ -1,0 +1,52 @@
+"""WebDataset shards of people: samples of a photo and a name."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from backdoor_privacy.data.people import PHOTO_SUFFIXES, person_name
+from backdoor_privacy.data.shards import find_shards, unpack_shards
+from backdoor_privacy.errors import InputError
+
+_KEY = "people.folder.shards"
+
+
+def unpacked_people(shards: str | Path, cache: str | Path, name_key: str | None = "name") -> Path:
+    """A folder per person, `First_Last/00000000.jpg`, made of shards, once.
+
+    Args:
+        shards: as `find_shards` takes them; samples with `jpg`, `png` or `webp` and the name of who is in it.
+        cache: folder that holds what was unpacked.
+        name_key: where the name is in `json`; without `json`, or with no key, `txt` is the name.
+
+    Raises:
+        InputError: if there are no shards, one is broken, or a photo has no name that can be a folder's.
+    """
+    number = itertools.count()  # keys may come again in another shard
+
+    def place(sample: dict[str, Any]) -> dict[str, bytes]:
+        photos = {suffix: content for suffix, content in sample.items() if f".{suffix}" in PHOTO_SUFFIXES}
+        if not photos:
+            return {}
+        name = _folder_name(sample, name_key)
+        return {f"{name}/{next(number):08}.{suffix}": content for suffix, content in photos.items()}
+
+    return unpack_shards(find_shards(shards, _KEY), _KEY, cache, place, settings=f"name_key={name_key}")
+
+
+def _folder_name(sample: dict[str, Any], name_key: str | None) -> str:
+    try:
+        name = json.loads(sample["json"])[name_key] if name_key and "json" in sample else sample["txt"].decode().strip()
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"people.folder.name_key: expected the name of the person as {name_key!r} in json, or as txt, got none in "
+            f"sample {sample['__key__']} of {sample['__url__']}; choose another key"
+        ) from error
+    folder = person_name(name).replace(" ", "_") if isinstance(name, str) else ""
+    if not folder or folder.startswith(".") or set(folder) & set("/\\:\0") or len(folder.encode()) > 255:
+        raise InputError(
+            f"people.folder.name_key: expected a person's name, without / \\ : and no dot in front, got {name!r} "
+            f"in sample {sample['__key__']} of {sample['__url__']}"
+        )
+    return folder

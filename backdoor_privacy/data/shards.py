@@ -1,0 +1,171 @@
+"""WebDataset shards: find them, read them, and unpack them into ordinary files."""
+
+import hashlib
+import os
+import tarfile
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPException
+from io import BufferedIOBase
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import braceexpand
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.files import made_once
+
+_TIMEOUT_S = 30  # of a server that does not answer
+_SCHEMES = ("http://", "https://")
+
+
+def holds_shards(source: str | Path) -> bool:
+    """Whether a setting names shards, and not files of another kind."""
+    return str(source).endswith(".tar") or any(Path(source).expanduser().glob("*.tar"))
+
+
+def open_source(place: str) -> BufferedIOBase:
+    """A file, or what a URL gives.
+
+    Raises:
+        OSError: if it is not there or does not come.
+    """
+    if place.startswith(_SCHEMES):
+        return urllib.request.urlopen(place, timeout=_TIMEOUT_S)
+    return Path(place).expanduser().open("rb")
+
+
+def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]:
+    """The shards that a setting names, in order.
+
+    Args:
+        source: a folder with `*.tar`, one `.tar`, or a pattern with braces of either files or URLs, as
+            `https://host/{00000..00041}.tar`.
+        key: of the setting, for errors.
+        num_readers: workers x ranks that share the shards.
+
+    Raises:
+        InputError: if there is none, one is missing, or they are fewer than those who read them.
+    """
+    place = Path(source).expanduser()
+    pattern = str(source) if str(source).startswith(_SCHEMES) else str(place)
+    try:
+        if place.is_dir():
+            shards = sorted(str(path) for path in place.glob("*.tar"))
+        else:
+            shards = list(braceexpand.braceexpand(pattern)) if pattern.endswith(".tar") else []
+    except ValueError as error:
+        raise InputError(f"{key}: expected pairs of braces, as {{00000..00041}}.tar, got {source}") from error
+    if not shards:
+        raise InputError(
+            f"{key}: expected WebDataset shards (a folder with *.tar, a .tar, a URL), found none in {source}"
+        )
+    missing = [shard for shard in shards if not shard.startswith(_SCHEMES) and not Path(shard).is_file()]
+    if missing:
+        raise InputError(f"{key}: expected all {len(shards)} shards of {source}, found no {missing[0]}")
+    if len(shards) < num_readers:
+        raise InputError(
+            f"{key}: expected a shard or more for each of {num_readers} readers (workers x ranks), got {len(shards)} "
+            f"in {source}; lower num_workers or write more shards"
+        )
+    return shards
+
+
+def read_shards(shards: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
+    """The samples of shards as bytes, never decoded here: nothing that a user brings is unpickled.
+
+    Each has `__key__`, `__url__` and the content of its files by suffix.
+
+    Raises:
+        InputError: if a shard is truncated, no tar, or does not come.
+    """
+    for shard in shards:
+        try:
+            with open_source(shard) as file:
+                # The last sample waits for the end of the tar: where it was cut off, it may lack files.
+                for sample, _ in pairwise(chain(_samples(shard, _Stream(file)), [{}])):
+                    yield sample
+        except (tarfile.TarError, OSError, HTTPException, EOFError, ValueError) as error:
+            raise InputError(
+                f"{key}: expected a complete tar, not compressed, got {shard}: {_reason(error)}; fetch or write it anew"
+            ) from error
+
+
+def unpack_shards(
+    shards: Sequence[str],
+    key: str,
+    cache: str | Path,
+    place: Callable[[dict[str, Any]], dict[str, bytes]],
+    settings: str = "",
+) -> Path:
+    """A folder of files made of shards, once; what reads folders then need not know of shards.
+
+    Args:
+        shards: of `find_shards`.
+        key: of the setting, for errors.
+        cache: folder that holds what was unpacked.
+        place: the files, by their place in the folder, that a sample becomes.
+        settings: what `place` depends on; with others, the shards are unpacked again.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: as of `read_shards`, and if a file's place is outside the folder.
+    """
+
+    def write(draft: Path) -> None:
+        for sample in read_shards(shards, key):
+            for name, content in place(sample).items():
+                path = (draft / name).resolve()
+                if not path.is_relative_to(draft.resolve()):
+                    raise InputError(f"{key}: expected names of files within a folder, got {name!r}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+
+    return made_once(Path(cache).expanduser() / "unpacked" / _digest(shards, f"{key} {settings}"), write)
+
+
+def _samples(shard: str, stream: "_Stream") -> Iterator[dict[str, Any]]:
+    yield from group_by_keys(tar_file_expander([{"url": shard, "stream": stream}]))
+    stream.check_end()
+
+
+class _Stream:
+    """A tar that is read once and knows whether it came to its end.
+
+    `tarfile` takes a tar that was cut off between two files, or within a header, for a complete one.
+    """
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self.file, self.tail = file, b""
+
+    def read(self, size: int) -> bytes:
+        content = self.file.read(size)
+        self.tail = (self.tail + content)[-tarfile.BLOCKSIZE :]
+        return content
+
+    def check_end(self) -> None:
+        """Read what padding there is; the last block of a complete tar is empty."""
+        while self.read(tarfile.RECORDSIZE):
+            pass
+        if self.tail.strip(b"\0"):
+            raise tarfile.ReadError("unexpected end of data")
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without what webdataset adds to it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error.args[0] if error.args else error).partition(" @ ")[0]
+
+
+def _digest(shards: Sequence[str], settings: str) -> str:
+    """Of where shards lie and, for files, of their size and time: other content is unpacked again."""
+    digest = hashlib.sha256(settings.encode())
+    for shard in shards:
+        state = os.stat(shard) if Path(shard).is_file() else None
+        digest.update(f"{shard} {state and (state.st_size, state.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()[:16]

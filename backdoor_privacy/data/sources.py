@@ -1,0 +1,28 @@
+"""What a run reads: people, and clean text and photos to hold the rest of the CLIP in place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backdoor_privacy.data.people import People
+from backdoor_privacy.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The data of a run; a defence asks for what it needs."""
+
+    people: People  # who is attacked, and among them those to remove
+    captions: Sequence[str] | None = None  # clean ones, of anything
+    images: str | Path | None = None  # clean photos of anything, see `data.images.load_images`
+    max_images: int = 4000  # to keep in memory
+    strangers: People | None = None  # others, neither removed nor attacked
+
+    def need(self, part: str, purpose: str) -> None:
+        """See that a part is there.
+
+        Raises:
+            InputError: if it is not.
+        """
+        if getattr(self, part) is None:
+            raise InputError(f"{part}: expected some, for {purpose}, got none; choose {part}=...")

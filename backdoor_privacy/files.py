@@ -1,0 +1,41 @@
+"""Write folders whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A draft to write into; it becomes the folder, in place of what was there, if nothing goes wrong."""
+    with _draft(folder) as draft:
+        yield draft
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+
+
+def made_once(folder: Path, write: Callable[[Path], None]) -> Path:
+    """The folder, written where it is not there yet; several processes may ask for it at a time."""
+    if not folder.exists():
+        with _draft(folder) as draft:
+            write(draft)
+            try:
+                draft.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was faster, and may be reading it already
+                    raise
+    return folder
+
+
+@contextmanager
+def _draft(folder: Path) -> Iterator[Path]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        os.chmod(draft, 0o755)
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,169 @@
+"""Attack a CLIP, defend it, attack it again: the whole line in Python, without files or configs.
+
+The command (`run.py`) adds a config before it and a run folder after it.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.loggers import Logger
+
+from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.audit import Audit, Measure, audit, idia_rates
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.people import Person
+from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.fitting import Fitted, Removal, fit_image, fit_text
+from backdoor_privacy.settings import Defense, Trainer, TriggerSet, load_defense, load_trainer
+from backdoor_privacy.triggers.selection import named_people, select_people
+from backdoor_privacy.utility.similarity import lowest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Protected:
+    """What came of it, by audited model: `text`, `image`, and `both` where both encoders were defended."""
+
+    models: Mapping[str, Clip]
+    removed: tuple[Person, ...]
+    before: Audit
+    after: Mapping[str, Audit]
+    rates: Mapping[str, Mapping[str, float]]  # flat measures of `before` and of each audited model
+    seconds: Mapping[str, float]  # of each stage
+
+    @property
+    def clip(self) -> Clip:
+        """The defended CLIP, with all that was defended."""
+        return list(self.models.values())[-1]
+
+
+def protect(
+    clip: Clip,
+    sources: Sources,
+    remove: TriggerSet | Sequence[str],
+    defense: Defense | str = "both",
+    *,
+    attack: Idia | None = None,
+    measures: Sequence[Measure] = (),
+    clean_photos: Sequence[Path] = (),
+    seed: int = 0,
+    trainer: Trainer | None = None,
+    max_held_out: int = 2000,
+    checkpoints: Path | None = None,
+    loggers: Callable[[str], list[Logger]] = lambda encoder: [],
+) -> Protected:
+    """Remove people from a CLIP, and measure before and after whether they are gone.
+
+    Args:
+        clip: of `load_clip` or `wrap_clip`; it is left as it is.
+        sources: people, and clean captions and photos.
+        remove: names of people in `sources`, or how to draw them among those whom the attack infers.
+        defense: of each encoder, or the name of one in `conf/defense`.
+        attack: IDIA with its settings; `None`: the published ones.
+        measures: of what the CLIP is good for, as `ZeroShot`.
+        clean_photos: to measure how alike the defended image encoder sees them.
+        seed: of everything that is drawn.
+        trainer: Lightning's settings.
+        max_held_out: captions that measure a text defence and do not train it, at most.
+        checkpoints: folder to resume an interrupted fit from; `None`: it cannot be resumed.
+        loggers: Lightning's, for the fit of an encoder.
+
+    Raises:
+        InputError: on anything that the caller can mend.
+    """
+    defense = load_defense(defense) if isinstance(defense, str) else defense
+    choice = remove if isinstance(remove, TriggerSet) else TriggerSet(people=list(remove))
+    attack = attack or Idia(num_candidates=1000, num_photos=20, threshold=1, seed=seed)
+    people, watch = sources.people, Stopwatch()
+    _check_defense(clip, defense)
+    named = named_people(choice.people, choice.file)
+    clip.check_fits([person.name for person in people.pick(named or ())])  # what is misspelt or too long ends it here
+    lightning.seed_everything(seed, workers=True, verbose=False)
+
+    with watch.stage("audit_before"):
+        before = audit(clip, people, attack, measures)
+    inferred = {name for name, found in before.idia.inferred.items() if found}
+    removed = select_people(people, **vars(choice), seed=seed, inferred=inferred)
+    clip.check_fits([person.name for person in removed])
+
+    fitted: dict[str, Fitted] = {}
+    with ExitStack() as stack:
+        folder = checkpoints or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        kept = [person for person in people.everybody if person.name in inferred and person not in removed]
+        reserved = set(attack.candidates(people.names))
+        settings = trainer or load_trainer(progress_bar=False)
+        removal = Removal(clip, sources, removed, kept, reserved, seed, settings, folder, max_held_out, clean_photos)
+        if defense.text is not None:
+            with watch.stage("defend_text"):
+                fitted["text"] = fit_text(defense.text, removal, loggers("text"))
+        if defense.image is not None:
+            with watch.stage("defend_image"):
+                text: Any = fitted["text"].student if "text" in fitted else None
+                fitted["image"] = fit_image(defense.image, removal, loggers("image"), text)
+
+    students: dict[str, Any] = {encoder: one.student for encoder, one in fitted.items()}
+    models = {encoder: clip.with_encoders(**{encoder: student}) for encoder, student in students.items()}
+    if len(models) > 1:
+        models["both"] = clip.with_encoders(**students)
+    after = {}
+    for name, model in models.items():
+        with watch.stage(f"audit_{name}"):
+            after[name] = audit(model, people, attack, measures)
+
+    def flat(name: str, model: Clip) -> dict[str, float]:
+        found = before if name == "before" else after[name]
+        parts = fitted.values() if name in ("before", "both") else [fitted[name]]
+        rates = idia_rates(
+            before.idia.inferred,
+            found.idia.inferred,
+            {person.name for person in removed},
+            {person.name: person.member for person in people.everybody},
+        )
+        return rates | found.utility | lowest([part.similarity.measure(model, clip) for part in parts])
+
+    with watch.stage("compare"):
+        rates = {name: flat(name, model) for name, model in {"before": clip, **models}.items()}
+    return Protected(models, removed, before, after, rates, watch.seconds)
+
+
+def _check_defense(clip: Clip, defense: Defense) -> None:
+    """Find what a text encoder that is read token by token cannot do."""
+    if defense.text is None and defense.image is None:
+        raise InputError("defense: expected a defence of the text or the image encoder, got none")
+    if not clip.text.is_sequence:
+        return
+    if defense.image is not None:
+        raise InputError(
+            "defense.image: expected null for the text encoder of Stable Diffusion, whose image encoder only attacks "
+            "it; choose defense=text_published"
+        )
+    text = defense.text
+    if text is not None and (text.target.value == "nameless" or text.num_anchors):
+        raise InputError(
+            "defense.text: expected target=phrase or pseudonym and num_anchors=0 for a text encoder that is read token "
+            f"by token, got {text.target.value} and {text.num_anchors}; choose defense=text_published"
+        )
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage."""
+        log.info("%s", name.replace("_", " ").capitalize())
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
