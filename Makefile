@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test test-all check bench clean
+.PHONY: help setup run smoke test test-all check bench bench-architectures clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -50,6 +50,9 @@ check: $(STAMP) ## ruff, format and types
 
 bench: $(STAMP) ## time and memory of the main runs
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-architectures: $(STAMP) ## every architecture in its true size: seconds a step, memory, export
+	@$(BIN)/python benchmarks/architectures.py $(ARGS)
 
 clean: ## delete caches and builds; .venv and runs/ stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -69,7 +69,7 @@ def check_data(cfg: DictConfig) -> Checkup:
     retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
     others, clean = {}, _captions(sources.captions, sources.people.names)
     if sources.images is not None:
-        others["images"], clean["clean photos"] = _images(sources.images, sources.max_images)
+        others["images"], clean["clean photos that the run reads"] = _images(sources.images, sources.max_images)
     if zero_shot is not None:
         others["utility.zero_shot"] = _headers(zero_shot.photos())
         num_classes = len(zero_shot.data.classnames)
@@ -213,9 +213,7 @@ def _check_data(cfg: DictConfig) -> None:
         checkup = check_data(cfg)
         print_checkup(checkup)
         if checkup.problems:
-            raise InputError(
-                f"{cfg.name}: expected data that the run can use, got {len(checkup.problems)} problems, named above"
-            )
+            raise InputError(f"{cfg.name}: expected data without a problem, got {len(checkup.problems)}, named above")
     Console(highlight=False).print("The run can start.")
 
 

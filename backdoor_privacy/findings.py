@@ -219,20 +219,17 @@ def _broken(key: str, photos: Sequence[Path], broken: Sequence[Path], embedded: 
 
 
 def _duplicates(data: Data) -> Iterator[Finding]:
-    pairs = shared_photos(data.everybody), shared_photos(data.everybody, data.strangers)
-    where = (
-        "two people, so that a defence may train on what attacks the other",
-        "people and strangers, so that what is to go is also to stay",
-    )
-    for found, place in zip(pairs, where, strict=True):
-        if found:
-            names = (f"{one} and {other} ({count})" for (one, other), count in found.most_common())
-            yield Finding(
-                f"people.folder: {sum(found.values())} photos are of {place}: {some(names)}; delete the wrong ones"
-            )
+    kinds = {
+        "of two people, so that a defence may train on what attacks the other": shared_photos(data.everybody),
+        "of people and strangers, so that what is to go is to stay": shared_photos(data.everybody, data.strangers),
+    }
+    for kind, pairs in kinds.items():
+        if pairs:
+            names = (f"{one} and {other} ({count})" for (one, other), count in pairs.most_common())
+            yield Finding(f"people.folder: photos {kind}: {some(names)}; delete them where they are wrong")
 
 
 def _names(data: Data) -> Iterator[Finding]:
-    for oddity, names in odd_names(data.sources.people.names).items():
+    for kind, names in odd_names(data.sources.people.names).items():
         if names:
-            yield Finding(f"people.folder: {len(names)} names are {oddity}: {some(names)}")
+            yield Finding(f"people.folder: names {kind}: {some(names)}")

@@ -1,5 +1,6 @@
 """Look data over: what is broken, double or odd."""
 
+import io
 import sys
 import unicodedata
 import warnings
@@ -7,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from PIL import Image
@@ -35,7 +35,7 @@ def _size(photo: Image.Image) -> Tensor:
     return torch.tensor(photo.size)
 
 
-def has_header(file: Path | BinaryIO) -> bool:
+def has_header(file: Path | io.BytesIO) -> bool:
     """Whether a file begins as a photo of a size that `read_photo` takes; the rest is not read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -64,9 +64,10 @@ def changed(before: Found, after: Found) -> set[str]:
     return {key for key, digest in digests(before).items() if digests(after)[key] != digest}
 
 
-def change_last_byte(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+def change_one_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def test_manifest_counts_what_there_is(data: Path, describe):
@@ -102,7 +103,7 @@ def test_same_data_in_another_folder_gives_the_same_bytes(data: Path, describe, 
 
 def test_one_changed_byte_changes_the_persons_digest_and_that_of_all_people_only(data: Path, describe):
     before = describe(data)
-    change_last_byte(data / "people/Bob_Ray/03.png")
+    change_one_byte(data / "people/Bob_Ray/03.png")
     after = describe(data)
     assert changed(before, after) == {"people", "Bob Ray"}
     assert before["people"]["everybody"].keys() == after["people"]["everybody"].keys()
@@ -118,10 +119,7 @@ def test_one_changed_byte_changes_the_persons_digest_and_that_of_all_people_only
 )
 def test_changed_content_changes_the_digest_of_its_source_only(source: str, file: str, data: Path, describe):
     before = describe(data)
-    change_last_byte(data / file)
-    (data / "captions.txt").write_text(
-        (data / "captions.txt").read_text() + ("\na dog" if source == "captions" else "")
-    )
+    change_one_byte(data / file)
     assert changed(before, describe(data)) == {source}
 
 
