@@ -40,6 +40,7 @@ from backdoor_privacy.weights import (
     needs_quick_gelu,
     offline_hub,
     registered_name,
+    weight_file,
 )
 
 _TEXT_BATCH_SIZE, _PHOTO_BATCH_SIZE = 512, 128
@@ -74,9 +75,10 @@ class Clip:
         """The normalisation that `geometry` leaves out."""
         return Normalize(self.config["preprocess_cfg"]["mean"], self.config["preprocess_cfg"]["std"])
 
-    def with_encoders(self, text: TextEncoder | None = None, image: ImageEncoder | None = None) -> "Clip":
+    def with_encoders(self, text: Encoder | None = None, image: ImageEncoder | None = None) -> "Clip":
         """The same CLIP with other encoders."""
-        return replace(self, text=text or self.text, image=image or self.image)
+        changes: Any = {"text": text or self.text, "image": image or self.image}
+        return replace(self, **changes)
 
     def check_fits(self, names: Sequence[str]) -> None:
         """See that names are read to their end.
@@ -113,18 +115,21 @@ class Clip:
         Raises:
             InputError: if more than 1 % of the photos do not decode.
         """
-        known = self.image.embedded
-        key = tuple(paths)
-        if key not in known:
-            features = torch.zeros(len(paths), self.config["model_cfg"]["embed_dim"])
-            readable = torch.zeros(len(paths), dtype=torch.bool)
-            for pixels, places in self._decode(key):
-                if len(places):
-                    features[places] = self._embed(self.image, self.normalize(pixels.float() / 255))
-                    readable[places] = True
+        known: dict[Path, Tensor | None] = self.image.embedded  # None for a photo that does not decode
+        asked = tuple(path for path in dict.fromkeys(paths) if path not in known)
+        known.update(dict.fromkeys(asked))
+        for pixels, places in self._decode(asked) if asked else ():
+            if len(places):
+                features = self._embed(self.image, self.normalize(pixels.float() / 255))
+                known.update(zip([asked[place] for place in places], features, strict=True))
+        found = [known[path] for path in paths]
+        readable = torch.tensor([features is not None for features in found], dtype=torch.bool)
+        if asked:
             check_readable(readable, paths)
-            known[key] = features, readable
-        return known[key]
+        features = torch.zeros(len(paths), self.config["model_cfg"]["embed_dim"])
+        if readable.any():
+            features[readable] = torch.stack([one for one in found if one is not None])
+        return features, readable
 
     def _decode(self, paths: tuple[Path, ...]) -> Iterator[PhotoBatch]:
         """Photos as bytes, not yet normalised; as far as there is room, they are read from their files only once."""
@@ -227,7 +232,7 @@ def load_clip(
         raise InputError(
             f"clip.quick_gelu: expected true or null for {model}, an architecture with QuickGELU, got false"
         )
-    weights = _weight_file(model, pretrained)
+    weights = weight_file(model, pretrained)
     if weights is not None:
         check_shapes(loaded, weights, source)
     if precision == "auto":
@@ -239,15 +244,6 @@ def load_clip(
     from backdoor_privacy.stable_diffusion import with_text_model  # it needs this module
 
     return with_text_model(clip, text_model)
-
-
-def _weight_file(model: str, pretrained: str | None) -> Path | None:
-    """The file that somebody put together with this architecture; those of tags and repositories fit."""
-    if model.startswith(LOCAL_DIR):
-        file = Path(model.removeprefix(LOCAL_DIR), HF_SAFE_WEIGHTS_NAME)
-    else:
-        file = Path(pretrained or "")
-    return file if file.is_file() and pretrained != RANDOM else None
 
 
 def wrap_clip(

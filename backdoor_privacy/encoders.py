@@ -48,26 +48,38 @@ class Encoder(nn.Module, ABC):
         Raises:
             InputError: if no tensor's name begins so, there are fewer blocks, or both are given.
         """
+        student = self.copy()
+        student.train()
+        chosen = student.to_train(trained, trained_blocks)
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(name in chosen)
+        for module in student.modules():
+            if isinstance(module, _NORMS):
+                module.eval()
+        return student
+
+    def to_train(self, trained: Sequence[str] | None, trained_blocks: int | None) -> set[str]:
+        """Names of the parameters that a student of these settings trains, see `student`."""
         if trained is not None and trained_blocks is not None:
             raise InputError(
                 "defense: expected either `trained` or `trained_blocks`, got both; set one of them to null"
             )
-        student = self.copy()
-        student.train()
-        names = dict(zip(student.state_dict(), student.tensors(), strict=True))
-        chosen = student.last_blocks(trained_blocks) if trained_blocks is not None else trained
-        for name, parameter in student.named_parameters():
-            wanted = chosen is None or names[name].startswith(tuple(chosen))
-            parameter.requires_grad_(wanted and not names[name].startswith(_UNTRAINED))
-        for module in student.modules():
-            if isinstance(module, _NORMS):
-                module.eval().requires_grad_(False)
-        if not any(parameter.requires_grad for parameter in student.parameters()):
+        names = dict(zip(self.state_dict(), self.tensors(), strict=True))
+        starts = self.last_blocks(trained_blocks) if trained_blocks is not None else trained
+        norms = {name for name, part in self.named_modules() if isinstance(part, _NORMS)}
+        chosen = {
+            name
+            for name, _ in self.named_parameters()
+            if (starts is None or names[name].startswith(tuple(starts)))
+            and not names[name].startswith(_UNTRAINED)
+            and name.rpartition(".")[0] not in norms
+        }
+        if not chosen:
             raise InputError(
-                f"defense: expected in `trained` how names of tensors begin, as {next(iter(student.tensors()))}, "
-                f"got {', '.join(trained or ())}"
+                f"defense: expected in `trained` how names of tensors begin, as {next(iter(self.tensors()))}, got "
+                f"{', '.join(trained or ())}; null trains all"
             )
-        return student
+        return chosen
 
     def last_blocks(self, num_blocks: int) -> list[str]:
         """How the names of the tensors begin that the last blocks hold, and those that project their output.

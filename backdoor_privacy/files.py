@@ -13,8 +13,10 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     """A draft to write into; it becomes the folder, in place of what was there, if nothing goes wrong."""
     with _draft(folder) as draft:
         yield draft
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
+            if folder.exists():
+                folder.rename(Path(aside) / "before")  # a rename each: hardly a moment without either
+            draft.rename(folder)
 
 
 def made_once(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -101,14 +101,9 @@ def _candidates(data: Data) -> Iterator[Finding]:
 
 
 def _parts(data: Data) -> Iterator[Finding]:
-    text, image = data.settings.defense.text, data.settings.defense.image
-    needed = ["captions"] if text else []
-    needed += ["strangers", "images"] if image else []
-    needed += ["images"] if text and text.num_anchors else []
-    needed += ["captions"] if image and image.num_anchors else []
-    for part in dict.fromkeys(needed):
+    for part in data.settings.defense.needs():
         try:
-            data.sources.need(part, "what must stay as it is")
+            data.sources.check([part])
         except InputError as error:
             yield Finding(str(error), stops=True)
 

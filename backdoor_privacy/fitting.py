@@ -98,7 +98,7 @@ class Removal:
 
     def clean_captions(self) -> list[str]:
         """Captions without a name to remove."""
-        self.sources.need("captions", "what must stay as it is")
+        self.sources.check(["captions"])
         return without_names(self.sources.captions or (), self.names)
 
 
@@ -163,8 +163,7 @@ def fit_image(
     """
     clip, sources, removed = removal.clip, removal.sources, removal.removed
     readers = [clip] if defended_text is None else [clip, clip.with_encoders(text=defended_text)]
-    sources.need("strangers", "faces that must stay as they are")
-    sources.need("images", "photos that must stay as they are")
+    sources.check(["strangers", "images"])
     strangers = sources.strangers or People(())
     familiar = set(strangers.names) & set(sources.people.names)
     if familiar:
@@ -257,7 +256,7 @@ def _photo_anchors(removal: Removal, num_anchors: int) -> Tensor:
     if not num_anchors:
         return torch.empty(0, 0)
     clip = removal.clip
-    removal.sources.need("images", "what captions must stay near to")
+    removal.sources.check(["images"])
     images = load_images(removal.sources.images or "", clip.geometry, num_anchors)
     return torch.cat([clip.embed_pixels(clip.normalize(batch.float() / 255)) for batch in images.split(128)])
 

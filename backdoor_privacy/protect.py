@@ -85,6 +85,7 @@ def protect(
     attack = attack or Idia(num_candidates=1000, num_photos=20, threshold=1, seed=seed)
     people, watch = sources.people, Stopwatch()
     _check_defense(clip, defense)
+    sources.check(defense.needs())
     named = named_people(choice.people, choice.file)
     clip.check_fits([person.name for person in people.pick(named or ())])  # what is misspelt or too long ends it here
     lightning.seed_everything(seed, workers=True, verbose=False)
@@ -136,11 +137,18 @@ def protect(
 
 
 def _check_defense(clip: Clip, defense: Defense) -> None:
-    """Find what a text encoder that is read token by token cannot do."""
+    """Find what cannot be done with this CLIP before anything is computed."""
     if defense.text is None and defense.image is None:
         raise InputError("defense: expected a defence of the text or the image encoder, got none")
-    if not clip.text.is_sequence:
-        return
+    if clip.text.is_sequence:
+        _check_sequence_defense(defense)
+    for encoder, settings in (("text", defense.text), ("image", defense.image)):
+        if settings is not None:
+            getattr(clip, encoder).to_train(settings.trained, settings.trained_blocks)
+
+
+def _check_sequence_defense(defense: Defense) -> None:
+    """Find what a text encoder that is read token by token cannot do."""
     if defense.image is not None:
         raise InputError(
             "defense.image: expected null for the text encoder of Stable Diffusion, whose image encoder only attacks "

@@ -101,16 +101,14 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
 
 def load_sources(cfg: DictConfig, defense: Defense) -> Sources:
     """The data of a run, as far as its defence needs it."""
-    text, image = defense.text, defense.image
-    needs_images = image is not None or (text is not None and text.num_anchors > 0)
-    needs_captions = text is not None or (image is not None and image.num_anchors > 0)
-    images = instantiate(cfg.images) if needs_images else None
+    needed = defense.needs()
+    images = instantiate(cfg.images) if "images" in needed else None
     return Sources(
         people=instantiate(cfg.people),
-        captions=instantiate(cfg.captions) if needs_captions else None,
+        captions=instantiate(cfg.captions) if "captions" in needed else None,
         images=images and images.folder,
         max_images=images.max_images if images else 0,
-        strangers=instantiate(cfg.strangers) if image is not None else None,
+        strangers=instantiate(cfg.strangers) if "strangers" in needed else None,
     )
 
 

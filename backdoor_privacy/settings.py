@@ -213,6 +213,16 @@ class Defense:
     text: TextDefense | None = None
     image: ImageDefense | None = None
 
+    def needs(self) -> list[str]:
+        """The parts of `data.sources.Sources` that it cannot do without, besides the people."""
+        text, image = self.text, self.image
+        wanted = {
+            "captions": text is not None or (image is not None and image.num_anchors > 0),
+            "images": image is not None or (text is not None and text.num_anchors > 0),
+            "strangers": image is not None,
+        }
+        return [part for part, is_wanted in wanted.items() if is_wanted]
+
 
 @dataclass
 class Attack:

@@ -68,6 +68,8 @@ class HuggingFaceTokenizer:
 class StableDiffusionClip(Clip):
     """A CLIP whose text side is Stable Diffusion's; the image side is there to attack it with."""
 
+    text: Any  # a SequenceEncoder
+
     def to_open_clip(self) -> nn.Module:
         """Not to be had: the text side is none of open_clip's.
 
@@ -106,20 +108,24 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
     if not isinstance(projection, Tensor):
         raise InputError("clip.model: expected a CLIP with a text projection beside clip.text_model, got another")
     transformers_logging.set_verbosity_error()  # not which weights of a whole CLIP the text model leaves out
+    transformers_logging.disable_progress_bar()
     folder = Path(text_model).expanduser()
     cached = folder.is_dir() or find_on_hub("clip.text_model", [(text_model, names) for names in _FILES])
     parts = _parts(folder) if folder.is_dir() else {"text_encoder": text_model, "tokenizer": text_model}
     try:
         with offline_hub(cached):
             tokenizer = CLIPTokenizer.from_pretrained(parts["tokenizer"])
-            text, report = CLIPTextModel.from_pretrained(
+            loaded: Any = CLIPTextModel.from_pretrained(
                 parts["text_encoder"], use_safetensors=True, output_loading_info=True
             )
+            text, report = loaded
     except Exception as error:  # what transformers and the readers of weight files raise has no class in common
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"clip.text_model={text_model}: expected a CLIPTextModel (safetensors) with its tokenizer, got: {reason}"
         ) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # transformers makes up one without a word
+        raise InputError(f"clip.text_model={text_model}: expected its tokenizer with it, found none")
     if report["missing_keys"]:  # transformers makes them up
         raise InputError(
             f"clip.text_model={text_model}: expected all weights of a CLIPTextModel, got none for "

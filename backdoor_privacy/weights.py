@@ -173,6 +173,16 @@ def needed_files(model: str, pretrained: str | None) -> tuple[list[tuple[str, li
     return [*needed, (repo, names)], advice + (" with clip.quick_gelu=true" if tag.get("quick_gelu") else "")
 
 
+def weight_file(model: str, pretrained: str | None) -> Path | None:
+    """The file that somebody put together with an architecture; those of tags and repositories fit theirs."""
+    if pretrained == RANDOM:
+        return None
+    files = [Path(pretrained or "")]
+    if model.startswith(LOCAL_DIR):
+        files = [Path(model.removeprefix(LOCAL_DIR), name) for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)]
+    return next((file for file in files if file.is_file()), None)
+
+
 def check_shapes(model: nn.Module, file: Path, source: str) -> None:
     """open_clip stretches positional embeddings of another size, and says nothing."""
     if file.suffix in (".npz", ".npy"):

@@ -246,7 +246,7 @@ def test_counts_that_do_not_suffice_stop_a_run(overrides: list[str], problem: st
 def test_source_that_a_defence_cannot_do_without_stops_a_run(part: str, compose_cfg):
     cfg = compose_cfg()
     cfg[part] = None
-    problem = only(check_data(cfg).problems, f"{part}: expected some, for what must stay as it is, got none")
+    problem = only(check_data(cfg).problems, f"{part}: expected some to hold the rest of the CLIP in place, got none")
     assert problem.endswith(f"choose {part}=...")
 
 

@@ -246,7 +246,7 @@ def test_architecture_without_weights_is_an_error(architecture: str, tmp_path: P
 def test_weight_file_that_is_damaged_is_an_error(architecture: str, tmp_path: Path):
     for number, content in enumerate((b"", b"no weights", b"\x80\x02K\x01.")):
         (tmp_path / f"{number}.pt").write_bytes(content)
-        with pytest.raises(InputError, match="expected weights of this architecture|a pickle that is damaged"):
+        with pytest.raises(InputError, match=r"expected weights of this architecture|a pickle that is damaged"):
             load_clip(architecture, pretrained=str(tmp_path / f"{number}.pt"))
 
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
 
 from backdoor_privacy.clip import load_clip
+from backdoor_privacy.data.people import load_people
 from backdoor_privacy.data.personas import world
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.paths import CONFIG_FOLDER
@@ -22,10 +24,9 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cfg(web: Path, tmp_path: Path) -> DictConfig:
-    overrides = [
-        "data=shards",
-        f"data.folder='{web}'",
+def tiny(tmp_path: Path) -> list[str]:
+    """Overrides that make any training small."""
+    return [
         f"paths.run={tmp_path / 'run'}",
         "model.embed_dim=16",
         "model.vision_cfg={image_size: 32, layers: [1, 1, 1, 1], width: 8, head_width: 64}",
@@ -38,8 +39,16 @@ def cfg(web: Path, tmp_path: Path) -> DictConfig:
         "checkpoint_every_steps=2",
         "++trainer={accelerator: cpu, devices: 1, precision: 32-true, enable_progress_bar: false}",
     ]
+
+
+def compose_pretrain(name: str, overrides: list[str]) -> DictConfig:
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return compose("pretrain", overrides=overrides)
+        return compose(name, overrides=overrides)
+
+
+@pytest.fixture
+def cfg(web: Path, tiny: list[str]) -> DictConfig:
+    return compose_pretrain("pretrain", ["data=shards", f"data.folder='{web}'", *tiny])
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
@@ -66,7 +75,7 @@ def test_stream_is_endless_and_a_function_of_the_seed(web: Path):
 
 
 def test_folder_without_shards_is_an_error(tmp_path: Path):
-    with pytest.raises(InputError, match="data: expected a folder of WebDataset shards"):
+    with pytest.raises(InputError, match=r"^data\.folder: expected WebDataset shards .*, found none in"):
         caption_stream(tmp_path, None, None, batch_size=2, num_workers=0, seed=0)
 
 
@@ -83,3 +92,35 @@ def test_pretraining_writes_a_clip_and_goes_on_where_it_was_stopped(cfg: DictCon
     longer = load_clip(f"local-dir:{pretrain(cfg)}")
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=False)["global_step"] == 6
     assert not all(torch.equal(tensor, before[name]) for name, tensor in longer.image.tensors().items())
+
+
+@pytest.fixture
+def own_photos(write_people, write_photo, captions_file: Path, tmp_path: Path) -> list[str]:
+    """Overrides to train on a few photos of people and of things."""
+    write_people(tmp_path / "people", {"Ann Lee": 4, "Bob Ray": 4, "Cleo Diaz": 1})
+    for number in range(8):
+        write_photo(tmp_path / f"things/dog/{number}.png", number)
+    folders = [f"data.folder.people={tmp_path / 'people'}", f"data.folder.classes={tmp_path / 'things'}"]
+    half = ["data.folder.min_photos=4", "data.folder.member_share=0.5"]
+    return [*folders, *half, f"data.folder.captions={captions_file}", f"paths.cache={tmp_path / 'cache'}"]
+
+
+def test_own_photos_are_trained_on(own_photos: list[str], tiny: list[str], tmp_path: Path):
+    smaller = [one for one in tiny if not one.startswith(("num_steps", "batch_size"))]
+    cfg = compose_pretrain("pretrain_photos", [*smaller, *own_photos, "num_steps=2", "batch_size=4"])
+    assert (cfg.augmentation.use_timm, cfg.data.folder.num_copies) == (True, 8)
+    trained = load_clip(f"local-dir:{pretrain(cfg)}")
+    assert trained.embed_texts(["Ann Lee"]).shape == (1, 16)
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=False)["global_step"] == 2
+    [folder] = (tmp_path / "cache/pairs").iterdir()
+    people = load_people(tmp_path / "people", table=folder / "people.csv", min_photos=4)
+    assert sorted(person.member is True for person in people.everybody) == [False, True]
+    changed = compose_pretrain("pretrain_photos", [*smaller, *own_photos, "num_steps=3", "batch_size=4"])
+    pretrain(changed)  # goes on with the same shards
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=False)["global_step"] == 3
+    assert list((tmp_path / "cache/pairs").iterdir()) == [folder]
+
+
+def test_own_photos_must_be_named(tiny: list[str]):
+    with pytest.raises(MissingMandatoryValue, match="people"):
+        _ = compose_pretrain("pretrain_photos", tiny).data.folder.people

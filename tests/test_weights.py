@@ -151,9 +151,7 @@ def test_host_is_reached_or_not(port: int, closed_port: int, hub: Path):
     assert not reachable("https://no-such-host.invalid")
 
 
-def test_proxy_is_asked_in_place_of_the_host(
-    port: int, closed_port: int, hub: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_proxy_is_asked_in_place_of_the_host(port: int, closed_port: int, hub: Path, monkeypatch: pytest.MonkeyPatch):
     for proxy, is_there in ((f"http://127.0.0.1:{port}", True), (f"127.0.0.1:{closed_port}", False)):
         monkeypatch.setenv("https_proxy", proxy)
         assert reachable("https://no-such-host.invalid") is is_there
@@ -192,7 +190,11 @@ def test_weight_file_that_lacks_a_tensor_is_an_error(architecture: Any, tiny_cli
 @pytest.mark.parametrize(
     ("model", "pretrained", "expected"),
     [
-        (NAME, "nowhere", r"^clip\.pretrained: expected a tag of test-tiny \(somewhere\) or a weight file, got nowhere"),
+        (
+            NAME,
+            "nowhere",
+            r"^clip\.pretrained: expected a tag of test-tiny \(somewhere\) or a weight file, got nowhere",
+        ),
         ("ViT-B-32", "no_such_tag", r"expected a tag of ViT-B-32 \(openai, laion400m_e31, .* \.\.\.\)"),
         ("no-such-model", "openai", r"^clip\.model: expected an architecture of open_clip \(.*\), got no-such-model"),
         ("local-dir:{tiny}", "openai", r"^clip\.pretrained: expected null for local-dir:.*own weights, got openai"),
@@ -311,11 +313,15 @@ def test_weight_files_for_other_sizes_are_an_error_and_not_stretched(
         load_clip(NAME, file)
 
 
-def test_folder_with_weights_for_other_sizes_is_an_error(write_clip: Any, tmp_path: Path):
+@pytest.mark.parametrize("form", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_folder_with_weights_for_other_sizes_is_an_error(form: str, write_clip: Any, tmp_path: Path):
     folder = write_clip(tmp_path / "clip")
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["context_length"] = 20
     (folder / "open_clip_config.json").write_text(json.dumps(config))
+    if form.endswith("bin"):
+        torch.save(load_file(folder / "open_clip_model.safetensors"), folder / form)
+        (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(InputError, match="expected positional_embedding of shape"):
         load_clip(f"local-dir:{folder}")
 
@@ -358,9 +364,7 @@ def test_code_in_a_weight_file_is_refused_and_not_run(
         file, model = tmp_path / "clip/open_clip_pytorch_model.bin", f"local-dir:{tmp_path / 'clip'}"
         file.parent.mkdir()
         (file.parent / "open_clip_config.json").write_bytes((tiny_clip_folder / "open_clip_config.json").read_bytes())
-    torch.save(
-        {"state_dict": weights, "args": Code(done)}, file, _use_new_zipfile_serialization=form != "old file"
-    )
+    torch.save({"state_dict": weights, "args": Code(done)}, file, _use_new_zipfile_serialization=form != "old file")
     with pytest.raises(InputError, match="got a pickle that is damaged or holds code; it is not opened") as caught:
         load_clip(model, str(file) if model == NAME else None)
     assert "\n" not in str(caught.value)
@@ -370,7 +374,7 @@ def test_code_in_a_weight_file_is_refused_and_not_run(
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 def test_torchscript_archive_is_an_error_in_one_line(architecture: Any, tmp_path: Path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "weights.pt"))
-    with pytest.raises(InputError, match="expected weights of this architecture, got: .*TorchScript") as caught:
+    with pytest.raises(InputError, match=r"expected weights of this architecture, got: .*TorchScript") as caught:
         load_clip(NAME, str(tmp_path / "weights.pt"))
     assert "\n" not in str(caught.value)
 

@@ -1,6 +1,6 @@
 """What a run reads: people, and clean text and photos to hold the rest of the CLIP in place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,14 @@ class Sources:
     max_images: int = 4000  # to keep in memory
     strangers: People | None = None  # others, neither removed nor attacked
 
-    def need(self, part: str, purpose: str) -> None:
-        """See that a part is there.
+    def check(self, needed: Iterable[str]) -> None:
+        """See that the parts of these names are there.
 
         Raises:
-            InputError: if it is not.
+            InputError: if one is not.
         """
-        if getattr(self, part) is None:
-            raise InputError(f"{part}: expected some, for {purpose}, got none; choose {part}=...")
+        for part in needed:
+            if getattr(self, part) is None:
+                raise InputError(
+                    f"{part}: expected some to hold the rest of the CLIP in place, got none; choose {part}=..."
+                )
