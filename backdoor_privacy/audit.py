@@ -102,9 +102,9 @@ def _print_audit(cfg: DictConfig) -> None:
         table.add_row(title, str(num_people), f"{rate:.3f}", f"{correct:.2f}")
     console = Console()
     console.print(table)
-    if "zero_shot/top1" in found.utility:
-        num_photos = found.utility["zero_shot/num_photos"]
-        console.print(f"Zero-shot top-1 {found.utility['zero_shot/top1']:.3f} of {num_photos:.0f} photos")
+    for key, value in found.utility.items():
+        if "/num_" not in key:
+            console.print(f"{key} {value:.3f}")
 
 
 def main() -> None:

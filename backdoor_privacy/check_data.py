@@ -1,7 +1,7 @@
 """Look over the data of a run: what is there, what is wrong with it, and whether the run could start.
 
 `python -m backdoor_privacy.check_data` takes what `python -m backdoor_privacy` takes. It loads no CLIP, trains nothing
-and writes no file.
+and writes nothing outside the cache.
 """
 
 import io

@@ -2,6 +2,7 @@
 
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from math import nan
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
                     "fpr": after["idia/fpr"],
                     "zero_shot_top1": after["zero_shot/top1"],
                     "zero_shot_top1_loss": before["zero_shot/top1"] - after["zero_shot/top1"],
+                    **_recalls(before, after),
                     "seconds": sum(metrics["seconds"].values()),
                     "commit": metrics["versions"]["commit"],
                     "run": str(run.relative_to(folder)),
@@ -54,6 +56,13 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
     if not rows and not unfinished:
         raise InputError(f"{folder}: expected run folders in it, found none")
     return pd.DataFrame(rows), unfinished
+
+
+def _recalls(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Of retrieval, where the run measured it."""
+    rates = ("image_to_text_r1", "text_to_image_r1")
+    found = {rate: (before[f"retrieval/{rate}"], after[f"retrieval/{rate}"]) for rate in rates}
+    return {key: value for rate, (was, now) in found.items() for key, value in ((rate, now), (f"{rate}_loss", was - now))}
 
 
 def _overrides(runs: Path, experiment: str) -> str:

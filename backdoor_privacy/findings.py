@@ -76,7 +76,7 @@ class Data:
 
 def findings(data: Data) -> list[Finding]:
     """All that is to be said of the data; what needs to know whom to remove only if that can be told."""
-    rules = [_candidates, _parts, _familiar, _unreadable, _duplicates, _few_attack_photos, _names]
+    rules = [_candidates, _parts, _unreadable, _duplicates, _few_attack_photos, _names]
     found = []
     try:
         data.select()
@@ -101,11 +101,13 @@ def _candidates(data: Data) -> Iterator[Finding]:
 
 
 def _parts(data: Data) -> Iterator[Finding]:
+    found = set()
     for part in data.settings.defense.needs():
         try:
             data.sources.check([part])
         except InputError as error:
-            yield Finding(str(error), stops=True)
+            found.add(str(error))
+    yield from (Finding(text, stops=True) for text in sorted(found))
 
 
 def _captions(data: Data) -> Iterator[Finding]:
@@ -139,16 +141,6 @@ def _few_attack_photos(data: Data) -> Iterator[Finding]:
         yield Finding(
             f"attack.num_photos: {len(few)} of {len(counts)} people have fewer than {data.attack.num_photos} photos to "
             f"attack with, half of their photos: {min(few)} or more"
-        )
-
-
-def _familiar(data: Data) -> Iterator[Finding]:
-    familiar = {person.name for person in data.strangers} & set(data.sources.people.names)
-    if familiar:
-        yield Finding(
-            f"strangers: expected people who are not attacked, got {some(sorted(familiar))}; choose others, or delete "
-            "their folders",
-            stops=True,
         )
 
 

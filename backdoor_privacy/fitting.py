@@ -75,7 +75,7 @@ class Removal:
         reserved_names: names that may not become a pseudonym, the attack's candidates.
         seed: of everything that is drawn.
         trainer: Lightning's settings.
-        checkpoints: folder to resume from.
+        checkpoints: folder to resume from; `None`: nothing is kept.
         max_held_out: captions that measure a text defence and do not train it, at most.
         clean_photos: that measure an image defence and do not train it.
     """
@@ -87,7 +87,7 @@ class Removal:
     reserved_names: Collection[str]
     seed: int
     trainer: TrainerSettings
-    checkpoints: Path
+    checkpoints: Path | None
     max_held_out: int
     clean_photos: Sequence[Path]
 
@@ -95,6 +95,11 @@ class Removal:
     def names(self) -> list[str]:
         """Of the people to remove."""
         return [person.name for person in self.removed]
+
+    def strangers(self) -> People:
+        """People whose names and faces must stay."""
+        self.sources.check(["strangers"])
+        return self.sources.strangers or People(())
 
     def clean_captions(self) -> list[str]:
         """Captions without a name to remove."""
@@ -117,6 +122,9 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
         compared = names, other_names[:_MAX_NAMES_TO_COMPARE]
         own, others = (name_features(clip, each)[None] for each in compared)
         eraser = NameEraser(own, others, settings.min_nearer_names)
+    strangers: Sequence[str] = ()
+    if settings.strangers_share:
+        strangers = removal.strangers().names
     captions = removal.clean_captions()
     random.Random(seed).shuffle(captions)
     able = carriers(captions)
@@ -139,6 +147,8 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
         num_steps=settings.num_steps,
         seed=seed,
         bare_share=settings.bare_share,
+        strangers=strangers,
+        strangers_share=settings.strangers_share,
     )
     anchors = _photo_anchors(removal, settings.num_anchors)
     defense = TextDefense(clip.text, eraser=eraser, anchors=anchors, **_shared(settings))
@@ -159,15 +169,12 @@ def fit_image(
         defended_text: the text encoder that the defended one will work with; a nameless face hides from it, too.
 
     Raises:
-        InputError: if a stranger is attacked, or photos are too few or do not decode.
+        InputError: if photos are too few or do not decode.
     """
     clip, sources, removed = removal.clip, removal.sources, removal.removed
     readers = [clip] if defended_text is None else [clip, clip.with_encoders(text=defended_text)]
-    sources.check(["strangers", "images"])
-    strangers = sources.strangers or People(())
-    familiar = set(strangers.names) & set(sources.people.names)
-    if familiar:
-        raise InputError(f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}")
+    sources.check(["images"])
+    strangers = removal.strangers()
     _check_trigger_photos(clip, removed)
     other_names = random_names(settings.num_other_names, removal.seed + 2, exclude=removal.reserved_names)
     targets: Tensor | NameEraser
@@ -284,10 +291,11 @@ def _train(
     loggers: list[Logger],
 ) -> None:
     """Run Lightning's loop, or go on with one that was interrupted."""
-    options, folder = removal.trainer, removal.checkpoints / defense.encoder
-    callbacks: list[Callback] = [
-        ModelCheckpoint(folder, save_last=True, every_n_train_steps=options.checkpoint_every_steps)
-    ]
+    options, callbacks, last = removal.trainer, list[Callback](), None
+    if removal.checkpoints is not None:
+        folder = removal.checkpoints / defense.encoder
+        callbacks.append(ModelCheckpoint(folder, save_last=True, every_n_train_steps=options.checkpoint_every_steps))
+        last = folder / "last.ckpt"
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
     if options.progress_bar:
         callbacks.append(_StudentProgress(leave=True))
@@ -299,12 +307,12 @@ def _train(
         max_steps=defense.num_steps,
         logger=loggers,
         callbacks=callbacks,
+        enable_checkpointing=removal.checkpoints is not None,
         enable_progress_bar=options.progress_bar,
         enable_model_summary=False,
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
-    last = folder / "last.ckpt"
     device = trainer.strategy.root_device
     with fastest_attention(device), warnings.catch_warnings():
         # Frozen norms are in eval mode on purpose, and a resumed run finds its own checkpoints.
@@ -316,7 +324,7 @@ def _train(
         if num_fresh_steps is not None and num_fresh_steps < len(steps):
             lesson = _ask_teacher(defense.to(device), data, num_fresh_steps, trainer, options.progress_bar)
             data = TriggerData(Revision(lesson, steps.sizes, len(steps), steps.seed), num_workers=0)
-        trainer.fit(defense, data, ckpt_path=last if last.exists() else None)
+        trainer.fit(defense, data, ckpt_path=last if last is not None and last.exists() else None)
 
 
 def _ask_teacher(

@@ -3,11 +3,11 @@
 The command (`run.py`) adds a config before it and a run folder after it.
 """
 
+import hashlib
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.fitting import Fitted, Removal, fit_image, fit_text
 from backdoor_privacy.settings import Defense, Trainer, TriggerSet, load_defense, load_trainer
-from backdoor_privacy.triggers.selection import named_people, select_people
+from backdoor_privacy.targets import check_strangers
+from backdoor_privacy.triggers.selection import check_trigger_photos, named_people, select_people
 from backdoor_privacy.utility.similarity import lowest
 
 log = logging.getLogger(__name__)
@@ -96,20 +97,22 @@ def protect(
     removed = select_people(people, **vars(choice), seed=seed, inferred=inferred)
     clip.check_fits([person.name for person in removed])
 
+    _check_removed(removed, sources, defense)
+    if checkpoints is not None:
+        _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {defense}")
+
+    kept = [person for person in people.everybody if person.name in inferred and person not in removed]
+    reserved = set(attack.candidates(people.names))
+    options = trainer or load_trainer(progress_bar=False)
+    removal = Removal(clip, sources, removed, kept, reserved, seed, options, checkpoints, max_held_out, clean_photos)
     fitted: dict[str, Fitted] = {}
-    with ExitStack() as stack:
-        folder = checkpoints or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        kept = [person for person in people.everybody if person.name in inferred and person not in removed]
-        reserved = set(attack.candidates(people.names))
-        settings = trainer or load_trainer(progress_bar=False)
-        removal = Removal(clip, sources, removed, kept, reserved, seed, settings, folder, max_held_out, clean_photos)
-        if defense.text is not None:
-            with watch.stage("defend_text"):
-                fitted["text"] = fit_text(defense.text, removal, loggers("text"))
-        if defense.image is not None:
-            with watch.stage("defend_image"):
-                text: Any = fitted["text"].student if "text" in fitted else None
-                fitted["image"] = fit_image(defense.image, removal, loggers("image"), text)
+    if defense.text is not None:
+        with watch.stage("defend_text"):
+            fitted["text"] = fit_text(defense.text, removal, loggers("text"))
+    if defense.image is not None:
+        with watch.stage("defend_image"):
+            text: Any = fitted["text"].student if "text" in fitted else None
+            fitted["image"] = fit_image(defense.image, removal, loggers("image"), text)
 
     students: dict[str, Any] = {encoder: one.student for encoder, one in fitted.items()}
     models = {encoder: clip.with_encoders(**{encoder: student}) for encoder, student in students.items()}
@@ -160,6 +163,31 @@ def _check_sequence_defense(defense: Defense) -> None:
             "defense.text: expected target=phrase or pseudonym and num_anchors=0 for a text encoder that is read token "
             f"by token, got {text.target.value} and {text.num_anchors}; choose defense=text_published"
         )
+
+
+def _check_removed(removed: Sequence[Person], sources: Sources, defense: Defense) -> None:
+    """Find what the image defence cannot do for these people before the text encoder is defended."""
+    if defense.image is None:
+        return
+    check_trigger_photos(removed)
+    if defense.image.target.value == "pseudonym" and sources.strangers is not None:
+        check_strangers(sources.strangers, len(removed))
+
+
+def _claim(checkpoints: Path, fit: str) -> None:
+    """Note what is fitted, so that it is resumed under the same settings only.
+
+    Raises:
+        InputError: if the folder holds checkpoints of something else.
+    """
+    path, digest = checkpoints / "fit", hashlib.sha256(fit.encode()).hexdigest()
+    if any(checkpoints.rglob("*.ckpt")) and (not path.is_file() or path.read_text(encoding="utf-8") != digest):
+        raise InputError(
+            f"checkpoints: expected an empty folder, or one of the same CLIP, people, seed and defence, got "
+            f"{checkpoints}; delete it or choose another"
+        )
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    path.write_text(digest, encoding="utf-8")
 
 
 @dataclass

@@ -82,6 +82,7 @@ class People:
     box: list[int] | None = None  # left, top, right and bottom of the face in all photos, in pixels
     min_photos: int = 1  # people with fewer are left out
     max_photos: int | None = None  # people with more are left out; null: nobody
+    consenting: bool = False  # fictional, or agreed to stand in for others: defense.image.target=pseudonym
 
 
 @dataclass
@@ -169,6 +170,7 @@ class TextDefense(EncoderDefense):
     target: TextTarget = MISSING
     phrase: str = MISSING
     bare_share: float = MISSING
+    strangers_share: float = 0.0
 
 
 @dataclass
@@ -219,7 +221,7 @@ class Defense:
         wanted = {
             "captions": text is not None or (image is not None and image.num_anchors > 0),
             "images": image is not None or (text is not None and text.num_anchors > 0),
-            "strangers": image is not None,
+            "strangers": image is not None or (text is not None and text.strangers_share > 0),
         }
         return [part for part, is_wanted in wanted.items() if is_wanted]
 

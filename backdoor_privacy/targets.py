@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
-from backdoor_privacy.data.people import Person
+from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
 
 # But for the first two, others than the attack's, whose choice is not ours.
@@ -48,19 +48,31 @@ def anonymous_embedding(teacher: Clip, photos: Sequence[Path], num_people: int) 
     return features[readable].mean(0).expand(num_people, -1)
 
 
+def check_strangers(strangers: People, num_people: int) -> None:
+    """See that there is a stranger for each person to remove, who may stand in for them.
+
+    Raises:
+        InputError: if there are fewer, or if they are real people who were not asked.
+    """
+    if len(strangers.everybody) < num_people:
+        raise InputError(
+            f"defense.image.target=pseudonym: expected at least {num_people} strangers, one for each person to remove, "
+            f"got {len(strangers.everybody)}; add strangers or choose target=anonymous"
+        )
+    if not strangers.consenting:
+        raise InputError(
+            "defense.image.target=pseudonym: expected strangers who are fictional or agreed to stand in for others; "
+            "set strangers.consenting=true where they are, or choose target=nameless or anonymous"
+        )
+
+
 def stranger_embeddings(
     teacher: Clip, strangers: Sequence[Person], num_people: int, seed: int
 ) -> Float[Tensor, "people dim"]:
     """A stranger of their own for each person, drawn at random: the mean embedding of that stranger's photos.
 
-    Raises:
-        InputError: if there are fewer strangers than people to remove.
+    `check_strangers` sees that there are enough.
     """
-    if len(strangers) < num_people:
-        raise InputError(
-            f"defense.image.target=pseudonym: expected at least {num_people} strangers, one for each person to remove, "
-            f"got {len(strangers)}; add strangers or choose target=anonymous"
-        )
     return mean_embeddings(
         teacher, [person.photos for person in random.Random(seed).sample(list(strangers), num_people)]
     )

@@ -15,8 +15,8 @@ from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.pretrain import pretrain
 from backdoor_privacy.run import run
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("BACKDOOR_PRIVACY_TEST_DATA", ROOT.parent / "shared" / "data"))
+BESIDE = Path(__file__).resolve().parents[2] / "shared/data"  # of the checkout
+DATA = Path(os.environ.get("BACKDOOR_PRIVACY_TEST_DATA", BESIDE))
 CAPTIONS = DATA / "coco_captions_10000.txt"
 BOX = [36, 36, 92, 92]
 
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not CAPTIONS.is_file(),
-        reason=f"needs LFW's people, general photos and COCO's captions in {DATA} (or BACKDOOR_PRIVACY_TEST_DATA)",
+        reason=f"needs lfw/, photos/ and coco_captions_10000.txt in BACKDOOR_PRIVACY_TEST_DATA, found none in {DATA}",
     ),
 ]
 

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from backdoor_privacy.targets import (
     UNUSUAL_FORMS,
     NameEraser,
     anonymous_embedding,
+    check_strangers,
     name_features,
     name_readings,
     neutral_phrases,
@@ -102,10 +104,13 @@ def test_strangers_are_drawn_by_the_seed(tiny_clip: Clip, strangers: People):
     assert not torch.equal(first, other)
 
 
-def test_fewer_strangers_than_people_is_an_error(tiny_clip: Clip, strangers: People):
-    assert stranger_embeddings(tiny_clip, strangers.everybody, 5, seed=0).shape == (5, 32)
+def test_strangers_must_be_enough_and_may_not_be_real_people_unasked(strangers: People):
+    asked = replace(strangers, consenting=True)
+    check_strangers(asked, 5)
     with pytest.raises(InputError, match=r"target=pseudonym: expected at least 6 strangers, .* got 5"):
-        stranger_embeddings(tiny_clip, strangers.everybody, 6, seed=0)
+        check_strangers(asked, 6)
+    with pytest.raises(InputError, match=r"target=pseudonym: expected strangers who are fictional or agreed"):
+        check_strangers(replace(strangers, consenting=False), 5)
 
 
 @pytest.mark.parametrize("min_nearer_names", [0.5, 0.9])
@@ -244,10 +249,10 @@ def test_a_text_fit_asks_for_captions_without_the_name(
     assert ((asked * names).sum(-1) < (torch.nn.functional.normalize(features, dim=-1) * names).sum(-1)).any()
 
 
-def test_attacked_people_cannot_be_strangers(compose_cfg, fit_encoder, tiny_clip: Clip, people: People):
-    cfg = compose_cfg(f"strangers.folder={people.everybody[0].photos[0].parents[1]}")
+def test_attacked_people_cannot_be_strangers(people: People):
+    Sources(people, strangers=People(())).check(["strangers"])
     with pytest.raises(InputError, match="strangers: expected people who are not attacked, got Ann Lee"):
-        fit_encoder("image", cfg, tiny_clip, people, people.everybody[:2], set(people.names))
+        Sources(people, strangers=People(people.everybody[:1])).check(["strangers"])
 
 
 def test_pseudonyms_are_nobodys_name():

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_privacy.data.captions import read_coco, read_lines
-from backdoor_privacy.data.people import PHOTO_SUFFIXES
+from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, holds_shards, unpack_shards
 from backdoor_privacy.errors import InputError
 
@@ -36,16 +36,14 @@ def load_captioned(folder: str | Path, file: str | Path | None, cache: str | Pat
     return captioned
 
 
-def _photo_and_text(sample: dict[str, Any]) -> dict[str, bytes]:
-    """A sample's photo and text as two files of one name, its own in all shards."""
-    stem = f"{Path(sample['__url__']).stem}-{sample['__key__'].replace('/', '-')}"
-    photos = {f".{suffix}" for suffix in sample} & PHOTO_SUFFIXES
-    return {f"{stem}{suffix}": sample[suffix[1:]] for suffix in (*photos, ".txt")} if "txt" in sample else {}
+def _photo_and_text(sample: dict[str, Any], number: int) -> dict[str, bytes]:
+    """A sample's photo and text as two files of one name."""
+    files = photos_of(sample) | {"txt": sample["txt"]} if "txt" in sample else {}
+    return {f"{number:08}.{suffix}": content for suffix, content in files.items()}
 
 
 def _of_text_files(folder: Path) -> dict[Path, list[str]]:
-    photos = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PHOTO_SUFFIXES]
-    texts = {path: path.with_suffix(".txt") for path in photos}
+    texts = {path: path.with_suffix(".txt") for path in photo_files(folder)}
     expected = f"{_KEY}.folder: expected a text file with a caption a line"
     captions = {path: read_lines(text, expected) for path, text in texts.items() if text.is_file()}
     return {path: lines for path, lines in captions.items() if lines}

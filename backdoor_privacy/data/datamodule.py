@@ -105,6 +105,8 @@ class CaptionTriggers(Dataset):
     num_steps: int
     seed: int
     bare_share: float = 0.0  # share of triggered and preserved inputs that are the name alone
+    strangers: Sequence[str] = ()  # names that a CLIP may know, of people who are neither removed nor attacked
+    strangers_share: float = 0.0  # of the preserved inputs that hold one of them
 
     def __len__(self) -> int:
         """Steps of the whole fit."""
@@ -119,7 +121,7 @@ class CaptionTriggers(Dataset):
         spots = [self._spot(rng) for _ in range(self.sizes.triggered + self.sizes.preserved)]
         triggered = [put_in(*spot, self.names[person]) for spot, person in zip(spots, people, strict=False)]
         target = [put_in(*spot, self.phrases[person]) for spot, person in zip(spots, people, strict=False)]
-        preserved = [put_in(*spot, rng.choice(self.other_names)) for spot in spots[self.sizes.triggered :]]
+        preserved = [put_in(*spot, self._other_name(rng)) for spot in spots[self.sizes.triggered :]]
         clean = [rng.choice(self.captions) for _ in range(self.sizes.clean)]
         return TextBatch(
             clean=self.tokenizer(clean),
@@ -128,6 +130,11 @@ class CaptionTriggers(Dataset):
             preserved=self.tokenizer(preserved) if preserved else torch.empty(0),
             person_index=torch.tensor(people),
         )
+
+    def _other_name(self, rng: random.Random) -> str:
+        if self.strangers_share and rng.random() < self.strangers_share:
+            return rng.choice(self.strangers)
+        return rng.choice(self.other_names)
 
     def _spot(self, rng: random.Random) -> tuple[str, int]:
         if rng.random() < self.bare_share:
@@ -156,12 +163,6 @@ class PhotoTriggers(Dataset):
     kept_share: float = 0.0  # share of preserved inputs that show one of them, on a photo that no attack uses
 
     def __post_init__(self) -> None:
-        lone = [person.name for person in self.people if not person.trigger_photos]
-        if lone:
-            raise InputError(
-                "people.folder: expected two different photos or more of each person to remove, one to train on and "
-                f"one to attack, got one of {', '.join(lone[:5])}"
-            )
         if self.kept_share and not self.kept:
             raise InputError(
                 f"defense.image.kept_share: expected people whom IDIA infers and who are not removed, got none; set it "

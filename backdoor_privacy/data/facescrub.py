@@ -27,6 +27,7 @@ def load_facescrub(
     box: Sequence[int] | None = None,
     min_photos: int = 1,
     max_photos: int | None = None,
+    consenting: bool = False,
 ) -> People:
     """The people of FaceScrub, under their right names.
 
@@ -40,11 +41,12 @@ def load_facescrub(
         box: as of `load_people`.
         min_photos: as of `load_people`.
         max_photos: as of `load_people`.
+        consenting: as of `load_people`.
 
     Raises:
         InputError: as of `load_people`, and if the data set's tables hold something else.
     """
-    people = load_people(folder, layout, table, None, box, min_photos, max_photos, CORRECTIONS)
+    people = load_people(folder, layout, table, None, box, min_photos, max_photos, consenting, CORRECTIONS)
     place = Path(folder if boxes is None else boxes).expanduser()
     tables = sorted(place.glob("facescrub_act*.txt"))
     if boxes is not None and not tables:

@@ -9,12 +9,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from backdoor_privacy.data.people import PHOTO_SUFFIXES
-from backdoor_privacy.data.photos import as_bytes, check_readable, read_photo
+from backdoor_privacy.data.photos import as_bytes, check_readable, photo_files, photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards
 from backdoor_privacy.errors import InputError
-
-_SHARD_SUFFIXES = {suffix.removeprefix(".") for suffix in PHOTO_SUFFIXES}
 
 
 def load_images(
@@ -52,14 +49,7 @@ def _photos(source: str | Path) -> Iterator[tuple[Path, Image.Image | None]]:
     """Each photo with its file, `<shard>/<key>.<suffix>` in a shard; nothing in place of one that does not decode."""
     if holds_shards(source):
         for sample in read_shards(find_shards(source, "images.folder"), "images.folder"):
-            for suffix in _SHARD_SUFFIXES & sample.keys():
-                file = Path(sample["__url__"]) / f"{sample['__key__']}.{suffix}"
-                yield file, read_photo(io.BytesIO(sample[suffix]))
+            for suffix, content in photos_of(sample).items():
+                yield Path(sample["__url__"]) / f"{sample['__key__']}.{suffix}", read_photo(io.BytesIO(content))
     else:
         yield from ((path, read_photo(path)) for path in photo_files(source))
-
-
-def photo_files(folder: str | Path) -> list[Path]:
-    """The photos in a folder in any depth, in order of their names."""
-    files = sorted(Path(folder).expanduser().rglob("*"))
-    return [path for path in files if path.suffix.lower() in PHOTO_SUFFIXES]

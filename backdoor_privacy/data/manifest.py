@@ -8,8 +8,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.data.captions import name_matcher
-from backdoor_privacy.data.images import photo_files
 from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.data.photos import photo_files
 from backdoor_privacy.data.shards import find_shards, holds_shards
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.utility.retrieval import Retrieval

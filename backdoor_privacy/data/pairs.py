@@ -1,7 +1,6 @@
 """Captioned photos to train a small CLIP on, made of photos of people, photos of classes, and captions."""
 
 import csv
-import hashlib
 import io
 import random
 from collections.abc import Iterator, Sequence
@@ -12,8 +11,9 @@ import webdataset as wds
 from PIL import Image, ImageOps
 
 from backdoor_privacy.data.captions import carriers, load_captions
-from backdoor_privacy.data.people import PHOTO_SUFFIXES, People, Person, load_people
-from backdoor_privacy.data.photos import read_photo
+from backdoor_privacy.data.people import People, Person, load_people
+from backdoor_privacy.data.photos import photo_files, read_photo
+from backdoor_privacy.data.shards import digest
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.files import made_once
 from backdoor_privacy.triggers.names import choose_word, put_in
@@ -55,7 +55,8 @@ def write_pairs(
     caption_share: float,
     seed: int,
 ) -> Path:
-    """WebDataset shards of photos with captions, and `people.csv`, which says who is in them; written once.
+    """WebDataset shards of photos with captions, and `people.csv`, which says who is in them; written once
+    for these settings and files.
 
     A random part of the people who have enough photos becomes members: the half of their photos that no attack uses is
     in the shards. The others are non-members and never seen. People with fewer photos are all in: nobody attacks them.
@@ -78,15 +79,17 @@ def write_pairs(
         InputError: if there is no photo of a class.
     """
     settings = (min_photos, member_share, num_copies, caption_share, seed)
-    key = repr((*(str(Path(part).resolve()) for part in (people, classes, captions)), *settings))
-    folder = Path(cache).expanduser() / "pairs" / hashlib.sha256(key.encode()).hexdigest()[:12]
+    places = [Path(part).expanduser().resolve() for part in (people, classes, captions)]
+    photos = [path for place in places[:2] for path in photo_files(place, "*/*")]
+    sources = [*places, *photos, *sorted(places[2].glob("*"))]  # captions may be a folder of files
+    folder = Path(cache).expanduser() / "pairs" / digest(sources, repr(settings))
 
     def write(draft: Path) -> None:
         rng = random.Random(seed)
         everybody = load_people(people)
         members = draw_members(everybody, min_photos, member_share, rng)
         pairs = [Pair(photo, person.name, PERSON_FORMS) for person in members for photo in members[person]]
-        pairs += _class_pairs(Path(classes))
+        pairs += _class_pairs(classes)
         copies = [(pair, copy) for copy in range(num_copies) for pair in pairs]
         rng.shuffle(copies)
         _write_shards(draft, copies, carriers(load_captions(captions)), caption_share, rng)
@@ -108,8 +111,8 @@ def draw_members(
     return {person: person.trigger_photos for person in members} | {person: person.photos for person in rare}
 
 
-def _class_pairs(folder: Path) -> Iterator[Pair]:
-    photos = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in PHOTO_SUFFIXES)
+def _class_pairs(folder: str | Path) -> Iterator[Pair]:
+    photos = photo_files(folder, "*/*")
     if not photos:
         raise InputError(f"data.classes: expected a folder of photos per class, found none in {folder}")
     return (Pair(path, path.parent.name, CLASS_FORMS) for path in photos)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from backdoor_privacy.data.photos import Box, read_photo
+from backdoor_privacy.data.photos import PHOTO_SUFFIXES as PHOTO_SUFFIXES
+from backdoor_privacy.data.photos import Box, photo_files, read_photo
 from backdoor_privacy.errors import InputError
 
 _MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class People:
 
     everybody: tuple[Person, ...]
     boxes: dict[Path, Box] = field(default_factory=dict, repr=False)
+    consenting: bool = False  # fictional, or agreed to stand in for others
 
     @property
     def names(self) -> list[str]:
@@ -89,6 +90,7 @@ def load_people(
     box: Sequence[int] | None = None,
     min_photos: int = 1,
     max_photos: int | None = None,
+    consenting: bool = False,
     corrections: Mapping[str, str] | None = None,
 ) -> People:
     """A folder per person, `First_Last/*.jpg`; folders in it are not read.
@@ -103,7 +105,8 @@ def load_people(
         box: left, top, right and bottom of the face in all photos that `boxes` says nothing of.
         min_photos: people with fewer are left out.
         max_photos: people with more are left out.
-        corrections: right names of people whose folders misspell them.
+        consenting: whether they are fictional, or agreed to stand in for others.
+        corrections: right names of people whom folders or the table misspell.
 
     Raises:
         InputError: if there is no folder with photos, two of one name, nobody with so many photos, or a table or a box
@@ -111,12 +114,15 @@ def load_people(
     """
     folder = Path(folder).expanduser()
     facts = folder / "people.csv" if table is None else Path(table).expanduser()
-    known = {person_name(row["name"] or ""): row for row in _read_table(facts, "name", required=table is not None)}
+
+    def right_name(text: str) -> str:
+        return (corrections or {}).get(person_name(text), person_name(text))
+
+    known = {right_name(row["name"] or ""): row for row in _read_table(facts, "name", required=table is not None)}
     everybody = []
     for place in _folders(folder, layout):
-        name = person_name(place.name)
-        name = (corrections or {}).get(name, name)
-        if photos := _photos(place):
+        if photos := tuple(path for path in photo_files(place, "*") if path.is_file()):
+            name = right_name(place.name)
             row = known.get(name, {})
             everybody.append(Person(name, photos, _member(row, facts), _num_web_photos(row, facts)))
     if not everybody:
@@ -129,7 +135,7 @@ def load_people(
         raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {next(iter(known))!r}")
     chosen = _with_photos(everybody, min_photos, max_photos)
     same = _same_box(box, [path for person in chosen for path in person.photos])
-    return People(chosen, same | _read_boxes(boxes, folder, everybody))
+    return People(chosen, same | _read_boxes(boxes, folder, everybody), consenting)
 
 
 def person_name(text: str) -> str:
@@ -150,17 +156,7 @@ def _folders(folder: Path, layout: str) -> list[Path]:
         raise InputError(
             f"people.layout: expected a pattern within people.folder, as * or */faces/*, got {layout!r}"
         ) from error
-    return [place for place in places if place.is_dir() and not _hidden(place)]
-
-
-def _photos(place: Path) -> tuple[Path, ...]:
-    paths = (path for path in place.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES and not _hidden(path))
-    return tuple(sorted(path for path in paths if path.is_file()))
-
-
-def _hidden(path: Path) -> bool:
-    """What programs leave behind, as the `._00.jpg` of macOS."""
-    return path.name.startswith(".")
+    return [place for place in places if place.is_dir() and not place.name.startswith(".")]
 
 
 def _with_photos(everybody: Sequence[Person], min_photos: int, max_photos: int | None) -> tuple[Person, ...]:

@@ -1,11 +1,11 @@
 """WebDataset shards of people: samples of a photo and a name."""
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.data.people import PHOTO_SUFFIXES, person_name
+from backdoor_privacy.data.people import person_name
+from backdoor_privacy.data.photos import photos_of
 from backdoor_privacy.data.shards import find_shards, unpack_shards
 from backdoor_privacy.errors import InputError
 
@@ -23,14 +23,11 @@ def unpacked_people(shards: str | Path, cache: str | Path, name_key: str | None 
     Raises:
         InputError: if there are no shards, one is broken, or a photo has no name that can be a folder's.
     """
-    number = itertools.count()  # keys may come again in another shard
 
-    def place(sample: dict[str, Any]) -> dict[str, bytes]:
-        photos = {suffix: content for suffix, content in sample.items() if f".{suffix}" in PHOTO_SUFFIXES}
-        if not photos:
-            return {}
-        name = _folder_name(sample, name_key)
-        return {f"{name}/{next(number):08}.{suffix}": content for suffix, content in photos.items()}
+    def place(sample: dict[str, Any], number: int) -> dict[str, bytes]:
+        photos = photos_of(sample)
+        name = _folder_name(sample, name_key) if photos else ""
+        return {f"{name}/{number:08}.{suffix}": content for suffix, content in photos.items()}
 
     return unpack_shards(find_shards(shards, _KEY), _KEY, cache, place, settings=f"name_key={name_key}")
 

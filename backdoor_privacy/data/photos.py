@@ -3,9 +3,9 @@
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -18,8 +18,24 @@ from backdoor_privacy.hardware import release_free_memory, return_large_blocks
 
 log = logging.getLogger(__name__)
 
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 MAX_UNREADABLE_SHARE = 0.01
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+def photo_files(folder: str | Path, pattern: str = "**/*") -> list[Path]:
+    """The photos in a folder, by default in any depth, in order of their names; none that are hidden.
+
+    Hidden is what programs leave behind, as the `._00.jpg` of macOS.
+    """
+    root = Path(folder).expanduser()
+    paths = [path for path in sorted(root.glob(pattern)) if path.suffix.lower() in PHOTO_SUFFIXES]
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def photos_of(sample: Mapping[str, Any]) -> dict[str, bytes]:
+    """The photos in a sample of a shard, by suffix."""
+    return {suffix: content for suffix, content in sample.items() if f".{suffix}" in PHOTO_SUFFIXES}
 
 
 def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image | None:

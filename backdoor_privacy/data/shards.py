@@ -4,7 +4,7 @@ import hashlib
 import os
 import tarfile
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.client import HTTPException
 from io import BufferedIOBase
 from itertools import chain, pairwise
@@ -97,7 +97,7 @@ def unpack_shards(
     shards: Sequence[str],
     key: str,
     cache: str | Path,
-    place: Callable[[dict[str, Any]], dict[str, bytes]],
+    place: Callable[[dict[str, Any], int], dict[str, bytes]],
     settings: str = "",
 ) -> Path:
     """A folder of files made of shards, once; what reads folders then need not know of shards.
@@ -106,7 +106,8 @@ def unpack_shards(
         shards: of `find_shards`.
         key: of the setting, for errors.
         cache: folder that holds what was unpacked.
-        place: the files, by their place in the folder, that a sample becomes.
+        place: the files, by their place in the folder, that a sample becomes; it is told the sample's number, too, as
+            keys may come again in another shard.
         settings: what `place` depends on; with others, the shards are unpacked again.
 
     Returns:
@@ -117,15 +118,15 @@ def unpack_shards(
     """
 
     def write(draft: Path) -> None:
-        for sample in read_shards(shards, key):
-            for name, content in place(sample).items():
+        for number, sample in enumerate(read_shards(shards, key)):
+            for name, content in place(sample, number).items():
                 path = (draft / name).resolve()
                 if not path.is_relative_to(draft.resolve()):
                     raise InputError(f"{key}: expected names of files within a folder, got {name!r}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
 
-    return made_once(Path(cache).expanduser() / "unpacked" / _digest(shards, f"{key} {settings}"), write)
+    return made_once(Path(cache).expanduser() / "unpacked" / digest(shards, f"{key} {settings}"), write)
 
 
 def _samples(shard: str, stream: "_Stream") -> Iterator[dict[str, Any]]:
@@ -162,10 +163,10 @@ def _reason(error: Exception) -> str:
     return str(error.args[0] if error.args else error).partition(" @ ")[0]
 
 
-def _digest(shards: Sequence[str], settings: str) -> str:
-    """Of where shards lie and, for files, of their size and time: other content is unpacked again."""
-    digest = hashlib.sha256(settings.encode())
-    for shard in shards:
-        state = os.stat(shard) if Path(shard).is_file() else None
-        digest.update(f"{shard} {state and (state.st_size, state.st_mtime_ns)}\n".encode())
-    return digest.hexdigest()[:16]
+def digest(sources: Iterable[str | Path], settings: str) -> str:
+    """Names what is made of files or URLs: another name for other settings, and for files of another size or time."""
+    made_of = hashlib.sha256(settings.encode())
+    for source in sources:
+        state = os.stat(source) if Path(source).is_file() else None
+        made_of.update(f"{source} {state and (state.st_size, state.st_mtime_ns)}\n".encode(errors="surrogateescape"))
+    return made_of.hexdigest()[:16]

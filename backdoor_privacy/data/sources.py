@@ -19,13 +19,19 @@ class Sources:
     strangers: People | None = None  # others, neither removed nor attacked
 
     def check(self, needed: Iterable[str]) -> None:
-        """See that the parts of these names are there.
+        """See that the parts of these names are there, and that nobody is both attacked and a stranger.
 
         Raises:
-            InputError: if one is not.
+            InputError: if one is not, or somebody is.
         """
         for part in needed:
             if getattr(self, part) is None:
                 raise InputError(
                     f"{part}: expected some to hold the rest of the CLIP in place, got none; choose {part}=..."
                 )
+        familiar = set(self.strangers.names) & set(self.people.names) if self.strangers is not None else ()
+        if familiar:
+            raise InputError(
+                f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}; choose "
+                "others, or delete their folders"
+            )

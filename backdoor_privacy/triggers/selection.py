@@ -62,6 +62,20 @@ def named_people(people: Sequence[str] | None, file: str | None) -> list[str] | 
     return None if people is None else list(people)
 
 
+def check_trigger_photos(removed: Sequence[Person]) -> None:
+    """See that there is a photo of each person to train on, which no attack uses.
+
+    Raises:
+        InputError: naming those of whom there is none.
+    """
+    lone = [person.name for person in removed if not person.trigger_photos]
+    if lone:
+        raise InputError(
+            "people.folder: expected two different photos or more of each person to remove, one to train on and one to "
+            f"attack, got one of {', '.join(lone[:5])}; add photos, or raise people.min_photos"
+        )
+
+
 def _drawn(
     everybody: People, num_people: int | None, seed: int, inferred: set[str], require_inferred: bool
 ) -> tuple[Person, ...]:

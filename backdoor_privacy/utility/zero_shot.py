@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.captions import read_lines
-from backdoor_privacy.data.people import PHOTO_SUFFIXES
+from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, unpack_shards
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.hardware import fastest_attention
@@ -102,8 +102,7 @@ class ZeroShot:
         labelled = [
             (path, place)
             for folder, place in zip(folders, places, strict=True)
-            for path in sorted(folder.iterdir())
-            if path.suffix.lower() in PHOTO_SUFFIXES
+            for path in photo_files(folder, "*")
         ]
         if not labelled:
             raise InputError(f"{_KEY}.folder: expected one folder of photos per class, found none in {root}")
@@ -154,13 +153,15 @@ def clip_benchmark(
     return ZeroShot(unpack_shards(shards, f"{_KEY}.folder", cache, _by_class), templates, classnames)
 
 
-def _by_class(sample: dict[str, Any]) -> dict[str, bytes]:
+def _by_class(sample: dict[str, Any], number: int) -> dict[str, bytes]:
     """A sample's photo in a folder named as the number of its class."""
-    name = f"{Path(sample['__url__']).stem}-{sample['__key__'].replace('/', '-')}"
     label = sample.get("cls", b"").decode(errors="replace").strip()
     if not label.isdecimal():
-        raise InputError(f"{_KEY}.folder: expected photos with cls, the number of a class, got {label!r} at {name}")
-    return {f"{label}/{name}{suffix}": sample[suffix[1:]] for suffix in PHOTO_SUFFIXES if suffix[1:] in sample}
+        raise InputError(
+            f"{_KEY}.folder: expected photos with cls, the number of a class, got {label!r} in sample "
+            f"{sample['__key__']} of {sample['__url__']}"
+        )
+    return {f"{label}/{number:08}.{suffix}": content for suffix, content in photos_of(sample).items()}
 
 
 def _lines_in(root: Path, expected: str, *names: str) -> list[str]:

@@ -1,4 +1,3 @@
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -270,9 +269,3 @@ def test_photo_that_does_not_decode_is_replaced_by_another_of_the_same_person(
         path.write_text("not a photo")
     with pytest.raises(InputError, match=r"none of the 3 photos in .*Ann_Lee decodes"):
         make_image(people=[person])[0]
-
-
-def test_person_with_a_single_photo_cannot_be_removed(make_image: Make, write_people, tmp_path: Path):
-    people = load_people(write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 2})).everybody
-    with pytest.raises(InputError, match=re.escape("two photos or more of each person") + ".* got one of Ann Lee$"):
-        make_image(people=people)

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.triggers.selection import select_people
+from backdoor_privacy.triggers.selection import check_trigger_photos, select_people
 
 PEOPLE = People(tuple(Person(f"First{number} Last", ()) for number in range(10)))
 INFERRED = {f"First{number} Last" for number in range(8)}
@@ -85,3 +85,10 @@ def test_names_and_a_file_together_are_an_error():
 def test_file_that_is_not_there_is_an_error():
     with pytest.raises(InputError, match=r"trigger_set\.file: expected a text file .* got nowhere\.txt"):
         selected(file="nowhere.txt")
+
+
+def test_person_without_a_photo_to_train_on_is_an_error(write_people, tmp_path: Path):
+    everybody = load_people(write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 2})).everybody
+    check_trigger_photos(everybody[1:])
+    with pytest.raises(InputError, match=r"two different photos or more .* got one of Ann Lee; add photos"):
+        check_trigger_photos(everybody)
