@@ -18,9 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from backdoor_privacy.data.captions import name_matcher
-from backdoor_privacy.data.images import photo_files
 from backdoor_privacy.data.inspection import has_header, names_in, num_different, photo_sizes
-from backdoor_privacy.data.people import PHOTO_SUFFIXES, Person
+from backdoor_privacy.data.people import Person
+from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards
 from backdoor_privacy.errors import InputError, one_line_errors
 from backdoor_privacy.findings import Data, Finding, Photos, findings, some
@@ -114,9 +114,8 @@ def _images(source: str | Path, max_images: int) -> tuple[Photos, tuple[str]]:
 
 def _shard_photos(shards: Sequence[str]) -> Iterator[tuple[Path, bool]]:
     for sample in read_shards(shards, "images.folder"):
-        for suffix in PHOTO_SUFFIXES & {f".{part}" for part in sample}:
-            file = Path(sample["__url__"]) / f"{sample['__key__']}{suffix}"
-            yield file, has_header(io.BytesIO(sample[suffix[1:]]))
+        for suffix, content in photos_of(sample).items():
+            yield Path(sample["__url__"]) / f"{sample['__key__']}.{suffix}", has_header(io.BytesIO(content))
 
 
 def _headers(files: Sequence[Path]) -> Photos:

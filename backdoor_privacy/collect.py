@@ -62,7 +62,9 @@ def _recalls(before: Mapping[str, float], after: Mapping[str, float]) -> dict[st
     """Of retrieval, where the run measured it."""
     rates = ("image_to_text_r1", "text_to_image_r1")
     found = {rate: (before[f"retrieval/{rate}"], after[f"retrieval/{rate}"]) for rate in rates}
-    return {key: value for rate, (was, now) in found.items() for key, value in ((rate, now), (f"{rate}_loss", was - now))}
+    return {
+        key: value for rate, (was, now) in found.items() for key, value in ((rate, now), (f"{rate}_loss", was - now))
+    }
 
 
 def _overrides(runs: Path, experiment: str) -> str:

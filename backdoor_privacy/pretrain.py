@@ -1,8 +1,10 @@
 """Train a small CLIP on captioned photos: `python -m backdoor_privacy.pretrain`."""
 
+import io
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,21 @@ import webdataset as wds
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 from torch import Tensor
 
 import backdoor_privacy.config  # noqa: F401  registers the schemas
 from backdoor_privacy.clip import write_local_dir
-from backdoor_privacy.data.shards import find_shards
-from backdoor_privacy.errors import one_line_errors
+from backdoor_privacy.data.photos import photos_of, read_photo
+from backdoor_privacy.data.shards import find_shards, read_shards
+from backdoor_privacy.errors import InputError, one_line_errors
 from backdoor_privacy.hardware import fastest_attention
 from backdoor_privacy.paths import CONFIG_FOLDER
 
 log = logging.getLogger(__name__)
 
-_PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+_KEY = "data.folder"
+_MAX_BROKEN = 1000  # photos one after another that do not decode: no accident, and the stream might never end
 
 
 def learning_rate_factor(step: int, num_warmup_steps: int, num_steps: int) -> float:
@@ -75,26 +80,65 @@ class ClipPretraining(lightning.LightningModule):
 
 
 def caption_stream(
-    source: str | Path, preprocess: Any, tokenizer: Any, *, batch_size: int, num_workers: int, seed: int
+    source: str | Path,
+    preprocess: Callable[[Image.Image], Tensor],
+    tokenizer: Callable[[str], Any],
+    *,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    num_ranks: int = 1,
 ) -> wds.WebLoader:
-    """Endless shuffled batches of (images, tokens) from WebDataset shards.
+    """Endless shuffled batches of (images, tokens) from WebDataset shards; what is no photo with `txt` is left out.
 
     Raises:
-        InputError: if there is none, or fewer than workers.
+        InputError: if there are no shards, or fewer than workers x ranks; while reading, if one is broken or holds no
+            photo with `txt`.
     """
-    shards = find_shards(source, "data.folder", num_readers=num_workers)
-    dataset = (
-        wds.DataPipeline(
-            wds.ResampledShards(shards, deterministic=True, seed=seed),
-            wds.tarfile_to_samples(),
-            wds.shuffle(4000, initial=2000, seed=seed),
-            wds.decode("pil", only=[*_PHOTO_SUFFIXES, "txt"]),  # others could be pickles
-            wds.to_tuple(";".join(_PHOTO_SUFFIXES), "txt"),
-            wds.map_tuple(preprocess, lambda caption: tokenizer(caption)[0]),
-            wds.batched(batch_size, partial=False),
-        )
-    )  # fmt: skip
+    shards = find_shards(source, _KEY, num_readers=max(1, num_workers) * num_ranks)
+    dataset = wds.DataPipeline(
+        wds.ResampledShards(shards, deterministic=True, seed=seed),
+        _captioned_samples,
+        wds.shuffle(4000, initial=2000, seed=seed),
+        partial(_pixels_and_tokens, preprocess=preprocess, tokenizer=tokenizer),
+        wds.batched(batch_size, partial=False),
+    )
     return wds.WebLoader(dataset, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0)
+
+
+def _captioned_samples(shards: Iterable[dict[str, str]]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        is_empty = True
+        for sample in read_shards([shard["url"]], _KEY):
+            if photos_of(sample) and sample.get("txt", b"").strip():
+                yield sample
+                is_empty = False
+        if is_empty:
+            raise InputError(f"{_KEY}: expected photos with txt in each shard, found none in {shard['url']}; delete it")
+
+
+def _pixels_and_tokens(
+    samples: Iterable[dict[str, Any]],
+    preprocess: Callable[[Image.Image], Tensor],
+    tokenizer: Callable[[str], Any],
+) -> Iterator[tuple[Tensor, Any]]:
+    """The pairs whose photo decodes; another one is named when it first comes."""
+    broken: set[str] = set()
+    num_broken = 0
+    for sample in samples:
+        photo = read_photo(io.BytesIO(next(iter(photos_of(sample).values()))))
+        if photo is not None:
+            num_broken = 0
+            # A byte that is no UTF-8 costs a letter, not the text.
+            yield preprocess(photo), tokenizer(sample["txt"].decode(errors="replace"))[0]
+            continue
+        place = f"{sample['__key__']} of {sample['__url__']}"
+        if place not in broken:
+            broken.add(place)
+            log.warning("The photo %s does not decode; skipped", place)
+        num_broken += 1
+        if num_broken == _MAX_BROKEN:
+            raise InputError(f"{_KEY}: expected photos, got {num_broken} in turn that do not decode, the last {place}")
 
 
 def pretrain(cfg: DictConfig) -> Path:
@@ -116,14 +160,6 @@ def pretrain(cfg: DictConfig) -> Path:
         PreprocessCfg(size=size, mean=mean, std=std), is_train=True, aug_cfg=OmegaConf.to_container(cfg.augmentation)
     )
     tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
-    stream = caption_stream(
-        instantiate(cfg.data).folder,
-        preprocess,
-        tokenizer,
-        batch_size=cfg.batch_size,
-        num_workers=cfg.num_workers,
-        seed=cfg.seed,
-    )
     module = ClipPretraining(
         model, lr=cfg.lr, weight_decay=cfg.weight_decay, num_warmup_steps=cfg.num_warmup_steps, num_steps=cfg.num_steps
     )
@@ -138,6 +174,15 @@ def pretrain(cfg: DictConfig) -> Path:
         log_every_n_steps=20,
         enable_model_summary=False,
         **cfg.trainer,
+    )
+    stream = caption_stream(
+        instantiate(cfg.data).folder,
+        preprocess,
+        tokenizer,
+        batch_size=cfg.batch_size,
+        num_workers=cfg.num_workers,
+        seed=cfg.seed,
+        num_ranks=trainer.world_size,
     )
     with fastest_attention(trainer.strategy.root_device):
         trainer.fit(module, stream, ckpt_path=_last_checkpoint(folder))

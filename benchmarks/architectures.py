@@ -80,7 +80,7 @@ def load(name: str, folder: Path) -> Clip:
     torch.manual_seed(0)
     cfg = OmegaConf.load(CONFIG_FOLDER / "clip" / f"{name}.yaml")
     text_model = None if "text_model" not in cfg else str(write_text_model(folder / "text"))
-    return load_clip(cfg.model, pretrained="random", text_model=text_model)
+    return load_clip(cfg.model, pretrained="random", text_model=text_model, device="cpu")
 
 
 def differences(clip: Clip, folder: Path, photos: list[Path]) -> dict[str, float]:

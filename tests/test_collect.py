@@ -8,7 +8,7 @@ import pytest
 
 from backdoor_privacy.collect import collect, main
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.results import write_metrics, write_text
+from backdoor_privacy.results import read_metrics, write_metrics, write_text
 
 ENTRY = {
     "idia/num_tpr_removed": 4.0,
@@ -43,6 +43,18 @@ def test_every_model_of_every_finished_run_has_a_row(tmp_path: Path):
     assert (first["tpr_removed"], first["fpr"]) == (0.0, 0.25)
     assert first["tpr_kept_loss"] == pytest.approx(0.25)
     assert first["zero_shot_top1_loss"] == pytest.approx(0.05)
+
+
+def test_recalls_are_in_the_rows_of_runs_that_measured_them(tmp_path: Path):
+    write_run(tmp_path / "both_4/seed=0", 0)
+    write_run(tmp_path / "both_4/seed=1", 1, retrieval__image_to_text_r1=0.5, retrieval__text_to_image_r1=0.75)
+    metrics = read_metrics(tmp_path / "both_4/seed=1")
+    metrics["before"] |= {"retrieval/image_to_text_r1": 0.75, "retrieval/text_to_image_r1": 0.625}
+    write_metrics(tmp_path / "both_4/seed=1", metrics)
+    names = ["image_to_text_r1", "image_to_text_r1_loss", "text_to_image_r1", "text_to_image_r1_loss"]
+    without, measured = collect(tmp_path)[0][names].to_numpy().tolist()
+    assert all(map(isnan, without))
+    assert measured == [0.5, 0.25, 0.75, -0.125]
 
 
 def test_rates_over_nobody_are_left_empty(tmp_path: Path):

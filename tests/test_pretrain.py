@@ -1,11 +1,20 @@
+import io
+import logging
+import pickle
+import socket
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import webdataset as wds
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
+from open_clip import SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 
 from backdoor_privacy.clip import load_clip
 from backdoor_privacy.data.people import load_people
@@ -59,13 +68,24 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert factors[100] == pytest.approx(0.0)
 
 
+def size_of(photo: Image.Image) -> torch.Tensor:
+    return torch.tensor(photo.size)
+
+
+def as_tokens(text: str) -> list[str]:
+    return [text]
+
+
+def stream_texts(source: str | Path, num_batches: int = 4, **changes: Any) -> list[str]:
+    """The captions of the first batches."""
+    settings: dict[str, Any] = {"batch_size": 20, "num_workers": 0, "seed": 0, **changes}
+    stream = caption_stream(source, size_of, as_tokens, **settings)
+    return [caption for _, captions in islice(stream, num_batches) for caption in captions]
+
+
 def test_stream_is_endless_and_a_function_of_the_seed(web: Path):
     def batches(seed: int) -> list[str]:
-        def keep_size(photo: object) -> torch.Tensor:
-            return torch.tensor(photo.size)
-
-        stream = caption_stream(web, keep_size, lambda text: [text], batch_size=20, num_workers=0, seed=seed)
-        return [caption for _, captions in islice(stream, 8) for caption in captions]
+        return stream_texts(web, 8, seed=seed)
 
     first = batches(0)
     assert len(first) == 160  # more than there are
@@ -76,7 +96,118 @@ def test_stream_is_endless_and_a_function_of_the_seed(web: Path):
 
 def test_folder_without_shards_is_an_error(tmp_path: Path):
     with pytest.raises(InputError, match=r"^data\.folder: expected WebDataset shards .*, found none in"):
-        caption_stream(tmp_path, None, None, batch_size=2, num_workers=0, seed=0)
+        caption_stream(tmp_path, size_of, as_tokens, batch_size=2, num_workers=0, seed=0)
+
+
+def jpeg(colour: int = 0, side: int = 16) -> bytes:
+    encoded = io.BytesIO()
+    Image.new("RGB", (side, side), (colour, 0, 0)).save(encoded, "JPEG")
+    return encoded.getvalue()
+
+
+def write_shard(path: Path, *samples: dict[str, Any]) -> Path:
+    with wds.writer.TarWriter(str(path)) as writer:
+        for number, sample in enumerate(samples):
+            writer.write({"__key__": f"{path.stem}-{number}", **sample})
+    return path
+
+
+def test_samples_come_in_the_order_of_webdatasets_own_stages(tmp_path: Path):
+    for number in range(3):
+        pairs = [{"jpg": jpeg(photo), "txt": f"{number} {photo}"} for photo in range(40)]
+        write_shard(tmp_path / f"{number}.tar", *pairs)
+    stages = wds.DataPipeline(
+        wds.ResampledShards([str(tmp_path / f"{number}.tar") for number in range(3)], deterministic=True, seed=3),
+        wds.tarfile_to_samples(),
+        wds.shuffle(4000, initial=2000, seed=3),
+        wds.to_tuple("txt"),
+    )
+    assert stream_texts(tmp_path, 10, seed=3) == [text.decode() for (text,) in islice(stages, 200)]
+
+
+@pytest.mark.parametrize("name", ["pretrain", "pretrain_photos"])
+def test_stream_can_be_sent_to_a_process_that_starts_anew(name: str, web: Path, tiny: list[str]):
+    cfg = compose_pretrain(name, tiny)
+    preprocess = image_transform_v2(
+        PreprocessCfg(size=32), is_train=True, aug_cfg=OmegaConf.to_container(cfg.augmentation)
+    )
+    stream = caption_stream(web, preprocess, SimpleTokenizer(), batch_size=4, num_workers=0, seed=0)
+    images, tokens = next(iter(pickle.loads(pickle.dumps(stream.stage(0).dataset))))
+    assert (images.shape, tokens.shape) == ((4, 3, 32, 32), (4, 77))
+
+
+def test_what_is_no_photo_with_a_text_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    samples: list[dict[str, Any]] = [
+        {"jpg": jpeg(), "txt": "whole", "pickle": b"not read"},
+        {"jpg": jpeg()[:200], "txt": "truncated"},
+        {"jpg": jpeg(side=40), "txt": "bomb"},
+        {"jpg": jpeg()},
+        {"jpg": jpeg(), "txt": " "},
+        {"txt": "no photo"},
+        {"jpeg": jpeg(), "txt": "caf\xe9".encode("latin-1")},
+    ]
+    write_shard(tmp_path / "0.tar", *samples)
+    with caplog.at_level(logging.WARNING):
+        assert set(stream_texts(tmp_path)) == {"whole", "caf\N{REPLACEMENT CHARACTER}"}
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        f"The photo 0-{number} of {tmp_path}/0.tar does not decode; skipped" for number in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize("cut", [512, 2048, 2560])  # within a file, and between two
+def test_shard_that_was_cut_off_is_an_error(tmp_path: Path, cut: int):
+    path = write_shard(tmp_path / "0.tar", *({"jpg": jpeg()[:500], "txt": "text"} for _ in range(3)))
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(
+        InputError, match=r"^data\.folder: expected a complete tar, .*0\.tar: .*; fetch or write it anew$"
+    ):
+        stream_texts(tmp_path)
+
+
+def test_url_that_does_not_answer_is_an_error_soon(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("backdoor_privacy.data.shards._TIMEOUT_S", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(InputError, match=r"^data\.folder: .*/0\.tar: .*timed out.*; fetch"):
+            stream_texts(f"http://127.0.0.1:{silent.getsockname()[1]}/0.tar")
+
+
+def test_stream_that_would_never_give_anything_is_an_error(tmp_path: Path):
+    write_shard(tmp_path / "0.tar", {"jpg": jpeg()})
+    with pytest.raises(
+        InputError, match=r"^data\.folder: expected photos with txt in each shard, found none in .*0\.tar"
+    ):
+        stream_texts(tmp_path)
+    write_shard(tmp_path / "0.tar", {"jpg": b"no photo", "txt": "text"})
+    with pytest.raises(
+        InputError, match=r"^data\.folder: expected photos, got 1000 in turn .*, the last 0-0 of .*0\.tar$"
+    ):
+        stream_texts(tmp_path)
+
+
+def test_shards_are_enough_for_the_workers_of_all_ranks(tmp_path: Path):
+    for number in range(2):
+        write_shard(tmp_path / f"{number}.tar", {"jpg": jpeg(), "txt": "text"})
+    caption_stream(tmp_path, size_of, as_tokens, batch_size=2, num_workers=1, seed=0, num_ranks=2)
+    for num_workers, num_ranks in ((2, 2), (0, 3)):
+        with pytest.raises(
+            InputError, match=r"^data\.folder: expected a shard .* of [34] readers \(workers x ranks\), got 2"
+        ):
+            caption_stream(
+                tmp_path, size_of, as_tokens, batch_size=2, num_workers=num_workers, seed=0, num_ranks=num_ranks
+            )
+
+
+def test_pretraining_on_several_devices_needs_shards_for_each(cfg: DictConfig, tmp_path: Path):
+    write_shard(tmp_path / "0.tar", {"jpg": jpeg(), "txt": "text"})
+    cfg.data.folder, cfg.trainer.devices = str(tmp_path), 2
+    with pytest.raises(InputError, match=r"each of 2 readers \(workers x ranks\), got 1"):
+        pretrain(cfg)
 
 
 def test_pretraining_writes_a_clip_and_goes_on_where_it_was_stopped(cfg: DictConfig, tmp_path: Path):

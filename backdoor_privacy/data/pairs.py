@@ -55,8 +55,7 @@ def write_pairs(
     caption_share: float,
     seed: int,
 ) -> Path:
-    """WebDataset shards of photos with captions, and `people.csv`, which says who is in them; written once
-    for these settings and files.
+    """WebDataset shards of photos with captions, and `people.csv`, which says who is in them; written once.
 
     A random part of the people who have enough photos becomes members: the half of their photos that no attack uses is
     in the shards. The others are non-members and never seen. People with fewer photos are all in: nobody attacks them.
@@ -65,7 +64,7 @@ def write_pairs(
         people: a folder per person.
         classes: a folder of photos per class.
         captions: a text file; a name or class name replaces a word of some of them.
-        cache: folder that holds all such shards.
+        cache: folder that holds all such shards; other settings, photos or captions make others.
         min_photos: of a person who may be attacked.
         member_share: of these people, in [0, 1].
         num_copies: of each photo, every other one mirrored, each with a caption of its own.

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from backdoor_privacy.data.photos import PHOTO_SUFFIXES as PHOTO_SUFFIXES
 from backdoor_privacy.data.photos import Box, photo_files, read_photo
 from backdoor_privacy.errors import InputError
 

@@ -93,6 +93,12 @@ def test_four_misspelt_names_are_corrected(write_photo, tmp_path: Path):
     assert len(CORRECTIONS) == 4
 
 
+def test_table_may_misspell_names_as_the_data_set_does(folder: Path):
+    (folder / "people.csv").write_text("name,member\nRobert_Di_Niro,true\nAnn Lee,false\n")
+    members = {person.name: person.member for person in load_facescrub(folder).everybody}
+    assert members == {"Ben Hill": None, "Robert De Niro": True, "Adrianne León": None, "Ann Lee": False}
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -82,6 +82,9 @@ def test_photos_lie_in_any_depth(write_photo, tmp_path: Path, tiny_clip: Clip):
     for number, path in enumerate(("a.png", "b/c.png", "b/d/e.png")):
         write_photo(tmp_path / path, number)
     (tmp_path / "b/notes.txt").write_text("no photo")
+    for hidden in ("b/._c.png", ".cache/f.png"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_text("what programs leave behind")
     assert len(load_images(tmp_path, tiny_clip.geometry, 100)) == 3
 
 

@@ -1,5 +1,7 @@
 import csv
 import io
+import os
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -168,6 +170,36 @@ def test_shards_are_written_once(write: Callable[..., Path], monkeypatch: pytest
     with pytest.raises(pytest.fail.Exception, match="written again"):
         write(seed=77)
     assert [path for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    "changed", ["people/Ann_Lee/06.png", "people/Ann_Lee/00.png", "classes/dog/0.png", "captions.txt"]
+)
+def test_other_photos_or_captions_make_other_shards(
+    changed: str,
+    write: Callable[..., Path],
+    write_photo: Any,
+    people: Path,
+    classes: Path,
+    captions_file: Path,
+    tmp_path,
+):
+    shutil.copytree(people, tmp_path / "people")
+    shutil.copytree(classes, tmp_path / "classes")
+    shutil.copy(captions_file, tmp_path)
+    places = {"people": tmp_path / "people", "classes": tmp_path / "classes", "captions": tmp_path / "captions.txt"}
+
+    def write_own() -> Path:
+        return write(**places, cache=tmp_path / "cache")
+
+    first = write_own()
+    assert write_own() == first
+    if changed == "captions.txt":
+        places["captions"].write_text("another caption\n")
+    else:
+        write_photo(tmp_path / changed, 900)  # added, or repaired
+        os.utime(tmp_path / changed, (1, 1))
+    assert write_own() != first
 
 
 def test_many_pairs_are_many_shards(write: Callable[..., Path], read, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -312,6 +312,29 @@ def test_schema_has_exactly_the_keys_that_loaders_take(loader):
     assert keys == set(inspect.signature(loader).parameters) - {"corrections"}
 
 
+@pytest.mark.parametrize("group", ["people", "strangers"])
+def test_people_stand_in_for_others_only_where_the_config_says_that_they_consent(
+    group: str, write_people, tmp_path: Path
+):
+    own = [f"{group}=folder", f"{group}.folder={write_people(tmp_path / 'own', {'Ann Lee': 1})}"]
+    write_people(tmp_path / "scrub/actors/faces", {"Bob Ray": 1})
+    facescrub = [f"{group}=facescrub", f"{group}.folder={tmp_path / 'scrub'}"]
+    for overrides in (own, facescrub):
+        for more, consenting in (([], False), ([f"{group}.consenting=true"], True)):
+            with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+                cfg = compose("config", overrides=["paths.run=run", *overrides, *more])
+            assert instantiate(cfg[group]).consenting is consenting
+
+
+@pytest.mark.parametrize(
+    ("name", "consenting"),
+    [("personas", True), ("folder", False), ("lfw", False), ("facescrub", False), ("webdataset", False)],
+)
+def test_only_fictional_strangers_consent_by_themselves(name: str, consenting: bool):
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        assert compose("config", [f"strangers={name}"]).strangers.consenting is consenting
+
+
 def test_people_and_strangers_of_one_folder_are_composed_apart(write_people, tmp_path: Path):
     folder = write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 2, "Cy Fox": 3})
     overrides = ["people=folder", f"people.folder={folder}", "people.min_photos=2", "people.box=[8,4,32,28]"]

@@ -144,15 +144,15 @@ def test_url_that_does_not_answer_is_an_error_soon(monkeypatch: pytest.MonkeyPat
         assert time.perf_counter() - start < 5
 
 
-def by_text(sample: dict) -> dict[str, bytes]:
-    return {f"{sample['txt'].decode()}/{sample['__key__']}.jpg": sample["jpg"]}
+def by_text(sample: dict, number: int) -> dict[str, bytes]:
+    return {f"{sample['txt'].decode()}/{number:04}.jpg": sample["jpg"]}
 
 
 def test_shards_are_unpacked_once(folder: Path, tmp_path: Path):
     unpacked = unpack_shards(find_shards(folder, "key"), "key", tmp_path / "cache", by_text)
     assert (unpacked / "photo 4/0004.jpg").read_bytes() == bytes([4]) * 700
     assert len(list(unpacked.rglob("*.jpg"))) == 6
-    again = unpack_shards(find_shards(folder, "key"), "key", tmp_path / "cache", lambda _: pytest.fail("read again"))
+    again = unpack_shards(find_shards(folder, "key"), "key", tmp_path / "cache", lambda *_: pytest.fail("read again"))
     assert again == unpacked
     assert list(unpacked.parent.iterdir()) == [unpacked]
 
@@ -165,7 +165,7 @@ def test_shards_are_unpacked_anew_for_other_content_another_use_and_other_settin
     write_shard(folder / "00000.tar", 20)
     unpacked.append(unpack())
     assert len(set(unpacked)) == 5
-    assert (unpacked[-1] / "photo 20/0020.jpg").is_file()
+    assert (unpacked[-1] / "photo 20/0000.jpg").is_file()
 
 
 def test_broken_shard_leaves_nothing_unpacked(folder: Path, tmp_path: Path):
@@ -181,5 +181,5 @@ def test_place_outside_the_folder_is_an_error(folder: Path, tmp_path: Path, name
     with pytest.raises(
         InputError, match=rf"key: expected names of files within a folder, got {json.dumps(name)[1:-1]!r}"
     ):
-        unpack_shards(find_shards(folder, "key"), "key", tmp_path / "cache", lambda sample: {name: sample["jpg"]})
+        unpack_shards(find_shards(folder, "key"), "key", tmp_path / "cache", lambda sample, _: {name: sample["jpg"]})
     assert not list(tmp_path.rglob("escaped.jpg"))

@@ -78,6 +78,13 @@ def test_every_source_gives_the_same_photos_and_captions(
         assert contents(found) == expected
 
 
+def test_equal_keys_of_shards_of_one_name_stay_apart(shards: Path, retrieval: Retrieval, tmp_path: Path):
+    for number in range(3):
+        (shards / "abc"[number]).mkdir()
+        (shards / f"{number:05}.tar").rename(shards / "abc"[number] / "0.tar")
+    assert contents(Retrieval(f"{shards}/{{a,b,c}}/0.tar", tmp_path / "cache")) == contents(retrieval)
+
+
 def test_no_more_photos_are_compared_than_asked_for(text_folder: Path, tiny_clip: Clip):
     measured = Retrieval(text_folder, "unused", max_photos=2).measure(tiny_clip)
     assert (measured["retrieval/num_photos"], measured["retrieval/num_captions"]) == (2, 3)

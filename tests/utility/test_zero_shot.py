@@ -14,9 +14,10 @@ from PIL import Image
 from sklearn.metrics import top_k_accuracy_score
 
 from backdoor_privacy.clip import Clip, load_clip
+from backdoor_privacy.data.shards import find_shards, unpack_shards
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.paths import CONFIG_FOLDER
-from backdoor_privacy.utility.zero_shot import ZeroShot, clip_benchmark, imagenet, zero_shot_classifier
+from backdoor_privacy.utility.zero_shot import ZeroShot, _by_class, clip_benchmark, imagenet, zero_shot_classifier
 
 CLASSES = ["apple", "boat", "red car", "dog", "empty road", "fox", "goose"]
 TEMPLATES: Sequence[str] = ("a photo of {}", "{}", "two of {}, drawn")
@@ -266,11 +267,25 @@ def test_incomplete_clip_benchmark_is_an_error(
         clip_benchmark(str(benchmark), tmp_path / "cache").photos()
 
 
+def test_equal_keys_of_shards_of_one_name_stay_apart(photos: Path, tmp_path: Path):
+    for number, name in enumerate(("a", "b")):
+        content = (photos / f"boat/{number}.png").read_bytes()
+        (tmp_path / name).mkdir()
+        with wds.writer.TarWriter(str(tmp_path / name / "0.tar")) as writer:
+            writer.write({"__key__": "same", "png": content, "cls": "0"})
+    shards = find_shards(f"{tmp_path}/{{a,b}}/0.tar", "key")
+    unpacked = ZeroShot(unpack_shards(shards, "key", tmp_path / "cache", _by_class)).photos()
+    assert [path.read_bytes() for path in unpacked] == [(photos / f"boat/{n}.png").read_bytes() for n in range(2)]
+
+
 @pytest.mark.parametrize("label", [{}, {"cls": "dog"}])
 def test_shards_without_classes_are_an_error(label: dict[str, str], benchmark: Path, tmp_path: Path):
     with wds.writer.TarWriter(str(benchmark / "test/1.tar")) as writer:
         writer.write({"__key__": "a", "png": b"", **label})
-    with pytest.raises(InputError, match=r"expected photos with cls, the number of a class, got '(dog)?' at 1-a$"):
+    with pytest.raises(
+        InputError,
+        match=r"expected photos with cls, the number of a class, got '(dog)?' in sample a of .*/test/1\.tar$",
+    ):
         clip_benchmark(str(benchmark), tmp_path / "cache")
 
 
