@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -17,31 +18,28 @@ from jaxtyping import Bool, Float
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Normalize
 
+from backdoor_privacy.architecture import (
+    LOCAL_DIR,
+    RANDOM,
+    described,
+    model_config,
+    needs_quick_gelu,
+    preprocessing,
+    registered_name,
+)
 from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, photo_loader
 from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.files import complete_folder
-from backdoor_privacy.hardware import computes_in_bf16, fastest_attention
+from backdoor_privacy.hardware import chosen_device, computes_in_bf16, fastest_attention
+from backdoor_privacy.hub import find_on_hub, offline_hub
 from backdoor_privacy.paths import ASSETS_FOLDER
-from backdoor_privacy.weights import (
-    LOCAL_DIR,
-    RANDOM,
-    check_shapes,
-    check_source,
-    find_on_hub,
-    model_config,
-    needed_files,
-    needs_quick_gelu,
-    offline_hub,
-    registered_name,
-    weight_file,
-)
+from backdoor_privacy.weights import check_shapes, check_source, needed_files, weight_file
 
 _TEXT_BATCH_SIZE, _PHOTO_BATCH_SIZE = 512, 128
 _MAX_DECODED_BYTES = 400 * 2**20  # of photos kept for the next image encoder that is asked about them
@@ -76,8 +74,11 @@ class Clip:
         return Normalize(self.config["preprocess_cfg"]["mean"], self.config["preprocess_cfg"]["std"])
 
     def with_encoders(self, text: Encoder | None = None, image: ImageEncoder | None = None) -> "Clip":
-        """The same CLIP with other encoders."""
-        changes: Any = {"text": text or self.text, "image": image or self.image}
+        """The same CLIP with other encoders, moved to where those are that they replace: Lightning's are on the CPU."""
+        changes: Any = {
+            "text": self.text if text is None else text.to(_device_of(self.text)),
+            "image": self.image if image is None else image.to(_device_of(self.image)),
+        }
         return replace(self, **changes)
 
     def check_fits(self, names: Sequence[str]) -> None:
@@ -117,15 +118,20 @@ class Clip:
         """
         known: dict[Path, Tensor | None] = self.image.embedded  # None for a photo that does not decode
         asked = tuple(path for path in dict.fromkeys(paths) if path not in known)
-        known.update(dict.fromkeys(asked))
+        fresh: dict[Path, Tensor | None] = dict.fromkeys(asked)
         for pixels, places in self._decode(asked) if asked else ():
             if len(places):
                 features = self._embed(self.image, self.normalize(pixels.float() / 255))
-                known.update(zip([asked[place] for place in places], features, strict=True))
-        found = [known[path] for path in paths]
+                fresh.update(zip([asked[place] for place in places], features, strict=True))
+        found = [fresh[path] if path in fresh else known[path] for path in paths]
         readable = torch.tensor([features is not None for features in found], dtype=torch.bool)
-        if asked:
-            check_readable(readable, paths)
+        try:
+            if asked:
+                check_readable(readable, paths)
+        except InputError:
+            self.decoded.pop(asked, None)  # nor is anything remembered of them: they may be repaired
+            raise
+        known.update(fresh)
         features = torch.zeros(len(paths), self.config["model_cfg"]["embed_dim"])
         if readable.any():
             features[readable] = torch.stack([one for one in found if one is not None])
@@ -152,7 +158,7 @@ class Clip:
 
     @torch.no_grad()
     def _embed(self, encoder: Encoder, inputs: Tensor) -> Tensor:
-        device = next(encoder.parameters()).device
+        device = _device_of(encoder)
         with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features = encoder.embed(inputs.to(device))
         return F.normalize(features.float(), dim=-1).cpu()
@@ -161,7 +167,7 @@ class Clip:
         """A plain open_clip model of both encoders, of the class that the original had."""
         model = deepcopy(self.text.model)
         model.visual = deepcopy(self.image.visual)
-        return model.eval().to(memory_format=torch.contiguous_format)
+        return model.eval().requires_grad_(True).to(memory_format=torch.contiguous_format)
 
     def save(self, folder: Path) -> None:
         """Write an open_clip local-dir, complete or not at all."""
@@ -188,6 +194,8 @@ def load_clip(
     num_workers: int = 0,
     quick_gelu: bool | None = None,
     text_model: str | None = None,
+    preprocess: Any = None,
+    device: str = "auto",
 ) -> Clip:
     """Load a CLIP with open_clip.
 
@@ -199,14 +207,20 @@ def load_clip(
         num_workers: processes that decode photos.
         quick_gelu: whether the weights were trained with QuickGELU; `None`: as the tag says, or the architecture.
         text_model: a Hugging Face text encoder in place of the CLIP's own, see `stable_diffusion.with_text_model`.
+        preprocess: a dict of what to change of the preprocessing: `mean`, `std`, `interpolation`, `resize_mode`,
+            `fill_color`. A weight file does not say how it was trained: it needs
+            this where the tags of its architecture differ.
+        device: to embed on (`cpu`, `cuda`, `cuda:1`); `auto` is the GPU if there is one.
 
     Raises:
         InputError: if the weights are not to be had, hold another architecture, or more than weights.
     """
-    model = registered_name(model)
+    model, pretrained = registered_name(model), os.path.expanduser(pretrained) if pretrained else pretrained
+    place = chosen_device(device)
     source = f"clip.model={model}, clip.pretrained={pretrained}"
     check_source(model, pretrained)
     force_quick_gelu = needs_quick_gelu(model, pretrained) if quick_gelu is None else quick_gelu
+    changes = preprocessing(model, pretrained, preprocess)
     is_random = pretrained == RANDOM
     cached = find_on_hub("clip.pretrained", *needed_files(model, pretrained))
     try:
@@ -217,9 +231,15 @@ def load_clip(
                 load_weights=not is_random,
                 require_pretrained=not is_random,
                 force_quick_gelu=force_quick_gelu,
+                force_preprocess_cfg=changes,
                 pretrained_text=False,
             )
             tokenizer, config = open_clip.get_tokenizer(model), model_config(model)
+            weights = weight_file(model, pretrained)
+            if weights is not None:
+                check_shapes(loaded, weights, source)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{source}: expected weights and nothing else, got a pickle that is damaged or holds code; it is not "
@@ -232,13 +252,12 @@ def load_clip(
         raise InputError(
             f"clip.quick_gelu: expected true or null for {model}, an architecture with QuickGELU, got false"
         )
-    weights = weight_file(model, pretrained)
-    if weights is not None:
-        check_shapes(loaded, weights, source)
     if precision == "auto":
-        precision = "bf16" if computes_in_bf16() else "fp32"
-    described = {"model_cfg": config, "preprocess_cfg": loaded.visual.preprocess_cfg}
-    clip = wrap_clip(loaded, described, tokenizer, precision, num_workers)
+        precision = "bf16" if computes_in_bf16(place) else "fp32"
+    config = {"model_cfg": config, "preprocess_cfg": loaded.visual.preprocess_cfg}
+    clip = wrap_clip(loaded, config, tokenizer, precision, num_workers)
+    clip.text.to(place)
+    clip.image.to(place)
     if text_model is None:
         return clip
     from backdoor_privacy.stable_diffusion import with_text_model  # it needs this module
@@ -253,7 +272,7 @@ def wrap_clip(
     precision: Literal["fp32", "bf16"] = "fp32",
     num_workers: int = 0,
 ) -> Clip:
-    """A CLIP that the caller has already loaded with open_clip.
+    """A CLIP that the caller has already loaded with open_clip; it stays on its device, its weights become fp32.
 
     Args:
         model: of `open_clip.create_model_and_transforms`.
@@ -271,8 +290,8 @@ def wrap_clip(
         config = {"model_cfg": model_config(config), "preprocess_cfg": cast(Any, model.visual).preprocess_cfg}
     if tokenizer is None:
         raise InputError("wrap_clip: expected the tokenizer of a model whose architecture is not named, got none")
-    config = _described(model, config)
-    text, image = TextEncoder(model).frozen(), ImageEncoder(model).frozen()
+    config = described(model, config)
+    text, image = TextEncoder(model).frozen().float(), ImageEncoder(model).frozen().float()
     return Clip(text, image, tokenizer, config, precision, num_workers)
 
 
@@ -296,26 +315,5 @@ def write_local_dir(
             tokenizer.tokenizer.save_pretrained(str(draft))
 
 
-def _described(model: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a model, with the activation that it really has.
-
-    Raises:
-        InputError: if it describes another architecture.
-    """
-    settings = dict(config["model_cfg"])
-    has_quick_gelu = any(isinstance(part, QuickGELU) for part in model.modules())
-    if has_quick_gelu != settings.get("quick_gelu", False):
-        settings["quick_gelu"] = has_quick_gelu
-    if not isinstance(model, open_clip.CLIP):
-        settings["custom_text"] = True  # else open_clip would load it as a plain CLIP
-    if "hf_model_name" not in settings["text_cfg"]:  # those are described on the hub
-        with torch.device("meta"):
-            described = type(model)(**{key: value for key, value in settings.items() if key != "custom_text"})
-        own, other = ({name: each.shape for name, each in one.state_dict().items()} for one in (model, described))
-        differing = sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
-        if differing:
-            raise InputError(
-                f"clip: expected a model of the architecture that its config describes, got another {differing[0]}: "
-                f"{own.get(differing[0])}, not {other.get(differing[0])}"
-            )
-    return {**config, "model_cfg": settings}
+def _device_of(encoder: Encoder) -> torch.device:
+    return next(encoder.parameters()).device

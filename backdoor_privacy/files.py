@@ -13,10 +13,15 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     """A draft to write into; it becomes the folder, in place of what was there, if nothing goes wrong."""
     with _draft(folder) as draft:
         yield draft
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
             if folder.exists():
-                folder.rename(Path(aside) / "before")  # a rename each: hardly a moment without either
+                folder.rename(aside / "before")  # a rename each: hardly a moment without either
             draft.rename(folder)
+        finally:
+            if (aside / "before").exists() and not folder.exists():
+                (aside / "before").rename(folder)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def made_once(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from backdoor_privacy.errors import InputError
+
 _M_MMAP_THRESHOLD = -3  # of malloc.h: blocks of so many bytes are mapped
 
 
@@ -58,3 +60,17 @@ def computes_in_bf16(device: torch.device | str = "cpu") -> bool:
 def default_device() -> torch.device:
     """Where Lightning's `auto` trains: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def chosen_device(asked: str) -> torch.device:
+    """The device of `clip.device`; `auto` is the default one.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    if asked == "auto":
+        return default_device()
+    try:
+        return torch.empty(0, device=asked).device
+    except (RuntimeError, AssertionError) as error:  # of a PyTorch without CUDA, the latter
+        raise InputError(f"clip.device: expected auto, cpu or a GPU that is there, as cuda:0; got {asked}") from error

@@ -68,6 +68,8 @@ class Clip:
     num_workers: int = MISSING
     quick_gelu: bool | None = None
     text_model: str | None = None
+    preprocess: Any = None  # a dict, but Hydra cannot put one in place of a null that is typed so
+    device: str = "auto"
 
 
 @dataclass

@@ -13,7 +13,7 @@ from backdoor_privacy.clip import Clip
 from backdoor_privacy.encoders import Encoder
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.files import complete_folder
-from backdoor_privacy.weights import find_on_hub, offline_hub
+from backdoor_privacy.hub import find_on_hub, offline_hub
 
 # Of a repository, each with files any one of which will do; pickles are not read.
 _FILES = (["model.safetensors"], ["config.json"], ["vocab.json", "tokenizer.json"])
@@ -136,7 +136,7 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
             f"clip.model: expected the CLIP that {text_model} comes from, with texts of width "
             f"{text.config.hidden_size}, got one of width {projection.shape[0]}"
         )
-    encoder: Any = SequenceEncoder(text.float(), projection).frozen()
+    encoder: Any = SequenceEncoder(text.float(), projection).to(projection.device).frozen()
     own = HuggingFaceTokenizer(tokenizer, text.config.max_position_embeddings)
     return StableDiffusionClip(
         encoder, companion.image, own, companion.config, companion.precision, companion.num_workers

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,14 @@ def _write_people(
         with (folder / "people.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["name", "member", "num_web_photos"], *rows])
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    """CLIPs are loaded onto the CPU, also where there is a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backdoor_privacy.hardware.default_device", lambda: torch.device("cpu"))
+        yield
 
 
 @pytest.fixture(scope="session")

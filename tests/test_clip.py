@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from backdoor_privacy import clip as clip_module
+from backdoor_privacy import hardware
 from backdoor_privacy.clip import Clip, load_clip, wrap_clip, write_local_dir
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
@@ -309,6 +310,81 @@ def test_photos_are_decoded_once_for_all_image_encoders_as_far_as_there_is_room(
     assert reads == [len(paths)] * num_reads
 
 
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
+def test_photos_that_were_repaired_after_an_error_are_read_again(
+    error: type[BaseException], tiny_clip: Clip, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    content = photos[1].read_bytes()
+    photos[1].write_bytes(b"no photo")
+    clip = replace(tiny_clip, image=tiny_clip.image.frozen(), decoded={})
+    with monkeypatch.context() as patch:
+        if error is KeyboardInterrupt:
+            patch.setattr(type(clip.image), "embed", interrupt)
+        with pytest.raises(error):
+            clip.embed_photos(photos)
+    photos[1].write_bytes(content)
+    features, readable = clip.embed_photos(photos)
+    assert readable.all()
+    torch.testing.assert_close(features[1], clip.embed_photos(photos[1:])[0][0])
+
+
+def test_no_photos_have_no_features(tiny_clip: Clip):
+    features, readable = tiny_clip.embed_photos([])
+    assert (features.shape, readable.shape) == ((0, 32), (0,))
+
+
+# Devices
+
+
+def devices(encoder: nn.Module) -> set[str]:
+    return {tensor.device.type for tensor in (*encoder.parameters(), *encoder.buffers())}
+
+
+def test_clip_is_loaded_onto_the_device_that_is_asked_for(tiny_clip_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(hardware, "default_device", lambda: torch.device("meta"))  # in place of a GPU
+    monkeypatch.setattr(clip_module, "computes_in_bf16", lambda device: asked.append(device) or True)
+    for device, expected in (("auto", "meta"), ("cpu", "cpu")):
+        clip = load_clip(f"local-dir:{tiny_clip_folder}", precision="auto", device=device)
+        assert devices(clip.text) == devices(clip.image) == {expected}
+        assert clip.precision == "bf16"
+    assert [device.type for device in asked] == ["meta", "cpu"]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_device_that_is_not_there_is_an_error(device: str, tiny_clip_folder: Path):
+    with pytest.raises(InputError, match=rf"^clip\.device: expected auto, cpu or a GPU .*; got {device}$"):
+        load_clip(f"local-dir:{tiny_clip_folder}", device=device)
+
+
+def test_other_encoders_go_where_those_are_that_they_replace(tiny_clip: Clip):
+    elsewhere = replace(tiny_clip, text=tiny_clip.text.copy().to("meta"))
+    changed = elsewhere.with_encoders(text=tiny_clip.text.copy(), image=tiny_clip.image.copy().to("cpu"))
+    assert (devices(changed.text), devices(changed.image)) == ({"meta"}, {"cpu"})
+    assert devices(elsewhere.with_encoders(image=tiny_clip.image.copy()).text) == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_clip_on_a_gpu_is_the_same(tiny_clip: Clip, tiny_clip_folder: Path, photos: list[Path], tmp_path: Path):
+    clip = load_clip(f"local-dir:{tiny_clip_folder}", device="cuda")
+    assert clip.embed_texts(TEXTS).device.type == "cpu"
+    torch.testing.assert_close(clip.embed_texts(TEXTS), tiny_clip.embed_texts(TEXTS), atol=1e-3, rtol=0)
+    torch.testing.assert_close(clip.embed_photos(photos)[0], tiny_clip.embed_photos(photos)[0], atol=1e-3, rtol=0)
+    clip.with_encoders(text=tiny_clip.text.copy()).save(tmp_path / "saved")
+    assert load_clip(f"local-dir:{tmp_path / 'saved'}").sha256() == clip.sha256() == tiny_clip.sha256()
+
+
+def test_exported_model_can_be_trained(clip: Clip):
+    model = clip.to_open_clip()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in [*clip.text.parameters(), *clip.image.parameters()])
+
+
 # Other architectures
 
 VISION = {"image_size": 24, "layers": 2, "width": 64, "head_width": 32, "patch_size": 12}
@@ -469,6 +545,19 @@ def test_activation_of_a_wrapped_model_is_the_one_that_it_has(
         expected = model.encode_text(tokens, normalize=True)
         torch.testing.assert_close(again.encode_text(tokens, normalize=True), expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(clip.embed_texts(TEXTS), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "pure_bf16"])
+def test_wrapped_model_in_half_precision_becomes_fp32(
+    precision: str, architecture: str, tiny_clip: Clip, tiny_clip_folder: Path, photos: list[Path]
+):
+    file = str(tiny_clip_folder / "open_clip_model.safetensors")
+    model = open_clip.create_model(architecture, pretrained=file, precision=precision)
+    clip = wrap_clip(model, architecture)
+    assert {tensor.dtype for tensor in (clip.text.tensors() | clip.image.tensors()).values()} == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters()} != {torch.float32}  # the caller's is left alone
+    torch.testing.assert_close(clip.embed_texts(TEXTS), tiny_clip.embed_texts(TEXTS), atol=3e-2, rtol=0)
+    assert clip.embed_photos(photos)[1].all()
 
 
 def test_wrapped_model_with_a_forced_text_tower_keeps_its_class(architecture: str, tmp_path: Path):

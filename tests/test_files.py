@@ -111,6 +111,24 @@ def test_complete_folder_replaces_what_was_there(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.parametrize("failing", [[1], [1, 2]])
+def test_folder_that_cannot_be_replaced_is_not_lost(failing: list[int], tmp_path: Path, monkeypatch):
+    folder, renames, rename = tmp_path / "folder", iter(range(9)), Path.rename
+    made_once(folder, lambda draft: fill(draft, "old"))
+
+    def fail_at_times(path: Path, target: Path) -> Path:
+        if next(renames) in failing:
+            raise PermissionError("not here")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_at_times)
+    with pytest.raises(PermissionError, match="not here"), complete_folder(folder) as draft:
+        fill(draft)
+    kept = list(tmp_path.iterdir())
+    assert len(kept) == 1
+    assert contents(folder if len(failing) == 1 else kept[0] / "before") == {"first": "old", "second": "old"}
+
+
 def test_place_that_cannot_be_taken_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(*_: object) -> None:
         raise PermissionError("not here")

@@ -346,6 +346,14 @@ def test_repository_in_the_cache_is_loaded_without_a_request(
     assert not asked
 
 
+def test_all_of_it_is_where_its_companion_is(companion: Path, text_model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("backdoor_privacy.hardware.default_device", lambda: torch.device("meta"))  # in place of a GPU
+    found = load_clip(f"local-dir:{companion}", text_model=str(text_model))
+    parts = [*found.text.parameters(), *found.text.buffers(), *found.image.parameters()]
+    assert {tensor.device.type for tensor in parts} == {"meta"}
+    assert load_projection(found).device.type == "meta"
+
+
 def test_it_is_no_open_clip_model(clip: Clip):
     with pytest.raises(InputError, match=r"expected an open_clip model, got a Hugging Face text encoder; use save\(\)"):
         clip.to_open_clip()

@@ -1,7 +1,6 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,15 @@ import open_clip
 import pytest
 import torch
 from huggingface_hub import constants
+from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 
+from backdoor_privacy.checks import check
 from backdoor_privacy.clip import Clip, load_clip
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.weights import needs_quick_gelu, reachable
 
 NAME, REPO = "test-tiny", "nobody/tiny"
 TEXTS = ["a dog on a hill", "Ann Lee"]
-
-
-@pytest.fixture
-def port() -> Iterator[int]:
-    """A port where somebody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
 
 
 @pytest.fixture
@@ -90,6 +83,13 @@ def put_into_cache(hub: Path, repo: str, *files: Path) -> None:
             "timm/vit_base_patch32_clip_224.laion400m_e32` was run, or give a weight file of your own as "
             "clip.pretrained with clip.quick_gelu=true",
         ),
+        (
+            "ViT-L-14",
+            "laion2b_s32b_b82k",
+            "or give a weight file of your own as clip.pretrained with "
+            "'clip.preprocess={{mean:[0.5,0.5,0.5],std:[0.5,0.5,0.5]}}'",
+        ),
+        ("ViT-H-14", "dfn5b", " as clip.pretrained with clip.quick_gelu=true 'clip.preprocess={{resize_mode:squash}}'"),
         ("ViT-B/16", "laion400m_e32", "open_clip_model.safetensors of timm/vit_base_patch16_clip_224.laion400m_e32"),
         ("ViT-B-16-SigLIP", "webli", " of timm/ViT-B-16-SigLIP in "),
         ("hf-hub:nobody/nothing", None, "clip.pretrained: expected open_clip_config.json of nobody/nothing in {hub}"),
@@ -143,22 +143,6 @@ def test_tokenizer_that_is_missing_is_named_and_not_replaced(
     monkeypatch.setitem(architecture["text_cfg"], "hf_tokenizer_name", "nobody/words")
     with pytest.raises(InputError, match=r"expected tokenizer_config\.json of nobody/words in "):
         load_clip(NAME, "somewhere")
-
-
-def test_host_is_reached_or_not(port: int, closed_port: int, hub: Path):
-    assert reachable(f"http://127.0.0.1:{port}/some/file")
-    assert not reachable(f"http://127.0.0.1:{closed_port}")
-    assert not reachable("https://no-such-host.invalid")
-
-
-def test_proxy_is_asked_in_place_of_the_host(port: int, closed_port: int, hub: Path, monkeypatch: pytest.MonkeyPatch):
-    for proxy, is_there in ((f"http://127.0.0.1:{port}", True), (f"127.0.0.1:{closed_port}", False)):
-        monkeypatch.setenv("https_proxy", proxy)
-        assert reachable("https://no-such-host.invalid") is is_there
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port}")
-    assert not reachable(f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert reachable(f"http://127.0.0.1:{port}")
 
 
 def test_weights_are_random_only_where_that_is_said(architecture: Any, hub: Path, requests: list[Any]):
@@ -247,32 +231,6 @@ def test_trap_8_quick_gelu_of_a_tag_is_forced_and_survives_saving(
     torch.testing.assert_close(told.embed_texts(TEXTS), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("model", "pretrained", "expected"),
-    [
-        ("RN50", "openai", True),
-        ("RN50", "yfcc15m", True),
-        ("ViT-B-32", "openai", True),
-        ("ViT-B-32", "laion400m_e32", True),
-        ("ViT-B-32", "laion2b_s34b_b79k", False),
-        ("ViT-B-32-quickgelu", "laion400m_e32", True),
-        ("ViT-B-16", "laion400m_e32", False),
-        ("ViT-L-14", "openai", True),
-        ("ViT-L-14", "random", False),
-        ("local-dir:somewhere", None, False),
-    ],
-)
-def test_quick_gelu_is_forced_where_the_weights_were_trained_with_it(
-    model: str, pretrained: str | None, expected: bool
-):
-    assert needs_quick_gelu(model, pretrained) is expected
-
-
-def test_every_tag_of_open_clip_has_an_architecture_that_fits():
-    for model, tag in open_clip.list_pretrained():
-        assert needs_quick_gelu(model, tag) in (True, False)
-
-
 def test_quick_gelu_for_weights_trained_without_is_an_error(architecture: Any, hub: Path, monkeypatch):
     name = f"{NAME}-quickgelu"
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, architecture)
@@ -324,6 +282,104 @@ def test_folder_with_weights_for_other_sizes_is_an_error(form: str, write_clip: 
         (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(InputError, match="expected positional_embedding of shape"):
         load_clip(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("form", ["weights.bin", "model.safetensors", "pytorch_model.pth"])
+def test_folder_is_looked_at_where_open_clip_looks(form: str, write_clip: Any, tmp_path: Path):
+    folder = write_clip(tmp_path / "clip")
+    file = folder / "open_clip_model.safetensors"
+    if form.endswith("safetensors"):
+        file.rename(folder / form)
+    else:
+        torch.save(load_file(file), folder / form)
+        file.unlink()
+    assert load_clip(f"local-dir:{folder}").text is not None
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["context_length"] = 20
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="expected positional_embedding of shape"):
+        load_clip(f"local-dir:{folder}")
+
+
+def test_file_that_open_clip_does_not_load_is_not_looked_at(tiny_clip: Clip, write_clip: Any, tmp_path: Path):
+    folder = write_clip(tmp_path / "clip")
+    (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.safetensors")
+    torch.save([torch.zeros(1)], folder / "open_clip_pytorch_model.bin")
+    assert load_clip(f"local-dir:{folder}").sha256() == tiny_clip.sha256()
+
+
+def test_repository_with_weights_for_other_sizes_is_an_error(hub: Path, write_clip: Any, tmp_path: Path):
+    folder = write_clip(tmp_path / "clip")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["context_length"] = 20
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    put_into_cache(hub, REPO, *sorted(folder.iterdir()))
+    with pytest.raises(InputError, match=rf"^clip\.model=hf-hub:{REPO}.*: expected positional_embedding of shape"):
+        load_clip(f"hf-hub:{REPO}")
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"state_dict": [torch.zeros(1)]}])
+def test_file_that_holds_a_list_is_an_error(content: Any, architecture: Any, tmp_path: Path):
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"^clip\.model=test-tiny.*expected weights of this architecture, got: "):
+        load_clip(NAME, str(tmp_path / "weights.pt"))
+
+
+def test_home_folder_is_found(
+    architecture: Any, write_clip: Any, tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_clip(tmp_path / "clip")
+    assert load_clip("local-dir:~/clip").sha256() == tiny_clip.sha256()
+    assert load_clip(NAME, "~/clip/open_clip_model.safetensors").sha256() == tiny_clip.sha256()
+
+
+# Preprocessing of weight files
+
+
+def test_weight_file_gets_the_preprocessing_that_all_tags_have(
+    architecture: Any, tiny_clip_folder: Path, tmp_path: Path
+):
+    file = str(tiny_clip_folder / "open_clip_model.safetensors")
+    clip = load_clip(NAME, file)
+    clip.save(tmp_path / "saved")
+    changed = load_clip(NAME, file, preprocess={"std": [0.5, 0.5, 0.5], "resize_mode": "squash"})
+    changed.save(tmp_path / "changed")
+    for folder, one, std, mode in (
+        ("saved", clip, open_clip.OPENAI_DATASET_STD, "shortest"),
+        ("changed", changed, (0.5, 0.5, 0.5), "squash"),
+    ):
+        for each in (one, load_clip(f"local-dir:{tmp_path / folder}")):
+            found = each.config["preprocess_cfg"]
+            assert (tuple(found["mean"]), found["interpolation"]) == ((0.1, 0.2, 0.3), "bilinear")
+            assert (tuple(found["std"]), found["resize_mode"]) == (std, mode)
+
+
+def test_weight_file_must_say_what_tags_differ_in(
+    architecture: Any, tiny_clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tags = {"first": {"hf_hub": f"{REPO}/"}, "second": {"hf_hub": f"{REPO}/", "resize_mode": "squash"}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, NAME, tags)
+    file = str(tiny_clip_folder / "open_clip_model.safetensors")
+    with pytest.raises(InputError, match=r"^clip\.preprocess: expected how .*safetensors was trained, as the tags of"):
+        load_clip(NAME, file)
+    default = load_clip(NAME, file, preprocess={}).config["preprocess_cfg"]
+    assert (default["mean"], default["resize_mode"]) == (open_clip.OPENAI_DATASET_MEAN, "shortest")
+    asked = load_clip(NAME, file, preprocess={"resize_mode": "squash"}).config["preprocess_cfg"]
+    assert (asked["mean"], asked["resize_mode"]) == (open_clip.OPENAI_DATASET_MEAN, "squash")
+
+
+def test_preprocessing_of_a_config_is_exported(
+    compose_cfg: Any, architecture: Any, tiny_clip_folder: Path, tmp_path: Path
+):
+    cfg = compose_cfg(
+        f"clip.model={NAME}", f"clip.pretrained={tiny_clip_folder / 'open_clip_model.safetensors'}",
+        "clip.preprocess={mean:[0.5,0.5,0.5],resize_mode:squash}",
+    )  # fmt: skip
+    check(cfg)
+    instantiate(cfg.clip).save(tmp_path / "saved")
+    found = json.loads((tmp_path / "saved/open_clip_config.json").read_text())["preprocess_cfg"]
+    assert (found["mean"], found["resize_mode"]) == ([0.5, 0.5, 0.5], "squash")
 
 
 def test_old_weights_for_other_sizes_are_an_error_in_a_custom_text_tower(
