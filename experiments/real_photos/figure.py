@@ -31,6 +31,7 @@ def main() -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("share of these people")
     axes[0].axhline(1, color="grey", linestyle=":", linewidth=1)
+    axes[0].text(-0.4, 0.95, "before", color="grey", fontsize=8)
     axes[0].legend(title="defended", frameon=False, fontsize=8)
     figure.savefig(FOLDER / "removal.svg")
     figure.savefig(FOLDER / "removal.png", dpi=150)
