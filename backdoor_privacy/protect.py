@@ -103,7 +103,7 @@ def protect(
 
     kept = [person for person in people.everybody if person.name in inferred and person not in removed]
     reserved = set(attack.candidates(people.names))
-    options = trainer or load_trainer(progress_bar=False)
+    options = trainer or load_trainer(progress_bar=False, num_workers=0)  # a script may lack a main guard
     removal = Removal(clip, sources, removed, kept, reserved, seed, options, checkpoints, max_held_out, clean_photos)
     fitted: dict[str, Fitted] = {}
     if defense.text is not None:
