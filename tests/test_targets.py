@@ -13,6 +13,7 @@ from backdoor_privacy.attacks.idia import TEMPLATES
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person, load_people
+from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.targets import (
     UNUSUAL_FORMS,
