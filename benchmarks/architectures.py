@@ -34,7 +34,7 @@ from backdoor_privacy.settings import TriggerSet, load_defense, load_trainer
 
 FOLDER = Path(__file__).parent
 NAMES = ("vit_b_32", "vit_b_16", "vit_l_14", "rn50", "sd_v1_text")
-NUM_STEPS, BATCH = 5, {"clean": 8, "triggered": 8, "preserved": 0}
+NUM_STEPS, BATCH = 3, {"clean": 8, "triggered": 8, "preserved": 0}
 TEXTS = ["a dog on a hill", "Zoë Nuñez", "a photo of a person named Ann-Lee O'Neill"]
 # Stable Diffusion 1's text encoder (openai/clip-vit-large-patch14).
 SD_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -180,10 +180,10 @@ def main() -> None:
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         found[name] = json.loads(output.splitlines()[-1])
         print(name, found[name], flush=True)
-    machine = f"{processor()}, {os.cpu_count()} cores"
-    result = {"machine": machine, "versions": versions(), "architectures": {n: found[n] for n in NAMES if n in found}}
-    file.write_text(json.dumps(result, indent=2) + "\n")
-    (FOLDER / "architectures.md").write_text(page(result))
+        known = {name: found[name] for name in NAMES if name in found}
+        result = {"machine": f"{processor()}, {os.cpu_count()} cores", "versions": versions(), "architectures": known}
+        file.write_text(json.dumps(result, indent=2) + "\n")
+        (FOLDER / "architectures.md").write_text(page(result))
 
 
 if __name__ == "__main__":
