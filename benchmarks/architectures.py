@@ -102,7 +102,7 @@ def differences(clip: Clip, folder: Path, photos: list[Path]) -> dict[str, float
 def measure(name: str) -> dict[str, Any]:
     """One architecture, in this process."""
     cache = os.environ.get("BACKDOOR_PRIVACY_CACHE", "~/.cache/backdoor_privacy")
-    parts = {part: world_part(part, cache, limit=12) for part in ("people", "strangers", "captions", "images")}
+    parts = {part: world_part(part, cache, limit=4) for part in ("people", "strangers", "captions", "images")}
     sources = Sources(
         people=load_people(parts["people"]),
         captions=load_captions(parts["captions"]),
@@ -121,7 +121,7 @@ def measure(name: str) -> dict[str, Any]:
             sources,
             TriggerSet(num_people=2, require_inferred=False),
             load_defense(kind, **changes),
-            attack=Idia(num_candidates=50, num_photos=2, threshold=1, seed=0),
+            attack=Idia(num_candidates=20, num_photos=2, threshold=1, seed=0),
             trainer=load_trainer(num_workers=0, progress_bar=False),
             max_held_out=20,
             loggers=lambda encoder: [clocks[encoder]],
@@ -155,7 +155,7 @@ def page(result: dict[str, Any]) -> str:
             "# Architectures in their true size",
             "",
             f"`make bench-architectures` wrote this page and `architectures.json`. Random weights, published losses, "
-            f"{BATCH['clean']} clean and {BATCH['triggered']} triggered inputs a step, {NUM_STEPS} steps of each "
+            f"{BATCH['clean']} clean and {BATCH['triggered']} triggered inputs a step, a few steps of each "
             f"encoder, IDIA before and after, export, reload. {result['machine']}; torch {used['torch']}, open_clip "
             f"{used['open_clip_torch']}, commit {used['commit'][:7]}.",
             "",
