@@ -83,6 +83,8 @@ def readme(result: dict) -> str:
             "",
             "The rest of the seconds is start-up: imports, the world's lists, the model.",
             "",
+            "[Architectures in their true size](architectures.md): `make bench-architectures`.",
+            "",
         ]
     )
 
