@@ -1,4 +1,4 @@
-"""Write folders whole or not at all."""
+"""Write files and folders whole or not at all."""
 
 import os
 import shutil
@@ -6,6 +6,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    os.chmod(draft, 0o644)
+    os.replace(draft, path)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.files import write_text
 from backdoor_privacy.fitting import Fitted, Removal, fit_image, fit_text
 from backdoor_privacy.settings import Defense, Trainer, TriggerSet, load_defense, load_trainer
 from backdoor_privacy.targets import check_strangers
@@ -186,8 +187,7 @@ def _claim(checkpoints: Path, fit: str) -> None:
             f"checkpoints: expected an empty folder, or one of the same CLIP, people, seed and defence, got "
             f"{checkpoints}; delete it or choose another"
         )
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    path.write_text(digest, encoding="utf-8")
+    write_text(path, digest)
 
 
 @dataclass

@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,20 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.files import write_text
 
 SCHEMA = 1
 _PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "open_clip_torch",
              "torchmetrics", "webdataset", "wandb", "numpy", "pillow", "Faker")  # fmt: skip
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-    os.chmod(draft, 0o644)
-    os.replace(draft, path)
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:

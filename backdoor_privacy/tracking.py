@@ -10,7 +10,7 @@ import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from backdoor_privacy.results import write_text
+from backdoor_privacy.files import write_text
 
 
 class Tracker:

@@ -8,7 +8,8 @@ import pytest
 
 from backdoor_privacy.collect import collect, main
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.results import read_metrics, write_metrics, write_text
+from backdoor_privacy.files import write_text
+from backdoor_privacy.results import read_metrics, write_metrics
 
 ENTRY = {
     "idia/num_tpr_removed": 4.0,

@@ -59,7 +59,7 @@ def composed(name: str, *overrides: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def forgotten(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder and the metrics of a run that removes four people from a small CLIP trained on 29 of them."""
+    """The folder and the metrics of a run that removes four of the 27 people whom a small CLIP knows."""
     folder = tmp_path_factory.mktemp("real")
     for number, photo in enumerate(sorted((DATA / "photos").glob("*.jpg"))[:200]):
         link = folder / ("images" if number % 2 else "zero_shot") / photo.stem.partition("_")[2] / photo.name

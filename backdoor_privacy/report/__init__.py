@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from backdoor_privacy.files import write_text
 from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure, save_figure
 from backdoor_privacy.report.finished_run import read_run
 from backdoor_privacy.report.html import render
-from backdoor_privacy.results import write_text
 
 
 def write_report(folder: Path) -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a small CLIP on real photos, attack it, and remove 16 and 64 people: experiments/real_photos/reproduce.sh <data>
-# <data> holds lfw/ (a folder per person), photos/ (<wnid>_<class>.jpg) and coco_captions_10000.txt; about an hour and a
-# half on two cores. MODEL_SEED picks another model, with other members; SEEDS other people to remove.
+# <data> holds lfw/ (a folder per person), photos/ (<wnid>_<class>.jpg) and coco_captions_10000.txt; more than an
+# hour on two cores. MODEL_SEED picks another model, with other members; SEEDS other people to remove.
 set -euo pipefail
 data=$(realpath "${1:?expected the folder of the data}")
 model_seed=${MODEL_SEED:-1}
