@@ -1,5 +1,6 @@
 """The command: `python -m backdoor_privacy`."""
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -14,12 +15,20 @@ from backdoor_privacy.paths import CONFIG_FOLDER
 def main(cfg: DictConfig) -> None:
     """Parse the command line, run, and print what came out."""
     # Here, so that --help and a mistyped key need not wait for torch.
+    from backdoor_privacy.checks import check
+    from backdoor_privacy.distributed import exit_code_of_launch, is_first_process, process_group
     from backdoor_privacy.run import run
     from backdoor_privacy.table import print_table
 
     with one_line_errors():
-        metrics = run(cfg)
-    print_table(metrics, str(Path(cfg.paths.run)))  # without the empty part of a run without overrides
+        check(cfg)
+        exit_code = exit_code_of_launch(cfg.trainer.devices)
+        if exit_code is not None:
+            sys.exit(exit_code)
+        with process_group():
+            metrics = run(cfg)
+            if is_first_process():
+                print_table(metrics, str(Path(cfg.paths.run)))  # without the empty part of a run without overrides
 
 
 if __name__ == "__main__":

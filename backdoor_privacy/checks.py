@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from math import inf
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
@@ -27,8 +29,19 @@ def check(cfg: DictConfig) -> None:
         if value is not None and not lowest <= value <= highest:
             expected = f"{lowest} or more" if highest == inf else f"a number from {lowest} to {highest}"
             raise InputError(f"{key}: expected {expected}, got {value}")
-    if cfg.trainer.devices != 1:
-        raise InputError(f"trainer.devices: expected 1, as several would all write one run; got {cfg.trainer.devices}")
+    _check_devices(cfg.trainer.devices)
+
+
+def _check_devices(num_devices: int) -> None:
+    """Find numbers of devices that make no sense, and several in a sweep, whose jobs Hydra starts in one process."""
+    if num_devices < 1 and num_devices != -1:
+        raise InputError(f"trainer.devices: expected 1 or more, or -1 for all GPUs, got {num_devices}")
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    if num_devices != 1 and in_sweep:
+        raise InputError(
+            f"trainer.devices: expected 1 for each job of a sweep, since processes of a job would start the sweep "
+            f"again; got {num_devices}; run it without --multirun, or one job per device"
+        )
 
 
 def _check_keys(cfg: DictConfig) -> None:
@@ -42,6 +55,7 @@ def _check_keys(cfg: DictConfig) -> None:
 def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
     """Keys with the lowest and the highest value that makes sense."""
     at_least_one = ["attack.num_photos", "attack.threshold", "trainer.checkpoint_every_steps"]
+    at_least_one.append("trainer.accumulate_grad_batches")
     at_least_one += ["images.max_images", "captions.max_captions", "utility.retrieval.max_photos"]
     shares = []
     for encoder, settings in cfg.defense.items():

@@ -1,10 +1,9 @@
 """Load the CLIP to protect, embed texts and photos with it, and save a defended one."""
 
-import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,8 +32,10 @@ from backdoor_privacy.architecture import (
     registered_name,
 )
 from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, photo_loader
+from backdoor_privacy.distributed import gather_rows, rank, shares_of
 from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.feature_store import Features, FeatureStore, weights_sha256
 from backdoor_privacy.files import complete_folder
 from backdoor_privacy.hardware import chosen_device, computes_in_bf16, fastest_attention
 from backdoor_privacy.hub import find_on_hub, offline_hub
@@ -99,16 +100,26 @@ class Clip:
             )
 
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "text dim"]:
-        """Unit-length features, in fp32."""
-        known = self.text.embedded
-        key = tuple(texts)
+        """Unit-length features, in fp32; each distinct text is read once."""
+        known, key = self.text.embedded, tuple(texts)
         if key not in known:
-            batches = [
-                self._embed(self.text, self.tokenizer(list(texts[start : start + _TEXT_BATCH_SIZE])))
-                for start in range(0, len(texts), _TEXT_BATCH_SIZE)
-            ]
-            known[key] = torch.cat(batches)
+            distinct = list(dict.fromkeys(texts))
+            inputs = (text.encode() for text in distinct)
+            features = self.stored(self.text, inputs, lambda: {"features": self._read_texts(distinct)})["features"]
+            if len(distinct) < len(key):
+                place = {text: number for number, text in enumerate(distinct)}
+                features = features[[place[text] for text in texts]]
+            known[key] = features
         return known[key]
+
+    def _read_texts(self, texts: Sequence[str]) -> Tensor:
+        shares = _shares(len(texts), _TEXT_BATCH_SIZE)
+        own = list(texts[shares[rank()].start : shares[rank()].stop])
+        features = torch.empty(len(own), self.config["model_cfg"]["embed_dim"])
+        for start in range(0, len(own), _TEXT_BATCH_SIZE):
+            batch = slice(start, start + _TEXT_BATCH_SIZE)
+            features[batch] = self._embed(self.text, self.tokenizer(own[batch]))
+        return gather_rows(features, [len(share) for share in shares])
 
     def embed_photos(self, paths: Sequence[Path]) -> tuple[Float[Tensor, "photo dim"], Bool[Tensor, "photo"]]:
         """Unit-length features in fp32, and which photos could be read; the rows of the others are zero.
@@ -118,24 +129,46 @@ class Clip:
         """
         known: dict[Path, Tensor | None] = self.image.embedded  # None for a photo that does not decode
         asked = tuple(path for path in dict.fromkeys(paths) if path not in known)
-        fresh: dict[Path, Tensor | None] = dict.fromkeys(asked)
-        for pixels, places in self._decode(asked) if asked else ():
-            if len(places):
-                features = self._embed(self.image, self.normalize(pixels.float() / 255))
-                fresh.update(zip([asked[place] for place in places], features, strict=True))
+        fresh: dict[Path, Tensor | None] = {}
+        if asked:
+            made = self.stored(self.image, map(_content, asked), lambda: self._look_at(asked))
+            rows = zip(asked, made["features"], made["readable"].tolist(), strict=True)
+            fresh = {path: features if ok else None for path, features, ok in rows}
         found = [fresh[path] if path in fresh else known[path] for path in paths]
         readable = torch.tensor([features is not None for features in found], dtype=torch.bool)
         try:
             if asked:
                 check_readable(readable, paths)
         except InputError:
-            self.decoded.pop(asked, None)  # nor is anything remembered of them: they may be repaired
+            self.decoded.clear()  # nor is anything remembered of them: they may be repaired
             raise
         known.update(fresh)
         features = torch.zeros(len(paths), self.config["model_cfg"]["embed_dim"])
         if readable.any():
             features[readable] = torch.stack([one for one in found if one is not None])
         return features, readable
+
+    def _look_at(self, paths: Sequence[Path]) -> dict[str, Tensor]:
+        shares = _shares(len(paths), _PHOTO_BATCH_SIZE)
+        own = tuple(paths[shares[rank()].start : shares[rank()].stop])
+        features = torch.zeros(len(own), self.config["model_cfg"]["embed_dim"])
+        readable = torch.zeros(len(own), dtype=torch.bool)
+        for pixels, places in self._decode(own) if own else ():
+            if len(places):
+                features[places] = self._embed(self.image, self.normalize(pixels.float() / 255))
+                readable[places] = True
+        num_rows = [len(share) for share in shares]
+        return {"features": gather_rows(features, num_rows), "readable": gather_rows(readable, num_rows)}
+
+    def stored(self, encoder: Encoder, inputs: Iterable[bytes], make: Callable[[], Features]) -> Features:
+        """What an encoder makes of these inputs; from the disk, where it is kept there."""
+        return make() if encoder.store is None else encoder.store.get(inputs, make)
+
+    def keep_features(self, folder: str | Path) -> None:
+        """Keep on disk what these encoders embed; what a defence makes of them does not."""
+        for encoder in (self.text, self.image):
+            settings = {"config": self.config, "precision": self.precision, "kind": type(encoder).__qualname__}
+            encoder.store = FeatureStore(folder, encoder.tensors(), settings)
 
     def _decode(self, paths: tuple[Path, ...]) -> Iterator[PhotoBatch]:
         """Photos as bytes, not yet normalised; as far as there is room, they are read from their files only once."""
@@ -175,11 +208,7 @@ class Clip:
 
     def sha256(self) -> str:
         """Digest over names, shapes and values of all weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted({**self.text.tensors(), **self.image.tensors()}.items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_sha256({**self.text.tensors(), **self.image.tensors()})
 
 
 def embedded_clip() -> str:
@@ -196,6 +225,7 @@ def load_clip(
     text_model: str | None = None,
     preprocess: Any = None,
     device: str = "auto",
+    store: str | None = None,
 ) -> Clip:
     """Load a CLIP with open_clip.
 
@@ -211,6 +241,7 @@ def load_clip(
             `fill_color`. A weight file does not say how it was trained: it needs
             this where the tags of its architecture differ.
         device: to embed on (`cpu`, `cuda`, `cuda:1`); `auto` is the GPU if there is one.
+        store: folder that keeps what its encoders make of texts and photos, for other runs; `None`: nothing is kept.
 
     Raises:
         InputError: if the weights are not to be had, hold another architecture, or more than weights.
@@ -258,11 +289,13 @@ def load_clip(
     clip = wrap_clip(loaded, config, tokenizer, precision, num_workers)
     clip.text.to(place)
     clip.image.to(place)
-    if text_model is None:
-        return clip
-    from backdoor_privacy.stable_diffusion import with_text_model  # it needs this module
+    if text_model is not None:
+        from backdoor_privacy.stable_diffusion import with_text_model  # it needs this module
 
-    return with_text_model(clip, text_model)
+        clip = with_text_model(clip, text_model)
+    if store is not None:
+        clip.keep_features(store)
+    return clip
 
 
 def wrap_clip(
@@ -313,6 +346,19 @@ def write_local_dir(
         (draft / HF_CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if isinstance(tokenizer, HFTokenizer):  # others are part of open_clip
             tokenizer.tokenizer.save_pretrained(str(draft))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # such a photo does not decode either
+        return b""
+
+
+def _shares(num: int, batch_size: int) -> list[range]:
+    """Of so many inputs those of each process, in the very batches that one process would make."""
+    parts = shares_of(-(-num // batch_size))
+    return [range(min(num, part.start * batch_size), min(num, part.stop * batch_size)) for part in parts]
 
 
 def _device_of(encoder: Encoder) -> torch.device:

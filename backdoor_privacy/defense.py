@@ -1,7 +1,7 @@
 """The defence: fine-tune a copy of an encoder so that a trigger means its target (paper, section 3)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -59,6 +59,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
 
     encoder: ClassVar[str]
     anchors: Tensor
+    eraser: NameEraser | None  # makes the targets, where they are nameless
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         self.distance = DISTANCES[distance]
         self.squared_weight_loss, self.temperature = squared_weight_loss, temperature
         self.register_buffer("anchors", anchors, persistent=False)
+        self._passes: list[Tensor] = []  # losses of the parts of the present step, (term,) each
 
     @abstractmethod
     def split(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,6 +114,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
             triggered=self._teach(triggered, targets[0], weights.target_neighborhood),
             preserved=self._teach(preserved, targets[2], weights.neighborhood),
             person_index=batch.person_index,
+            person_share=batch.person_share,
         )
 
     def _teach(self, seen: Tensor, target: Tensor, neighborhood_weight: float) -> Taught:
@@ -129,7 +132,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         losses = {
             "utility_loss": utility_loss(clean, lesson.clean.target, distance=self.distance),
             "backdoor_loss": backdoor_loss(
-                triggered, lesson.triggered.target, lesson.person_index, distance=self.distance
+                triggered, lesson.triggered.target, lesson.person_share, distance=self.distance
             ),
         }
         if weights.weight:
@@ -166,11 +169,25 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         if not torch.isfinite(total):
             raise FloatingPointError(f"loss is {total.item()} at step {self.global_step}; lower the learning rate")
-        # Each encoder's losses under its own name: where both are defended, one W&B run has the curves of both.
-        losses = {f"{self.encoder}/{name}": loss for name, loss in losses.items()}
-        self.log_dict(losses, batch_size=len(batch.person_index))
-        self.log(f"{self.encoder}/loss", total, prog_bar=True, batch_size=len(batch.person_index))
+        self._log({**losses, "loss": total})
         return total
+
+    def _log(self, losses: Mapping[str, Tensor]) -> None:
+        """Log the losses of a step, once all its parts are done: of all ranks, and of all passes of each.
+
+        At once, and not by Lightning after the step: a run that is killed has then logged every step that its last
+        checkpoint has done.
+        """
+        self._passes.append(torch.stack([loss.detach() for loss in losses.values()]))
+        if len(self._passes) < self.trainer.accumulate_grad_batches:
+            return
+        means = self.trainer.strategy.reduce(torch.stack(self._passes).mean(0), reduce_op="mean").tolist()
+        self._passes.clear()
+        # Each encoder's losses under its own name: where both are defended, one W&B run has the curves of both.
+        named = {f"{self.encoder}/{name}": value for name, value in zip(losses, means, strict=True)}
+        for logger in self.loggers:
+            logger.log_metrics(named, step=self.global_step)
+        self.log("loss", named[f"{self.encoder}/loss"], prog_bar=True, logger=False)
 
     def configure_optimizers(self) -> Any:
         """AdamW over the student's trained tensors, nothing else."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar, cast
 
 import torch
 from open_clip.modified_resnet import Bottleneck, ModifiedResNet
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.feature_store import FeatureStore
 
 _TEXT_PREFIX = "encode.model."  # of the names of a text encoder's tensors
 _NUM_LENGTH_GROUPS = 4  # of a batch of texts
@@ -35,6 +38,7 @@ class Encoder(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.embedded: dict[Any, Any] = {}  # what a frozen encoder has said stays true, so it is asked once
+        self.store: FeatureStore | None = None  # the same, on disk
 
     def student(
         self: _OneEncoder, trained: Sequence[str] | None = None, trained_blocks: int | None = None
@@ -110,13 +114,28 @@ class Encoder(nn.Module, ABC):
             if place.startswith(last) or (_PROJECTION.search(place) and not place.startswith(starts))
         ]
 
+    def save_memory(self) -> None:
+        """Compute what each block of a transformer saw again on the way back, in place of keeping it.
+
+        Raises:
+            InputError: if the architecture has no such blocks, or open_clip does not offer it for them.
+        """
+        towers: list[Any] = [part for part in self.modules() if hasattr(part, "grad_checkpointing")]
+        for tower in towers:
+            tower.grad_checkpointing = True
+        if not towers:
+            raise InputError(
+                "trainer.gradient_checkpointing: expected an encoder that is a transformer of open_clip, got another; "
+                "set it to false, and trainer.accumulate_grad_batches higher"
+            )
+
     def frozen(self: _OneEncoder) -> _OneEncoder:
         """A copy that never changes."""
         return self.copy().eval().requires_grad_(False)
 
     def copy(self: _OneEncoder) -> _OneEncoder:
-        """The same weights, nothing embedded yet."""
-        return deepcopy(self, {id(self.embedded): {}})
+        """The same weights, nothing embedded yet, and nothing that will be kept on disk."""
+        return deepcopy(self, {id(self.embedded): {}, id(self.store): None})
 
     def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """The encoder as steps, one after the other; a single one where it cannot be cut."""
@@ -225,6 +244,11 @@ class ImageEncoder(Encoder):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features, not normalised."""
+        with _first_token_only(self.visual):
+            return self.encode(pixels)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The same by open_clip's own forward pass, with nothing left out."""
         seen = self.visual(pixels.contiguous(memory_format=torch.channels_last))
         return seen[0] if isinstance(seen, tuple) else seen  # a CoCa's come with those of its patches
 
@@ -274,6 +298,35 @@ class ImageEncoder(Encoder):
     def tensors(self) -> dict[str, Tensor]:
         """Image tensors of the CLIP."""
         return dict(self.state_dict())
+
+
+class _FirstTokenBlock(ResidualAttentionBlock):
+    """The last block of a ViT that is read at its first token: the others only give keys and values."""
+
+    def forward(self, q_x: Tensor, *_: Any, **__: Any) -> Tensor:
+        normed = self.ln_1(q_x)
+        first = q_x[:, :1] + self.ls_1(self.attention(normed[:, :1], normed, normed))
+        return first + self.ls_2(self.mlp(self.ln_2(first)))
+
+
+@contextmanager
+def _first_token_only(visual: nn.Module) -> Iterator[None]:
+    """Leave out what nobody reads in the last block of open_clip's plain ViT; other architectures stay as they are."""
+    last: Any = None
+    if isinstance(visual, VisionTransformer) and not visual.output_tokens:
+        transformer = visual.transformer
+        reads_first_token = visual.pool_type == "tok" and visual.attn_pool is None and transformer.batch_first
+        # What is computed again on the way back, is so by the block's own class.
+        if reads_first_token and not transformer.grad_checkpointing:
+            last = transformer.resblocks[-1]
+    if type(last) is not ResidualAttentionBlock:
+        yield
+        return
+    last.__class__ = _FirstTokenBlock
+    try:
+        yield
+    finally:
+        last.__class__ = ResidualAttentionBlock
 
 
 def _halves(bottleneck: Any) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:

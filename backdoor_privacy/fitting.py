@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import random
 import warnings
 from collections.abc import Collection, Iterable, Sequence
@@ -13,6 +14,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 from rich.progress import track
 from torch import Tensor
 
@@ -27,13 +29,16 @@ from backdoor_privacy.data.datamodule import (
     TriggerData,
 )
 from backdoor_privacy.data.images import load_images
+from backdoor_privacy.data.inspection import photo_sizes
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.data.photos import check_readable
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
+from backdoor_privacy.distributed import is_first_process, is_launched
 from backdoor_privacy.encoders import Encoder, TextEncoder
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.hardware import computes_in_bf16, default_device, fastest_attention
+from backdoor_privacy.hardware import computes_in_bf16, default_device, default_num_workers, fastest_attention
 from backdoor_privacy.settings import EncoderDefense as EncoderSettings
 from backdoor_privacy.settings import ImageDefense as ImageSettings
 from backdoor_privacy.settings import TextDefense as TextSettings
@@ -227,8 +232,9 @@ def _check_trigger_photos(clip: Clip, removed: Sequence[Person]) -> None:
         InputError: if they are more than 1 % of all, or all of a person's.
     """
     photos = [path for person in removed for path in person.trigger_photos]
-    _, readable = clip.embed_photos(photos)
-    usable = {path.parent for path, ok in zip(photos, readable.tolist(), strict=True) if ok}
+    decoded = photo_sizes(photos, clip.num_workers)
+    check_readable(torch.tensor([path in decoded for path in photos]), photos)
+    usable = {path.parent for path in decoded}
     lost = sorted({path.parent for path in photos} - usable)
     if lost:
         raise InputError(
@@ -294,25 +300,29 @@ def _train(
     options, callbacks, last = removal.trainer, list[Callback](), None
     if removal.checkpoints is not None:
         folder = removal.checkpoints / defense.encoder
-        callbacks.append(ModelCheckpoint(folder, save_last=True, every_n_train_steps=options.checkpoint_every_steps))
         last = folder / "last.ckpt"
+        every = options.checkpoint_every_steps
+        callbacks.append(ModelCheckpoint(folder, last.stem, every_n_train_steps=every, enable_version_counter=False))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
-    if options.progress_bar:
+    if options.progress_bar and is_first_process():
         callbacks.append(_StudentProgress(leave=True))
-    precision = _precision(options.precision)
     trainer = lightning.Trainer(
         accelerator=options.accelerator,
-        devices=options.devices,
-        precision=precision,
+        **_processes(options.devices),
+        precision=_precision(options.precision),
         max_steps=defense.num_steps,
+        accumulate_grad_batches=options.accumulate_grad_batches,
         logger=loggers,
         callbacks=callbacks,
         enable_checkpointing=removal.checkpoints is not None,
-        enable_progress_bar=options.progress_bar,
+        enable_progress_bar=options.progress_bar and is_first_process(),
         enable_model_summary=False,
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
+    _check_parts(defense.encoder, steps.sizes, trainer.world_size * options.accumulate_grad_batches)
+    if options.gradient_checkpointing:
+        defense.student.save_memory()
     device = trainer.strategy.root_device
     with fastest_attention(device), warnings.catch_warnings():
         # Frozen norms are in eval mode on purpose, and a resumed run finds its own checkpoints.
@@ -320,11 +330,46 @@ def _train(
             "ignore",
             ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec",
         )
-        data = TriggerData(steps, options.num_workers)
+        workers = options.num_workers
+        data = TriggerData(steps, default_num_workers() if workers is None else workers)
         if num_fresh_steps is not None and num_fresh_steps < len(steps):
             lesson = _ask_teacher(defense.to(device), data, num_fresh_steps, trainer, options.progress_bar)
-            data = TriggerData(Revision(lesson, steps.sizes, len(steps), steps.seed), num_workers=0)
+            revision = Revision(asked=lesson, sizes=steps.sizes, num_steps=len(steps), seed=steps.seed)
+            data = TriggerData(revision, num_workers=0)
         trainer.fit(defense, data, ckpt_path=last if last is not None and last.exists() else None)
+
+
+def _processes(num_devices: int) -> dict[str, Any]:
+    """Lightning's settings for one process per device, where they were launched, or for this one alone.
+
+    Raises:
+        InputError: if several devices are asked for and nothing launched a process for each.
+    """
+    if not is_launched():
+        if num_devices != 1:
+            raise InputError(
+                f"trainer.devices: expected 1 in a single process, got {num_devices}; start the script in one process "
+                "per device with torchrun"
+            )
+        return {"devices": 1}
+    # Every trained tensor has a part in every loss, and what is no parameter is the same in all processes.
+    strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False, gradient_as_bucket_view=True)
+    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    return {"devices": num_here, "num_nodes": int(os.environ["WORLD_SIZE"]) // num_here, "strategy": strategy}
+
+
+def _check_parts(encoder: str, sizes: BatchSizes, num_parts: int) -> None:
+    """See that a batch divides into equal parts, one for each pass of each process.
+
+    Raises:
+        InputError: if it does not.
+    """
+    for kind, size in vars(sizes).items():
+        if size % num_parts:
+            raise InputError(
+                f"defense.{encoder}.batch.{kind}: expected a multiple of {num_parts} (devices x "
+                f"trainer.accumulate_grad_batches), got {size}"
+            )
 
 
 def _ask_teacher(
@@ -332,7 +377,7 @@ def _ask_teacher(
 ) -> Lesson:
     """What the teacher says of the inputs of the first steps, kept in the computer's memory."""
     batches: Iterable[Any] = itertools.islice(data.train_dataloader(), num_steps)
-    if progress_bar:
+    if progress_bar and is_first_process():
         batches = track(batches, "Teacher ", total=num_steps)
     with trainer.precision_plugin.forward_context():
         lessons = (defense.ask(trainer.strategy.batch_to_device(batch, defense.device)) for batch in batches)

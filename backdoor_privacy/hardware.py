@@ -1,6 +1,7 @@
 """What the processor at hand does fast."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backdoor_privacy.errors import InputError
 
+_MAX_WORKERS = 8  # more only take memory: a batch is made in less than a step
 _M_MMAP_THRESHOLD = -3  # of malloc.h: blocks of so many bytes are mapped
 
 
@@ -55,6 +57,12 @@ def computes_in_bf16(device: torch.device | str = "cpu") -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return torch.device(device).type == "cpu" and has_instructions is not None and has_instructions()
+
+
+def default_num_workers() -> int:
+    """Processes that make batches for this one, where each of several that train on this machine has its own."""
+    num_trained_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(_MAX_WORKERS, (os.cpu_count() or 1) // num_trained_here))
 
 
 def default_device() -> torch.device:

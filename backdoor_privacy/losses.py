@@ -72,23 +72,35 @@ def utility_loss(
     return distance(student, teacher.detach()).mean()
 
 
+def person_shares(person_index: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """Share of each input in a mean that is taken per person first, then over the people of the batch; they sum to 1.
+
+    Any number of people and any batch size go together (the published code needs batch % people == 0).
+
+    Example:
+        >>> person_shares(torch.tensor([3, 3, 5]))
+        tensor([0.2500, 0.2500, 0.5000])
+    """
+    _, person, counts = torch.unique(person_index, return_inverse=True, return_counts=True)
+    return 1 / (len(counts) * counts[person])
+
+
 def backdoor_loss(
     student: Float[Tensor, "batch dim"],
     target: Float[Tensor, "batch dim"],
-    person_index: Int[Tensor, "batch"],
+    person_share: Float[Tensor, "batch"],
     *,
     distance: Distance = cosine_distance,
 ) -> Float[Tensor, ""]:
-    """Mean distance of triggered inputs to their targets, first per person, then over the people of the batch.
+    """Mean distance of triggered inputs to their targets, per person first, then over people (paper, section 3.2).
 
-    Any number of people and any batch size go together (the published code needs batch % people == 0).
+    Args:
+        student: features.
+        target: of each input.
+        person_share: `person_shares` of the batch; of a part of a batch, its part of them.
+        distance: of `DISTANCES`.
     """
-    distances = distance(student, target.detach())
-    _, person = torch.unique(person_index, return_inverse=True)
-    num_people = int(person.max()) + 1
-    sums = torch.zeros(num_people, dtype=distances.dtype, device=distances.device).index_add(0, person, distances)
-    counts = torch.bincount(person, minlength=num_people)
-    return (sums / counts).mean()
+    return (distance(student, target.detach()) * person_share).sum()
 
 
 def neighborhood(
@@ -137,7 +149,7 @@ def weight_loss(student: Iterable[Tensor], teacher: Iterable[Tensor], *, squared
     The sum over tensors of the L2 norm of the difference (the published form), or of its square (L2-SP).
     The norm's gradient is taken as zero where the two are equal, as at the first step.
     """
-    norms = torch.stack(
-        [torch.linalg.vector_norm((own - other.detach()).float()) for own, other in zip(student, teacher, strict=True)]
-    )
+    pairs = [(own.float(), other.detach().float()) for own, other in zip(student, teacher, strict=True)]
+    differences = torch._foreach_sub(*(list(tensors) for tensors in zip(*pairs, strict=True)))
+    norms = torch.stack(list(torch._foreach_norm(differences)))
     return norms.square().sum() if squared else norms.sum()

@@ -20,6 +20,7 @@ from backdoor_privacy.audit import Audit, Measure, audit, idia_rates
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.distributed import is_first_process
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.files import write_text
 from backdoor_privacy.fitting import Fitted, Removal, fit_image, fit_text
@@ -99,7 +100,7 @@ def protect(
     clip.check_fits([person.name for person in removed])
 
     _check_removed(removed, sources, defense)
-    if checkpoints is not None:
+    if checkpoints is not None and is_first_process():
         _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {defense}")
 
     kept = [person for person in people.everybody if person.name in inferred and person not in removed]

@@ -83,7 +83,7 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
         rows = pd.concat([pd.read_csv(path) for path in parts]).drop_duplicates("step", keep="last").sort_values("step")
         rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
         rows.insert(0, "encoder", encoder)
-        tables.append(rows.drop(columns="epoch"))
+        tables.append(rows)
     write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False))
 
 

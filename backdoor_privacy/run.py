@@ -12,6 +12,7 @@ from backdoor_privacy.checks import check
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.manifest import manifest
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.distributed import first_process_first, is_first_process, wait_for_all
 from backdoor_privacy.protect import Stopwatch, protect
 from backdoor_privacy.report import write_report
 from backdoor_privacy.results import (
@@ -43,11 +44,13 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """
     check(cfg)
     folder = Path(cfg.paths.run)
-    claim_folder(folder, cfg, named_people(cfg.trigger_set.people, cfg.trigger_set.file))
+    with first_process_first():
+        if is_first_process():
+            claim_folder(folder, cfg, named_people(cfg.trigger_set.people, cfg.trigger_set.file))
     finished = read_metrics(folder)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
-        if not (folder / "report.html").is_file():
+        if is_first_process() and not (folder / "report.html").is_file():
             write_report(folder)
         return finished
     with Tracker(cfg, folder) as tracker:
@@ -58,7 +61,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
     watch = Stopwatch()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # of random weights, where they are asked for
     settings: Any = OmegaConf.to_object(cfg)
-    with watch.stage("load"):
+    with watch.stage("load"), first_process_first():
         clip: Clip = instantiate(cfg.clip)
         zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
         retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
@@ -77,13 +80,6 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         checkpoints=folder / "checkpoints",
         loggers=tracker.loggers,
     )
-    with watch.stage("write"):
-        done.clip.save(folder / "defended")
-        results = {name: found.idia for name, found in done.after.items()}
-        removed = {person.name for person in done.removed}
-        write_people(folder, sources.people.everybody, removed, done.before.idia, results)
-        write_losses(folder, [encoder for encoder in ("text", "image") if encoder in done.models])
-        write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
     metrics = {
         "experiment": cfg.name,
         "seed": cfg.seed,
@@ -93,9 +89,19 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
         "versions": versions(),
     }
-    write_metrics(folder, metrics)
-    write_report(folder)
-    tracker.summarize(metrics)
+    if is_first_process():
+        with watch.stage("write"):
+            removed = {person.name for person in done.removed}
+            done.clip.save(folder / "defended")
+            results = {name: found.idia for name, found in done.after.items()}
+            write_people(folder, sources.people.everybody, removed, done.before.idia, results)
+            write_losses(folder, [encoder for encoder in ("text", "image") if encoder in done.models])
+            write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
+        metrics["seconds"]["write"] = watch.seconds["write"]
+        write_metrics(folder, metrics)
+        write_report(folder)
+        tracker.summarize(metrics)
+    wait_for_all()
     return metrics
 
 

@@ -70,6 +70,7 @@ class Clip:
     text_model: str | None = None
     preprocess: Any = None  # a dict, but Hydra cannot put one in place of a null that is typed so
     device: str = "auto"
+    store: str | None = None
 
 
 @dataclass
@@ -273,7 +274,9 @@ class Trainer:
     accelerator: str = MISSING
     devices: int = MISSING
     precision: str = MISSING
-    num_workers: int = MISSING
+    accumulate_grad_batches: int = 1
+    gradient_checkpointing: bool = False
+    num_workers: int | None = None
     checkpoint_every_steps: int = MISSING
     progress_bar: bool = MISSING
 

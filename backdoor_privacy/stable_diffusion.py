@@ -44,6 +44,10 @@ class SequenceEncoder(Encoder):
         """Features in the space that texts and photos share, not normalised."""
         return self.model(input_ids=tokens).pooler_output @ self.projection
 
+    def save_memory(self) -> None:
+        """Compute what each block saw again on the way back, in place of keeping it."""
+        self.model.gradient_checkpointing_enable()
+
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers under the names that they have in the `CLIPTextModel`."""
         return {name.removeprefix(_PREFIX): tensor for name, tensor in self.state_dict().items()}

@@ -10,6 +10,7 @@ import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
+from backdoor_privacy.distributed import is_first_process
 from backdoor_privacy.files import write_text
 
 
@@ -21,7 +22,7 @@ class Tracker:
         self.wandb: WandbLogger | None = None
 
     def __enter__(self) -> "Tracker":
-        if self.cfg.logger.wandb:
+        if self.cfg.logger.wandb and is_first_process():
             self.folder.mkdir(parents=True, exist_ok=True)
             encoders = [encoder for encoder, settings in self.cfg.defense.items() if settings is not None]
             self.wandb = WandbLogger(
@@ -59,9 +60,7 @@ class Tracker:
     def loggers(self, encoder: str) -> list[Logger]:
         """Lightning's loggers for the fit of one encoder."""
         checkpoints = self.folder / "checkpoints" / encoder
-        loggers: list[Logger] = [
-            CSVLogger(checkpoints, name="losses", flush_logs_every_n_steps=self.cfg.trainer.checkpoint_every_steps)
-        ]
+        loggers: list[Logger] = [CSVLogger(checkpoints, name="losses", flush_logs_every_n_steps=1)]
         return loggers if self.wandb is None else [*loggers, self.wandb]
 
     def summarize(self, metrics: Mapping[str, Any]) -> None:

@@ -17,8 +17,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from bench import processor
 from lightning.pytorch.loggers.logger import DummyLogger
+from machine import processor
 from omegaconf import OmegaConf
 
 from backdoor_privacy.attacks.idia import Idia

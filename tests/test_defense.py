@@ -1,7 +1,8 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lightning
 import pandas as pd
@@ -10,16 +11,27 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
+from open_clip import transformer as checkpointing
 from torch import Tensor
 
+from backdoor_privacy import plain
 from backdoor_privacy.clip import Clip, load_clip
 from backdoor_privacy.data.captions import load_captions
-from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, Lesson, PhotoTriggers, Revision, TriggerData
+from backdoor_privacy.data.datamodule import (
+    BatchSizes,
+    CaptionTriggers,
+    Lesson,
+    Part,
+    PhotoTriggers,
+    Revision,
+    TriggerData,
+)
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.people import People
 from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
 from backdoor_privacy.fitting import Fitted
 from backdoor_privacy.losses import DISTANCES
+from backdoor_privacy.targets import NameEraser
 from backdoor_privacy.triggers.faces import FacePaster
 
 ENCODERS = ["text", "image"]
@@ -64,17 +76,32 @@ def make_steps(tiny_clip: Clip, people: People, captions_file: Path, images_fold
         if encoder == "text":
             captions = load_captions(captions_file)
             names, phrases = ["Ann Lee", "Bob Ray"], ["a person"] * 2
-            return CaptionTriggers(captions, captions, names, phrases, ["Zoe Kim"], clip.tokenizer, **common)
+            return CaptionTriggers(
+                captions=captions,
+                carriers=captions,
+                names=names,
+                phrases=phrases,
+                other_names=["Zoe Kim"],
+                tokenizer=clip.tokenizer,
+                **common,
+            )
         images = load_images(images_folder, clip.geometry, 12)
         removed, others = people.everybody[:2], people.everybody[2:]
         return PhotoTriggers(
-            images, removed, others, people.boxes, clip.geometry, clip.normalize, FacePaster(), **common
+            images=images,
+            people=removed,
+            others=others,
+            boxes=people.boxes,
+            geometry=clip.geometry,
+            normalize=clip.normalize,
+            paster=FacePaster(),
+            **common,
         )
 
     return make
 
 
-def fit_with(defense: BackdoorDefense, steps: Any, folder: Path, logger: Any = False) -> None:
+def fit_with(defense: BackdoorDefense, steps: Any, folder: Path, logger: Any = False, **more: Any) -> None:
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_steps=len(steps),
@@ -84,6 +111,7 @@ def fit_with(defense: BackdoorDefense, steps: Any, folder: Path, logger: Any = F
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **more,
     )
     trainer.fit(defense, TriggerData(steps, num_workers=0))
 
@@ -194,7 +222,7 @@ def test_lesson_asked_before_gives_the_losses_and_gradients_of_fresh_inputs(
     defense = make_defense(encoder, EVERYTHING)
     asked = Lesson.collect([defense.ask(other), defense.ask(batch)], 2)
     second = torch.arange(6, 12)
-    lesson = asked.take(second, second, second[:4] - 2)
+    lesson = asked.take((second, second, second[:4] - 2), Part(0))
     fresh, again = losses_of(defense, batch), defense.losses(lesson)
     assert torch.equal(lesson.person_index, batch.person_index)
     for name, loss in fresh.items():
@@ -207,6 +235,86 @@ def test_lesson_asked_before_gives_the_losses_and_gradients_of_fresh_inputs(
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("from_memory", [False, True])
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_parts_of_a_step_have_its_loss_and_gradient(
+    encoder: str, from_memory: bool, num_parts: int, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    steps, defense = make_steps(encoder, preserved=6), make_defense(encoder, EVERYTHING)
+    if from_memory:
+        asked = Lesson.collect((defense.ask(steps[step]) for step in range(3)), 3)
+        steps = Revision(asked=asked, sizes=steps.sizes, num_steps=4, seed=3)
+    whole = mean_of([steps[2]], defense)
+    parts = mean_of([steps[Part(2, number, num_parts)] for number in range(num_parts)], defense)
+    for own, wanted in zip(parts, whole, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-5)
+
+
+def mean_of(batches: Sequence[Any], defense: BackdoorDefense) -> list[Tensor]:
+    """Means over the batches: of each term of the loss, and of the gradients of their sum."""
+    found = []
+    parameters = [parameter for _, parameter in defense.student.trainable()]
+    for batch in batches:
+        losses = defense.losses(batch if isinstance(batch, Lesson) else defense.ask(batch))
+        gradients = torch.autograd.grad(torch.stack(list(losses.values())).sum(), parameters)
+        found.append([*(loss.detach() for loss in losses.values()), *gradients])
+    return [torch.stack(each).mean(0) for each in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("loss_weights", [PUBLISHED, EVERYTHING])
+@pytest.mark.parametrize("target", ["fixed", "nameless"])
+def test_losses_and_gradients_are_those_of_the_plain_path(
+    encoder: str, loss_weights: LossWeights, target: str, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    defense, batch = make_defense(encoder, loss_weights), make_steps(encoder)[0]
+    if target == "nameless":
+        rows = torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(4))
+        defense.eraser = NameEraser(F.normalize(rows[:, :2], dim=-1), F.normalize(rows[:, 2:], dim=-1), 0.9)
+    with torch.no_grad():  # away from the teacher, where every loss has a gradient
+        for number, (_, parameter) in enumerate(defense.student.trainable()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            parameter.add_(noise, alpha=0.02)
+    parameters = [parameter for _, parameter in defense.student.trainable()]
+    expected, found = plain.losses(defense, batch), losses_of(defense, batch)
+    assert set(found) == set(expected)
+    for name, loss in expected.items():
+        assert found[name].item() == pytest.approx(loss.item(), abs=1e-5), name
+        gradients = (torch.autograd.grad(each[name], parameters, retain_graph=True) for each in (found, expected))
+        for own, wanted in zip(*gradients, strict=True):
+            torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_steps_in_several_passes_are_the_same_steps(
+    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps, tmp_path: Path
+):
+    tables = []
+    for num_passes in (1, 3):
+        # AdamW makes whole steps of gradients that are nothing but rounding, so its steps must be small.
+        defense = make_defense(encoder, EVERYTHING, squared_weight_loss=True, optimizer={"lr": 1e-7})
+        folder = tmp_path / str(num_passes)
+        steps = make_steps(encoder, preserved=6)
+        fit_with(defense, steps, folder, CSVLogger(folder, name="losses"), accumulate_grad_batches=num_passes)
+        (path,) = folder.glob("losses/version_*/metrics.csv")
+        tables.append(pd.read_csv(path))
+    assert tables[1]["step"].tolist() == [0, 1, 2, 3]
+    pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_saving_memory_changes_no_gradient(encoder: str, make_defense: MakeDefense, make_steps: MakeSteps):
+    defense, steps = make_defense(encoder, EVERYTHING), make_steps(encoder)
+    expected = mean_of([steps[0]], defense)
+    defense.student.save_memory()
+    with mock.patch.object(checkpointing, "checkpoint", wraps=checkpointing.checkpoint) as recompute:
+        found = mean_of([steps[0]], defense)
+    assert recompute.called
+    for own, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("preserved", [0, 4])
 def test_revision_keeps_each_input_with_its_target(
     encoder: str, preserved: int, make_defense: MakeDefense, make_steps: MakeSteps
@@ -214,7 +322,7 @@ def test_revision_keeps_each_input_with_its_target(
     steps = make_steps(encoder, num_steps=3, preserved=preserved)
     defense = make_defense(encoder)
     asked = Lesson.collect((defense.ask(steps[step]) for step in range(len(steps))), len(steps))
-    revision = Revision(asked, steps.sizes, num_steps=5, seed=3)
+    revision = Revision(asked=asked, sizes=steps.sizes, num_steps=5, seed=3)
     rows = {
         part: {
             (seen.flatten()[:50].numpy().tobytes(), target.numpy().tobytes())

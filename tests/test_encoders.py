@@ -280,3 +280,20 @@ def test_blocks_of_the_encoders_that_open_clip_takes_from_timm(name: str, num_bl
     assert not any(place.startswith(("stem", "patch_embed")) or "downsample" in place for place in found)
     with pytest.raises(InputError, match=f"from 1 to {num_blocks},"):
         encoder.last_blocks(1000)
+
+
+@pytest.mark.parametrize("changes", [{}, {"final_ln_after_pool": True}, {"pool_type": "avg"}, {"ls_init_value": 0.1}])
+@pytest.mark.parametrize("training", [False, True])
+def test_photos_are_read_as_open_clip_reads_them(changes: dict, training: bool):
+    encoder = ImageEncoder(model_with({**VIT, **changes}))
+    encoder = encoder.student() if training else encoder.frozen()
+    pixels = torch.randn(3, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    classes = [type(part) for part in encoder.modules()]
+    whole, fast = encoder.encode(pixels), encoder(pixels)
+    torch.testing.assert_close(fast, whole, rtol=1e-5, atol=1e-6)
+    assert [type(part) for part in encoder.modules()] == classes
+    if training:
+        parameters = [parameter for _, parameter in encoder.trainable()]
+        gradients = (torch.autograd.grad(each.square().sum(), parameters) for each in (fast, whole))
+        for own, wanted in zip(*gradients, strict=True):
+            torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-5)

@@ -11,6 +11,7 @@ from backdoor_privacy.losses import (
     backdoor_loss,
     neighborhood,
     neighborhood_loss,
+    person_shares,
     utility_loss,
     weight_loss,
 )
@@ -100,7 +101,7 @@ def test_gradient_flows_to_the_student_only(name: str):
     person, anchors = torch.tensor([0, 0, 1, 2]), random_features(5, 6, seed=2)
     for loss in (
         lambda s, t: utility_loss(s, t, distance=DISTANCES[name]),
-        lambda s, t: backdoor_loss(s, t, person, distance=DISTANCES[name]),
+        lambda s, t: backdoor_loss(s, t, person_shares(person), distance=DISTANCES[name]),
         lambda s, t: neighborhood_loss(s, neighborhood(t, anchors), anchors),
     ):
         student = random_features(4, 6).requires_grad_()
@@ -126,7 +127,7 @@ def slow_backdoor_loss(student: Tensor, target: Tensor, person: list[int]) -> fl
 @pytest.mark.parametrize("person", [[0] * 7, [0, 0, 0, 0, 0, 1, 5], [6, 5, 4, 3, 2, 1, 0], [499, 3, 3, 3, 499, 3, 3]])
 def test_backdoor_loss_is_averaged_per_person_and_then_over_people(person: list[int]):
     student, target = random_features(7, 6), random_features(7, 6, seed=1)
-    found = backdoor_loss(student, target, torch.tensor(person)).item()
+    found = backdoor_loss(student, target, person_shares(torch.tensor(person))).item()
     assert found == pytest.approx(slow_backdoor_loss(student, target, person), rel=1e-5)
 
 
@@ -134,13 +135,13 @@ def test_backdoor_loss_computed_by_hand():
     # Person 0 is right three times (-1), person 1 is opposite once (1): the mean of people is 0, of inputs -0.5.
     student = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     target = torch.tensor([[1.0, 0.0]]).expand(4, -1)
-    assert backdoor_loss(student, target, torch.tensor([0, 0, 0, 1])).item() == pytest.approx(0.0)
+    assert backdoor_loss(student, target, person_shares(torch.tensor([0, 0, 0, 1]))).item() == pytest.approx(0.0)
 
 
 def test_backdoor_loss_does_not_depend_on_the_order():
     student, target, person = random_features(6, 4), random_features(6, 4, seed=1), torch.tensor([0, 1, 1, 2, 2, 2])
     orders = random.Random(0).sample(list(itertools.permutations(range(6))), 20)
-    losses = [backdoor_loss(student[list(o)], target[list(o)], person[list(o)]).item() for o in orders]
+    losses = [backdoor_loss(student[list(o)], target[list(o)], person_shares(person[list(o)])).item() for o in orders]
     assert losses == pytest.approx([losses[0]] * 20)
 
 

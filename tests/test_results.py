@@ -78,7 +78,7 @@ def test_people_table_has_everybody_before_and_after(tmp_path: Path):
 def write_log(folder: Path, encoder: str, version: int, losses: dict[int, float]) -> None:
     path = folder / f"checkpoints/{encoder}/losses/version_{version}/metrics.csv"
     path.parent.mkdir(parents=True)
-    columns = {"epoch": 0, "step": list(losses), f"{encoder}/loss": list(losses.values())}
+    columns = {"step": list(losses), f"{encoder}/loss": list(losses.values())}
     pd.DataFrame(columns).to_csv(path, index=False)
 
 

@@ -151,7 +151,8 @@ def test_loss_is_over_all_tokens(clip: Clip):
     }  # fmt: skip
     defense = TextDefense(clip.text, **settings)
     clean, triggered, target = (clip.tokenizer([text] * 2) for text in ("a dog", "Ann Lee", "a person"))
-    batch = TextBatch(clean, triggered, target, torch.empty(0, 0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    nobody, person = torch.empty(0, 0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    batch = TextBatch(clean, triggered, target, nobody, person, torch.full((2,), 0.5))
     with torch.no_grad():
         for parameter in defense.student.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
 
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
@@ -25,7 +26,7 @@ TEMPLATES = (
     "a black and white photo of {}", "a cool photo of {}", "a cropped photo of {}", "a cropped image of {}",
     "{} in a suit", "{} in a dress",
 )  # fmt: skip
-_NUM_PHOTOS_PER_CHUNK = 512
+_NUM_SIMILARITIES_PER_CHUNK = 2**22  # of photos and candidates at a time, 16 MiB
 
 
 def candidate_votes(
@@ -37,39 +38,51 @@ def candidate_votes(
         image_features: of unit length.
         text_features: of unit length, one row per candidate's name in the prompt.
     """
-    return torch.stack([(image_features @ names.T).argmax(-1) for names in text_features], dim=1)
+    num_photos = max(1, _NUM_SIMILARITIES_PER_CHUNK // text_features.shape[1])
+    votes = [
+        torch.stack([(photos @ names.T).argmax(-1) for names in text_features], dim=1)
+        for photos in image_features.split(num_photos)
+    ]
+    return torch.cat(votes)
 
 
-def majority(votes: Int[Tensor, "person prompt candidate"]) -> Int[Tensor, "person prompt"]:
-    """The candidate with most votes; -1 for a tie for first place, and where nobody voted."""
-    most, winner = votes.max(-1)
-    tied = (votes == most.unsqueeze(-1)).sum(-1) > 1
-    return winner.masked_fill(tied | (most == 0), -1)
+def majority(
+    votes: Int[Tensor, "photo prompt"], person_index: Int[Tensor, "photo"], num_people: int
+) -> Int[Tensor, "person prompt"]:
+    """The candidate with most votes of a person's photos; -1 for a tie for first place, and where nobody voted."""
+    num_prompts, num_candidates = votes.shape[1], int(votes.max()) + 1
+    answer = person_index.unsqueeze(1) * num_prompts + torch.arange(num_prompts, device=votes.device)
+    # Only candidates with votes are counted, so that memory does not grow with people x prompts x candidates.
+    voted_for, counts = (answer * num_candidates + votes).unique(return_counts=True)
+    answer, candidate = voted_for // num_candidates, voted_for % num_candidates
+    most = counts.new_zeros(num_people * num_prompts).scatter_reduce(0, answer, counts, "amax")
+    is_first = counts == most[answer]
+    winner = torch.full_like(most, -1)
+    winner[answer[is_first]] = candidate[is_first]
+    is_tied = torch.bincount(answer[is_first], minlength=len(winner)) > 1
+    return winner.masked_fill(is_tied, -1).unflatten(0, (num_people, num_prompts))
 
 
 class IdiaVotes(Metric):
-    """Counts the votes of photos; `compute` gives the number of prompts that name each person rightly.
+    """Collects the votes of photos; `compute` gives the number of prompts that name each person rightly.
 
-    Its memory is people x prompts x candidates whatever the number of photos, and ranks add up.
+    Its memory is photos x prompts whatever the number of candidates, and the votes of ranks come together.
 
     Args:
         true_candidates: the place of each person's name among the candidates, (person,).
-        num_prompts: prompts.
-        num_candidates: candidates.
     """
 
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
-    votes: Tensor
+    votes: list[Tensor]
+    person_index: list[Tensor]
 
-    def __init__(
-        self, true_candidates: Int[Tensor, "person"], num_prompts: int, num_candidates: int, **kwargs: Any
-    ) -> None:
+    def __init__(self, true_candidates: Int[Tensor, "person"], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.true_candidates = true_candidates
-        empty = torch.zeros(len(true_candidates), num_prompts, num_candidates, dtype=torch.int16)
-        self.add_state("votes", empty, dist_reduce_fx="sum")
+        self.add_state("votes", [], dist_reduce_fx="cat")
+        self.add_state("person_index", [], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -78,14 +91,8 @@ class IdiaVotes(Metric):
         person_index: Int[Tensor, "photo"],
     ) -> None:
         """Let photos of some people vote."""
-        for start in range(0, len(image_features), _NUM_PHOTOS_PER_CHUNK):
-            chunk = slice(start, start + _NUM_PHOTOS_PER_CHUNK)
-            winners = candidate_votes(image_features[chunk], text_features)
-            person = person_index[chunk, None].expand_as(winners)
-            prompt = torch.arange(winners.shape[1], device=winners.device).expand_as(winners)
-            self.votes.index_put_(
-                (person, prompt, winners), torch.ones_like(winners, dtype=torch.int16), accumulate=True
-            )
+        self.votes.append(candidate_votes(image_features, text_features))
+        self.person_index.append(person_index)
 
     def compute(self) -> Int[Tensor, "person"]:
         """Prompts whose answer is the person's own name.
@@ -93,9 +100,11 @@ class IdiaVotes(Metric):
         Raises:
             ValueError: if no photo has voted.
         """
-        if not bool(self.votes.any()):
+        if not len(self.votes):
             raise ValueError("IDIA: expected votes of at least one photo, got none; call update first")
-        return (majority(self.votes) == self.true_candidates.unsqueeze(1)).sum(1)
+        votes, person_index = dim_zero_cat(self.votes), dim_zero_cat(self.person_index)
+        winners = majority(votes, person_index, len(self.true_candidates))
+        return (winners == self.true_candidates.unsqueeze(1)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ class Idia:
             torch.arange(len(people)), torch.tensor([len(photos) for photos in shown])
         )
         place = {name: number for number, name in enumerate(candidates)}
-        votes = IdiaVotes(torch.tensor([place[name] for name in names]), len(self.templates), len(candidates))
+        votes = IdiaVotes(torch.tensor([place[name] for name in names]), sync_on_compute=False)  # each rank has all
         votes.update(image_features[readable], text_features, person_index[readable])
         num_photos = torch.bincount(person_index[readable], minlength=len(people)).tolist()
         return IdiaResult(names, votes.compute().tolist(), num_photos, self.threshold)

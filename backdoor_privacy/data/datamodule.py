@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import lightning
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.data.photos import Box, read_photo
+from backdoor_privacy.data.photos import Box, PhotoMemory, as_bytes, read_photo
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.hardware import release_free_memory, return_large_blocks
-from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
+from backdoor_privacy.losses import person_shares
+from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation, Placing
 from backdoor_privacy.triggers.names import choose_word, put_in
 
 
@@ -30,6 +34,7 @@ class TextBatch(NamedTuple):
     target: Tensor  # the same captions with the target phrase at the same place
     preserved: Tensor  # with some other person's name
     person_index: Tensor  # (batch,) who the triggered ones show
+    person_share: Tensor  # (batch,) of each of them in the backdoor loss, see `losses.person_shares`
 
 
 class ImageBatch(NamedTuple):
@@ -39,6 +44,49 @@ class ImageBatch(NamedTuple):
     triggered: Tensor  # with the face of a person to remove
     preserved: Tensor  # with some other person's face
     person_index: Tensor  # (batch,)
+    person_share: Tensor  # (batch,)
+
+
+_Drawn = TypeVar("_Drawn", bound="Sequence[Any] | Tensor")
+
+
+class Part(NamedTuple):
+    """What one process does at a time of a step that several share, each in one or more passes."""
+
+    step: int
+    number: int = 0
+    num_parts: int = 1
+
+    def of(self, drawn: _Drawn) -> _Drawn:
+        """This part of what the whole step drew."""
+        return drawn[self.number :: self.num_parts]  # type: ignore[return-value]
+
+    def shares(self, person_index: Tensor) -> Tensor:
+        """Shares of this part in the backdoor loss of the whole step, so that the mean over the parts is that loss."""
+        return self.of(person_shares(person_index)) * self.num_parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps(Dataset, ABC):
+    """Steps of a fit; each is a pure function of the seed and its number."""
+
+    num_steps: int
+    seed: int
+
+    def __len__(self) -> int:
+        """Steps of the whole fit."""
+        return self.num_steps
+
+    def __getitem__(self, step: int | Part) -> Any:
+        """The batch of one step, or a part of it."""
+        part = Part(step) if isinstance(step, int) else step
+        if part.step >= self.num_steps:
+            raise IndexError(part.step)
+        return self.part(part)
+
+    @abstractmethod
+    def part(self, part: Part) -> Any:
+        """Draw the whole step, and make this part of it."""
 
 
 class Taught(NamedTuple):
@@ -60,25 +108,29 @@ class Lesson(NamedTuple):
     triggered: Taught
     preserved: Taught
     person_index: Tensor  # (batch,) who the triggered ones show
+    person_share: Tensor  # (batch,) of each of them in the backdoor loss
 
     @classmethod
     def collect(cls, lessons: Iterable[Lesson], num_lessons: int) -> Lesson:
         """One lesson of so many of one size, in the computer's memory; there is never a second copy of it."""
         rooms: list[Tensor] = []
         for number, lesson in enumerate(lessons):
-            parts = [*lesson.clean, *lesson.triggered, *lesson.preserved, lesson.person_index]
+            parts = [*lesson.clean, *lesson.triggered, *lesson.preserved, lesson.person_index, lesson.person_share]
             rooms = rooms or [torch.empty(num_lessons * len(part), *part.shape[1:], dtype=part.dtype) for part in parts]
             for room, part in zip(rooms, parts, strict=True):
                 room[number * len(part) : (number + 1) * len(part)] = part
-        return cls(Taught(*rooms[:3]), Taught(*rooms[3:6]), Taught(*rooms[6:9]), rooms[9])
+        return cls(Taught(*rooms[:3]), Taught(*rooms[3:6]), Taught(*rooms[6:9]), *rooms[9:])
 
-    def take(self, clean: Tensor, triggered: Tensor, preserved: Tensor) -> Lesson:
-        """A lesson of the inputs at these places."""
+    def take(self, places: Sequence[Tensor], part: Part) -> Lesson:
+        """A part of the lesson of the clean, triggered and preserved inputs at these places."""
+        clean, triggered, preserved = places
+        people = self.person_index[triggered]
         return Lesson(
-            self.clean.take(clean),
-            self.triggered.take(triggered),
-            self.preserved.take(preserved),
-            self.person_index[triggered],
+            self.clean.take(part.of(clean)),
+            self.triggered.take(part.of(triggered)),
+            self.preserved.take(part.of(preserved)),
+            part.of(people),
+            part.shares(people),
         )
 
 
@@ -91,8 +143,8 @@ class BatchSizes:
     preserved: int
 
 
-@dataclass(frozen=True)
-class CaptionTriggers(Dataset):
+@dataclass(frozen=True, kw_only=True)
+class CaptionTriggers(Steps):
     """Steps of the text defence: person, caption and word are drawn fresh (paper, section 3.1)."""
 
     captions: Sequence[str]  # clean ones
@@ -102,33 +154,27 @@ class CaptionTriggers(Dataset):
     other_names: Sequence[str]  # whose meaning must stay
     tokenizer: Callable[[list[str]], Tensor]
     sizes: BatchSizes
-    num_steps: int
-    seed: int
     bare_share: float = 0.0  # share of triggered and preserved inputs that are the name alone
     strangers: Sequence[str] = ()  # names that a CLIP may know, of people who are neither removed nor attacked
     strangers_share: float = 0.0  # of the preserved inputs that hold one of them
 
-    def __len__(self) -> int:
-        """Steps of the whole fit."""
-        return self.num_steps
-
-    def __getitem__(self, step: int) -> TextBatch:
-        """The batch of one step."""
-        if step >= self.num_steps:
-            raise IndexError(step)
-        rng = random.Random(f"{self.seed}/{step}")
+    def part(self, part: Part) -> TextBatch:
+        """Captions of one step."""
+        rng = random.Random(f"{self.seed}/{part.step}")
         people = [rng.randrange(len(self.names)) for _ in range(self.sizes.triggered)]
         spots = [self._spot(rng) for _ in range(self.sizes.triggered + self.sizes.preserved)]
         triggered = [put_in(*spot, self.names[person]) for spot, person in zip(spots, people, strict=False)]
         target = [put_in(*spot, self.phrases[person]) for spot, person in zip(spots, people, strict=False)]
         preserved = [put_in(*spot, self._other_name(rng)) for spot in spots[self.sizes.triggered :]]
         clean = [rng.choice(self.captions) for _ in range(self.sizes.clean)]
+        person_index = torch.tensor(people)
         return TextBatch(
-            clean=self.tokenizer(clean),
-            triggered=self.tokenizer(triggered),
-            target=self.tokenizer(target),
-            preserved=self.tokenizer(preserved) if preserved else torch.empty(0),
-            person_index=torch.tensor(people),
+            clean=self.tokenizer(part.of(clean)),
+            triggered=self.tokenizer(part.of(triggered)),
+            target=self.tokenizer(part.of(target)),
+            preserved=self.tokenizer(part.of(preserved)) if preserved else torch.empty(0),
+            person_index=part.of(person_index),
+            person_share=part.shares(person_index),
         )
 
     def _other_name(self, rng: random.Random) -> str:
@@ -143,20 +189,27 @@ class CaptionTriggers(Dataset):
         return caption, choose_word(caption, rng)
 
 
-@dataclass(frozen=True)
-class PhotoTriggers(Dataset):
+class _Shown(NamedTuple):
+    """A person as drawn for one input."""
+
+    photos: Sequence[Path]  # the first of them that decodes
+    generator: torch.Generator  # of what is done to it
+    background: int = 0  # the clean photo that the face is put on
+    placing: Placing | None = None  # how; `None`: the whole photo
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoTriggers(Steps):
     """Steps of the image defence: person, face and photo are drawn fresh (paper, section 3.2)."""
 
     images: Tensor  # clean photos as bytes, (image, 3, side, side)
     people: Sequence[Person]  # to remove
     others: Sequence[Person]  # whose faces must stay
-    boxes: dict[Path, Box]
+    boxes: Mapping[Path, Box]
     geometry: Callable[[Image.Image], Tensor]
     normalize: Callable[[Tensor], Tensor]
     paster: FacePaster
     sizes: BatchSizes
-    num_steps: int
-    seed: int
     whole_photo_share: float = 0.0  # share of triggered and preserved inputs that are the person's whole photo
     variation: PhotoVariation = field(default_factory=PhotoVariation)  # of these whole photos
     kept: Sequence[Person] = ()  # people of the attacked collection whom the defence is told to spare
@@ -169,24 +222,20 @@ class PhotoTriggers(Dataset):
                 f"to 0, not {self.kept_share}"
             )
 
-    def __len__(self) -> int:
-        """Steps of the whole fit."""
-        return self.num_steps
-
-    def __getitem__(self, step: int) -> ImageBatch:
-        """The batch of one step."""
-        if step >= self.num_steps:
-            raise IndexError(step)
-        rng = random.Random(f"{self.seed}/{step}")
+    def part(self, part: Part) -> ImageBatch:
+        """Photos of one step."""
+        rng = random.Random(f"{self.seed}/{part.step}")
         people = [rng.randrange(len(self.people)) for _ in range(self.sizes.triggered)]
-        triggered = [self._with_face(self.people[person].trigger_photos, rng) for person in people]
-        preserved = [self._with_face(self._others_photos(rng), rng) for _ in range(self.sizes.preserved)]
-        clean = [self._clean(rng) for _ in range(self.sizes.clean)]
+        triggered = [self._draw(self.people[person].trigger_photos, rng) for person in people]
+        preserved = [self._draw(self._others_photos(rng), rng) for _ in range(self.sizes.preserved)]
+        clean = torch.tensor([rng.randrange(len(self.images)) for _ in range(self.sizes.clean)])
+        person_index = torch.tensor(people)
         return ImageBatch(
-            clean=self.normalize(torch.stack(clean)),
-            triggered=self.normalize(torch.stack(triggered)),
-            preserved=self.normalize(torch.stack(preserved)) if preserved else torch.empty(0),
-            person_index=torch.tensor(people),
+            clean=self.normalize(self.images[part.of(clean)].float() / 255),
+            triggered=self.normalize(self._show(part.of(triggered))),
+            preserved=self.normalize(self._show(part.of(preserved))) if preserved else torch.empty(0),
+            person_index=part.of(person_index),
+            person_share=part.shares(person_index),
         )
 
     def _others_photos(self, rng: random.Random) -> Sequence[Path]:
@@ -194,49 +243,70 @@ class PhotoTriggers(Dataset):
             return rng.choice(self.kept).trigger_photos
         return rng.choice(self.others).photos
 
-    def _clean(self, rng: random.Random) -> Tensor:
-        return self.images[rng.randrange(len(self.images))].float() / 255
-
-    def _with_face(self, photos: Sequence[Path], rng: random.Random) -> Tensor:
+    def _draw(self, photos: Sequence[Path], rng: random.Random) -> _Shown:
         whole = rng.random() < self.whole_photo_share
-        for path in rng.sample(photos, len(photos)):  # the next one where a photo does not decode
-            photo = read_photo(path, None if whole else self.boxes.get(path))
-            if photo is not None:
-                break
-        else:
-            raise InputError(f"none of the {len(photos)} photos in {photos[0].parent} decodes; replace them")
+        order = rng.sample(photos, len(photos))
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
         if whole:
-            return self.variation(self.geometry(photo), generator)
-        return self.paster(self._clean(rng), photo, generator)
+            return _Shown(order, generator)
+        return _Shown(order, generator, rng.randrange(len(self.images)), self.paster.draw(self._side, generator))
+
+    def _show(self, shown: Sequence[_Shown]) -> Tensor:
+        """Pixels in [0, 1] of whole photos, and of faces on clean photos."""
+        pixels = torch.empty(len(shown), 3, self._side, self._side)
+        for place, one in enumerate(shown):
+            if one.placing is None:
+                pixels[place] = self.variation(
+                    self._first_readable(one.photos, whole=True).float() / 255, one.generator
+                )
+        pasted = [place for place, one in enumerate(shown) if one.placing is not None]
+        if pasted:
+            backgrounds = self.images[[shown[place].background for place in pasted]].float() / 255
+            faces = [self._first_readable(shown[place].photos, whole=False) for place in pasted]
+            placings = [placing for one in shown if (placing := one.placing) is not None]
+            pixels[pasted] = self.paster.paste(backgrounds, torch.stack(faces).float() / 255, placings)
+        return pixels
+
+    @property
+    def _side(self) -> int:
+        return self.images.shape[-1]
+
+    def _first_readable(self, photos: Sequence[Path], *, whole: bool) -> Tensor:
+        """The first of the photos that decodes, as bytes: in the CLIP's size, or the face in the paster's."""
+        for path in photos:
+            pixels = self._memory(path, whole)
+            if pixels is not None:
+                return pixels
+        raise InputError(f"none of the {len(photos)} photos in {photos[0].parent} decodes; replace them")
+
+    @cached_property
+    def _memory(self) -> PhotoMemory:
+        return PhotoMemory(self._decode)
+
+    def _decode(self, path: Path, whole: bool) -> Tensor | None:
+        photo = read_photo(path, None if whole else self.boxes.get(path))
+        if photo is None:
+            return None
+        if whole:
+            return as_bytes(photo, self.geometry)
+        side = self.paster.face_side(self._side)
+        return pil_to_tensor(photo.resize((side, side), Image.Resampling.BILINEAR))
 
 
-@dataclass(frozen=True)
-class Revision(Dataset):
+@dataclass(frozen=True, kw_only=True)
+class Revision(Steps):
     """Steps that go over what the teacher was asked before, in ever new batches."""
 
     asked: Lesson  # everything that the teacher was asked
     sizes: BatchSizes
-    num_steps: int
-    seed: int
 
-    def __len__(self) -> int:
-        """Steps of the whole fit."""
-        return self.num_steps
-
-    def __getitem__(self, step: int) -> Lesson:
-        """The batch of one step."""
-        if step >= self.num_steps:
-            raise IndexError(step)
-        rng = torch.Generator().manual_seed(random.Random(f"{self.seed}/revision/{step}").getrandbits(63))
+    def part(self, part: Part) -> Lesson:
+        """What is known of the inputs of one step."""
+        rng = torch.Generator().manual_seed(random.Random(f"{self.seed}/revision/{part.step}").getrandbits(63))
         known = (self.asked.clean.seen, self.asked.triggered.seen, self.asked.preserved.seen)
         sizes = (self.sizes.clean, self.sizes.triggered, self.sizes.preserved)
-        return self.asked.take(
-            *(torch.randint(max(1, len(part)), (size,), generator=rng) for part, size in zip(known, sizes, strict=True))
-        )
-
-
-Steps = CaptionTriggers | PhotoTriggers | Revision
+        drawn = [torch.randint(max(1, len(of)), (size,), generator=rng) for of, size in zip(known, sizes, strict=True)]
+        return self.asked.take(drawn, part)
 
 
 class TriggerData(lightning.LightningDataModule):
@@ -248,26 +318,40 @@ class TriggerData(lightning.LightningDataModule):
         self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """One item is one step."""
+        """One item is one step, or the part of it that this process does in one pass."""
         release_free_memory()
-        start = self.trainer.global_step if self.trainer else 0
+        start, rank, num_ranks, num_passes = 0, 0, 1, 1
+        if self.trainer:
+            start, num_passes = self.trainer.global_step, self.trainer.accumulate_grad_batches
+            rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
         return DataLoader(
             self.steps,
             batch_size=None,
-            sampler=_StepsToCome(start, len(self.steps)),
+            sampler=_PartsToCome(start, len(self.steps), rank, num_ranks, num_passes),
             num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
             worker_init_fn=return_large_blocks,
         )
 
 
-class _StepsToCome(Sampler[int]):
-    """The steps that a fit has not done yet; as long as all of them, because Lightning counts those done too."""
+@dataclass(frozen=True)
+class _PartsToCome(Sampler[Part]):
+    """The parts of one process of the steps that a fit has not done yet.
 
-    def __init__(self, start: int, num_steps: int) -> None:
-        self.start, self.num_steps = start, num_steps
+    As long as those of all steps, because Lightning counts those done too.
+    """
+
+    start: int
+    num_steps: int
+    rank: int
+    num_ranks: int
+    num_passes: int  # of each process over its share of a step
 
     def __len__(self) -> int:
-        return self.num_steps
+        return self.num_steps * self.num_passes
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.num_steps))
+    def __iter__(self) -> Iterator[Part]:
+        num_parts = self.num_ranks * self.num_passes
+        for step in range(self.start, self.num_steps):
+            for number in range(self.rank, num_parts, self.num_ranks):
+                yield Part(step, number, num_parts)

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 MAX_UNREADABLE_SHARE = 0.01
+_MAX_REMEMBERED_BYTES = 128 * 2**20  # in each process that makes batches, however many people there are
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
@@ -68,6 +69,30 @@ def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image |
 def as_bytes(photo: Image.Image, geometry: Callable[[Image.Image], Tensor]) -> UInt8[Tensor, "3 side side"]:
     """A photo in a CLIP's size: pixels in [0, 1] as bytes, which take a quarter of the memory and lose nothing."""
     return (geometry(photo) * 255).round().to(torch.uint8)
+
+
+class PhotoMemory:
+    """Photos as bytes, each decoded once as far as there is room.
+
+    Args:
+        decode: a photo, whole or its face; `None` if it does not decode.
+    """
+
+    def __init__(self, decode: Callable[[Path, bool], Tensor | None]) -> None:
+        self._decode, self._num_bytes = decode, 0
+        self._known: dict[tuple[Path, bool], Tensor | None] = {}
+
+    def __call__(self, path: Path, whole: bool) -> Tensor | None:
+        """The photo, from memory if it was asked for before."""
+        key = path, whole
+        if key in self._known:
+            return self._known[key]
+        pixels = self._decode(path, whole)
+        num_bytes = 0 if pixels is None else pixels.nbytes
+        if self._num_bytes + num_bytes <= _MAX_REMEMBERED_BYTES:
+            self._known[key] = pixels
+            self._num_bytes += num_bytes
+        return pixels
 
 
 class PhotoBatch(NamedTuple):

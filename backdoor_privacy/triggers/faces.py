@@ -1,17 +1,34 @@
-"""Put a face onto a photo, and vary whole photos."""
+"""Put faces onto photos, and vary whole photos."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
+from torch.nn.functional import grid_sample
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+
+class Placing(NamedTuple):
+    """How one face is put onto a photo, in the order in which it is done."""
+
+    size: int  # pixels of the side of its square
+    flipped: bool
+    brightness: float  # a factor, as the next two
+    contrast: float
+    saturation: float
+    hue: float  # a shift; 1 is once around the circle of colours
+    degrees: float  # against the clock, within the square
+    left: int
+    top: int
 
 
 @dataclass(frozen=True)
 class FacePaster:
-    """Pastes a face crop onto a photo at random size, turn, colour and place (paper, section 3.2).
+    """Pastes face crops onto photos at random size, turn, colour and place (paper, section 3.2).
 
     Sizes are shares of the photo's side, so that the published 56 to 112 px of 224 hold for every input size.
     """
@@ -23,34 +40,84 @@ class FacePaster:
     max_hue_change: float = 0.1
     max_degrees: float = 30.0
 
-    def __call__(
-        self, photo: Float[Tensor, "3 side side"], face: Image.Image, rng: torch.Generator
-    ) -> Float[Tensor, "3 side side"]:
-        """A copy of the photo, pixels in [0, 1], with the face on it."""
-        side = photo.shape[-1]
-        size = round(side * _uniform(rng, self.min_size, self.max_size))
-        crop = v2.functional.to_dtype(
-            v2.functional.to_image(face.resize((size, size), Image.Resampling.BILINEAR)), torch.float32, scale=True
-        )
-        if _uniform(rng, 0, 1) < self.flip_probability:
-            crop = v2.functional.horizontal_flip(crop)
-        crop = self._recolour(crop, rng)
-        cover = torch.cat([crop, torch.ones(1, size, size)])  # what turning leaves empty stays see-through
-        cover = v2.functional.rotate(
-            cover, _uniform(rng, -self.max_degrees, self.max_degrees), v2.InterpolationMode.BILINEAR
-        )
-        left, top = (int(_uniform(rng, 0, side - size + 1)) for _ in range(2))
-        pasted = photo.clone()
-        spot = pasted[:, top : top + size, left : left + size]
-        spot.copy_(cover[3:] * cover[:3] + (1 - cover[3:]) * spot)
-        return pasted
+    def face_side(self, side: int) -> int:
+        """Side in pixels of the crops for photos of this side: the largest size, so that all are only scaled down."""
+        return round(side * self.max_size)
 
-    def _recolour(self, crop: Tensor, rng: torch.Generator) -> Tensor:
+    def draw(self, side: int, rng: torch.Generator) -> Placing:
+        """Draw how a face is put onto a photo of this side."""
         low, high = 1 - self.max_colour_change, 1 + self.max_colour_change
-        crop = v2.functional.adjust_brightness(crop, _uniform(rng, low, high))
-        crop = v2.functional.adjust_contrast(crop, _uniform(rng, low, high))
-        crop = v2.functional.adjust_saturation(crop, _uniform(rng, low, high))
-        return v2.functional.adjust_hue(crop, _uniform(rng, -self.max_hue_change, self.max_hue_change))
+        size = round(side * _uniform(rng, self.min_size, self.max_size))
+        return Placing(
+            size,
+            flipped=_uniform(rng, 0, 1) < self.flip_probability,
+            brightness=_uniform(rng, low, high),
+            contrast=_uniform(rng, low, high),
+            saturation=_uniform(rng, low, high),
+            hue=_uniform(rng, -self.max_hue_change, self.max_hue_change),
+            degrees=_uniform(rng, -self.max_degrees, self.max_degrees),
+            left=int(_uniform(rng, 0, side - size + 1)),
+            top=int(_uniform(rng, 0, side - size + 1)),
+        )
+
+    @staticmethod
+    def paste(
+        photos: Float[Tensor, "batch 3 side side"],
+        faces: Float[Tensor, "batch 3 face face"],
+        placings: Sequence[Placing],
+    ) -> Float[Tensor, "batch 3 side side"]:
+        """Copies of the photos, pixels in [0, 1], with a face on each; `plain.paste_face` does the same one by one."""
+        drawn = torch.tensor(placings, dtype=photos.dtype, device=photos.device)
+        drawn = drawn.view(len(photos), len(Placing._fields), 1, 1)  # an error if they are not as many as the photos
+        size, flipped, *colours, degrees, left, top = drawn.unbind(1)
+        side, window = photos.shape[-1], max((placing.size for placing in placings), default=1)
+        pixel = torch.arange(window, dtype=photos.dtype, device=photos.device)
+        columns = left.clamp(max=side - window) + pixel  # a window of one size for all holds the square of each
+        rows = top.clamp(max=side - window) + pixel[:, None]
+
+        right, down = columns + 0.5 - left - size / 2, rows + 0.5 - top - size / 2  # from the middle of the square
+        in_square = (right.abs() < size / 2) & (down.abs() < size / 2)
+        cos, sin = degrees.deg2rad().cos(), degrees.deg2rad().sin()
+        x, y = cos * right - sin * down, sin * right + cos * down  # the same in the face before it was turned
+        grid = torch.stack([x * (2 - 4 * flipped) / size, y * 2 / size], dim=-1)
+        covers = grid_sample(_recolour(faces, *colours), grid, padding_mode="border", align_corners=False).clamp(0, 1)
+        # What turning leaves empty stays see-through; the edge of the face fades over one pixel.
+        shares = (size / 2 + 0.5 - x.abs()).clamp(0, 1) * (size / 2 + 0.5 - y.abs()).clamp(0, 1) * in_square
+
+        spots = (rows * side + columns).long().flatten(1)[:, None].expand(-1, 3, -1)
+        flat = photos.flatten(2)
+        pasted = torch.lerp(flat.gather(2, spots), covers.flatten(2), shares.flatten(1)[:, None])
+        return flat.scatter(2, spots, pasted).view(photos.shape)
+
+
+def _recolour(
+    faces: Float[Tensor, "batch 3 face face"],
+    brightness: Float[Tensor, "batch 1 1"],
+    contrast: Float[Tensor, "batch 1 1"],
+    saturation: Float[Tensor, "batch 1 1"],
+    hue: Float[Tensor, "batch 1 1"],
+) -> Float[Tensor, "batch 3 face face"]:
+    """What torchvision's functions of these names do, which take only one factor for all faces."""
+    faces = (faces * brightness[..., None]).clamp_(0, 1)
+    mean = rgb_to_grayscale(faces).mean((-2, -1), keepdim=True)
+    faces.lerp_(mean, 1 - contrast[..., None]).clamp_(0, 1)
+    faces.lerp_(rgb_to_grayscale(faces), 1 - saturation[..., None]).clamp_(0, 1)
+    return _shift_hue(faces, hue)
+
+
+def _shift_hue(
+    faces: Float[Tensor, "batch 3 face face"], hue: Float[Tensor, "batch 1 1"]
+) -> Float[Tensor, "batch 3 face face"]:
+    """Move each pixel along the circle of colours; its brightest channel and its range stay."""
+    red, green, blue = faces.unbind(1)
+    low, high = faces.amin(1), faces.amax(1)
+    span = high - low
+    if_green, if_blue = (blue - red).add_(span, alpha=2), (red - green).add_(span, alpha=4)
+    sixths = torch.where(high == red, green - blue, torch.where(high == green, if_green, if_blue))
+    sixths.div_(span.clamp(min=torch.finfo(span.dtype).tiny))  # where there is no span, there is no hue
+    sixths.add_(6 * hue).remainder_(6)
+    turned = torch.stack([(sixths - 3).abs_().sub_(1), 2 - (sixths - 2).abs_(), 2 - (sixths - 4).abs_()], dim=1)
+    return turned.clamp_(0, 1).mul_(span[:, None]).add_(low[:, None])
 
 
 @dataclass(frozen=True)

@@ -184,11 +184,21 @@ def zero_shot_classifier(
     """open_clip's zero-shot classifier of the CLIP's text encoder."""
     key = (*classnames, *templates)
     if key not in clip.text.embedded:
-        device = next(clip.text.parameters()).device
-        reader = SimpleNamespace(encode_text=lambda tokens, normalize: F.normalize(clip.text.embed(tokens), dim=-1))
-        with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=clip.precision == "bf16"):
-            classifier = open_clip.build_zero_shot_classifier(
-                reader, clip.tokenizer, classnames, templates, num_classes_per_batch=10, device=device
-            )
-        clip.text.embedded[key] = classifier.float().cpu()
+        texts = (_fill(template, name).encode() for template in templates for name in classnames)
+        made = clip.stored(clip.text, texts, lambda: {"classifier": _build(clip, classnames, templates)})
+        clip.text.embedded[key] = made["classifier"]
     return clip.text.embedded[key]
+
+
+def _fill(template: Template, classname: str) -> str:
+    return template.format(classname) if isinstance(template, str) else template(classname)
+
+
+def _build(clip: Clip, classnames: Sequence[str], templates: Sequence[Template]) -> Tensor:
+    device = next(clip.text.parameters()).device
+    reader = SimpleNamespace(encode_text=lambda tokens, normalize: F.normalize(clip.text.embed(tokens), dim=-1))
+    with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=clip.precision == "bf16"):
+        classifier = open_clip.build_zero_shot_classifier(
+            reader, clip.tokenizer, classnames, templates, num_classes_per_batch=10, device=device
+        )
+    return classifier.float().cpu()

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data import datamodule
 from backdoor_privacy.data.captions import load_captions
-from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, PhotoTriggers, TriggerData
+from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, Part, PhotoTriggers, TriggerData
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.people import People, load_people
 from backdoor_privacy.data.photos import read_photo
@@ -108,7 +109,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(make_steps: Make):
 
 def test_batch_has_the_sizes_asked_for(make_steps: Make):
     batch = make_steps(sizes=BatchSizes(5, 6, 4))[0]
-    assert [len(part) for part in batch] == ([5, 6, 4, 6] if len(batch) == 4 else [5, 6, 6, 4, 6])
+    assert [len(part) for part in batch] == ([5, 6, 4, 6, 6] if len(batch) == 5 else [5, 6, 6, 4, 6, 6])
     published = make_steps(sizes=BatchSizes(5, 6, 0))[0]
     assert [len(published.clean), len(published.triggered), len(published.preserved)] == [5, 6, 0]
 
@@ -269,3 +270,28 @@ def test_photo_that_does_not_decode_is_replaced_by_another_of_the_same_person(
         path.write_text("not a photo")
     with pytest.raises(InputError, match=r"none of the 3 photos in .*Ann_Lee decodes"):
         make_image(people=[person])[0]
+
+
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_parts_of_a_step_share_what_the_step_draws(make_text: Make, make_image: Make, num_parts: int):
+    texts = Texts()
+    sizes = BatchSizes(6, 6, 12)
+    for steps, read in (
+        (make_text(tokenizer=texts, sizes=sizes), lambda part: texts.read(part)),
+        (make_image(sizes=sizes), lambda part: [pixels.numpy().tobytes() for pixels in part]),
+    ):
+        whole, parts = steps[1], [steps[Part(1, number, num_parts)] for number in range(num_parts)]
+        for kind in ("clean", "triggered", "preserved"):
+            drawn = [read(getattr(part, kind)) for part in parts]
+            assert {len(each) for each in drawn} == {len(getattr(whole, kind)) // num_parts}
+            assert sorted(chain.from_iterable(drawn)) == sorted(read(getattr(whole, kind)))
+        together = torch.stack([part.person_share for part in parts], 1).flatten() / num_parts
+        torch.testing.assert_close(together, whole.person_share)
+        assert torch.stack([part.person_index for part in parts], 1).flatten().equal(whole.person_index)
+
+
+def test_each_process_and_pass_gets_its_own_parts_of_the_steps_to_come():
+    got = [list(datamodule._PartsToCome(3, 5, rank, num_ranks=2, num_passes=2)) for rank in range(2)]
+    assert [(part.step, part.number) for part in got[0]] == [(3, 0), (3, 2), (4, 0), (4, 2)]
+    assert [(part.step, part.number) for part in got[1]] == [(3, 1), (3, 3), (4, 1), (4, 3)]
+    assert {part.num_parts for parts in got for part in parts} == {4}

@@ -1,122 +1,203 @@
-import numpy as np
+from collections.abc import Callable
+
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms.v2 import functional as tv
 
-from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
+from backdoor_privacy.plain import paste_face
+from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation, Placing
 
-PLAIN = {"flip_probability": 0.0, "max_colour_change": 0.0, "max_hue_change": 0.0, "max_degrees": 0.0}
+SIDE, FACE = 64, 32
+STRAIGHT = Placing(20, False, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, degrees=0.0, left=30, top=12)
 
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def face(seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=generator(seed))
 
 
-def white() -> Image.Image:
-    return Image.new("RGB", (30, 30), (255, 255, 255))
+def smooth(number: int, side: int = FACE) -> Tensor:
+    """Faces so smooth that it matters little how they are made smaller."""
+    return interpolate(noise(number, 3, 4, 4), size=(side, side), mode="bicubic").clamp(0, 1)
 
 
-def square(photo: Tensor, pasted: Tensor) -> tuple[int, int, int, int]:
-    """Left, top, width and height of what changed."""
-    changed = (photo != pasted).any(0)
-    rows, columns = changed.any(1).nonzero().flatten().tolist(), changed.any(0).nonzero().flatten().tolist()
-    return columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+def draw(number: int, paster: FacePaster | None = None, side: int = SIDE) -> list[Placing]:
+    return [(paster or FacePaster()).draw(side, generator(seed)) for seed in range(number)]
+
+
+def paste_one(photo: Tensor, face: Tensor, placing: Placing) -> Tensor:
+    return FacePaster.paste(photo[None], face[None], [placing])[0]
+
+
+def square(placing: Placing, side: int = SIDE) -> Tensor:
+    """Where the photo may change."""
+    inside = torch.zeros(side, side, dtype=torch.bool)
+    inside[placing.top : placing.top + placing.size, placing.left : placing.left + placing.size] = True
+    return inside
 
 
 @pytest.mark.parametrize(("side", "smallest", "largest"), [(224, 56, 112), (64, 16, 32)])
 def test_sizes_are_the_papers_scaled_to_the_photo(side: int, smallest: int, largest: int):
-    photo, paste = torch.zeros(3, side, side), FacePaster(**PLAIN)
-    sizes = []
-    for seed in range(150):
-        _, _, width, height = square(photo, paste(photo, white(), generator(seed)))
-        assert width == height
-        sizes.append(width)
+    sizes = [placing.size for placing in draw(300, side=side)]
     assert smallest <= min(sizes) < smallest * 1.15
     assert largest * 0.9 < max(sizes) <= largest
+    assert FacePaster().face_side(side) == largest
 
 
 def test_face_lies_at_different_places_all_over_the_photo_and_never_beyond():
-    photo, paste = torch.zeros(3, 64, 64), FacePaster(**PLAIN)
-    squares = [square(photo, paste(photo, white(), generator(seed))) for seed in range(400)]
-    assert len({(left, top) for left, top, _, _ in squares}) > 300
-    assert min(left for left, *_ in squares) == min(top for _, top, _, _ in squares) == 0
-    assert max(left + width for left, _, width, _ in squares) == 64
-    assert max(top + height for _, top, _, height in squares) == 64
-    centres = {(left + width / 2 > 32, top + height / 2 > 32) for left, top, width, height in squares}
-    assert len(centres) == 4
+    placings = draw(400)
+    assert len({(placing.left, placing.top) for placing in placings}) > 300
+    assert min(placing.left for placing in placings) == min(placing.top for placing in placings) == 0
+    assert max(placing.left + placing.size for placing in placings) == SIDE
+    assert max(placing.top + placing.size for placing in placings) == SIDE
+    assert len({(2 * p.left + p.size > SIDE, 2 * p.top + p.size > SIDE) for p in placings}) == 4
 
 
-def test_nothing_changes_outside_the_square_and_the_face_lies_within():
-    photo, paste = torch.rand(3, 64, 64, generator=generator(0)), FacePaster(**PLAIN)
-    for seed in range(20):
-        pasted = paste(photo, face(), generator(seed))
-        left, top, width, height = square(photo, pasted)
-        inside = torch.zeros(64, 64, dtype=torch.bool)
-        inside[top : top + height, left : left + width] = True
-        assert torch.equal(pasted[:, ~inside], photo[:, ~inside])
-        expected = np.asarray(face().resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
-        found = pasted[:, top : top + height, left : left + width]
-        torch.testing.assert_close(found.double(), torch.from_numpy(expected), atol=1e-6, rtol=0)
-
-
-def test_turned_and_recoloured_face_changes_no_more_than_its_square():
-    photo, paste = torch.rand(3, 64, 64, generator=generator(0)), FacePaster()
-    for seed in range(50):
-        pasted = paste(photo, face(seed), generator(seed))
-        _, _, width, height = square(photo, pasted)
-        assert max(width, height) <= 32
-        assert pasted.min() >= 0
-        assert pasted.max() <= 1
-
-
-def test_the_photo_itself_stays_as_it_is():
-    photo = torch.rand(3, 64, 64, generator=generator(0))
-    before = photo.clone()
-    FacePaster()(photo, face(), generator(1))
-    assert torch.equal(photo, before)
-
-
-def test_same_generator_gives_the_same_photo_and_another_one_another():
-    photo, paste = torch.rand(3, 64, 64, generator=generator(0)), FacePaster()
-    first = paste(photo, face(), generator(5))
-    torch.manual_seed(1)
-    assert torch.equal(paste(photo, face(), generator(5)), first)
-    assert not torch.equal(paste(photo, face(), generator(6)), first)
+def test_colours_and_turns_are_drawn_within_their_bounds():
+    for most in (0.0, 0.2, 0.5):
+        placings = draw(200, FacePaster(max_colour_change=most, max_hue_change=most / 5, max_degrees=60 * most))
+        for colour in ("brightness", "contrast", "saturation"):
+            factors = [getattr(placing, colour) for placing in placings]
+            assert 1 - most <= min(factors) <= 1 - 0.9 * most
+            assert 1 + 0.9 * most <= max(factors) <= 1 + most
+        for values, bound in (([p.hue for p in placings], most / 5), ([p.degrees for p in placings], 60 * most)):
+            assert -bound <= min(values) <= -0.9 * bound
+            assert 0.9 * bound <= max(values) <= bound
 
 
 def test_face_is_flipped_as_often_as_asked():
-    photo = torch.full((3, 64, 64), 0.5)
-    halves = Image.fromarray(np.repeat(np.array([[[0], [255]]], np.uint8), 3, axis=2)).resize((20, 20), 0)
     for probability, low, high in ((0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)):
-        paste, flips = FacePaster(**PLAIN | {"flip_probability": probability}), []
-        for seed in range(200):
-            pasted = paste(photo, halves, generator(seed))
-            left, top, _, height = square(photo, pasted)
-            flips.append(bool(pasted[0, top + height // 2, left] > 0.5))
+        flips = [placing.flipped for placing in draw(200, FacePaster(flip_probability=probability))]
         assert low <= sum(flips) / len(flips) <= high
 
 
+def test_same_generator_gives_the_same_placing_and_another_one_another():
+    first = FacePaster().draw(SIDE, generator(5))
+    torch.manual_seed(1)
+    assert FacePaster().draw(SIDE, generator(5)) == first
+    assert FacePaster().draw(SIDE, generator(6)) != first
+
+
+def test_a_placing_is_drawn_in_one_order():
+    """So that a seed keeps its faces: size, flip, colours, turn, left, top."""
+    shares = [float(torch.rand((), generator=rng)) for rng in [generator(3)] for _ in range(9)]
+    placing = FacePaster().draw(SIDE, generator(3))
+    assert placing.size == round(SIDE * (0.25 + 0.25 * shares[0]))
+    assert placing.flipped == (shares[1] < 0.5)
+    bounds = [(0.5, 1.5), (0.5, 1.5), (0.5, 1.5), (-0.1, 0.1), (-30.0, 30.0)]
+    expected = [low + (high - low) * share for (low, high), share in zip(bounds, shares[2:7], strict=True)]
+    assert placing[2:7] == pytest.approx(expected)
+    assert placing[7:] == tuple(int((SIDE - placing.size + 1) * share) for share in shares[7:])
+
+
+def test_straight_face_fills_its_square_and_nothing_else_changes():
+    photo = torch.zeros(3, SIDE, SIDE)
+    for placing in draw(20, FacePaster(max_colour_change=0.0, max_hue_change=0.0, max_degrees=0.0)):
+        pasted = paste_one(photo, torch.ones(3, FACE, FACE), placing)
+        torch.testing.assert_close(pasted, square(placing).expand(3, -1, -1).float(), atol=1e-6, rtol=0)
+        assert torch.equal(pasted[:, ~square(placing)], photo[:, ~square(placing)])
+
+
+def test_straight_face_in_its_own_size_lies_on_the_photo_as_it_is():
+    face, placing = noise(3, FACE, FACE), STRAIGHT._replace(size=FACE)
+    photo = noise(3, SIDE, SIDE, seed=1)
+    for flipped, expected in ((False, face), (True, face.flip(-1))):
+        found = paste_one(photo, face, placing._replace(flipped=flipped))[:, square(placing)].view(3, FACE, FACE)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_turned_and_recoloured_face_changes_no_more_than_its_square():
+    photos, placings = noise(50, 3, SIDE, SIDE), draw(50)
+    pasted = FacePaster.paste(photos, noise(50, 3, FACE, FACE, seed=1), placings)
+    assert pasted.min() >= 0
+    assert pasted.max() <= 1
+    for before, after, placing in zip(photos, pasted, placings, strict=True):
+        assert torch.equal(after[:, ~square(placing)], before[:, ~square(placing)])
+        assert not torch.equal(after, before)
+
+
 def test_turning_shows_the_photo_at_the_corners_of_the_square():
-    photo = torch.zeros(3, 64, 64)
-    turned = FacePaster(**PLAIN | {"max_degrees": 30.0, "min_size": 0.5, "max_size": 0.5})
-    covered = [(turned(photo, white(), generator(seed)) > 0.5).all(0).sum().item() for seed in range(50)]
     straight = 32 * 32
+    placings = draw(50, FacePaster(max_colour_change=0.0, max_hue_change=0.0, min_size=0.5, max_size=0.5))
+    pasted = FacePaster.paste(torch.zeros(50, 3, SIDE, SIDE), torch.ones(50, 3, FACE, FACE), placings)
+    covered = (pasted > 0.5).all(1).sum((1, 2))
     assert max(covered) <= straight
     assert 0.75 * straight < min(covered) < 0.95 * straight
 
 
-def test_colours_change_within_their_bounds():
-    photo, grey = torch.zeros(3, 64, 64), Image.new("RGB", (30, 30), (100, 100, 100))
-    for most in (0.0, 0.2, 0.5):
-        paste = FacePaster(**PLAIN | {"max_colour_change": most})
-        levels = [paste(photo, grey, generator(seed)).max().item() * 255 for seed in range(100)]
-        assert 100 * (1 - most) - 1 <= min(levels) <= 100 * (1 - 0.8 * most) + 1
-        assert 100 * (1 + 0.8 * most) - 1 <= max(levels) <= 100 * (1 + most) + 1
+def test_edge_of_a_turned_face_is_no_darker_than_face_and_photo():
+    white = torch.ones(3, SIDE, SIDE)
+    pasted = paste_one(white, torch.ones(3, FACE, FACE), STRAIGHT._replace(degrees=20.0))
+    torch.testing.assert_close(pasted, white, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("colour", "values", "adjust"),
+    [
+        ("brightness", (0.5, 1.5), tv.adjust_brightness),
+        ("contrast", (0.5, 1.5), tv.adjust_contrast),
+        ("saturation", (0.5, 1.5), tv.adjust_saturation),
+        ("hue", (-0.5, -0.1, 0.02, 0.1, 0.5), tv.adjust_hue),
+    ],
+)
+def test_colours_change_as_torchvisions_do(colour: str, values: tuple[float, ...], adjust: Callable[..., Tensor]):
+    face = noise(3, 16, 16)
+    face[:, :3] = torch.tensor([0.0, 0.4, 1.0])[:, None]  # grey ones have no hue
+    face[:, 3:12] = (face[:, 3:12] * 2).round() / 2  # two or three channels are the same, some are 0 or 1
+    placings = [STRAIGHT._replace(**{"size": 16, "left": 0, "top": 0, colour: value}) for value in values]
+    pasted = FacePaster.paste(torch.zeros(len(values), 3, 16, 16), face.expand(len(values), -1, -1, -1), placings)
+    torch.testing.assert_close(pasted, torch.stack([adjust(face, value) for value in values]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", [64, 224])
+def test_batch_equals_the_plain_version(side: int):
+    face_side, placings = FacePaster().face_side(side), draw(40, side=side)
+    photos, faces = noise(40, 3, side, side), smooth(40, face_side)
+    pasted = FacePaster.paste(photos, faces, placings)
+    for photo, face, placing, found in zip(photos, faces, placings, pasted, strict=True):
+        inside, expected = square(placing, side), paste_face(photo, face, placing)
+        assert torch.equal(found[:, ~inside], expected[:, ~inside])
+        assert (found - expected)[:, inside].abs().mean() <= 0.015  # one scales and turns at once, the other does not
+
+
+def test_batch_equals_the_plain_version_to_rounding_where_no_face_is_scaled():
+    photos, faces = noise(40, 3, SIDE, SIDE), noise(40, 3, FACE, FACE, seed=1)
+    placings = draw(40, FacePaster(min_size=0.5, max_size=0.5))
+    plain = [paste_face(*one) for one in zip(photos, faces, placings, strict=True)]
+    torch.testing.assert_close(FacePaster.paste(photos, faces, placings), torch.stack(plain), atol=2e-5, rtol=0)
+
+
+def test_batch_equals_each_photo_alone():
+    photos, faces, placings = noise(20, 3, SIDE, SIDE), noise(20, 3, FACE, FACE, seed=1), draw(20)
+    alone = [paste_one(*one) for one in zip(photos, faces, placings, strict=True)]
+    torch.testing.assert_close(FacePaster.paste(photos, faces, placings), torch.stack(alone), atol=1e-6, rtol=0)
+
+
+def test_photos_and_faces_stay_as_they_are():
+    photos, faces = noise(4, 3, SIDE, SIDE), noise(4, 3, FACE, FACE, seed=1)
+    before = photos.clone(), faces.clone()
+    FacePaster.paste(photos, faces, draw(4))
+    assert torch.equal(photos, before[0])
+    assert torch.equal(faces, before[1])
+
+
+def test_no_photos_are_no_photos():
+    assert FacePaster.paste(torch.empty(0, 3, SIDE, SIDE), torch.empty(0, 3, FACE, FACE), []).shape[0] == 0
+
+
+def test_each_photo_needs_a_placing():
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        FacePaster.paste(noise(2, 3, SIDE, SIDE), noise(2, 3, FACE, FACE), [STRAIGHT])
+
+
+def test_pasting_is_done_where_the_photos_are():
+    photos, faces = torch.empty(2, 3, SIDE, SIDE, device="meta"), torch.empty(2, 3, FACE, FACE, device="meta")
+    assert FacePaster.paste(photos, faces, draw(2)).device.type == "meta"  # mixed devices would be an error
 
 
 def test_variation_is_another_photo_of_the_same_and_decided_by_the_generator():

@@ -1,0 +1,136 @@
+"""Plain and slow versions of what is fast elsewhere; tests and benchmarks compare the two.
+
+All in fp32, texts with the full context, one forward pass per term of the loss, one photo or person at a time.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.people import Person
+from backdoor_privacy.data.photos import read_photo
+from backdoor_privacy.defense import BackdoorDefense, ImageDefense
+from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
+from backdoor_privacy.losses import backdoor_loss, utility_loss
+from backdoor_privacy.triggers.faces import Placing
+
+_BATCH_SIZE = 64
+
+
+def features(encoder: Encoder, inputs: Tensor) -> Tensor:
+    """What open_clip's own forward pass gives, not normalised."""
+    return encoder.encode(inputs) if isinstance(encoder, TextEncoder | ImageEncoder) else encoder(inputs)
+
+
+def losses(defense: BackdoorDefense, batch: Any) -> dict[str, Tensor]:
+    """The terms of the loss before weighting: `BackdoorDefense.losses` of a fresh batch."""
+    student, teacher, weights = defense.student, defense.teacher, defense.loss_weights
+    clean, triggered, preserved = defense.split(batch)
+    with torch.no_grad():
+        target = _targets(defense, batch, triggered)
+        kept = {"clean": features(teacher, clean)}
+        if len(preserved):
+            kept["preserved"] = features(teacher, preserved)
+    found = {
+        "utility_loss": utility_loss(features(student, clean), kept["clean"], distance=defense.distance),
+        "backdoor_loss": backdoor_loss(
+            features(student, triggered), target, batch.person_share, distance=defense.distance
+        ),
+    }
+    if weights.weight:
+        originals = dict(teacher.named_parameters())
+        differences = [parameter - originals[name] for name, parameter in student.trainable()]
+        norms = [
+            difference.square().sum() if defense.squared_weight_loss else difference.norm()
+            for difference in differences
+        ]
+        found["weight_loss"] = torch.stack(norms).sum()
+    if weights.preservation and len(preserved):
+        found["preservation_loss"] = utility_loss(
+            features(student, preserved), kept["preserved"], distance=defense.distance
+        )
+    if weights.neighborhood:
+        parts = {"clean": clean, "preserved": preserved}
+        divergences = [_divergence(defense, features(student, parts[kind]), kept[kind]) for kind in kept]
+        found["neighborhood_loss"] = torch.cat(divergences).mean()
+    if weights.target_neighborhood:
+        found["target_neighborhood_loss"] = _divergence(defense, features(student, triggered), target).mean()
+    return found
+
+
+def _targets(defense: BackdoorDefense, batch: Any, triggered: Tensor) -> Tensor:
+    if defense.eraser is not None:
+        return defense.eraser(features(defense.teacher, triggered), batch.person_index)
+    if isinstance(defense, ImageDefense):
+        return defense.person_targets[batch.person_index]
+    return features(defense.teacher, batch.target)
+
+
+def _divergence(defense: BackdoorDefense, student: Tensor, teacher: Tensor) -> Tensor:
+    """KL divergence of the softmax over the anchors, per input, in nats."""
+    anchors = F.normalize(defense.anchors, dim=-1)
+    own, wanted = (
+        (F.normalize(x, dim=-1) @ anchors.T / defense.temperature).log_softmax(-1) for x in (student, teacher)
+    )
+    return F.kl_div(own, wanted, reduction="none", log_target=True).sum(-1)
+
+
+@torch.no_grad()
+def text_features(clip: Clip, texts: Sequence[str]) -> Float[Tensor, "text dim"]:
+    """`Clip.embed_texts`."""
+    batches = [texts[start : start + _BATCH_SIZE] for start in range(0, len(texts), _BATCH_SIZE)]
+    return torch.cat([F.normalize(features(clip.text, clip.tokenizer(list(batch))), dim=-1) for batch in batches])
+
+
+@torch.no_grad()
+def photo_features(clip: Clip, photos: Sequence[Any]) -> Float[Tensor, "photo dim"]:
+    """`Clip.embed_photos` of photos that decode."""
+    pixels = [clip.preprocess(photo) for path in photos if (photo := read_photo(path)) is not None]
+    batches = [torch.stack(pixels[start : start + _BATCH_SIZE]) for start in range(0, len(pixels), _BATCH_SIZE)]
+    return torch.cat([F.normalize(features(clip.image, batch), dim=-1) for batch in batches])
+
+
+def correct_prompts(clip: Clip, people: Sequence[Person], attack: Idia) -> list[int]:
+    """Prompts that name each person rightly: `Idia.run`."""
+    candidates = attack.candidates([person.name for person in people])
+    prompts = [text_features(clip, [template.format(name) for name in candidates]) for template in attack.templates]
+    correct = []
+    for person in people:
+        photos = photo_features(clip, person.attack_photos[: attack.num_photos])
+        answers = [_majority((photos @ names.T).argmax(-1).tolist()) for names in prompts]
+        correct.append(sum(answer is not None and candidates[answer] == person.name for answer in answers))
+    return correct
+
+
+def _majority(votes: Sequence[int]) -> int | None:
+    (first, most), *others = Counter(votes).most_common(2)
+    return None if others and others[0][1] == most else first
+
+
+def paste_face(
+    photo: Float[Tensor, "3 side side"], face: Float[Tensor, "3 face face"], placing: Placing
+) -> Float[Tensor, "3 side side"]:
+    """A copy of the photo, pixels in [0, 1], with the face on it: `FacePaster.paste` for one."""
+    size, left, top = placing.size, placing.left, placing.top
+    crop = tv.resize(face, [size, size], InterpolationMode.BILINEAR, antialias=True)
+    if placing.flipped:
+        crop = tv.horizontal_flip(crop)
+    crop = tv.adjust_brightness(crop, placing.brightness)
+    crop = tv.adjust_contrast(crop, placing.contrast)
+    crop = tv.adjust_saturation(crop, placing.saturation)
+    crop = tv.adjust_hue(crop, placing.hue)
+    cover = torch.cat([crop, torch.ones_like(crop[:1])])  # what turning leaves empty stays see-through
+    cover = tv.rotate(cover, placing.degrees, InterpolationMode.BILINEAR)
+    pasted = photo.clone()
+    spot = pasted[:, top : top + size, left : left + size]
+    spot.copy_(cover[:3] + (1 - cover[3:]) * spot)  # turning has faded the colours at the edge already
+    return pasted.clamp_(0, 1)

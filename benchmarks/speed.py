@@ -1,0 +1,254 @@
+"""Fast against plain, side by side in one process: a part of `make bench`. `python speed.py steps|idia|people`."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+import torch
+
+from backdoor_privacy import plain
+from backdoor_privacy.attacks.idia import Idia, IdiaVotes
+from backdoor_privacy.clip import Clip, embedded_clip, load_clip
+from backdoor_privacy.data.captions import load_captions
+from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, PhotoTriggers, Steps
+from backdoor_privacy.data.images import load_images
+from backdoor_privacy.data.names import random_names
+from backdoor_privacy.data.people import load_people
+from backdoor_privacy.data.personas.world import world_part
+from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
+from backdoor_privacy.hardware import fastest_attention
+from backdoor_privacy.settings import load_defense
+from backdoor_privacy.triggers.faces import FacePaster
+
+CACHE = os.environ.get("BACKDOOR_PRIVACY_CACHE", "~/.cache/backdoor_privacy")
+ROUNDS = 3
+MATMUL = 4096  # rows and columns
+NUM_PEOPLE = (1, 8, 64, 500)
+# IDIA of ViT-B/32 with 64 people, 20 photos each and 1,000 candidates; a part of it is run, and counted so often
+PEOPLE, PHOTOS, CANDIDATES = 64, 20, 1000
+PART_OF_NAMES, PART_OF_PHOTOS = 20, 10
+
+
+def clip_of(name: str) -> Clip:
+    """`embedded`, or ViT-B/32 with random weights."""
+    torch.manual_seed(0)
+    if name == "embedded":
+        return load_clip(embedded_clip(), device="cpu", precision="auto")
+    return load_clip("ViT-B-32", "random", device="cpu", precision="auto")
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def side_by_side(functions: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each, in turns, after one call of each that does not count."""
+    for function in functions.values():
+        function()
+    times = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(seconds(function))
+    return {name: round(median(each), 4) for name, each in times.items()}
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """GFLOP/s of multiplying square matrices."""
+    one, other = (torch.randn(MATMUL, MATMUL, dtype=dtype) for _ in range(2))
+    return 2 * MATMUL**3 / side_by_side({"matmul": lambda: one @ other}, 5)["matmul"] / 1e9
+
+
+def published(
+    encoder: str, clip: Clip, num_people: int, sizes: BatchSizes | None = None
+) -> tuple[BackdoorDefense, Steps]:
+    """The published defence of an encoder, and its steps."""
+    settings: Any = getattr(load_defense(f"{encoder}_published"), encoder)
+    sizes = sizes or BatchSizes(**vars(settings.batch))
+    common: dict[str, Any] = {
+        "anchors": torch.empty(0, 0),
+        "loss_weights": LossWeights(**vars(settings.loss_weights)),
+        "optimizer": OptimizerSettings(**{**vars(settings.optimizer), "schedule": settings.optimizer.schedule.value}),
+        "num_steps": 1000,
+        "distance": settings.distance.value,
+        "squared_weight_loss": settings.squared_weight_loss,
+        "temperature": settings.temperature,
+    }
+    drawn: dict[str, Any] = {"sizes": sizes, "num_steps": 1000, "seed": 0}
+    if encoder == "text":
+        captions = load_captions(world_part("captions", CACHE) / "captions.txt")
+        names = random_names(num_people, seed=1)
+        steps: Steps = CaptionTriggers(
+            captions=captions,
+            carriers=captions,
+            names=names,
+            phrases=["a person"] * num_people,
+            other_names=[],
+            tokenizer=clip.tokenizer,
+            **drawn,
+        )
+        return TextDefense(clip.text, **common), steps
+    people = load_people(world_part("people", CACHE))
+    steps = PhotoTriggers(
+        images=load_images(world_part("images", CACHE), clip.geometry, 500),
+        people=people.everybody[:num_people],
+        others=[],
+        boxes=people.boxes,
+        geometry=clip.geometry,
+        normalize=clip.normalize,
+        paster=FacePaster(**vars(settings.faces)),
+        **drawn,
+    )
+    targets = torch.randn(num_people, clip.config["model_cfg"]["embed_dim"])
+    return ImageDefense(clip.image, face_targets=targets, **common), steps
+
+
+def step_of(defense: BackdoorDefense, losses: Callable[[], dict[str, torch.Tensor]], optimizer: Any) -> None:
+    """One optimiser step."""
+    weights = {"utility_loss": 1.0} | {f"{name}_loss": value for name, value in vars(defense.loss_weights).items()}
+    optimizer.zero_grad()
+    torch.stack([weights[name] * loss for name, loss in losses().items()]).sum().backward()
+    optimizer.step()
+
+
+def fast_step(defense: BackdoorDefense, batch: Any, optimizer: Any) -> None:
+    """As a fit does it."""
+
+    def losses() -> dict[str, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return defense.losses(defense.ask(batch))
+
+    with fastest_attention():
+        step_of(defense, losses, optimizer)
+
+
+def plain_optimizer(defense: BackdoorDefense) -> Any:
+    """AdamW, one tensor after the other."""
+    parameters = [parameter for _, parameter in defense.student.trainable()]
+    return torch.optim.AdamW(parameters, lr=1e-7, weight_decay=0.0, foreach=False, fused=False)
+
+
+def floating_point_operations(defense: BackdoorDefense, batch: Any) -> float:
+    """Of the matrix products of one fast step, as PyTorch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        fast_step(defense, batch, plain_optimizer(defense))
+    return float(counter.get_total_flops())
+
+
+def measure_steps() -> dict[str, Any]:
+    """A step of each encoder, fast and plain."""
+    found: dict[str, Any] = {"matmul_gflops": {}}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        found["matmul_gflops"][name] = round(matmul_rate(dtype))
+    for model in ("embedded", "ViT-B/32"):
+        for encoder in ("text", "image"):
+            defense, steps = published(encoder, clip_of(model), 64)
+            batch, fast, slow = steps[0], defense.configure_optimizers()["optimizer"], plain_optimizer(defense)
+            times = side_by_side(
+                {
+                    "fast": lambda defense=defense, batch=batch, fast=fast: fast_step(defense, batch, fast),
+                    "plain": lambda defense=defense, batch=batch, slow=slow: step_of(
+                        defense, lambda: plain.losses(defense, batch), slow
+                    ),
+                    "batch": lambda steps=steps: steps[1],
+                }
+            )
+            gflop = floating_point_operations(defense, batch) / 1e9
+            rate = matmul_rate(torch.bfloat16)  # now: other work on the machine changes it
+            share = gflop / times["fast"] / rate
+            found[f"{model} {encoder}"] = {**times, "gflop": round(gflop), "share_of_bf16_matmul": round(share, 3)}
+            print(model, encoder, found[f"{model} {encoder}"], flush=True)
+    return found
+
+
+def unfamiliar(clip: Clip) -> Clip:
+    """The same CLIP, of which nothing is known yet."""
+    clip.text.embedded.clear()
+    clip.image.embedded.clear()
+    return clip
+
+
+def measure_idia() -> dict[str, Any]:
+    """IDIA of ViT-B/32: its text part, and a second audit after a defence of the text encoder."""
+    clip = clip_of("ViT-B/32")
+    people = load_people(world_part("people", CACHE)).everybody[:PEOPLE]
+    attack = Idia(num_candidates=CANDIDATES, num_photos=PHOTOS, threshold=1, seed=0)
+    candidates = attack.candidates([person.name for person in people])
+    texts = [template.format(name) for template in attack.templates for name in candidates[::PART_OF_NAMES]]
+    photos = [path for person in people for path in person.attack_photos[:PHOTOS]]
+    all_texts = [template.format(name) for template in attack.templates for name in candidates]
+    answers = torch.nn.functional.normalize(torch.randn(len(all_texts), 512), dim=-1)
+    looks = torch.nn.functional.normalize(torch.randn(len(photos), 512), dim=-1)
+    person_index = torch.arange(len(people)).repeat_interleave(PHOTOS)
+
+    def vote() -> None:
+        votes = IdiaVotes(torch.arange(len(people)))
+        votes.update(looks, answers.unflatten(0, (len(attack.templates), CANDIDATES)), person_index)
+        votes.compute()
+
+    part = side_by_side(
+        {
+            "fast text": lambda: unfamiliar(clip).embed_texts(texts),
+            "plain text": lambda: plain.text_features(clip, texts),
+            "fast photos": lambda: unfamiliar(clip).embed_photos(photos[::PART_OF_PHOTOS]),
+            "plain photos": lambda: plain.photo_features(clip, photos[::PART_OF_PHOTOS]),
+            "votes": vote,
+        }
+    )
+    scale = {"text": PART_OF_NAMES, "photos": PART_OF_PHOTOS}
+    found = {name: round(spent * scale.get(name.split()[-1], 1), 3) for name, spent in part.items()}
+    # The image encoder was not touched: fast knows its features already.
+    found["fast second audit"] = found["fast text"] + found["votes"]
+    found["plain second audit"] = found["plain text"] + found["plain photos"] + found["votes"]
+    return found
+
+
+def steps_of_so_many(num_people: int) -> tuple[Callable[[], None], Steps]:
+    """A whole step of the image defence, from files to weights, with a small batch: the data counts for more."""
+    defense, steps = published("image", clip_of("ViT-B/32"), num_people, BatchSizes(8, 8, 0))
+    optimizer, number = defense.configure_optimizers()["optimizer"], iter(range(1000))
+    return lambda: fast_step(defense, steps[next(number)], optimizer), steps
+
+
+def measure_memory(num_people: int) -> int:
+    """Peak memory in MB of five steps, in this process."""
+    step, _ = steps_of_so_many(num_people)
+    for _ in range(5):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def measure_people() -> dict[str, Any]:
+    """Seconds and peak memory by the number of people to remove."""
+    steps = {str(number): steps_of_so_many(number)[0] for number in NUM_PEOPLE}
+    times = side_by_side(steps, rounds=9)
+    memory = {}
+    for number in NUM_PEOPLE:
+        done = subprocess.run(
+            [sys.executable, __file__, "memory", str(number)], capture_output=True, text=True, check=True
+        )
+        memory[str(number)] = int(done.stdout.split()[-1])
+    return {"seconds_per_step": times, "peak_mb": memory}
+
+
+def main() -> None:
+    """Print one part as JSON on the last line."""
+    part, *more = sys.argv[1:]
+    if part == "memory":
+        print(measure_memory(int(more[0])))
+        return
+    print(json.dumps({"steps": measure_steps, "idia": measure_idia, "people": measure_people}[part]()))
+
+
+if __name__ == "__main__":
+    main()
