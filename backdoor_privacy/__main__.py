@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import backdoor_privacy.config  # noqa: F401  registers the schemas
@@ -17,6 +19,7 @@ def main(cfg: DictConfig) -> None:
     # Here, so that --help and a mistyped key need not wait for torch.
     from backdoor_privacy.checks import check
     from backdoor_privacy.distributed import exit_code_of_launch, is_first_process, process_group
+    from backdoor_privacy.hardware import take_a_gpu
     from backdoor_privacy.run import run
     from backdoor_privacy.table import print_table
 
@@ -25,6 +28,8 @@ def main(cfg: DictConfig) -> None:
         exit_code = exit_code_of_launch(cfg.trainer.devices)
         if exit_code is not None:
             sys.exit(exit_code)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            take_a_gpu(HydraConfig.get().job.num)
         with process_group():
             metrics = run(cfg)
             if is_first_process():

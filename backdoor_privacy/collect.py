@@ -14,6 +14,8 @@ from rich.table import Table
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.results import read_metrics
 
+_LOG = "backdoor_privacy.log"  # of Hydra, in the folder of each job
+
 
 def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
     """A row for each audited model of each finished run below a folder, and the runs that did not finish.
@@ -24,8 +26,9 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
         InputError: if there is no run.
     """
     rows, unfinished = [], []
-    for claimed in sorted(folder.rglob("checkpoints/config.yaml")):
-        run = claimed.parent.parent
+    begun = {claimed.parent.parent for claimed in folder.rglob("checkpoints/config.yaml")}
+    begun |= {log.parent for log in folder.rglob(_LOG)}  # also those that failed before they did anything
+    for run in sorted(begun):
         metrics = read_metrics(run)
         if metrics is None:
             unfinished.append(run)
@@ -72,6 +75,13 @@ def _overrides(runs: Path, experiment: str) -> str:
     return "/".join(part for part in runs.parts if part != experiment)
 
 
+def _last_words(run: Path) -> str:
+    """The last line of a run's log, which says why it failed."""
+    log = run / _LOG
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+
+
 def main() -> None:
     """Print the means over seeds and write every row to `collected.csv`."""
     console = Console()
@@ -107,7 +117,7 @@ def main() -> None:
             )
         console.print(table)
     for run in unfinished:
-        console.print(f"not finished: {run}", style="yellow", highlight=False)
+        console.print(f"not finished: {run}{_last_words(run)}", style="yellow", highlight=False)
 
 
 if __name__ == "__main__":

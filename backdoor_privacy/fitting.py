@@ -308,7 +308,7 @@ def _train(
         callbacks.append(_StudentProgress(leave=True))
     trainer = lightning.Trainer(
         accelerator=options.accelerator,
-        **_processes(options.devices),
+        **_processes(options.accelerator, options.devices),
         precision=_precision(options.precision),
         max_steps=defense.num_steps,
         accumulate_grad_batches=options.accumulate_grad_batches,
@@ -339,7 +339,7 @@ def _train(
         trainer.fit(defense, data, ckpt_path=last if last is not None and last.exists() else None)
 
 
-def _processes(num_devices: int) -> dict[str, Any]:
+def _processes(accelerator: str, num_devices: int) -> dict[str, Any]:
     """Lightning's settings for one process per device, where they were launched, or for this one alone.
 
     Raises:
@@ -351,7 +351,8 @@ def _processes(num_devices: int) -> dict[str, Any]:
                 f"trainer.devices: expected 1 in a single process, got {num_devices}; start the script in one process "
                 "per device with torchrun"
             )
-        return {"devices": 1}
+        uses_gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
+        return {"devices": [torch.cuda.current_device()] if uses_gpu else 1}
     # Every trained tensor has a part in every loss, and what is no parameter is the same in all processes.
     strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False, gradient_as_bucket_view=True)
     num_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))

@@ -65,8 +65,18 @@ def default_num_workers() -> int:
     return max(1, min(_MAX_WORKERS, (os.cpu_count() or 1) // num_trained_here))
 
 
+def take_a_gpu(job: int) -> None:
+    """Choose the GPU of this process: the jobs of a sweep take them in turn.
+
+    A process that has one keeps it, so that jobs that follow each other in as many processes as there are GPUs never
+    meet on one.
+    """
+    if torch.cuda.is_available() and not torch.cuda.is_initialized():
+        torch.cuda.set_device(job % torch.cuda.device_count())
+
+
 def default_device() -> torch.device:
-    """Where Lightning's `auto` trains: the GPU if there is one."""
+    """Where things are computed by default: the present GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -194,9 +194,39 @@ def test_sweep_runs_every_seed(call: Callable[..., Outcome], tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_failing_job_of_a_sweep_leaves_the_others(call: Callable[..., Outcome], tmp_path: Path):
-    outcome = call(tmp_path, "-m", "trigger_set.num_people=13,2")
+@pytest.mark.parametrize(
+    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["basic", "joblib"]
+)
+def test_failing_jobs_of_a_sweep_leave_their_reason_and_the_others(
+    launcher: tuple[str, ...], call: Callable[..., Outcome], tmp_path: Path
+):
+    """One job asks for what cannot be, one fails while it computes, one is fine."""
+    jobs = "trigger_set.num_people=13,2", "defense.text.optimizer.lr=1e-4,1e30"
+    outcome = call(tmp_path, "-m", *launcher, *jobs)
     assert outcome.code == 1
-    assert "expected at most 12" in outcome.text
     (metrics,) = tmp_path.rglob("metrics.json")
     assert json.loads(metrics.read_text())["before"]["idia/num_tpr_removed"] == 2
+    logs = {str(log.parent.relative_to(tmp_path)): log.read_text() for log in tmp_path.rglob("backdoor_privacy.log")}
+    assert len(logs) == 4
+    too_many = [log for folder, log in logs.items() if "num_people=13" in folder]
+    assert all("expected at most 12" in log for log in too_many)
+    (not_finite,) = (log for folder, log in logs.items() if "num_people=2" in folder and "1e30" in folder)
+    assert "Traceback (most recent call last)" in not_finite
+    assert "FloatingPointError: loss is" in not_finite
+    found = subprocess.run(
+        [sys.executable, "-m", "backdoor_privacy.collect", str(tmp_path / "runs")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "COLUMNS": "300"},
+    )
+    assert found.stdout.count("not finished") == 3
+    assert found.stdout.count("expected at most 12") == 2
+    assert found.stdout.count("FloatingPointError: loss is") == 1
+
+
+@pytest.mark.slow
+def test_several_devices_in_a_sweep_are_refused(call: Callable[..., Outcome], tmp_path: Path):
+    outcome = call(tmp_path, "-m", "trainer.devices=2", "seed=0,1")
+    assert outcome.code == 1
+    assert "trainer.devices: expected 1 for each job of a sweep" in outcome.text
+    assert not list(tmp_path.rglob("metrics.json"))

@@ -72,12 +72,17 @@ def test_command_prints_means_over_seeds_and_writes_every_row(
     for seed, rate in enumerate((0.0, 0.5)):
         write_run(tmp_path / f"both_4/seed={seed}", seed, idia__tpr_removed=rate)
     write_text(tmp_path / "both_4/seed=2/checkpoints/config.yaml", "seed: 2\n")
+    # A job that failed before it did anything has only its log.
+    write_text(tmp_path / "both_4/seed=3/backdoor_privacy.log", "10:00:00 The run failed\nValueError: no luck\n\n")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", ["collect", str(tmp_path)])
     main()
     printed = capsys.readouterr().out
     assert "0.25" in printed
-    assert "not finished" in printed
+    lines = [line.rstrip() for line in printed.splitlines() if "not finished" in line]
+    assert len(lines) == 2
+    assert lines[0].endswith("both_4/seed=2")
+    assert lines[1].endswith("both_4/seed=3: ValueError: no luck")
     assert len(pd.read_csv(tmp_path / "collected.csv")) == 2
 
 

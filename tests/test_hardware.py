@@ -1,7 +1,11 @@
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from backdoor_privacy.hardware import default_num_workers, take_a_gpu
 
 # In a process of its own, whose memory holds nothing else that was freed.
 FREE_200_MB = """
@@ -23,3 +27,26 @@ print(held > 150e6, process.memory_info().rss - before < 50e6)
 def test_freed_memory_goes_back_to_the_system():
     found = subprocess.run([sys.executable, "-c", FREE_200_MB], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["True", "True"]
+
+
+def test_jobs_of_a_sweep_take_the_gpus_in_turn_and_a_process_keeps_its_own(monkeypatch: pytest.MonkeyPatch):
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    for job in range(5):
+        take_a_gpu(job)
+    assert taken == [0, 1, 2, 0, 1]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    take_a_gpu(5)
+    assert taken == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(("num_cores", "num_trained_here", "expected"), [(2, 1, 2), (64, 1, 8), (16, 4, 4), (2, 4, 1)])
+def test_workers_are_as_many_as_the_machine_has_cores_for(
+    num_cores: int, num_trained_here: int, expected: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(num_trained_here))
+    assert default_num_workers() == expected
