@@ -7,6 +7,7 @@ Paper symbol -> name here (paper, section 3):
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -149,7 +150,26 @@ def weight_loss(student: Iterable[Tensor], teacher: Iterable[Tensor], *, squared
     The sum over tensors of the L2 norm of the difference (the published form), or of its square (L2-SP).
     The norm's gradient is taken as zero where the two are equal, as at the first step.
     """
-    pairs = [(own.float(), other.detach().float()) for own, other in zip(student, teacher, strict=True)]
-    differences = torch._foreach_sub(*(list(tensors) for tensors in zip(*pairs, strict=True)))
-    norms = torch.stack(list(torch._foreach_norm(differences)))
+    pairs = list(zip(student, teacher, strict=True))
+    norms = _DistanceNorms.apply([other.detach() for _, other in pairs], *(own for own, _ in pairs))
     return norms.square().sum() if squared else norms.sum()
+
+
+class _DistanceNorms(torch.autograd.Function):
+    """L2 norms of the differences of many tensors, all tensors at once in both directions."""
+
+    @staticmethod
+    def forward(ctx: Any, others: list[Tensor], *own: Tensor) -> Tensor:
+        """Norms, (tensor,)."""
+        differences = torch._foreach_sub(own, others)
+        norms = torch.stack(list(torch._foreach_norm(differences))).float()
+        ctx.differences = differences
+        ctx.save_for_backward(norms)
+        return norms
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """The gradient of a norm is the difference over it; where both are zero it is zero."""
+        (norms,) = ctx.saved_tensors
+        scales = torch.where(norms > 0, gradients[0] / norms, 0.0)
+        return None, *torch._foreach_mul(ctx.differences, list(scales.unbind()))

@@ -1,7 +1,7 @@
 """Fast against plain, and seconds and memory of whole runs: `make bench`. Writes `results.json` and `README.md` here.
 
-The embedded world must be in the cache already (any run draws it). Parts (`steps`, `idia`, `people`) and experiments to
-time may be given as arguments; what is known of the others on this machine stays, each with its commit.
+The embedded world must be in the cache already (any run draws it). Parts (`steps`, `idia`, `people`, `compile`) and
+experiments to time may be given as arguments; what is known of the others on this machine stays, each with its commit.
 """
 
 import json
@@ -19,7 +19,7 @@ from page import page, ratios
 
 from backdoor_privacy.results import versions
 
-PARTS = ("steps", "idia", "people")  # of speed.py
+PARTS = ("steps", "idia", "people", "compile")  # of speed.py
 EXPERIMENTS = ("smoke", "names_64", "faces_64", "both_64", "faces_500")
 FOLDER = Path(__file__).parent
 

@@ -1,4 +1,7 @@
-"""Fast against plain, side by side in one process: a part of `make bench`. `python speed.py steps|idia|people`."""
+"""Fast against plain, side by side in one process: parts of `make bench`.
+
+`python speed.py steps` (or `idia`, `people`, `compile`) prints one part as JSON.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -230,15 +234,29 @@ def measure_memory(num_people: int) -> int:
 
 def measure_people() -> dict[str, Any]:
     """Seconds and peak memory by the number of people to remove."""
-    steps = {str(number): steps_of_so_many(number)[0] for number in NUM_PEOPLE}
-    times = side_by_side(steps, rounds=9)
-    memory = {}
+    memory = {}  # first: what this process holds counts as a child's peak
     for number in NUM_PEOPLE:
         done = subprocess.run(
-            [sys.executable, __file__, "memory", str(number)], capture_output=True, text=True, check=True
+            [sys.executable, __file__, "memory", str(number)], stdout=subprocess.PIPE, text=True, check=True
         )
         memory[str(number)] = int(done.stdout.split()[-1])
-    return {"seconds_per_step": times, "peak_mb": memory}
+    steps = {str(number): steps_of_so_many(number)[0] for number in NUM_PEOPLE}
+    return {"seconds_per_step": side_by_side(steps, rounds=15), "peak_mb": memory}
+
+
+def measure_compile() -> dict[str, Any]:
+    """An image step with and without torch.compile: seconds, and those of the first call, which compiles."""
+    found = {}
+    for model in ("embedded", "ViT-B/32"):
+        one, other = (published("image", clip_of(model), 64, BatchSizes(32, 32, 0)) for _ in range(2))
+        other[0].student.visual.compile()
+        other[0].teacher.visual.compile()
+        steps = {
+            name: partial(fast_step, defense, steps[0], plain_optimizer(defense))
+            for name, (defense, steps) in {"eager": one, "compiled": other}.items()
+        }
+        found[model] = {"first_compiled": round(seconds(steps["compiled"]), 1), **side_by_side(steps)}
+    return found
 
 
 def main() -> None:
@@ -247,7 +265,10 @@ def main() -> None:
     if part == "memory":
         print(measure_memory(int(more[0])))
         return
-    print(json.dumps({"steps": measure_steps, "idia": measure_idia, "people": measure_people}[part]()))
+    print(json.dumps(PARTS[part]()))
+
+
+PARTS = {"steps": measure_steps, "idia": measure_idia, "people": measure_people, "compile": measure_compile}
 
 
 if __name__ == "__main__":
