@@ -206,13 +206,11 @@ def test_failing_jobs_of_a_sweep_leave_their_reason_and_the_others(
     assert outcome.code == 1
     (metrics,) = tmp_path.rglob("metrics.json")
     assert json.loads(metrics.read_text())["before"]["idia/num_tpr_removed"] == 2
-    logs = {str(log.parent.relative_to(tmp_path)): log.read_text() for log in tmp_path.rglob("backdoor_privacy.log")}
+    logs = [log.read_text() for log in tmp_path.rglob("backdoor_privacy.log")]
     assert len(logs) == 4
-    too_many = [log for folder, log in logs.items() if "num_people=13" in folder]
-    assert all("expected at most 12" in log for log in too_many)
-    (not_finite,) = (log for folder, log in logs.items() if "num_people=2" in folder and "1e30" in folder)
+    assert sum("expected at most 12" in log for log in logs) == 2
+    (not_finite,) = (log for log in logs if "FloatingPointError: loss is" in log)
     assert "Traceback (most recent call last)" in not_finite
-    assert "FloatingPointError: loss is" in not_finite
     found = subprocess.run(
         [sys.executable, "-m", "backdoor_privacy.collect", str(tmp_path / "runs")],
         capture_output=True,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-SLOW_STEPS = ["defense.text.num_steps=150", "defense.image.num_steps=150", "trainer.checkpoint_every_steps=5"]
+SLOW_STEPS = ["defense.text.num_steps=600", "defense.image.num_steps=600", "trainer.checkpoint_every_steps=20"]
 
 
 def command(folder: Path, overrides: list[str]) -> list[str]:
@@ -35,13 +35,13 @@ def test_a_run_killed_at_any_moment_ends_bitwise_as_one_that_was_not(tmp_path: P
             command(tmp_path / "killed", tiny_overrides), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
             try:
-                process.wait(whole_seconds * rng.uniform(0.4, 0.95))
+                process.wait(whole_seconds * rng.uniform(0.3, 0.6))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 num_kills += 1
     done = subprocess.run(command(tmp_path / "killed", tiny_overrides), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert num_kills >= 3
+    assert num_kills >= 2
     assert figures(tmp_path / "killed") == figures(tmp_path / "whole")  # digests of the weights among them
     pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path / name / "losses.csv") for name in ("killed", "whole")))
     assert (tmp_path / "killed/people.csv").read_bytes() == (tmp_path / "whole/people.csv").read_bytes()
