@@ -29,8 +29,8 @@ def main(cfg: DictConfig) -> None:
         if exit_code is not None:
             sys.exit(exit_code)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            take_a_gpu(HydraConfig.get().job.num)
-        with process_group():
+            take_a_gpu()
+        with process_group(cfg.trainer.accelerator):
             metrics = run(cfg)
             if is_first_process():
                 print_table(metrics, str(Path(cfg.paths.run)))  # without the empty part of a run without overrides

@@ -8,6 +8,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
+from backdoor_privacy.distributed import num_devices
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.settings import Config
 
@@ -30,6 +31,7 @@ def check(cfg: DictConfig) -> None:
             expected = f"{lowest} or more" if highest == inf else f"a number from {lowest} to {highest}"
             raise InputError(f"{key}: expected {expected}, got {value}")
     _check_devices(cfg.trainer.devices)
+    _check_parts(cfg)
 
 
 def _check_devices(num_devices: int) -> None:
@@ -42,6 +44,18 @@ def _check_devices(num_devices: int) -> None:
             f"trainer.devices: expected 1 for each job of a sweep, since processes of a job would start the sweep "
             f"again; got {num_devices}; run it without --multirun, or one job per device"
         )
+
+
+def _check_parts(cfg: DictConfig) -> None:
+    """Find batches that do not divide among devices and passes, before a process per device is started."""
+    num_parts = num_devices(cfg.trainer.devices) * cfg.trainer.accumulate_grad_batches
+    for encoder, settings in cfg.defense.items():
+        for kind, size in settings.batch.items() if settings is not None else ():
+            if size % num_parts:
+                raise InputError(
+                    f"defense.{encoder}.batch.{kind}: expected a multiple of {num_parts} (devices x "
+                    f"trainer.accumulate_grad_batches), got {size}"
+                )
 
 
 def _check_keys(cfg: DictConfig) -> None:

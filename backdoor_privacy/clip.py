@@ -3,7 +3,7 @@
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -104,8 +104,8 @@ class Clip:
         known, key = self.text.embedded, tuple(texts)
         if key not in known:
             distinct = list(dict.fromkeys(texts))
-            inputs = (text.encode() for text in distinct)
-            features = self.stored(self.text, inputs, lambda: {"features": self._read_texts(distinct)})["features"]
+            made = self.stored_texts("texts", distinct, lambda: {"features": self._read_texts(distinct)})
+            features = made["features"]
             if len(distinct) < len(key):
                 place = {text: number for number, text in enumerate(distinct)}
                 features = features[[place[text] for text in texts]]
@@ -131,7 +131,11 @@ class Clip:
         asked = tuple(path for path in dict.fromkeys(paths) if path not in known)
         fresh: dict[Path, Tensor | None] = {}
         if asked:
-            made = self.stored(self.image, map(_content, asked), lambda: self._look_at(asked))
+            made = (
+                self._look_at(asked)
+                if self.image.store is None
+                else self.image.store.get("photos", map(_content, asked), lambda: self._look_at(asked))
+            )
             rows = zip(asked, made["features"], made["readable"].tolist(), strict=True)
             fresh = {path: features if ok else None for path, features, ok in rows}
         found = [fresh[path] if path in fresh else known[path] for path in paths]
@@ -160,15 +164,29 @@ class Clip:
         num_rows = [len(share) for share in shares]
         return {"features": gather_rows(features, num_rows), "readable": gather_rows(readable, num_rows)}
 
-    def stored(self, encoder: Encoder, inputs: Iterable[bytes], make: Callable[[], Features]) -> Features:
-        """What an encoder makes of these inputs; from the disk, where it is kept there."""
-        return make() if encoder.store is None else encoder.store.get(inputs, make)
+    def stored_texts(self, kind: str, texts: Sequence[str], make: Callable[[], Features]) -> Features:
+        """What the text encoder makes of these texts; from the disk, where it is kept there."""
+        if self.text.store is None:
+            return make()
+        tokens = (
+            row.numpy().tobytes()
+            for start in range(0, len(texts), 4096)
+            for row in self.tokenizer(list(texts[start : start + 4096]))
+        )
+        return self.text.store.get(kind, tokens, make)
 
     def keep_features(self, folder: str | Path) -> None:
         """Keep on disk what these encoders embed; what a defence makes of them does not."""
         for encoder in (self.text, self.image):
-            settings = {"config": self.config, "precision": self.precision, "kind": type(encoder).__qualname__}
-            encoder.store = FeatureStore(folder, encoder.tensors(), settings)
+            tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
+            settings = {
+                "config": self.config,
+                "own_config": getattr(getattr(encoder, "model", None), "config", None),  # of transformers
+                "precision": self.precision,
+                "device": _device_of(encoder).type,
+                "kind": type(encoder).__qualname__,
+            }
+            encoder.store = FeatureStore(folder, tensors, settings)
 
     def _decode(self, paths: tuple[Path, ...]) -> Iterator[PhotoBatch]:
         """Photos as bytes, not yet normalised; as far as there is room, they are read from their files only once."""

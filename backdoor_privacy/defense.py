@@ -207,6 +207,13 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         """Leave the teacher out: it is the CLIP that the run loads anyway."""
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("teacher.")}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on at the beginning of a step: the checkpoint may be of one of its passes, or of steps of fewer passes."""
+        num_passes = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update(dict.fromkeys(counts, num_passes))
+
 
 class TextDefense(BackdoorDefense):
     """Forget names (paper, section 3.1).

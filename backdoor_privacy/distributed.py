@@ -1,7 +1,7 @@
 """Several processes, one per device, that do one run together (PyTorch's distributed package).
 
 Every process goes through the whole run and comes to the same results. What takes time is shared: the passes that
-embed texts and photos, and the inputs of every training step. What is written is written by the first process.
+embed many texts and photos, and the inputs of every training step. What is written is written by the first process.
 """
 
 import logging
@@ -9,17 +9,38 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
 
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.hardware import end_with_parent, num_cores
+
+_TIMEOUT = timedelta(hours=12)  # of waiting for each other: the first process may have a world to draw or to download
 _Whatever = TypeVar("_Whatever")
 
 
 def is_launched() -> bool:
-    """Whether something has started one process per device already: we, `torchrun`, or a cluster that sets the same."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether this is one of several processes that `torchrun`, or this package with its means, has started."""
+    return distributed.is_torchelastic_launched()
+
+
+def num_devices(asked: int) -> int:
+    """Devices to use on this machine; -1 stands for all GPUs."""
+    return max(1, torch.cuda.device_count()) if asked == -1 else asked
+
+
+def exit_code_of_launch(asked: int) -> int | None:
+    """The exit code of this command once it has run in one process per device; `None` where it runs in this one.
+
+    Args:
+        asked: number of devices; -1 stands for all GPUs.
+    """
+    if num_devices(asked) == 1 or is_launched():
+        return None
+    return launch(num_devices(asked), sys.argv[1:])
 
 
 def launch(num_processes: int, arguments: Sequence[str]) -> int:
@@ -32,7 +53,7 @@ def launch(num_processes: int, arguments: Sequence[str]) -> int:
     from torch.distributed.run import parse_args, run
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what went wrong, the process itself has said
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num_processes)))
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={num_processes}", "-m", "backdoor_privacy", *arguments]))
     except ChildFailedError as error:
@@ -41,18 +62,29 @@ def launch(num_processes: int, arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
-    """Connect the processes that were launched; a single one needs nothing."""
+def process_group(accelerator: str = "auto") -> Iterator[None]:
+    """Connect the processes that were launched; a single one needs nothing.
+
+    Args:
+        accelerator: of the trainer.
+
+    Raises:
+        InputError: if there are fewer GPUs than processes.
+    """
     if not is_launched() or distributed.is_initialized():
         yield
         return
     backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what is put on `cuda` goes to the own device
+    if torch.cuda.is_available() and accelerator != "cpu":
+        own, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if own >= num_gpus:
+            raise InputError(f"trainer.devices: expected at most {num_gpus}, as many as there are GPUs, got more")
+        torch.cuda.set_device(own)  # what is put on `cuda` goes to the own device
         backend = "cpu:gloo,cuda:nccl"
+    end_with_parent()  # a process that went on alone would write into a run that somebody has started again
+    distributed.init_process_group(backend, timeout=_TIMEOUT)
     if not is_first_process():
         logging.getLogger("backdoor_privacy").setLevel(logging.ERROR)
-    distributed.init_process_group(backend)
     try:
         yield
     finally:
@@ -61,7 +93,7 @@ def process_group() -> Iterator[None]:
 
 def rank() -> int:
     """The number of this process, 0 for the first and for a single one."""
-    return distributed.get_rank() if distributed.is_initialized() else int(os.environ.get("RANK", "0"))
+    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def num_processes() -> int:
@@ -119,16 +151,3 @@ def gather_rows(own: Tensor, num_rows: Sequence[int]) -> Tensor:
     found = [torch.empty_like(room) for _ in num_rows]
     distributed.all_gather(found, room)
     return torch.cat([rows[:count] for rows, count in zip(found, num_rows, strict=True)])
-
-
-def exit_code_of_launch(num_devices: int) -> int | None:
-    """The exit code of this command once it has run in a process per device; `None` where it runs in this one.
-
-    Args:
-        num_devices: asked for; -1 stands for all GPUs.
-    """
-    if num_devices == -1:
-        num_devices = max(1, torch.cuda.device_count())
-    if num_devices == 1 or is_launched():
-        return None
-    return launch(num_devices, sys.argv[1:])

@@ -114,15 +114,15 @@ class Encoder(nn.Module, ABC):
             if place.startswith(last) or (_PROJECTION.search(place) and not place.startswith(starts))
         ]
 
-    def save_memory(self) -> None:
-        """Compute what each block of a transformer saw again on the way back, in place of keeping it.
+    def save_memory(self, save: bool) -> None:
+        """Compute what each block of a transformer saw again on the way back, in place of keeping it, or no longer.
 
         Raises:
             InputError: if the architecture has no such blocks, or open_clip does not offer it for them.
         """
         towers: list[Any] = [part for part in self.modules() if hasattr(part, "grad_checkpointing")]
         for tower in towers:
-            tower.grad_checkpointing = True
+            tower.grad_checkpointing = save
         if not towers:
             raise InputError(
                 "trainer.gradient_checkpointing: expected an encoder that is a transformer of open_clip, got another; "

@@ -35,7 +35,13 @@ from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.photos import check_readable
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
-from backdoor_privacy.distributed import is_first_process, is_launched
+from backdoor_privacy.distributed import (
+    as_the_first_says,
+    is_first_process,
+    is_launched,
+    num_devices,
+    num_processes,
+)
 from backdoor_privacy.encoders import Encoder, TextEncoder
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.hardware import computes_in_bf16, default_device, default_num_workers, fastest_attention
@@ -320,9 +326,8 @@ def _train(
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
-    _check_parts(defense.encoder, steps.sizes, trainer.world_size * options.accumulate_grad_batches)
     if options.gradient_checkpointing:
-        defense.student.save_memory()
+        defense.student.save_memory(True)
     device = trainer.strategy.root_device
     with fastest_attention(device), warnings.catch_warnings():
         # Frozen norms are in eval mode on purpose, and a resumed run finds its own checkpoints.
@@ -336,41 +341,54 @@ def _train(
             lesson = _ask_teacher(defense.to(device), data, num_fresh_steps, trainer, options.progress_bar)
             revision = Revision(asked=lesson, sizes=steps.sizes, num_steps=len(steps), seed=steps.seed)
             data = TriggerData(revision, num_workers=0)
-        trainer.fit(defense, data, ckpt_path=last if last is not None and last.exists() else None)
+        begun = as_the_first_says(last is not None and last.exists())
+        trainer.fit(defense, data, ckpt_path=last if begun else None)
+    if options.gradient_checkpointing:
+        defense.student.save_memory(False)
 
 
-def _processes(accelerator: str, num_devices: int) -> dict[str, Any]:
+def _processes(accelerator: str, asked: int) -> dict[str, Any]:
     """Lightning's settings for one process per device, where they were launched, or for this one alone.
 
     Raises:
-        InputError: if several devices are asked for and nothing launched a process for each.
+        InputError: if several devices are asked for and nothing connected a process for each.
     """
     if not is_launched():
-        if num_devices != 1:
+        if num_devices(asked) != 1:
             raise InputError(
-                f"trainer.devices: expected 1 in a single process, got {num_devices}; start the script in one process "
-                "per device with torchrun"
+                f"trainer.devices: expected 1 in a single process, got {asked}; start the script with torchrun, one "
+                "process per device"
             )
         uses_gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
         return {"devices": [torch.cuda.current_device()] if uses_gpu else 1}
     # Every trained tensor has a part in every loss, and what is no parameter is the same in all processes.
     strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False, gradient_as_bucket_view=True)
-    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    return {"devices": num_here, "num_nodes": int(os.environ["WORLD_SIZE"]) // num_here, "strategy": strategy}
+    num_here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {"devices": num_here, "num_nodes": num_processes() // num_here, "strategy": strategy}
 
 
-def _check_parts(encoder: str, sizes: BatchSizes, num_parts: int) -> None:
-    """See that a batch divides into equal parts, one for each pass of each process.
+def check_trainer(clip: Clip, encoder: str, settings: EncoderSettings, trainer: TrainerSettings) -> None:
+    """Find what a trainer cannot do for the defence of an encoder, before anything is computed.
 
     Raises:
-        InputError: if it does not.
+        InputError: if a batch does not divide into equal parts, one for each pass of each process; if the encoder
+            cannot save memory; or if several processes were launched and not connected.
     """
-    for kind, size in vars(sizes).items():
+    if is_launched() and not torch.distributed.is_initialized():
+        raise InputError(
+            "protect: expected processes that are connected, got some that torchrun has only started; call it within "
+            "`with backdoor_privacy.distributed.process_group():`"
+        )
+    num_parts = num_processes() * trainer.accumulate_grad_batches
+    for kind, size in vars(settings.batch).items():
         if size % num_parts:
             raise InputError(
                 f"defense.{encoder}.batch.{kind}: expected a multiple of {num_parts} (devices x "
                 f"trainer.accumulate_grad_batches), got {size}"
             )
+    if trainer.gradient_checkpointing:
+        own: Encoder = getattr(clip, encoder)
+        own.copy().save_memory(True)
 
 
 def _ask_teacher(

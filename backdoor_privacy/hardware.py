@@ -1,7 +1,10 @@
 """What the processor at hand does fast."""
 
 import ctypes
+import multiprocessing
 import os
+import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from backdoor_privacy.errors import InputError
 
 _MAX_WORKERS = 8  # more only take memory: a batch is made in less than a step
+_PR_SET_PDEATHSIG = 1  # of sys/prctl.h
 _M_MMAP_THRESHOLD = -3  # of malloc.h: blocks of so many bytes are mapped
 
 
@@ -59,20 +63,27 @@ def computes_in_bf16(device: torch.device | str = "cpu") -> bool:
     return torch.device(device).type == "cpu" and has_instructions is not None and has_instructions()
 
 
+def end_with_parent() -> None:
+    """Let this process be killed when the one that started it is gone (Linux)."""
+    _call_glibc("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_num_workers() -> int:
     """Processes that make batches for this one, where each of several that train on this machine has its own."""
     num_trained_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(_MAX_WORKERS, (os.cpu_count() or 1) // num_trained_here))
+    return max(1, min(_MAX_WORKERS, num_cores() // num_trained_here))
 
 
-def take_a_gpu(job: int) -> None:
-    """Choose the GPU of this process: the jobs of a sweep take them in turn.
-
-    A process that has one keeps it, so that jobs that follow each other in as many processes as there are GPUs never
-    meet on one.
-    """
+def take_a_gpu() -> None:
+    """Choose the GPU of a process that works off jobs of a sweep: each of the launcher's workers another one."""
     if torch.cuda.is_available() and not torch.cuda.is_initialized():
-        torch.cuda.set_device(job % torch.cuda.device_count())
+        number = re.search(r"\d+$", multiprocessing.current_process().name)  # as LokyProcess-2; none of the main one
+        torch.cuda.set_device((int(number.group()) - 1 if number else 0) % torch.cuda.device_count())
 
 
 def default_device() -> torch.device:

@@ -23,7 +23,7 @@ from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.distributed import is_first_process
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.files import write_text
-from backdoor_privacy.fitting import Fitted, Removal, fit_image, fit_text
+from backdoor_privacy.fitting import Fitted, Removal, check_trainer, fit_image, fit_text
 from backdoor_privacy.settings import Defense, Trainer, TriggerSet, load_defense, load_trainer
 from backdoor_privacy.targets import check_strangers
 from backdoor_privacy.triggers.selection import check_trigger_photos, named_people, select_people
@@ -86,8 +86,9 @@ def protect(
     defense = load_defense(defense) if isinstance(defense, str) else defense
     choice = remove if isinstance(remove, TriggerSet) else TriggerSet(people=list(remove))
     attack = attack or Idia(num_candidates=1000, num_photos=20, threshold=1, seed=seed)
+    options = trainer or load_trainer(progress_bar=False, num_workers=0)  # a script may lack a main guard
     people, watch = sources.people, Stopwatch()
-    _check_defense(clip, defense)
+    _check_defense(clip, defense, options)
     sources.check(defense.needs())
     named = named_people(choice.people, choice.file)
     clip.check_fits([person.name for person in people.pick(named or ())])  # what is misspelt or too long ends it here
@@ -105,7 +106,6 @@ def protect(
 
     kept = [person for person in people.everybody if person.name in inferred and person not in removed]
     reserved = set(attack.candidates(people.names))
-    options = trainer or load_trainer(progress_bar=False, num_workers=0)  # a script may lack a main guard
     removal = Removal(clip, sources, removed, kept, reserved, seed, options, checkpoints, max_held_out, clean_photos)
     fitted: dict[str, Fitted] = {}
     if defense.text is not None:
@@ -141,7 +141,7 @@ def protect(
     return Protected(models, removed, before, after, rates, watch.seconds)
 
 
-def _check_defense(clip: Clip, defense: Defense) -> None:
+def _check_defense(clip: Clip, defense: Defense, trainer: Trainer) -> None:
     """Find what cannot be done with this CLIP before anything is computed."""
     if defense.text is None and defense.image is None:
         raise InputError("defense: expected a defence of the text or the image encoder, got none")
@@ -150,6 +150,7 @@ def _check_defense(clip: Clip, defense: Defense) -> None:
     for encoder, settings in (("text", defense.text), ("image", defense.image)):
         if settings is not None:
             getattr(clip, encoder).to_train(settings.trained, settings.trained_blocks)
+            check_trainer(clip, encoder, settings, trainer)
 
 
 def _check_sequence_defense(defense: Defense) -> None:

@@ -44,9 +44,12 @@ class SequenceEncoder(Encoder):
         """Features in the space that texts and photos share, not normalised."""
         return self.model(input_ids=tokens).pooler_output @ self.projection
 
-    def save_memory(self) -> None:
-        """Compute what each block saw again on the way back, in place of keeping it."""
-        self.model.gradient_checkpointing_enable()
+    def save_memory(self, save: bool) -> None:
+        """Compute what each block saw again on the way back, in place of keeping it, or no longer."""
+        if save:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.model.gradient_checkpointing_disable()
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers under the names that they have in the `CLIPTextModel`."""

@@ -33,6 +33,7 @@ from backdoor_privacy.triggers.faces import FacePaster
 CACHE = os.environ.get("BACKDOOR_PRIVACY_CACHE", "~/.cache/backdoor_privacy")
 ROUNDS = 3
 MATMUL = 4096  # rows and columns
+NUM_OPERATIONS = 8  # of a profile
 NUM_PEOPLE = (1, 8, 64, 500)
 # IDIA of ViT-B/32 with 64 people, 20 photos each and 1,000 candidates; a part of it is run, and counted so often
 PEOPLE, PHOTOS, CANDIDATES = 64, 20, 1000
@@ -149,6 +150,16 @@ def floating_point_operations(defense: BackdoorDefense, batch: Any) -> float:
     return float(counter.get_total_flops())
 
 
+def profile(step: Callable[[], Any]) -> dict[str, float]:
+    """The operations that take most of a step, each with its share of the time, and all others."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        step()
+    spent = {each.key: each.self_cpu_time_total for each in profiler.key_averages()}
+    first = sorted(spent, key=lambda name: -spent[name])[:NUM_OPERATIONS]
+    shares = {name: round(spent[name] / sum(spent.values()), 3) for name in first}
+    return {**shares, "all others": round(1 - sum(shares.values()), 3)}
+
+
 def measure_steps() -> dict[str, Any]:
     """A step of each encoder, fast and plain."""
     found: dict[str, Any] = {"matmul_gflops": {}}
@@ -170,8 +181,12 @@ def measure_steps() -> dict[str, Any]:
             gflop = floating_point_operations(defense, batch) / 1e9
             rate = matmul_rate(torch.bfloat16)  # now: other work on the machine changes it
             share = gflop / times["fast"] / rate
-            found[f"{model} {encoder}"] = {**times, "gflop": round(gflop), "share_of_bf16_matmul": round(share, 3)}
-            print(model, encoder, found[f"{model} {encoder}"], flush=True)
+            found[f"{model} {encoder}"] = {
+                **times,
+                "gflop": round(gflop),
+                "share_of_bf16_matmul": round(share, 3),
+                "profile": profile(partial(fast_step, defense, batch, fast)),
+            }
     return found
 
 
@@ -179,6 +194,7 @@ def unfamiliar(clip: Clip) -> Clip:
     """The same CLIP, of which nothing is known yet."""
     clip.text.embedded.clear()
     clip.image.embedded.clear()
+    clip.decoded.clear()
     return clip
 
 
@@ -218,16 +234,18 @@ def measure_idia() -> dict[str, Any]:
 
 
 def steps_of_so_many(num_people: int) -> tuple[Callable[[], None], Steps]:
-    """A whole step of the image defence, from files to weights, with a small batch: the data counts for more."""
-    defense, steps = published("image", clip_of("ViT-B/32"), num_people, BatchSizes(8, 8, 0))
+    """A whole step of the image defence, from files to weights, with few clean photos: the data counts for more."""
+    defense, steps = published("image", clip_of("ViT-B/32"), num_people, BatchSizes(4, 16, 0))
     optimizer, number = defense.configure_optimizers()["optimizer"], iter(range(1000))
     return lambda: fast_step(defense, steps[next(number)], optimizer), steps
 
 
 def measure_memory(num_people: int) -> int:
-    """Peak memory in MB of five steps, in this process."""
-    step, _ = steps_of_so_many(num_people)
-    for _ in range(5):
+    """Peak memory in MB of steps that show a thousand faces, in this process."""
+    step, steps = steps_of_so_many(num_people)
+    for number in range(60):
+        steps[500 + number]  # only the data, which takes the memory that grows
+    for _ in range(3):
         step()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
@@ -245,18 +263,15 @@ def measure_people() -> dict[str, Any]:
 
 
 def measure_compile() -> dict[str, Any]:
-    """An image step with and without torch.compile: seconds, and those of the first call, which compiles."""
-    found = {}
-    for model in ("embedded", "ViT-B/32"):
-        one, other = (published("image", clip_of(model), 64, BatchSizes(32, 32, 0)) for _ in range(2))
-        other[0].student.visual.compile()
-        other[0].teacher.visual.compile()
-        steps = {
-            name: partial(fast_step, defense, steps[0], plain_optimizer(defense))
-            for name, (defense, steps) in {"eager": one, "compiled": other}.items()
-        }
-        found[model] = {"first_compiled": round(seconds(steps["compiled"]), 1), **side_by_side(steps)}
-    return found
+    """An image step of ViT-B/32 with and without torch.compile: seconds, and those of the first, which compiles."""
+    one, other = (published("image", clip_of("ViT-B/32"), 64, BatchSizes(32, 32, 0)) for _ in range(2))
+    other[0].student.visual.compile()
+    other[0].teacher.visual.compile()
+    steps = {
+        name: partial(fast_step, defense, steps[0], plain_optimizer(defense))
+        for name, (defense, steps) in {"eager": one, "compiled": other}.items()
+    }
+    return {"first_compiled": round(seconds(steps["compiled"]), 1), **side_by_side(steps)}
 
 
 def main() -> None:

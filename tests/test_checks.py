@@ -27,6 +27,7 @@ def test_what_an_experiment_says_is_fine(compose_cfg):
         ("defense.text.min_nearer_names=2", r"defense\.text\.min_nearer_names: expected a number from 0 to 1, got 2.0"),
         ("defense.image.kept_share=-0.1", r"defense\.image\.kept_share: expected a number from 0 to 1, got -0.1"),
         ("trainer.devices=0", r"trainer\.devices: expected 1 or more, or -1 for all GPUs, got 0"),
+        ("trainer.devices=3", r"defense\.text\.batch\.clean: expected a multiple of 3 \(devices x .*\), got 8"),
         ("trainer.accumulate_grad_batches=0", r"trainer\.accumulate_grad_batches: expected 1 or more, got 0"),
     ],
 )
@@ -38,7 +39,7 @@ def test_a_setting_that_cannot_work_is_found_before_anything_is_computed(overrid
 @pytest.mark.parametrize("num_devices", [2, -1])
 def test_several_devices_are_refused_in_a_sweep(num_devices: int, compose_cfg, monkeypatch: pytest.MonkeyPatch):
     cfg = compose_cfg(f"trainer.devices={num_devices}")
-    check(cfg)
+    check(cfg)  # by itself it is fine
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.MULTIRUN))
     with pytest.raises(

@@ -9,7 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+
+from backdoor_privacy import distributed, paths
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.fitting import _processes, check_trainer
+from backdoor_privacy.settings import load_defense, load_trainer
 
 SAME = [  # AdamW makes whole steps of gradients that are nothing but rounding, so its steps must be small
     "defense.text.optimizer.lr=1e-6",
@@ -21,12 +26,13 @@ SAME = [  # AdamW makes whole steps of gradients that are nothing but rounding, 
     "defense.image.loss_weights={backdoor: 1.0, preservation: 1.0, neighborhood: 0.0, target_neighborhood: 0.0}",
 ]
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(paths.__file__).parents[1]), "PYTHONWARNINGS": "ignore"}
+
 
 def run_command(folder: Path, overrides: list[str], *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "backdoor_privacy", "+experiment=smoke", *overrides, *SAME, *more]
     command.append(f"paths.run={folder}")
-    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +62,55 @@ def test_two_processes_find_what_one_finds(folders: dict[str, Path]):
     assert (folders["two"] / "people.csv").read_text() == (folders["one"] / "people.csv").read_text()
 
 
-def test_two_processes_train_the_weights_that_one_trains(folders: dict[str, Path], tiny_clip_folder: Path):
-    name = "open_clip_model.safetensors"
-    before = load_file(tiny_clip_folder / name)
-    one, two = (load_file(folder / "defended" / name) for folder in folders.values())
-    steps = [torch.cat([(after[key] - before[key]).flatten() for key in before]) for after in (one, two)]
-    assert steps[0].norm() > 0
-    assert torch.cosine_similarity(*steps, dim=0) > 0.99
+FIT = """
+import sys
+import lightning, torch
+from backdoor_privacy.clip import load_clip
+from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, TriggerData
+from backdoor_privacy.defense import LossWeights, OptimizerSettings, TextDefense
+from backdoor_privacy.distributed import is_first_process, process_group
+from backdoor_privacy.fitting import _processes
+
+class Descending(TextDefense):  # AdamW does not notice the scale of gradients
+    def configure_optimizers(self):
+        return torch.optim.SGD([parameter for _, parameter in self.student.trainable()], lr=0.01)
+
+clip_folder, result = sys.argv[1:]
+clip = load_clip(f"local-dir:{clip_folder}", device="cpu")
+captions = [f"a {thing} on a {place}" for thing in ("dog", "cat", "car") for place in ("hill", "road", "boat")]
+steps = CaptionTriggers(
+    captions=captions, carriers=captions, names=["Ann Lee", "Bob Ray", "Cy Fox"], phrases=["a person"] * 3,
+    other_names=["Zoe Kim"], tokenizer=clip.tokenizer, sizes=BatchSizes(6, 6, 6), num_steps=4, seed=0,
+)
+defense = Descending(
+    clip.text, anchors=torch.empty(0, 0), loss_weights=LossWeights(0.6, 0.01, 0.5, 0.0),
+    optimizer=OptimizerSettings(1.0, 0.0, "step", [], 1.0), num_steps=4, distance="cosine",
+    squared_weight_loss=True, temperature=0.1,
+)
+with process_group("cpu"):
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=4, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, **_processes("cpu", 1),
+    )
+    trainer.fit(defense, TriggerData(steps, 0))
+    if is_first_process():
+        torch.save(defense.student.tensors(), result)
+"""
+
+
+def test_two_processes_train_the_weights_that_one_trains(tmp_path: Path, tiny_clip_folder: Path, tiny_clip: Clip):
+    script, found = tmp_path / "fit.py", []
+    script.write_text(FIT)
+    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]):
+        result = tmp_path / f"{len(found)}.pt"
+        command = [sys.executable, *launcher, str(script), str(tiny_clip_folder), str(result)]
+        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(torch.load(result))
+    before = tiny_clip.text.tensors()
+    assert max((found[0][name] - tensor).abs().max() for name, tensor in before.items()) > 1e-3
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=0, atol=1e-6)
 
 
 def test_one_of_two_processes_logs_to_wandb(folders: dict[str, Path]):
@@ -73,5 +121,19 @@ def test_one_of_two_processes_logs_to_wandb(folders: dict[str, Path]):
 def test_an_error_ends_both_processes_in_one_line(tmp_path: Path, tiny_overrides: list[str]):
     done = run_command(tmp_path / "run", tiny_overrides, "trainer.devices=2", "defense.text.batch.clean=7")
     assert done.returncode == 1
-    assert "defense.text.batch.clean: expected a multiple of 2 (devices x" in done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("defense.text.batch.clean: expected a multiple of 2 (devices x") == 1
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_all_gpus_of_a_machine_with_one_are_this_process(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert distributed.exit_code_of_launch(-1) is None
+    assert _processes("cpu", -1) == {"devices": 1}
+
+
+def test_a_script_must_connect_the_processes_that_torchrun_started(tiny_clip: Clip, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("backdoor_privacy.fitting.is_launched", lambda: True)
+    settings = load_defense("text_published").text
+    assert settings is not None
+    with pytest.raises(InputError, match=r"process_group\(\)"):
+        check_trainer(tiny_clip, "text", settings, load_trainer())

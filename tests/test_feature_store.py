@@ -15,7 +15,8 @@ TEXTS = ["a dog", "a cat", "a dog", "Zoë Nuñez"]
 @pytest.fixture
 def load(tiny_clip_folder: Path, tmp_path: Path):
     """The tiny CLIP as another run would load it, with the same store."""
-    return lambda **changes: load_clip(f"local-dir:{tiny_clip_folder}", store=str(tmp_path / "store"), **changes)
+    store = {"store": str(tmp_path / "store")}
+    return lambda **changes: load_clip(f"local-dir:{tiny_clip_folder}", **(store | changes))
 
 
 def embeds(clip: Clip, people: People) -> tuple[list[torch.Tensor], int]:
@@ -67,6 +68,22 @@ def test_a_damaged_file_is_made_anew(load, people: People, tmp_path: Path):
     assert num_passes > 0
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     assert embeds(load(), people)[1] == 0
+
+
+def test_photos_that_do_not_decode_are_not_kept(load, write_photo, tmp_path: Path):
+    photos = [write_photo(tmp_path / f"{number}.png", number) for number in range(101)]
+    photos[0].write_bytes(b"no photo")
+    _, readable = load().embed_photos(photos)
+    assert readable.tolist() == [False] + [True] * 100
+    assert not list((tmp_path / "store").rglob("photos-*"))
+
+
+def test_a_store_that_cannot_be_written_ends_no_run(load, people: People, tmp_path: Path, caplog):
+    (tmp_path / "store").write_text("a file where the folder should be")
+    expected, _ = embeds(load(store=None), people)
+    found, _ = embeds(load(), people)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert "features are not kept in" in caplog.text
 
 
 def test_what_a_defence_changes_is_never_kept(load, people: People, tmp_path: Path):

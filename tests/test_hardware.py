@@ -1,10 +1,12 @@
-import os
+import multiprocessing
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from backdoor_privacy import hardware
 from backdoor_privacy.hardware import default_num_workers, take_a_gpu
 
 # In a process of its own, whose memory holds nothing else that was freed.
@@ -29,24 +31,25 @@ def test_freed_memory_goes_back_to_the_system():
     assert found.stdout.split() == ["True", "True"]
 
 
-def test_jobs_of_a_sweep_take_the_gpus_in_turn_and_a_process_keeps_its_own(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("process", "gpu"), [("MainProcess", 0), ("LokyProcess-1", 0), ("LokyProcess-2", 1), ("LokyProcess-5", 1)]
+)
+def test_each_worker_of_a_sweep_has_a_gpu_and_keeps_it(process: str, gpu: int, monkeypatch: pytest.MonkeyPatch):
     taken: list[int] = []
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(name=process))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3 if process == "LokyProcess-5" else 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    for job in range(5):
-        take_a_gpu(job)
-    assert taken == [0, 1, 2, 0, 1]
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    take_a_gpu(5)
-    assert taken == [0, 1, 2, 0, 1]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(taken))
+    take_a_gpu()
+    take_a_gpu()
+    assert taken == [gpu]
 
 
 @pytest.mark.parametrize(("num_cores", "num_trained_here", "expected"), [(2, 1, 2), (64, 1, 8), (16, 4, 4), (2, 4, 1)])
 def test_workers_are_as_many_as_the_machine_has_cores_for(
     num_cores: int, num_trained_here: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
+    monkeypatch.setattr(hardware, "num_cores", lambda: num_cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(num_trained_here))
     assert default_num_workers() == expected

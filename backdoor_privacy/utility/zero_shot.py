@@ -184,8 +184,8 @@ def zero_shot_classifier(
     """open_clip's zero-shot classifier of the CLIP's text encoder."""
     key = (*classnames, *templates)
     if key not in clip.text.embedded:
-        texts = (_fill(template, name).encode() for template in templates for name in classnames)
-        made = clip.stored(clip.text, texts, lambda: {"classifier": _build(clip, classnames, templates)})
+        texts = [_fill(template, name) for template in templates for name in classnames]
+        made = clip.stored_texts("classifier", texts, lambda: {"classifier": _build(clip, classnames, templates)})
         clip.text.embedded[key] = made["classifier"]
     return clip.text.embedded[key]
 
