@@ -12,7 +12,7 @@ from backdoor_privacy.checks import check
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.manifest import manifest
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.distributed import first_process_first, is_first_process, wait_for_all
+from backdoor_privacy.distributed import as_the_first_says, first_process_first, is_first_process, wait_for_all
 from backdoor_privacy.protect import Stopwatch, protect
 from backdoor_privacy.report import write_report
 from backdoor_privacy.results import (
@@ -47,11 +47,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     with first_process_first():
         if is_first_process():
             claim_folder(folder, cfg, named_people(cfg.trigger_set.people, cfg.trigger_set.file))
-    finished = read_metrics(folder)
+    finished = as_the_first_says(read_metrics(folder) if is_first_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
         if is_first_process() and not (folder / "report.html").is_file():
-            write_report(folder)
+            write_report(folder, names=cfg.report.names)
         return finished
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker)
@@ -99,7 +99,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
             write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
-        write_report(folder)
+        write_report(folder, names=cfg.report.names)
         tracker.summarize(metrics)
     wait_for_all()
     return metrics

@@ -293,6 +293,13 @@ class Logger:
 
 
 @dataclass
+class Report:
+    """Of a finished run."""
+
+    names: bool = False
+
+
+@dataclass
 class Paths:
     """Where things lie."""
 
@@ -318,6 +325,7 @@ class Config:
     utility: Utility = field(default_factory=Utility)
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
+    report: Report = field(default_factory=Report)
     paths: Paths = field(default_factory=Paths)
 
 

@@ -8,15 +8,17 @@ from backdoor_privacy.report.finished_run import read_run
 from backdoor_privacy.report.html import render
 
 
-def write_report(folder: Path) -> None:
+def write_report(folder: Path, *, names: bool = False) -> None:
     """Write `figures/` and `report.html` of a finished run, each file whole or not at all.
 
-    Neither holds anybody's name; those are in `people.csv`.
+    Args:
+        folder: of the run.
+        names: whether the report may hold names; else people go by keyed hashes. `people.csv` has the names.
 
     Raises:
         InputError: if the folder is no finished run.
     """
-    run = read_run(folder)
+    run = read_run(folder, names=names)
     figures = {
         "idia": idia_figure(run.before, run.after),
         "prompts": prompts_figure(run.correct_prompts, run.num_prompts, run.threshold),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from backdoor_privacy.errors import InputError
 
+_WITH_NAMES, _WITHOUT_NAMES = "report.names=true", "report.names=false"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Render the reports of runs again.
@@ -16,18 +18,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m backdoor_privacy.report",
-        description="Write report.html and figures/ of finished runs again, from the files in their folders.",
-        epilog="Example: python -m backdoor_privacy.report runs/both_64/*/seed=*",
+        description=(
+            "Write report.html and figures/ of finished runs again, from the files in their folders. With "
+            f"{_WITH_NAMES} it names people; else they go by keyed hashes."
+        ),
+        epilog="Example: python -m backdoor_privacy.report runs/both_64/*/seed=* report.names=true",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="folder of a run: the one with metrics.json")
-    folders: list[Path] = parser.parse_args(arguments).runs
+    parser.add_argument("runs", nargs="+", metavar="run", help="folder of a run: the one with metrics.json")
+    asked: list[str] = parser.parse_args(arguments).runs
+    names = _WITH_NAMES in asked
+    folders = [Path(folder) for folder in asked if folder not in (_WITH_NAMES, _WITHOUT_NAMES)]
 
     from backdoor_privacy.report import write_report
 
     failed = False
     for folder in folders:
         try:
-            write_report(folder)
+            write_report(folder, names=names)
         except (InputError, OSError) as error:
             failed = True
             print(f"error: {error}", file=sys.stderr)

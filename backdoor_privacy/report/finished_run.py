@@ -1,5 +1,8 @@
-"""What the files of a finished run say, without anybody's name."""
+"""What the files of a finished run say; people go by a keyed hash of their name."""
 
+import hashlib
+import hmac
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from backdoor_privacy.attacks.idia import TEMPLATES
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.files import write_text
 from backdoor_privacy.results import read_metrics
 
+_KEY = Path("checkpoints") / "report_key"
+_NUM_HASH_DIGITS = 12
 # The first is the one that the run claimed its folder with.
 _CONFIGS = (Path("checkpoints") / "config.yaml", Path(".hydra") / "config.yaml")
 
@@ -23,9 +29,8 @@ class FinishedRun:
 
     metrics: Mapping[str, Any]
     config: DictConfig  # not resolved; empty where the folder has none
-    num_people: int  # attacked
-    num_unknown: int  # of them, nobody knows whether they were in the training data
-    correct_prompts: Mapping[str, list[int]]  # of each removed person, for "before" and each audited model
+    has_names: bool  # whether people go by their names
+    people: pd.DataFrame  # everybody attacked, as in `people.csv`; `person` in place of the name
     losses: pd.DataFrame
 
     @property
@@ -51,6 +56,22 @@ class FinishedRun:
         return [model for model in self.after if model != "both"]
 
     @property
+    def num_people(self) -> int:
+        """People attacked."""
+        return len(self.people)
+
+    @property
+    def num_unknown(self) -> int:
+        """People of whom nobody knows whether they were in the training data."""
+        return int(self.people["member"].isna().sum())
+
+    @property
+    def correct_prompts(self) -> Mapping[str, list[int]]:
+        """Of each removed person, for "before" and each audited model."""
+        removed = self.people[self.people["removed"]]
+        return {model: removed[f"correct_prompts_{model}"].tolist() for model in ("before", *self.after)}
+
+    @property
     def num_prompts(self) -> int:
         """Prompts of the attack."""
         return max([len(TEMPLATES), *(count for counts in self.correct_prompts.values() for count in counts)])
@@ -69,8 +90,13 @@ class FinishedRun:
             return None
 
 
-def read_run(folder: Path) -> FinishedRun:
-    """Read a run folder; the column of names is never read.
+def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
+    """Read a run folder.
+
+    Args:
+        folder: of the run.
+        names: whether people go by their names. Else each name becomes its HMAC under a key that stays in the run
+            folder: who has only the report can neither read a name nor test whether one is among them.
 
     Raises:
         InputError: if it is no finished run, or one of its files is broken.
@@ -78,15 +104,25 @@ def read_run(folder: Path) -> FinishedRun:
     metrics = _read(folder / "metrics.json", lambda path: _checked(read_metrics(path.parent)))
     models = ["before", *metrics["after"]]
     people = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
-    removed = people[people["removed"]]
+    if not names:
+        key = _hash_key(folder)
+        people["person"] = [
+            hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:_NUM_HASH_DIGITS] for name in people["person"]
+        ]
     return FinishedRun(
         metrics=metrics,
         config=_config(folder),
-        num_people=len(people),
-        num_unknown=int(people["member"].isna().sum()),
-        correct_prompts={model: removed[f"correct_prompts_{model}"].tolist() for model in models},
+        has_names=names,
+        people=people,
         losses=_read(folder / "losses.csv", _losses),
     )
+
+
+def _hash_key(folder: Path) -> bytes:
+    path = folder / _KEY
+    if not path.is_file():
+        write_text(path, secrets.token_hex(32))
+    return path.read_bytes()
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
@@ -121,7 +157,10 @@ def _checked(metrics: dict[str, Any] | None) -> dict[str, Any]:
 def _people(path: Path, models: list[str], before: Mapping[str, float]) -> pd.DataFrame:
     """Everybody's row, if the removed people are as many as the metrics say."""
     correct = {f"correct_prompts_{model}": int for model in models}
-    people = pd.read_csv(path, usecols=["member", "removed", *correct]).astype({"removed": bool, **correct})
+    inferred = {f"inferred_{model}": bool for model in models}
+    used = {"name": str, "removed": bool, "num_photos": int, **correct, **inferred}
+    people = pd.read_csv(path, usecols=["member", *used], dtype={"name": str}, keep_default_na=False, na_values=[""])
+    people = people.astype(used).rename(columns={"name": "person"})
     if people["removed"].sum() != before["idia/num_tpr_removed"]:
         raise ValueError(f"{people['removed'].sum()} removed people, not as many as in metrics.json")
     return people

@@ -1,5 +1,7 @@
 """The report as one HTML page that needs no other file and no network."""
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +11,14 @@ from markupsafe import Markup
 
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.finished_run import FinishedRun
-from backdoor_privacy.report.tables import idia_table, kept_table, similarity_table, utility_table
+from backdoor_privacy.report.tables import (
+    idia_table,
+    kept_table,
+    paired_table,
+    people_rows,
+    similarity_table,
+    utility_table,
+)
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -28,9 +37,15 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tables = [make(run) for make in (idia_table, kept_table, utility_table, similarity_table)]
+    tables = [make(run) for make in (idia_table, paired_table, kept_table, utility_table, similarity_table)]
+    script = (_TEMPLATES / "people.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
     return environment.get_template("report.html.j2").render(
         run=run,
+        people=people_rows(run),
+        people_note=wording.people_note(run),
+        script=Markup(script),
+        script_digest=base64.b64encode(digest).decode(),  # the page runs this script and no other
         request=wording.request(run),
         status=wording.status(run),
         verdict=wording.verdict(run),

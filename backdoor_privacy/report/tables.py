@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+from scipy.stats import binomtest
+
 from backdoor_privacy.report.figures import model_label, people_of
 from backdoor_privacy.report.finished_run import FinishedRun
 
@@ -53,7 +56,41 @@ def idia_table(run: FinishedRun) -> Table:
         Row(label, note, [_people(measures, group) for measures in _all(run).values()])
         for group, (label, note) in _GROUPS.items()
     ]
-    return Table("idia", "People whose name IDIA infers from their photos", _labels(_all(run)), rows)
+    caption = (
+        "People whose name IDIA infers from their photos; in small, the rate and its 95 % confidence interval (Wilson)"
+    )
+    return Table("idia", caption, _labels(_all(run)), rows)
+
+
+def paired_table(run: FinishedRun) -> Table:
+    """Whether more people changed in one direction than chance would have it: McNemar's exact test."""
+    groups = {"Removed people": run.people["removed"], "Everybody else": ~run.people["removed"]}
+    rows = [
+        Row(label, "no longer inferred, and newly inferred", [_mcnemar(run, model, chosen) for model in run.after])
+        for label, chosen in groups.items()
+        if chosen.any()
+    ]
+    caption = (
+        "Each person compared with before; in small, McNemar's exact test: how likely so uneven a change is by chance"
+    )
+    return Table("paired", caption, _labels(run.after), rows)
+
+
+def people_rows(run: FinishedRun) -> list[dict[str, str | int]]:
+    """Everybody: who they are, and the right answers before and after, by the names of the columns."""
+    rows = []
+    for person in run.people.to_dict("records"):
+        never_seen = person["member"] in (False, "False", "false")
+        group = "removed" if person["removed"] else "never seen" if never_seen else "kept"
+        row: dict[str, str | int] = {"Person": person["person"], "Group": group, "Photos": person["num_photos"]}
+        for model in ("before", *run.after):
+            row[f"Correct prompts {model_label(model)}"] = person[f"correct_prompts_{model}"]
+        was, now = person["inferred_before"], person[f"inferred_{run.fullest}"]
+        row["Inferred"] = {(True, True): "still", (True, False): "no longer", (False, True): "newly"}.get(
+            (was, now), "never"
+        )
+        rows.append(row)
+    return rows
 
 
 def kept_table(run: FinishedRun) -> Table:
@@ -118,7 +155,16 @@ def _unchanged(measures: Mapping[str, float]) -> Cell:
 
 
 def _share(found: int, count: int) -> Cell:
-    return Cell(f"{found:,} of\N{NO-BREAK SPACE}{count:,}", f"{found / count:.3f}")
+    interval = binomtest(found, count).proportion_ci(method="wilson")
+    spread = f"{interval.low:.3f}\N{EN DASH}{interval.high:.3f}"
+    return Cell(f"{found:,} of\N{NO-BREAK SPACE}{count:,}", f"{found / count:.3f} ({spread})")
+
+
+def _mcnemar(run: FinishedRun, model: str, chosen: pd.Series) -> Cell:
+    before, after = (run.people.loc[chosen, f"inferred_{each}"] for each in ("before", model))
+    lost, new = int((before & ~after).sum()), int((after & ~before).sum())
+    chance = binomtest(lost, lost + new).pvalue if lost + new else 1.0
+    return Cell(f"{lost:,} and {new:,}", "p < 0.001" if chance < 0.001 else f"p = {chance:.3f}")
 
 
 def _numbers(run: FinishedRun, key: str) -> list[Cell]:

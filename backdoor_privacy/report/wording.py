@@ -110,9 +110,18 @@ def limits(run: FinishedRun) -> list[str]:
         "the model.",
         *([unknown] if run.num_unknown else []),
         *([shown] if run.setting("defense.image.kept_share") else []),
-        "This report holds no names. They are in people.csv in the same folder: keep that file as private as the "
-        "request itself.",
+        people_note(run),
     ]
+
+
+def people_note(run: FinishedRun) -> str:
+    """What people go by in the report, and what follows from it."""
+    if run.has_names:
+        return "This report holds names: keep it as private as the request itself."
+    return (
+        "This report holds no names: people go by a hash under a key that stays in the run folder, as people.csv with "
+        "the names does; keep both as private as the request itself."
+    )
 
 
 def descriptions(run: FinishedRun) -> dict[str, str]:

@@ -1,5 +1,9 @@
+import base64
 import csv
+import hashlib
+import hmac
 import json
+import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -110,7 +114,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag != "meta":
+        if tag not in ("meta", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -120,7 +124,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += " ".join(data.replace("\N{NO-BREAK SPACE}", " ").split()) + " "
 
     def attributes(self, name: str) -> list[str]:
@@ -156,14 +160,17 @@ def test_report_and_figures_are_written_whole_and_the_same_each_time(reported: P
 
 
 def test_page_says_what_was_found(page: Page) -> None:
-    text = page.text
+    text = page.text.replace("\N{EN DASH}", "-")
     assert "Remove the names and faces of 4 people from local-dir:clip_a." in text
     assert "IDIA still infers 1 of the 4 removed people (before: 4)" in text
-    assert "Removed people inferred the fewer, the better 4 of 4 1.000 1 of 4 0.250 1 of 4 0.250 1 of 4 0.250" in text
-    assert "0 of 3 0.000 0 of 3 0.000 1 of 3 0.333 1 of 3 0.333" in text  # never-seen people
-    assert "all that were inferred before 1 of 4 0.250 0 of 4 0.000 2 of 4 0.500" in text
-    assert "all that were not inferred before 1 of 4 0.250 1 of 4 0.250 1 of 4 0.250" in text
-    assert "of all others 6 of 8 0.750 7 of 8 0.875 5 of 8 0.625" in text
+    assert "Removed people inferred the fewer, the better 4 of 4 1.000 (0.510-1.000) 1 of 4 0.250 (0.046-0.699)" in text
+    never_seen = "0 of 3 0.000 (0.000-0.561)", "1 of 3 0.333 (0.061-0.792)"
+    assert " ".join([never_seen[0], never_seen[0], never_seen[1], never_seen[1]]) in text
+    plain = re.sub(r" \(0\.\d+-\d\.\d+\)", "", text)
+    assert "all that were inferred before 1 of 4 0.250 0 of 4 0.000 2 of 4 0.500" in plain
+    assert "all that were not inferred before 1 of 4 0.250 1 of 4 0.250 1 of 4 0.250" in plain
+    assert "of all others 6 of 8 0.750 7 of 8 0.875 5 of 8 0.625" in plain
+    assert "Removed people no longer inferred, and newly inferred 3 and 0 p = 0.250" in text  # 2 x 0.5 ** 3
     assert "Zero-shot top-1 accuracy" in text
     assert "0.500 0.460 \N{MINUS SIGN}0.040" in text
     assert "new/measure 0.250" in text  # of a method that the report does not know
@@ -176,7 +183,8 @@ def test_page_says_what_was_found(page: Page) -> None:
 def test_page_needs_nothing_else_and_is_accessible(page: Page) -> None:
     assert page.open == []
     tags = [tag for tag, _ in page.elements]
-    assert not {"script", "link", "img", "iframe", "object"} & set(tags)
+    assert not {"link", "img", "iframe", "object"} & set(tags)
+    assert tags.count("script") == 1
     assert page.attributes("src") == []
     assert all(link.startswith("#") for link in page.attributes("href") + page.attributes("xlink:href"))
     ids = page.attributes("id")
@@ -185,7 +193,7 @@ def test_page_needs_nothing_else_and_is_accessible(page: Page) -> None:
     linked = [link[1:] for link in page.attributes("xlink:href")]
     assert set(named + linked) <= set(ids)
     assert dict(page.elements)["html"] == {"lang": "en"}
-    assert [tag for tag in tags if tag in ("h1", "h2", "h3")] == ["h1"] + ["h2"] * 7
+    assert [tag for tag in tags if tag in ("h1", "h2", "h3")] == ["h1"] + ["h2"] * 8
     assert tags.count("caption") == tags.count("table") > 0
     assert all(attributes.get("scope") in ("col", "row") for tag, attributes in page.elements if tag == "th")
     assert all(attributes["role"] == "img" for tag, attributes in page.elements if tag == "svg")
@@ -197,9 +205,49 @@ def test_report_holds_no_name_and_no_folder(reported: Path) -> None:
         assert b"alice" not in (reported / name).read_bytes()
 
 
+def test_people_go_by_hashes_under_a_key_of_the_run(make_run: MakeRun) -> None:
+    folder, other = make_run(), make_run()
+    people = read_run(folder).people["person"].tolist()
+    assert len(set(people)) == 12
+    assert read_run(folder).people["person"].tolist() == people
+    assert not set(read_run(other).people["person"]) & set(people)
+    key = (folder / "checkpoints/report_key").read_bytes()
+    assert people[0] == hmac.new(key, NAMES[0].encode(), "sha256").hexdigest()[:12]
+
+
+def test_names_are_told_where_that_is_asked_for(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run()
+    assert main([str(folder), "report.names=true"]) == 0
+    page = Page((folder / "report.html").read_text())
+    assert all(name in page.text for name in NAMES)
+    assert "This report holds names" in page.text
+    assert [tag for tag, _ in page.elements].count("script") == 1  # the names are hostile
+    assert main([str(folder)]) == 0
+    assert "Secret" not in (folder / "report.html").read_text()
+
+
+def test_everybody_has_a_row(page: Page) -> None:
+    words = page.text[page.text.index("Correct prompts after: both Inferred") :].split()
+    rows = " ".join(words)
+    assert rows.count(" removed 20 ") == 4
+    assert rows.count(" kept 20 ") == 5
+    assert rows.count(" never seen 20 ") == 3
+    assert " removed 20 21 0 3 0 no longer " in rows
+    assert " removed 20 20 2 0 1 still " in rows
+    assert " never seen 20 0 0 1 1 newly " in rows
+
+
+def test_page_allows_its_own_script_only(reported: Path) -> None:
+    html = (reported / "report.html").read_text()
+    script = re.search(r"<script>(.*)</script>", html, re.DOTALL)
+    assert script
+    digest = base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+
+
 def test_hostile_text_stays_text(page: Page) -> None:
     assert page.open == []
-    assert "script" not in {tag for tag, _ in page.elements}
+    assert [tag for tag, _ in page.elements].count("script") == 1  # the page's own
     assert page.text.count("<script>alert(1)</script>") >= 5  # experiment, phrase, version, loss
 
 
