@@ -6,12 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.distributed import is_first_process
 from backdoor_privacy.files import write_text
+from backdoor_privacy.report.finished_run import read_run
 
 
 class Tracker:
@@ -35,12 +35,23 @@ class Tracker:
                 group=self.cfg.name,
                 job_type="both" if len(encoders) > 1 else encoders[0],
                 tags=list(self.cfg.logger.tags),
-                config=OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True),
+                config=self._config(),
                 resume="allow",
                 log_model=False,
             )
-            _ = self.wandb.experiment  # starts the run now, so that it is marked as crashed whatever goes wrong
+            run = self.wandb.experiment  # starts it now, so that it is marked as crashed whatever goes wrong
+            for encoder in encoders:
+                # Each fit counts its own steps; the summary of a loss is the least that it came to.
+                run.define_metric(f"{encoder}/*", step_metric="trainer/global_step", summary="min")
         return self
+
+    def _config(self) -> Any:
+        """The run's config; whom it removes by name only where the report may name people."""
+        config: Any = OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True)
+        named = config["trigger_set"]["people"]
+        if named is not None and not self.cfg.report.names:
+            config["trigger_set"]["people"] = f"{len(named)} people"
+        return config
 
     def _id(self) -> str:
         """Of the W&B run; kept in the run folder, so that a resumed run goes on there."""
@@ -64,7 +75,10 @@ class Tracker:
         return loggers if self.wandb is None else [*loggers, self.wandb]
 
     def summarize(self, metrics: Mapping[str, Any]) -> None:
-        """Before and after as the run's summary, everybody's result as a table, and the figures."""
+        """Before and after as the run's summary, everybody's result as a table, the figures and the report.
+
+        People go by what the report calls them. With an account, the defended CLIP is kept as an artifact.
+        """
         if self.wandb is None:
             return
         import wandb
@@ -73,5 +87,11 @@ class Tracker:
         run.summary.update({f"before/{key}": value for key, value in metrics["before"].items()})
         for model, values in metrics["after"].items():
             run.summary.update({f"after_{model}/{key}": value for key, value in values.items()})
-        run.log({"people": wandb.Table(dataframe=pd.read_csv(self.folder / "people.csv"))})
+        people = read_run(self.folder, names=self.cfg.report.names).people
+        run.log({"people": wandb.Table(dataframe=people.astype({"member": str}))})
         run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in (self.folder / "figures").glob("*.png")})
+        run.log({"report": wandb.Html((self.folder / "report.html").read_text(encoding="utf-8"), inject=False)})
+        if self.cfg.logger.mode == "online":
+            defended = wandb.Artifact(f"defended-{run.id}", type="model", metadata=dict(metrics["weights_sha256"]))
+            defended.add_dir(str(self.folder / "defended"))
+            run.log_artifact(defended, aliases=["latest", f"seed-{self.cfg.seed}"])

@@ -195,7 +195,9 @@ def test_sweep_runs_every_seed(call: Callable[..., Outcome], tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["basic", "joblib"]
+    "launcher",
+    [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["hydra/launcher=submitit_local"]],
+    ids=["basic", "joblib", "submitit"],
 )
 def test_failing_jobs_of_a_sweep_leave_their_reason_and_the_others(
     launcher: tuple[str, ...], call: Callable[..., Outcome], tmp_path: Path

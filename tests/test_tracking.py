@@ -1,10 +1,15 @@
+import json
+import struct
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import wandb
 from lightning.pytorch.loggers import CSVLogger
+from wandb.proto import wandb_internal_pb2
 
+from backdoor_privacy.run import run
 from backdoor_privacy.tracking import Tracker
 
 
@@ -59,16 +64,88 @@ def test_a_resumed_run_keeps_its_id_and_seeds_share_a_group(compose_cfg, tmp_pat
     assert logger_of("text", "defense.image=null")._wandb_init["job_type"] == "text"
 
 
-@pytest.mark.slow
-def test_wandb_works_offline_without_an_account(compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+BLOCK, FILE_HEADER, HEADER = 32768, 7, struct.Struct("<IHB")  # of LevelDB's log format, which wandb writes
+
+
+def records_of(folder: Path) -> list[Any]:
+    """What an offline run wrote, as wandb's own messages; wandb itself no longer reads its files in Python."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    content, place, records, parts = path.read_bytes(), FILE_HEADER, [], b""
+    assert content.startswith(b":W&B")
+    while place + HEADER.size < len(content):
+        if BLOCK - place % BLOCK < HEADER.size:  # no header fits into the rest of the block
+            place += BLOCK - place % BLOCK
+            continue
+        _, length, kind = HEADER.unpack_from(content, place)
+        place += HEADER.size
+        parts += content[place : place + length]
+        place += length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            records.append(wandb_internal_pb2.Record())
+            records[-1].ParseFromString(parts)
+            parts = b""
+    return records
+
+
+def test_what_a_run_logs_offline_is_read_back(compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_API_KEY", "")
-    metrics = {"before": {"idia/tpr_removed": 1.0}, "after": {"both": {"idia/tpr_removed": 0.0}}}
-    pd.DataFrame({"name": ["Ann Lee"], "inferred_before": [True]}).to_csv(tmp_path / "people.csv", index=False)
-    with Tracker(compose_cfg("logger=wandb"), tmp_path) as tracker:
-        _, logger = tracker.loggers("text")
-        logger.log_metrics({"text/loss": 0.5}, step=0)
+    cfg = compose_into(tmp_path, "logger=wandb", "defense.image=null")
+    metrics = run(cfg)
+    records = records_of(tmp_path / "run")
+    (started,) = (record.run for record in records if record.HasField("run"))
+    assert (started.run_group, started.job_type, started.display_name) == ("smoke", "text", "smoke/seed=0")
+    assert (started.run_id) == (tmp_path / "run/checkpoints/wandb_id").read_text()
+    rows = [
+        {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
+    losses = [row["text/loss"] for row in rows if "text/loss" in row]
+    assert losses == pytest.approx(pd.read_csv(tmp_path / "run/losses.csv")["loss"].tolist())
+    steps = [row["_step"] for row in rows]
+    assert steps == sorted(set(steps))
+    assert [row["trainer/global_step"] for row in rows if "text/loss" in row] == list(range(len(losses)))
+    defined = {record.metric.glob_name: record.metric for record in records if record.HasField("metric")}
+    assert defined["text/*"].step_metric == "trainer/global_step"
+    assert defined["text/*"].summary.min
+    media = {key.removesuffix("/_type") for row in rows for key in row if key.endswith("/_type")}
+    assert {"people", "report", "figures/idia", "figures/losses", "figures/prompts"} <= media
+    summary = {
+        (item.key or "/".join(item.nested_key)): json.loads(item.value_json)
+        for record in records
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
+    assert summary["before/idia/tpr_removed"] == metrics["before"]["idia/tpr_removed"]
+    assert summary["after_text/zero_shot/top1"] == metrics["after"]["text"]["zero_shot/top1"]
+    names = pd.read_csv(tmp_path / "run/people.csv")["name"]
+    (table,) = (tmp_path / "run/wandb").glob("offline-run-*/files/media/table/people_*.json")
+    assert not any(name in table.read_text() for name in names)
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_who_was_named_is_told_only_where_names_may_be(compose_cfg, tmp_path: Path, names: bool):
+    cfg = compose_cfg("logger=wandb", "trigger_set.people=[Ann Lee, Bob Ray]", f"report.names={names}")
+    with Tracker(cfg, tmp_path) as tracker:
+        assert tracker.wandb is not None
+        told = tracker.wandb.experiment.config["trigger_set"]["people"]
+    assert told == (["Ann Lee", "Bob Ray"] if names else "2 people")
+
+
+def test_an_account_keeps_the_defended_clip(compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(compose_into(tmp_path, "defense.image=null"))
+    cfg, kept = compose_into(tmp_path, "logger=wandb", "defense.image=null"), []
+    with Tracker(cfg, tmp_path / "run") as tracker:
+        assert tracker.wandb is not None
+        monkeypatch.setattr(tracker.wandb.experiment, "log_artifact", lambda *args, **more: kept.append((args, more)))
+        metrics = json.loads((tmp_path / "run/metrics.json").read_text())
         tracker.summarize(metrics)
-        summary = dict(tracker.wandb.experiment.summary)
-    assert summary["before/idia/tpr_removed"] == 1.0
-    assert summary["after_both/idia/tpr_removed"] == 0.0
-    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 1
+        assert not [
+            artifact for (artifact,), _ in kept if artifact.type == "model"
+        ]  # W&B keeps tables as artifacts, too
+        cfg.logger.mode = "online"
+        tracker.summarize(metrics)
+    ((artifact, more),) = [(artifact, more) for (artifact,), more in kept if artifact.type == "model"]
+    assert more == {"aliases": ["latest", "seed-0"]}
+    assert {"README.md", "open_clip_config.json", "open_clip_model.safetensors"} <= set(artifact.manifest.entries)
+    assert artifact.metadata == metrics["weights_sha256"]

@@ -6,10 +6,13 @@ from backdoor_privacy.files import write_text
 from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure, save_figure
 from backdoor_privacy.report.finished_run import read_run
 from backdoor_privacy.report.html import render
+from backdoor_privacy.report.model_card import model_card
 
 
 def write_report(folder: Path, *, names: bool = False) -> None:
-    """Write `figures/` and `report.html` of a finished run, each file whole or not at all.
+    """Write `figures/`, `defended/README.md` and `report.html` of a finished run, each file whole or not at all.
+
+    The model card never holds names.
 
     Args:
         folder: of the run.
@@ -25,4 +28,6 @@ def write_report(folder: Path, *, names: bool = False) -> None:
         "losses": losses_figure(run.losses),
     }
     svgs = {name: save_figure(figure, folder / "figures", name) for name, figure in figures.items()}
+    if (folder / "defended").is_dir():
+        write_text(folder / "defended" / "README.md", model_card(run))
     write_text(folder / "report.html", render(run, svgs))

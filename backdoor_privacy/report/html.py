@@ -53,7 +53,7 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
         tables={table.name: table for table in tables if table.rows},
         figures={name: _inline(svg, name) for name, svg in svgs.items()},
         descriptions=wording.descriptions(run),
-        limits=wording.limits(run),
+        limits=[*wording.limits(run), wording.people_note(run)],
         seconds=wording.seconds(run),
         defended=wording.defended(run.fullest),
     )

@@ -69,6 +69,14 @@ def asked(run: FinishedRun) -> dict[str, str]:
     return facts | {"Attack": attack(run)}
 
 
+def repository(run: FinishedRun) -> str | None:
+    """The repository of the Hugging Face hub that the model came from, if it came from one."""
+    text_model, model = run.setting("clip.text_model"), str(run.setting("clip.model"))
+    if text_model is not None:
+        return str(text_model) if str(text_model).count("/") == 1 and str(text_model)[0] not in "./~" else None
+    return model.removeprefix("hf-hub:") if model.startswith("hf-hub:") else None
+
+
 def attack(run: FinishedRun) -> str:
     """The attack and its settings."""
     candidates, photos = run.setting("attack.num_candidates"), run.setting("attack.num_photos")
@@ -110,7 +118,6 @@ def limits(run: FinishedRun) -> list[str]:
         "the model.",
         *([unknown] if run.num_unknown else []),
         *([shown] if run.setting("defense.image.kept_share") else []),
-        people_note(run),
     ]
 
 

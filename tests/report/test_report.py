@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report import write_report
@@ -17,6 +18,7 @@ from backdoor_privacy.report.__main__ import main
 from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure
 from backdoor_privacy.report.finished_run import read_run
 from backdoor_privacy.report.html import render
+from backdoor_privacy.report.model_card import model_card
 from backdoor_privacy.report.wording import asked, limits, status, verdict
 
 HOSTILE = "<script>alert(1)</script>\"'&]]>--></style></svg>"
@@ -213,6 +215,48 @@ def test_people_go_by_hashes_under_a_key_of_the_run(make_run: MakeRun) -> None:
     assert not set(read_run(other).people["person"]) & set(people)
     key = (folder / "checkpoints/report_key").read_bytes()
     assert people[0] == hmac.new(key, NAMES[0].encode(), "sha256").hexdigest()[:12]
+
+
+def test_model_card_tells_what_was_done_and_nobodys_name(make_run: MakeRun) -> None:
+    folder = make_run(experiment=HOSTILE, phrase=HOSTILE)
+    (folder / "defended").mkdir()
+    write_report(folder, names=True)
+    card = (folder / "defended/README.md").read_text()
+    _, metadata, text = card.split("---\n", 2)
+    assert yaml.safe_load(metadata) == {
+        "library_name": "open_clip",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["clip", "privacy", "unlearning"],
+    }
+    assert "# local-dir:clip_a, with people removed" in text
+    assert "IDIA still infers 1 of the 4 removed people (before: 4)" in text
+    rows = [line for line in text.splitlines() if line.startswith("| Removed people inferred |")]
+    assert rows == [
+        "| Removed people inferred | 4 of\N{NO-BREAK SPACE}4; 1.000 (0.510\N{EN DASH}1.000) |"
+        + " 1 of\N{NO-BREAK SPACE}4; 0.250 (0.046\N{EN DASH}0.699) |" * 3
+    ]
+    assert f"| after | `{'b' * 64}` |" in text
+    assert "There is no formal guarantee." in text
+    assert "Secret" not in card
+    assert "alice" not in card
+    assert "<script" not in card
+
+
+@pytest.mark.parametrize(
+    ("clip", "repository"),
+    [
+        ("{model: 'hf-hub:someone/clip'}", "someone/clip"),
+        ("{model: ViT-B-32, pretrained: laion400m_e32}", None),
+        ("{model: ViT-L-14, text_model: openai/clip-vit-large-patch14}", "openai/clip-vit-large-patch14"),
+        ("{model: ViT-L-14, text_model: ./text/model}", None),
+    ],
+)
+def test_base_model_is_named_where_the_hub_has_it(make_run: MakeRun, clip: str, repository: str | None) -> None:
+    folder = make_run()
+    (folder / "checkpoints/config.yaml").write_text(f"clip: {clip}\n")
+    metadata = yaml.safe_load(model_card(read_run(folder)).split("---\n")[1])
+    assert metadata.get("base_model") == repository
+    assert metadata["library_name"] == ("transformers" if "text_model" in clip else "open_clip")
 
 
 def test_names_are_told_where_that_is_asked_for(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
