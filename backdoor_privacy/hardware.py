@@ -1,19 +1,26 @@
 """What the processor at hand does fast."""
 
 import ctypes
-import multiprocessing
 import os
-import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backdoor_privacy.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_held: list[IO[str]] = []  # the locked file of this process's GPU
 _MAX_WORKERS = 8  # more only take memory: a batch is made in less than a step
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
 _M_MMAP_THRESHOLD = -3  # of malloc.h: blocks of so many bytes are mapped
@@ -80,10 +87,24 @@ def default_num_workers() -> int:
 
 
 def take_a_gpu() -> None:
-    """Choose the GPU of a process that works off jobs of a sweep: each of the launcher's workers another one."""
-    if torch.cuda.is_available() and not torch.cuda.is_initialized():
-        number = re.search(r"\d+$", multiprocessing.current_process().name)  # as LokyProcess-2; none of the main one
-        torch.cuda.set_device((int(number.group()) - 1 if number else 0) % torch.cuda.device_count())
+    """Choose the GPU of a process that works off jobs of a sweep: the first that no other such process holds.
+
+    It is held, by a locked file, as long as the process lives. Where all are held or nothing can be locked, PyTorch's
+    own choice stays.
+    """
+    if _held or not torch.cuda.is_available() or torch.cuda.is_initialized() or fcntl is None:
+        return
+    for gpu in range(torch.cuda.device_count()):
+        path = Path(tempfile.gettempdir()) / f"backdoor_privacy-{os.getuid()}-gpu{gpu}.lock"
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another process holds it
+            file.close()
+            continue
+        _held.append(file)
+        torch.cuda.set_device(gpu)
+        return
 
 
 def default_device() -> torch.device:

@@ -1,11 +1,13 @@
 """What a run found out, in the terminal."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+_WIDTH = 120  # characters, where the output is no terminal
 _ROWS = {
     "idia/tpr_removed": "removed people inferred by IDIA",
     "idia/tpr_kept": "kept people inferred by IDIA",
@@ -28,7 +30,7 @@ def print_table(metrics: Mapping[str, Any], folder: str) -> None:
     columns = [metrics["before"], *metrics["after"].values()]
     for key, title in _ROWS.items():
         table.add_row(title, *(_rate(column, key) for column in columns))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(table)
     console.print(f"Results: {folder}", soft_wrap=True, highlight=False)
 

@@ -1,13 +1,11 @@
-import multiprocessing
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
-import torch
 
 from backdoor_privacy import hardware
-from backdoor_privacy.hardware import default_num_workers, take_a_gpu
+from backdoor_privacy.hardware import default_num_workers
 
 # In a process of its own, whose memory holds nothing else that was freed.
 FREE_200_MB = """
@@ -31,19 +29,42 @@ def test_freed_memory_goes_back_to_the_system():
     assert found.stdout.split() == ["True", "True"]
 
 
-@pytest.mark.parametrize(
-    ("process", "gpu"), [("MainProcess", 0), ("LokyProcess-1", 0), ("LokyProcess-2", 1), ("LokyProcess-5", 1)]
-)
-def test_each_worker_of_a_sweep_has_a_gpu_and_keeps_it(process: str, gpu: int, monkeypatch: pytest.MonkeyPatch):
-    taken: list[int] = []
-    monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(name=process))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3 if process == "LokyProcess-5" else 2)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(taken))
-    take_a_gpu()
-    take_a_gpu()
-    assert taken == [gpu]
+TAKE = """
+import sys, tempfile, torch
+from backdoor_privacy.hardware import take_a_gpu
+tempfile.tempdir = sys.argv[1]
+taken = []
+torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 2
+torch.cuda.is_initialized, torch.cuda.set_device = lambda: False, taken.append
+take_a_gpu()
+take_a_gpu()  # the next job
+print(taken, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of files")
+def test_processes_of_a_sweep_hold_a_gpu_each_as_long_as_they_live(tmp_path: Path):
+    def start() -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, "-c", TAKE, str(tmp_path)], stdin=pipe, stdout=pipe, text=True)
+
+    def gpus_of(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    with start() as first:
+        assert gpus_of(first) == "[0]"
+        with start() as second:
+            assert gpus_of(second) == "[1]"
+            with start() as third:
+                assert gpus_of(third) == "[]"  # there are but two
+                third.communicate()
+            first.communicate()
+            with start() as replaced:
+                assert gpus_of(replaced) == "[0]"
+                replaced.communicate()
+            second.communicate()
 
 
 @pytest.mark.parametrize(("num_cores", "num_trained_here", "expected"), [(2, 1, 2), (64, 1, 8), (16, 4, 4), (2, 4, 1)])

@@ -13,7 +13,8 @@ _UNKNOWN = "not recorded in the run folder"
 _TRIGGERS = {"text": "names", "image": "faces"}
 _STAGES = {
     "load": "Load the model and the data",
-    "write": "Measure similarities and write the results",
+    "compare": "Measure similarities to the original",
+    "write": "Write the results",
 }
 
 
