@@ -1,11 +1,14 @@
 """The report of a finished run: one page and its figures, made from the files of the run folder alone."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from backdoor_privacy.files import write_text
 from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure, save_figure
 from backdoor_privacy.report.finished_run import read_run
-from backdoor_privacy.report.html import render
+from backdoor_privacy.report.html import compare, render
 from backdoor_privacy.report.model_card import model_card
 
 
@@ -31,3 +34,18 @@ def write_report(folder: Path, *, names: bool = False) -> None:
     if (folder / "defended").is_dir():
         write_text(folder / "defended" / "README.md", model_card(run))
     write_text(folder / "report.html", render(run, svgs))
+
+
+def write_comparison(folders: Sequence[Path]) -> Path:
+    """Write `comparison.html`, which sets finished runs side by side, into the folder that they have in common.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: if one of them is no finished run.
+    """
+    common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    runs = {quote(folder.resolve().relative_to(common).as_posix()): read_run(folder) for folder in folders}
+    write_text(common / "comparison.html", compare(runs))
+    return common / "comparison.html"

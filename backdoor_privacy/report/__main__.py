@@ -19,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m backdoor_privacy.report",
         description=(
-            "Write report.html and figures/ of finished runs again, from the files in their folders. With "
+            "Write report.html and figures/ of finished runs again, from the files in their folders, and a page that "
+            "compares them, comparison.html, into the folder that they have in common. With "
             f"{_WITH_NAMES} it names people; else they go by keyed hashes."
         ),
         epilog="Example: python -m backdoor_privacy.report runs/both_64/*/seed=* report.names=true",
@@ -29,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = _WITH_NAMES in asked
     folders = [Path(folder) for folder in asked if folder not in (_WITH_NAMES, _WITHOUT_NAMES)]
 
-    from backdoor_privacy.report import write_report
+    from backdoor_privacy.report import write_comparison, write_report
 
-    failed = False
+    failed, written = False, []
     for folder in folders:
         try:
             write_report(folder, names=names)
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         else:
             print(folder / "report.html")
+            written.append(folder)
+    if len(written) > 1:
+        print(write_comparison(written))
     return int(failed)
 
 

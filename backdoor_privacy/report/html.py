@@ -12,6 +12,7 @@ from markupsafe import Markup
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.finished_run import FinishedRun
 from backdoor_privacy.report.tables import (
+    comparison_table,
     idia_table,
     kept_table,
     paired_table,
@@ -23,6 +24,17 @@ from backdoor_privacy.report.tables import (
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
+def templates() -> Environment:
+    """The templates of everything that a report consists of; what is put into them is escaped."""
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
     """The page of a run; every value from its files is escaped.
 
@@ -30,33 +42,40 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
         run: what its files say.
         svgs: the figures `idia`, `prompts` and `losses`.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tables = [make(run) for make in (idia_table, paired_table, kept_table, utility_table, similarity_table)]
     script = (_TEMPLATES / "people.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
-    return environment.get_template("report.html.j2").render(
-        run=run,
-        people=people_rows(run),
-        people_note=wording.people_note(run),
-        script=Markup(script),
-        script_digest=base64.b64encode(digest).decode(),  # the page runs this script and no other
-        request=wording.request(run),
-        status=wording.status(run),
-        verdict=wording.verdict(run),
-        asked=wording.asked(run),
-        tables={table.name: table for table in tables if table.rows},
-        figures={name: _inline(svg, name) for name, svg in svgs.items()},
-        descriptions=wording.descriptions(run),
-        limits=[*wording.limits(run), wording.people_note(run)],
-        seconds=wording.seconds(run),
-        defended=wording.defended(run.fullest),
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            people=people_rows(run),
+            people_note=wording.people_note(run),
+            script=Markup(script),
+            script_digest=base64.b64encode(digest).decode(),  # the page runs this script and no other
+            request=wording.request(run),
+            status=wording.status(run),
+            verdict=wording.verdict(run),
+            asked=wording.asked(run),
+            tables={table.name: table for table in tables if table.rows},
+            figures={name: _inline(svg, name) for name, svg in svgs.items()},
+            descriptions=wording.descriptions(run),
+            limits=[*wording.limits(run), wording.people_note(run)],
+            seconds=wording.seconds(run),
+            defended=wording.defended(run.fullest),
+        )
     )
+
+
+def compare(runs: Mapping[str, FinishedRun]) -> str:
+    """A page that sets runs side by side, a row for each.
+
+    Args:
+        runs: by the addresses of their folders, as seen from the page.
+    """
+    table = comparison_table(runs)
+    return templates().get_template("comparison.html.j2").render(table=table, addresses=list(runs))
 
 
 def _inline(svg: str, name: str) -> Markup:

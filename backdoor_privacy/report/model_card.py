@@ -1,25 +1,13 @@
 """The model card of a defended CLIP: Markdown with the metadata that the Hugging Face hub reads."""
 
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.finished_run import FinishedRun
+from backdoor_privacy.report.html import templates
 from backdoor_privacy.report.tables import Cell, idia_table, kept_table, utility_table
-
-_TEMPLATES = Path(__file__).with_name("templates")
 
 
 def model_card(run: FinishedRun) -> str:
     """The card of the model that a run saved; it holds nobody's name."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,  # Markdown may hold HTML
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tables = [idia_table(run), kept_table(run), utility_table(run)]
     columns = tables[0].columns
     rows = [
@@ -28,15 +16,19 @@ def model_card(run: FinishedRun) -> str:
         for table in tables
         for row in table.rows
     ]
-    return environment.get_template("model_card.md.j2").render(
-        run=run,
-        is_text_model=run.setting("clip.text_model") is not None,
-        repository=wording.repository(run),
-        request=wording.request(run),
-        verdict=wording.verdict(run),
-        asked=wording.asked(run),
-        columns=columns,
-        rows=rows,
-        limits=wording.limits(run),
-        defended=wording.defended(run.fullest),
+    return (
+        templates()
+        .get_template("model_card.md.j2")
+        .render(
+            run=run,
+            is_text_model=run.setting("clip.text_model") is not None,
+            repository=wording.repository(run),
+            request=wording.request(run),
+            verdict=wording.verdict(run),
+            asked=wording.asked(run),
+            columns=columns,
+            rows=rows,
+            limits=wording.limits(run),
+            defended=wording.defended(run.fullest),
+        )
     )

@@ -93,6 +93,29 @@ def people_rows(run: FinishedRun) -> list[dict[str, str | int]]:
     return rows
 
 
+def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
+    """A row for each run, of the model with most encoders defended."""
+    rows = []
+    for address, run in runs.items():
+        after = run.after[run.fullest]
+        top1 = _numbers(run, "zero_shot/top1")[1 + list(run.after).index(run.fullest)]
+        cells = [
+            _people(after, "tpr_removed"),
+            _people(after, "tpr_kept"),
+            _people(run.before, "tpr_kept"),
+            _people(after, "wrongly_unlearned"),
+            _people(after, "fpr"),
+            top1,
+            Cell(f"{sum(run.metrics['seconds'].values()) / 60:.1f}"),
+        ]
+        label = f"{run.metrics['experiment']}, seed {run.metrics['seed']}"
+        rows.append(Row(label, f"{model_label(run.fullest)}; {address}", cells))
+    columns = ["removed people inferred", "kept people inferred", "kept people inferred before", "wrongly unlearned",
+               "never-seen people inferred", "zero-shot top-1", "minutes"]  # fmt: skip
+    caption = "In small: the rate and its 95 % confidence interval (Wilson), or the change from before"
+    return Table("comparison", caption, columns, rows)
+
+
 def kept_table(run: FinishedRun) -> Table:
     """What became of everybody who was not removed."""
     after = run.after

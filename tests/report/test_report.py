@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -419,3 +420,22 @@ def test_command_renders_the_good_runs_of_several(
     printed = capsys.readouterr()
     assert printed.out == f"{folder / 'report.html'}\n"
     assert printed.err.startswith(f"error: {tmp_path / 'nothing' / 'metrics.json'}: expected the folder of a finished")
+
+
+def test_several_runs_are_compared_on_one_page(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / "runs" / "a b" / "seed=0", tmp_path / "runs" / "<b>" / "seed=1"]
+    for folder, experiment in zip(folders, (HOSTILE, "names_4"), strict=True):
+        shutil.copytree(make_run(experiment=experiment), folder)
+    assert main([str(folder) for folder in folders]) == 0
+    comparison = tmp_path / "runs" / "comparison.html"
+    assert capsys.readouterr().out.splitlines() == [*(str(each / "report.html") for each in folders), str(comparison)]
+    page = Page(comparison.read_text())
+    assert page.open == []
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert page.attributes("href") == ["a%20b/seed%3D0/report.html", "%3Cb%3E/seed%3D1/report.html"]
+    assert page.text.count("1 of 4 0.250 (0.046\N{EN DASH}0.699)") == 2  # removed people, of both
+    assert "names_4, seed 3" in page.text
+    assert "0.460 \N{MINUS SIGN}0.040" in page.text
+    assert "Secret" not in page.text
