@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from backdoor_privacy.files import write_text
 from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure, save_figure
@@ -46,6 +45,6 @@ def write_comparison(folders: Sequence[Path]) -> Path:
         InputError: if one of them is no finished run.
     """
     common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
-    runs = {quote(folder.resolve().relative_to(common).as_posix()): read_run(folder) for folder in folders}
+    runs = {folder.resolve().relative_to(common).as_posix(): read_run(folder) for folder in folders}
     write_text(common / "comparison.html", compare(runs))
     return common / "comparison.html"

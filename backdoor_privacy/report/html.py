@@ -72,7 +72,7 @@ def compare(runs: Mapping[str, FinishedRun]) -> str:
     """A page that sets runs side by side, a row for each.
 
     Args:
-        runs: by the addresses of their folders, as seen from the page.
+        runs: by their folders, as seen from the page.
     """
     table = comparison_table(runs)
     return templates().get_template("comparison.html.j2").render(table=table, addresses=list(runs))

@@ -101,8 +101,8 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
         top1 = _numbers(run, "zero_shot/top1")[1 + list(run.after).index(run.fullest)]
         cells = [
             _people(after, "tpr_removed"),
-            _people(after, "tpr_kept"),
             _people(run.before, "tpr_kept"),
+            _people(after, "tpr_kept"),
             _people(after, "wrongly_unlearned"),
             _people(after, "fpr"),
             top1,
@@ -110,7 +110,7 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
         ]
         label = f"{run.metrics['experiment']}, seed {run.metrics['seed']}"
         rows.append(Row(label, f"{model_label(run.fullest)}; {address}", cells))
-    columns = ["removed people inferred", "kept people inferred", "kept people inferred before", "wrongly unlearned",
+    columns = ["removed people inferred", "kept people inferred before", "kept people inferred", "wrongly unlearned",
                "never-seen people inferred", "zero-shot top-1", "minutes"]  # fmt: skip
     caption = "In small: the rate and its 95 % confidence interval (Wilson), or the change from before"
     return Table("comparison", caption, columns, rows)
