@@ -31,7 +31,7 @@ def workspace(entity: str, project: str) -> Any:
         raise InputError(
             "dashboard: expected wandb-workspaces to be installed; pip install 'backdoor_privacy[dashboard]'"
         ) from error
-    by_people = [
+    by_people: list[Any] = [
         wr.ScatterPlot(
             title=f"{title}, {model}",
             x=wr.Config(_NUM_PEOPLE),
@@ -45,7 +45,7 @@ def workspace(entity: str, project: str) -> Any:
         for measure, title in _MEASURES.items()
         for model in _MODELS
     ]
-    coordinates = [
+    coordinates: list[Any] = [
         wr.ParallelCoordinatesPlot(
             title=f"Settings and results, {model}",
             columns=[
@@ -59,7 +59,7 @@ def workspace(entity: str, project: str) -> Any:
         )
         for model in _MODELS
     ]
-    losses = [
+    losses: list[Any] = [
         wr.LinePlot(
             title=f"{encoder} encoder: {loss.replace('_', ' ')}",
             x="trainer/global_step",
