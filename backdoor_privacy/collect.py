@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
 from backdoor_privacy.results import read_metrics
 
 _LOG = "backdoor_privacy.log"  # of Hydra, in the folder of each job
@@ -42,6 +43,7 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
                     "overrides": _overrides(run.parent.relative_to(folder), metrics["experiment"]),
                     "seed": metrics["seed"],
                     "model": model,
+                    "tpr_removed_before": before["idia/tpr_removed"],
                     "num_removed": after["idia/num_tpr_removed"],
                     "tpr_removed": after["idia/tpr_removed"],
                     "num_kept": after["idia/num_tpr_kept"],
@@ -83,7 +85,7 @@ def _last_words(run: Path) -> str:
 
 
 def main() -> None:
-    """Print the means over seeds and write every row to `collected.csv`."""
+    """Print the means over seeds, write every row to `collected.csv`, and draw `figures/`."""
     console = Console()
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
     try:
@@ -93,6 +95,8 @@ def main() -> None:
         sys.exit(1)
     if len(rows):
         rows.to_csv(folder / "collected.csv", index=False)
+        save_figure(people_figure(rows), folder / "figures", "people")
+        save_figure(pareto_figure(rows), folder / "figures", "pareto")
         table = Table(
             title=f"Means over seeds; every run: {folder / 'collected.csv'}",
             box=SIMPLE_HEAD,

@@ -9,6 +9,7 @@ import pytest
 from backdoor_privacy.collect import collect, main
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.files import write_text
+from backdoor_privacy.report.figures import pareto_figure, people_figure
 from backdoor_privacy.results import read_metrics, write_metrics
 
 ENTRY = {
@@ -84,6 +85,9 @@ def test_command_prints_means_over_seeds_and_writes_every_row(
     assert lines[0].endswith("both_4/seed=2")
     assert lines[1].endswith("both_4/seed=3: ValueError: no luck")
     assert len(pd.read_csv(tmp_path / "collected.csv")) == 2
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in ("people", "pareto") for kind in ("svg", "png")
+    }
 
 
 def test_runs_of_other_overrides_are_not_averaged(
@@ -106,3 +110,22 @@ def test_folder_without_runs_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 1
+
+
+def test_figures_show_means_and_ranges_over_seeds(tmp_path: Path):
+    for seed, rate in enumerate((0.25, 0.75)):
+        for size in (2, 8):
+            run = tmp_path / f"names_{size}/seed={seed}"
+            write_run(run, seed, idia__tpr_removed=rate / size, idia__tpr_kept=0.5, idia__num_tpr_removed=float(size))
+    rows, _ = collect(tmp_path)
+    before, after = people_figure(rows).axes[0].get_lines()
+    assert list(before.get_ydata()) == [1.0, 1.0]
+    assert (list(after.get_xdata()), list(after.get_ydata())) == ([2, 8], [0.25, 0.0625])
+    (band,) = people_figure(rows).axes[0].collections
+    low, high = band.get_paths()[0].get_extents().get_points()[:, 1]
+    assert (low, high) == (0.25 / 8, 0.75 / 2)
+    kept, zero_shot = pareto_figure(rows).axes
+    points = sorted(tuple(point) for point in kept.collections[0].get_offsets().tolist())
+    assert points == [(0.0625, 0.25), (0.25, 0.25)]
+    assert {text.get_text() for text in zero_shot.texts} == {"1", "2"}
+    assert pareto_figure(rows).legends[-1].get_title().get_text() == "1 both_4/names_2\n2 both_4/names_8"

@@ -17,6 +17,7 @@ from backdoor_privacy.files import write_text
 # Okabe and Ito's colours, which people with any colour vision tell apart; lines differ in their dashes too.
 _GREY, _BLUE, _ORANGE, _GREEN, _VERMILLION = "#7a7a7a", "#0072B2", "#E69F00", "#009E73", "#D55E00"
 _MODEL_COLOURS = {"before": _GREY, "text": _BLUE, "image": _ORANGE, "both": _GREEN}
+_MARKERS = {"text": "o", "image": "s", "both": "^"}
 _GROUPS = {
     "tpr_removed": "Removed people",
     "tpr_kept": "Kept people",
@@ -140,6 +141,83 @@ def losses_figure(losses: pd.DataFrame) -> Figure:
             drawn = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
             figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", ncols=3)
     return figure
+
+
+def people_figure(rows: pd.DataFrame) -> Figure:
+    """Share of removed people inferred after the defence, by their number: mean and range over seeds, a line per model.
+
+    Args:
+        rows: of `collect`: a row for each audited model of each run.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 3.2))
+        axes = figure.subplots()
+        before = rows.groupby("num_removed")["tpr_removed_before"].mean()
+        axes.plot(before.index, before, color=_GREY, linestyle="--", label="before")
+        for model, group in rows.groupby("model", sort=False):
+            rates = group.groupby("num_removed")["tpr_removed"].agg(["mean", "min", "max"])
+            colour = _MODEL_COLOURS.get(str(model), _VERMILLION)
+            axes.plot(
+                rates.index,
+                rates["mean"],
+                color=colour,
+                marker=_MARKERS.get(str(model), "x"),
+                label=model_label(str(model)),
+            )
+            axes.fill_between(rates.index, rates["min"], rates["max"], color=colour, alpha=0.2, linewidth=0)
+        axes.set_xscale("log", base=2)
+        sizes = sorted(rows["num_removed"].unique())
+        axes.set_xticks(sizes, [f"{size:.0f}" for size in sizes], minor=False)
+        axes.set_ylim(-0.03, 1.05)
+        axes.set_xlabel("people removed")
+        axes.set_ylabel("share of them that IDIA infers")
+        axes.grid()
+        axes.legend()
+    return figure
+
+
+def pareto_figure(rows: pd.DataFrame) -> Figure:
+    """What a removal costs: kept people's and zero-shot loss against the share of removed people still inferred.
+
+    Means over seeds, a point for each experiment and audited model; the lower left corner is best.
+
+    Args:
+        rows: of `collect`.
+    """
+    losses = {"tpr_kept_loss": "kept people's TPR loss", "zero_shot_top1_loss": "zero-shot top-1 loss"}
+    means = rows.groupby(["experiment", "overrides", "model"], as_index=False, sort=True).mean(numeric_only=True)
+    names = list(dict.fromkeys(_experiment(mean) for mean in means.to_dict("records")))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 5.4 + 0.16 * len(names)))
+        for axes, (column, title) in zip(figure.subplots(2, 1, sharex=True), losses.items(), strict=True):
+            for model, group in means.groupby("model", sort=False):
+                colour, marker = _MODEL_COLOURS.get(str(model), _VERMILLION), _MARKERS.get(str(model), "x")
+                axes.scatter(
+                    group["tpr_removed"], group[column], color=colour, marker=marker, label=model_label(str(model))
+                )
+            for mean in means.to_dict("records"):
+                number = str(1 + names.index(_experiment(mean)))
+                place = mean["tpr_removed"], mean[column]
+                axes.annotate(number, place, (4, 3), textcoords="offset points", fontsize=8)
+            axes.set_ylabel(title)
+            axes.margins(x=0.15, y=0.15)
+            axes.grid()
+        axes.set_xlabel("share of removed people that IDIA still infers")
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        key = "\n".join(f"{number} {name}" for number, name in enumerate(names, 1))
+        figure.legend([], [], title=key, loc="outside lower left", alignment="left", title_fontsize=8)
+    return figure
+
+
+def _experiment(row: Mapping[Any, Any]) -> str:
+    """An experiment and its overrides, of a row of `collect`."""
+    return "/".join(filter(None, (row["experiment"], row["overrides"])))
+
+
+def _look(model: Any) -> tuple[str, str]:
+    """Colour and marker of an audited model."""
+    return _MODEL_COLOURS.get(model, _VERMILLION), _MARKERS.get(model, "x")
 
 
 def _draw_losses(axes: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
