@@ -128,7 +128,7 @@ def test_run_folder_holds_what_it_should(folder: Path):
     assert {"metrics.json", "people.csv", "losses.csv", "defended", "checkpoints", "report.html", "figures"} <= names
     assert {name for name in names if name.startswith(".")} == {".hydra"}  # no drafts
     assert {path.name for path in (folder / "defended").iterdir()} == {
-        *("open_clip_config.json", "open_clip_model.safetensors")
+        *("README.md", "open_clip_config.json", "open_clip_model.safetensors")
     }
 
 
