@@ -1,6 +1,6 @@
 """Find settings that cannot work before anything is computed: what the schemas of `settings.py` cannot say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import inf
 
 from hydra.core.hydra_config import HydraConfig
@@ -31,7 +31,10 @@ def check(cfg: DictConfig) -> None:
             expected = f"{lowest} or more" if highest == inf else f"a number from {lowest} to {highest}"
             raise InputError(f"{key}: expected {expected}, got {value}")
     _check_devices(cfg.trainer.devices)
-    _check_parts(cfg)
+    for encoder, settings in cfg.defense.items():
+        if settings is not None:  # now, before a process per device is started
+            parts = num_devices(cfg.trainer.devices) * cfg.trainer.accumulate_grad_batches
+            check_parts(encoder, settings.batch, parts)
 
 
 def _check_devices(num_devices: int) -> None:
@@ -46,16 +49,18 @@ def _check_devices(num_devices: int) -> None:
         )
 
 
-def _check_parts(cfg: DictConfig) -> None:
-    """Find batches that do not divide among devices and passes, before a process per device is started."""
-    num_parts = num_devices(cfg.trainer.devices) * cfg.trainer.accumulate_grad_batches
-    for encoder, settings in cfg.defense.items():
-        for kind, size in settings.batch.items() if settings is not None else ():
-            if size % num_parts:
-                raise InputError(
-                    f"defense.{encoder}.batch.{kind}: expected a multiple of {num_parts} (devices x "
-                    f"trainer.accumulate_grad_batches), got {size}"
-                )
+def check_parts(encoder: str, sizes: Mapping[str, int], num_parts: int) -> None:
+    """See that a batch divides into equal parts, one for each pass of each process.
+
+    Raises:
+        InputError: if it does not.
+    """
+    for kind, size in sizes.items():
+        if size % num_parts:
+            raise InputError(
+                f"defense.{encoder}.batch.{kind}: expected a multiple of {num_parts} (devices x "
+                f"trainer.accumulate_grad_batches), got {size}"
+            )
 
 
 def _check_keys(cfg: DictConfig) -> None:

@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from rich.progress import track
 from torch import Tensor
 
+from backdoor_privacy.checks import check_parts
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.captions import carriers, without_names
 from backdoor_privacy.data.datamodule import (
@@ -379,13 +380,7 @@ def check_trainer(clip: Clip, encoder: str, settings: EncoderSettings, trainer: 
             "protect: expected processes that are connected, got some that torchrun has only started; call it within "
             "`with backdoor_privacy.distributed.process_group():`"
         )
-    num_parts = num_processes() * trainer.accumulate_grad_batches
-    for kind, size in vars(settings.batch).items():
-        if size % num_parts:
-            raise InputError(
-                f"defense.{encoder}.batch.{kind}: expected a multiple of {num_parts} (devices x "
-                f"trainer.accumulate_grad_batches), got {size}"
-            )
+    check_parts(encoder, vars(settings.batch), num_processes() * trainer.accumulate_grad_batches)
     if trainer.gradient_checkpointing:
         own: Encoder = getattr(clip, encoder)
         own.copy().save_memory(True)
