@@ -1,6 +1,6 @@
 """Find settings that cannot work before anything is computed: what the schemas of `settings.py` cannot say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import inf
 
 from hydra.core.hydra_config import HydraConfig
@@ -8,7 +8,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
-from backdoor_privacy.distributed import num_devices
+from backdoor_privacy.distributed import check_parts, num_devices
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.settings import Config
 
@@ -47,20 +47,6 @@ def _check_devices(num_devices: int) -> None:
             f"trainer.devices: expected 1 for each job of a sweep, since processes of a job would start the sweep "
             f"again; got {num_devices}; run it without --multirun, or one job per device"
         )
-
-
-def check_parts(encoder: str, sizes: Mapping[str, int], num_parts: int) -> None:
-    """See that a batch divides into equal parts, one for each pass of each process.
-
-    Raises:
-        InputError: if it does not.
-    """
-    for kind, size in sizes.items():
-        if size % num_parts:
-            raise InputError(
-                f"defense.{encoder}.batch.{kind}: expected a multiple of {num_parts} (devices x "
-                f"trainer.accumulate_grad_batches), got {size}"
-            )
 
 
 def _check_keys(cfg: DictConfig) -> None:

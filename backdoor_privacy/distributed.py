@@ -7,7 +7,7 @@ embed many texts and photos, and the inputs of every training step. What is writ
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -30,6 +30,20 @@ def is_launched() -> bool:
 def num_devices(asked: int) -> int:
     """Devices to use on this machine; -1 stands for all GPUs."""
     return max(1, torch.cuda.device_count()) if asked == -1 else asked
+
+
+def check_parts(encoder: str, sizes: Mapping[str, int], num_parts: int) -> None:
+    """See that a batch divides into equal parts, one for each pass of each process.
+
+    Raises:
+        InputError: if it does not.
+    """
+    for kind, size in sizes.items():
+        if size % num_parts:
+            raise InputError(
+                f"defense.{encoder}.batch.{kind}: expected a multiple of {num_parts} (devices x "
+                f"trainer.accumulate_grad_batches), got {size}"
+            )
 
 
 def exit_code_of_launch(asked: int) -> int | None:

@@ -18,7 +18,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from rich.progress import track
 from torch import Tensor
 
-from backdoor_privacy.checks import check_parts
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.captions import carriers, without_names
 from backdoor_privacy.data.datamodule import (
@@ -38,6 +37,7 @@ from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
 from backdoor_privacy.distributed import (
     as_the_first_says,
+    check_parts,
     is_first_process,
     is_launched,
     num_devices,
