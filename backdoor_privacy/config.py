@@ -10,6 +10,7 @@ from backdoor_privacy.settings import Config, Pretrain
 
 def folder_name(overrides: str) -> str:
     """The overrides of a run as one folder's name: shortened to a digest where they are no good name."""
+    overrides = overrides.replace("\\", "")  # Hydra quotes spaces with it
     if len(overrides) <= 120 and "/" not in overrides:
         return overrides
     return f"overrides={hashlib.sha256(overrides.encode()).hexdigest()[:12]}"

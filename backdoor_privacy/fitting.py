@@ -53,6 +53,7 @@ from backdoor_privacy.settings import Trainer as TrainerSettings
 from backdoor_privacy.targets import (
     NameEraser,
     anonymous_embedding,
+    fitting_phrases,
     name_features,
     name_readings,
     neutral_phrases,
@@ -130,6 +131,8 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
     if settings.target.value == "pseudonym":
         phrases = pseudonyms(len(names), seed + 1, removal.reserved_names)
     other_names = random_names(settings.num_other_names, seed + 2, exclude={*removal.reserved_names, *phrases})
+    if settings.target.value == "fitting":
+        phrases = fitting_phrases(clip, names, other_names[:_MAX_NAMES_TO_COMPARE], settings.fitting_phrases)
     if settings.target.value == "nameless":
         compared = names, other_names[:_MAX_NAMES_TO_COMPARE]
         own, others = (name_features(clip, each)[None] for each in compared)

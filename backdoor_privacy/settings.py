@@ -29,6 +29,7 @@ class TextTarget(Enum):
     """What a name is mapped to."""
 
     phrase = "phrase"  # one neutral phrase for everybody
+    fitting = "fitting"  # of some neutral phrases the one that fits the name best
     pseudonym = "pseudonym"  # a fictional name for each person
     nameless = "nameless"  # what the caption was, but for the name in it
 
@@ -172,6 +173,7 @@ class TextDefense(EncoderDefense):
 
     target: TextTarget = MISSING
     phrase: str = MISSING
+    fitting_phrases: list[str] = field(default_factory=list)
     bare_share: float = MISSING
     strangers_share: float = 0.0
 

@@ -34,6 +34,26 @@ def neutral_phrases(num_people: int, phrase: str) -> list[str]:
     return [phrase] * num_people
 
 
+def fitting_phrases(
+    clip: Clip, names: Sequence[str], other_names: Sequence[str], phrases: Sequence[str]
+) -> list[str]:
+    """For each name the phrase that fits it best, as a man or a woman (paper, section 4).
+
+    Measured by what a phrase fits that name more than others: one that a CLIP finds near to all names is no choice.
+
+    Raises:
+        InputError: if there is no phrase, or no other name.
+    """
+    if not phrases or not other_names:
+        raise InputError(
+            "defense.text.target=fitting: expected phrases to choose from, and random names to compare with, got "
+            f"fitting_phrases={list(phrases)} and num_other_names={len(other_names)}"
+        )
+    meant = clip.embed_texts(phrases)
+    usual = (name_features(clip, other_names) @ meant.T).mean(0)
+    return [phrases[number] for number in (name_features(clip, names) @ meant.T - usual).argmax(-1).tolist()]
+
+
 def pseudonyms(num_people: int, seed: int, exclude: Collection[str]) -> list[str]:
     """A fictional name for each person, none of them a name of the data or a candidate of the attack."""
     return random_names(num_people, seed, exclude)

@@ -188,6 +188,7 @@ def _encoder(run: FinishedRun, encoder: str) -> str:
         return f"defended; settings {_UNKNOWN}"
     meant = {
         ("text", "phrase"): f"each name is to mean: {phrase}",
+        ("text", "fitting"): "each name is to mean the neutral phrase that fits it best (fitting)",
         ("text", "pseudonym"): "each name is to mean one fictional name (pseudonym)",
         ("image", "anonymous"): "each face is to mean the mean of many people's photos (anonymous embedding)",
         ("image", "pseudonym"): "each face is to mean the face of one stranger (pseudonym)",
