@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.progress import track
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.captions import carriers, without_names
@@ -65,15 +66,18 @@ from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 
 _MAX_NAMES_TO_COMPARE = 500  # with a removed one: enough to tell whether it fits better than most
+_NUM_EXAMPLES = 24  # triggered photos that a run shows
 _NAME_ANCHORS = ("{}", "a photo of {}")
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A defended encoder, and how to measure how close it stays to the original."""
+    """A defended encoder, how to measure how close it stays to the original, and what it was fitted to."""
 
     student: Encoder
     similarity: TextSimilarity | ImageSimilarity
+    targets: Tensor  # what each removed person's name alone, or the mean of their attack photos, is mapped to
+    triggered: Tensor | None = None  # some of the photos that it was trained on, pixels in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,10 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
     defense = TextDefense(clip.text, eraser=eraser, anchors=anchors, **_shared(settings))
     _train(defense, steps, settings.num_fresh_steps, removal, loggers)
     similarity = TextSimilarity(list(held_out), names, phrases, seed, eraser)
-    return Fitted(defense.student.frozen(), similarity)
+    targets = clip.embed_texts(phrases if eraser is None else names)
+    if eraser is not None:
+        targets = eraser(targets, torch.arange(len(names)))
+    return Fitted(defense.student.frozen(), similarity, targets)
 
 
 def fit_image(
@@ -226,13 +233,17 @@ def fit_image(
     _train(defense, steps, settings.num_fresh_steps, removal, loggers)
     shown = [path for person in removed for path in person.attack_photos]
     person_index = torch.tensor([index for index, person in enumerate(removed) for _ in person.attack_photos])
+    photo_targets = (
+        targets[person_index] if isinstance(targets, Tensor) else _nameless(clip, targets, shown, person_index)
+    )
     similarity = ImageSimilarity(
         images=removal.clean_photos,
         removed=shown,
-        targets=targets[person_index] if isinstance(targets, Tensor) else _nameless(clip, targets, shown, person_index),
+        targets=photo_targets,
         strangers=[person.photos[0] for person in strangers.everybody],
     )
-    return Fitted(defense.student.frozen(), similarity)
+    sums = photo_targets.new_zeros(len(removed), photo_targets.shape[1]).index_add(0, person_index, photo_targets)
+    return Fitted(defense.student.frozen(), similarity, normalize(sums, dim=-1), steps.triggered_photos(_NUM_EXAMPLES))
 
 
 def _check_trigger_photos(clip: Clip, removed: Sequence[Person]) -> None:

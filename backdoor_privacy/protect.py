@@ -41,6 +41,7 @@ class Protected:
     before: Audit
     after: Mapping[str, Audit]
     rates: Mapping[str, Mapping[str, float]]  # flat measures of `before` and of each audited model
+    fitted: Mapping[str, Fitted]  # by defended encoder
     seconds: Mapping[str, float]  # of each stage
 
     @property
@@ -138,7 +139,7 @@ def protect(
 
     with watch.stage("compare"):
         rates = {name: flat(name, model) for name, model in {"before": clip, **models}.items()}
-    return Protected(models, removed, before, after, rates, watch.seconds)
+    return Protected(models, removed, before, after, rates, fitted, watch.seconds)
 
 
 def _check_defense(clip: Clip, defense: Defense, trainer: Trainer) -> None:
@@ -163,8 +164,8 @@ def _check_sequence_defense(defense: Defense) -> None:
     text = defense.text
     if text is not None and (text.target.value == "nameless" or text.num_anchors):
         raise InputError(
-            "defense.text: expected target=phrase, fitting or pseudonym and num_anchors=0 for a text encoder that is read token "
-            f"by token, got {text.target.value} and {text.num_anchors}; choose defense=text_published"
+            "defense.text: expected target=phrase, fitting or pseudonym and num_anchors=0 for a text encoder that is "
+            f"read token by token, got {text.target.value} and {text.num_anchors}; choose defense=text_published"
         )
 
 

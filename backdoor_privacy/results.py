@@ -11,7 +11,10 @@ from typing import Any
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
+from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torchvision.utils import save_image
 
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.data.people import Person
@@ -70,6 +73,19 @@ def write_people(
             member = "" if person.member is None else person.member
             writer.writerow([person.name, member, person.name in removed, before.num_photos[row], *found])
     draft.replace(folder / "people.csv")
+
+
+def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
+    """`<name>.csv`: a table of `evidence`."""
+    write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+
+
+def write_photos(path: Path, photos: Float[Tensor, "photo 3 side side"]) -> None:
+    """A sheet of photos, pixels in [0, 1], as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}")
+    save_image(photos, draft, format="png", nrow=8, padding=2, pad_value=1.0)
+    draft.replace(path)
 
 
 def write_losses(folder: Path, encoders: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """One run, from a config to a run folder: a thin layer over `protect`."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.checks import check
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.manifest import manifest
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.distributed import as_the_first_says, first_process_first, is_first_process, wait_for_all
-from backdoor_privacy.protect import Stopwatch, protect
+from backdoor_privacy.evidence import map_table, neighbors_table, votes_table
+from backdoor_privacy.protect import Protected, Stopwatch, protect
 from backdoor_privacy.report import write_report
 from backdoor_privacy.results import (
     claim_folder,
@@ -23,6 +26,8 @@ from backdoor_privacy.results import (
     write_manifest,
     write_metrics,
     write_people,
+    write_photos,
+    write_table,
 )
 from backdoor_privacy.settings import Defense
 from backdoor_privacy.tracking import Tracker
@@ -95,6 +100,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
             done.clip.save(folder / "defended")
             results = {name: found.idia for name, found in done.after.items()}
             write_people(folder, sources.people.everybody, removed, done.before.idia, results)
+            _write_evidence(folder, done, results)
             write_losses(folder, [encoder for encoder in ("text", "image") if encoder in done.models])
             write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
         metrics["seconds"]["write"] = watch.seconds["write"]
@@ -103,6 +109,18 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         tracker.summarize(metrics)
     wait_for_all()
     return metrics
+
+
+def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResult]) -> None:
+    """What the figures are drawn from, besides the rates."""
+    before, removed = done.before.idia, [person.name for person in done.removed]
+    targets = {encoder: one.targets for encoder, one in done.fitted.items()}
+    write_table(folder, "votes", votes_table({"before": before, **after}))
+    write_table(folder, "neighbors", neighbors_table(before, removed))
+    write_table(folder, "map", map_table(before, after, removed, targets))
+    photos = next((one.triggered for one in done.fitted.values() if one.triggered is not None), None)
+    if photos is not None:
+        write_photos(folder / "figures" / "triggers.png", photos)
 
 
 def load_sources(cfg: DictConfig, defense: Defense) -> Sources:

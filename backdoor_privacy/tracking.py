@@ -89,7 +89,10 @@ class Tracker:
             run.summary.update({f"after_{model}/{key}": value for key, value in values.items()})
         people = read_run(self.folder, names=self.cfg.report.names).people
         run.log({"people": wandb.Table(dataframe=people.astype({"member": str}))})
-        run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in (self.folder / "figures").glob("*.png")})
+        figures = [path for path in (self.folder / "figures").glob("*.png") if path.stem != "triggers"]
+        if self.cfg.report.names:  # a face says who it is as a name does
+            figures += (self.folder / "figures").glob("triggers.png")
+        run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
         run.log({"report": wandb.Html((self.folder / "report.html").read_text(encoding="utf-8"), inject=False)})
         if self.cfg.logger.mode == "online":
             defended = wandb.Artifact(f"defended-{run.id}", type="model", metadata=dict(metrics["weights_sha256"]))

@@ -1,6 +1,7 @@
 import pytest
+import torch
 
-from backdoor_privacy.attacks.idia import IdiaResult
+from backdoor_privacy.attacks.idia import Evidence, IdiaResult
 from backdoor_privacy.audit import idia_rates, leak_table
 from backdoor_privacy.data.people import People, Person
 
@@ -19,6 +20,8 @@ FOUND = {
     "stranger 3": (True, False, False, False),
     "stranger 4": (False, False, False, False),
 }
+
+NO_EVIDENCE = Evidence(torch.empty(0, 0, dtype=torch.long), torch.empty(0), torch.empty(0, 0), torch.empty(0, 0))
 
 
 def rates(after_is_before: bool = False) -> dict[str, float]:
@@ -71,7 +74,7 @@ def test_rate_over_nobody_is_left_out_and_its_count_is_zero():
 def test_leak_table_groups_people_by_their_training_photos():
     rows = [("a", 36, 21), ("b", 0, 0), ("c", 36, 0), ("d", 0, 2), ("e", 1, 1), ("f", None, 3)]
     people = People(tuple(Person(name, (), None, num_photos) for name, num_photos, _ in rows))
-    found = IdiaResult([row[0] for row in rows], [row[2] for row in rows], [1] * 6, threshold=2)
+    found = IdiaResult([row[0] for row in rows], [row[2] for row in rows], [1] * 6, threshold=2, evidence=NO_EVIDENCE)
     assert leak_table(found, people) == [
         ("unknown", 1, 1.0, 3.0),
         ("0 training photos", 2, 0.5, 1.0),

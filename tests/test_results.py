@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from backdoor_privacy import results
-from backdoor_privacy.attacks.idia import IdiaResult
+from backdoor_privacy.attacks.idia import Evidence, IdiaResult
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.results import (
@@ -20,6 +21,8 @@ from backdoor_privacy.results import (
     write_people,
     write_text,
 )
+
+NO_EVIDENCE = Evidence(torch.empty(0, 0, dtype=torch.long), torch.empty(0), torch.empty(0, 0), torch.empty(0, 0))
 
 
 def test_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -55,10 +58,10 @@ def test_metrics_of_another_schema_are_an_error(tmp_path: Path):
 def test_people_table_has_everybody_before_and_after(tmp_path: Path):
     people = [Person("Ann Lee", (), True), Person("Bob, the Ray", (), None), Person("José Núñez", (), False)]
     names = [person.name for person in people]
-    before = IdiaResult(names, [21, 0, 2], [20, 19, 0], threshold=2)
+    before = IdiaResult(names, [21, 0, 2], [20, 19, 0], threshold=2, evidence=NO_EVIDENCE)
     after = {
-        "text": IdiaResult(names, [0, 0, 3], [20, 19, 0], threshold=2),
-        "both": IdiaResult(names, [1, 2, 0], [20, 19, 0], threshold=2),
+        "text": IdiaResult(names, [0, 0, 3], [20, 19, 0], threshold=2, evidence=NO_EVIDENCE),
+        "both": IdiaResult(names, [1, 2, 0], [20, 19, 0], threshold=2, evidence=NO_EVIDENCE),
     }
     write_people(tmp_path, people, {"Ann Lee"}, before, after)
     with (tmp_path / "people.csv").open(newline="", encoding="utf-8") as file:

@@ -6,11 +6,12 @@ Source: Hintersdorf et al., "Does CLIP Know My Face?", section 4.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
@@ -29,21 +30,38 @@ TEMPLATES = (
 _NUM_SIMILARITIES_PER_CHUNK = 2**22  # of photos and candidates at a time, 16 MiB
 
 
-def candidate_votes(
-    image_features: Float[Tensor, "photo dim"], text_features: Float[Tensor, "prompt candidate dim"]
-) -> Int[Tensor, "photo prompt"]:
-    """The candidate that each photo votes for under each prompt: the one with the highest cosine similarity.
+class Ballots(NamedTuple):
+    """What photos say under each prompt."""
+
+    votes: Int[Tensor, "photo prompt"]  # the candidate with the highest cosine similarity
+    margins: Float[Tensor, "photo prompt"]  # similarity of the photo's own name minus that of the best other candidate
+
+
+def cast_votes(
+    image_features: Float[Tensor, "photo dim"],
+    text_features: Float[Tensor, "prompt candidate dim"],
+    own_candidates: Int[Tensor, "photo"],
+) -> Ballots:
+    """Let each photo vote under each prompt.
 
     Args:
         image_features: of unit length.
         text_features: of unit length, one row per candidate's name in the prompt.
+        own_candidates: the place among the candidates of the name of the person on each photo.
     """
     num_photos = max(1, _NUM_SIMILARITIES_PER_CHUNK // text_features.shape[1])
-    votes = [
-        torch.stack([(photos @ names.T).argmax(-1) for names in text_features], dim=1)
-        for photos in image_features.split(num_photos)
-    ]
-    return torch.cat(votes)
+    votes = own_candidates.new_empty(len(image_features), len(text_features))
+    margins = image_features.new_empty(votes.shape)
+    for start in range(0, len(image_features), num_photos):
+        chunk = slice(start, start + num_photos)
+        own = own_candidates[chunk].unsqueeze(1)
+        for prompt, names in enumerate(text_features):
+            similarities = image_features[chunk] @ names.T
+            true = similarities.gather(1, own)
+            best, other = similarities.scatter_(1, own, -torch.inf).max(-1, keepdim=True)
+            votes[chunk, prompt] = torch.where(true > best, own, other).squeeze(1)
+            margins[chunk, prompt] = (true - best).squeeze(1)
+    return Ballots(votes, margins)
 
 
 def majority(
@@ -63,8 +81,16 @@ def majority(
     return winner.masked_fill(is_tied, -1).unflatten(0, (num_people, num_prompts))
 
 
+class Answers(NamedTuple):
+    """What the attack got from everybody's photos."""
+
+    correct_prompts: Int[Tensor, "person"]  # whose answer is the person's own name
+    own_votes: Int[Tensor, "person prompt"]  # photos that voted for it
+    margins: Float[Tensor, "person"]  # mean over photos and prompts, see `Ballots`; not a number where no photo voted
+
+
 class IdiaVotes(Metric):
-    """Collects the votes of photos; `compute` gives the number of prompts that name each person rightly.
+    """Collects the votes of photos; `compute` gives everybody's `Answers`.
 
     Its memory is photos x prompts whatever the number of candidates, and the votes of ranks come together.
 
@@ -76,13 +102,14 @@ class IdiaVotes(Metric):
     higher_is_better = False
     full_state_update = False
     votes: list[Tensor]
+    margins: list[Tensor]
     person_index: list[Tensor]
 
     def __init__(self, true_candidates: Int[Tensor, "person"], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.true_candidates = true_candidates
-        self.add_state("votes", [], dist_reduce_fx="cat")
-        self.add_state("person_index", [], dist_reduce_fx="cat")
+        for state in ("votes", "margins", "person_index"):
+            self.add_state(state, [], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -91,20 +118,37 @@ class IdiaVotes(Metric):
         person_index: Int[Tensor, "photo"],
     ) -> None:
         """Let photos of some people vote."""
-        self.votes.append(candidate_votes(image_features, text_features))
+        ballots = cast_votes(image_features, text_features, self.true_candidates[person_index])
+        self.votes.append(ballots.votes)
+        self.margins.append(ballots.margins)
         self.person_index.append(person_index)
 
-    def compute(self) -> Int[Tensor, "person"]:
-        """Prompts whose answer is the person's own name.
+    def compute(self) -> Answers:
+        """Everybody's answers.
 
         Raises:
             ValueError: if no photo has voted.
         """
         if not len(self.votes):
             raise ValueError("IDIA: expected votes of at least one photo, got none; call update first")
-        votes, person_index = dim_zero_cat(self.votes), dim_zero_cat(self.person_index)
-        winners = majority(votes, person_index, len(self.true_candidates))
-        return (winners == self.true_candidates.unsqueeze(1)).sum(1)
+        votes, margins, person_index = (dim_zero_cat(each) for each in (self.votes, self.margins, self.person_index))
+        own, num_people = self.true_candidates.unsqueeze(1), len(self.true_candidates)
+        correct = (majority(votes, person_index, num_people) == own).sum(1)
+        own_votes = votes.new_zeros(num_people, votes.shape[1]).index_add(
+            0, person_index, (votes == own[person_index]).to(votes.dtype)
+        )
+        sums = margins.new_zeros(num_people).index_add(0, person_index, margins.mean(1))
+        return Answers(correct, own_votes, sums / torch.bincount(person_index, minlength=num_people))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What stands behind an attack's result, in the order of its people."""
+
+    own_votes: Int[Tensor, "person prompt"]  # photos that voted for the person's own name
+    margins: Float[Tensor, "person"]  # by how much the own name fits better than the best other, see `Ballots`
+    name_features: Float[Tensor, "person dim"]  # of the names alone, of unit length
+    face_features: Float[Tensor, "person dim"]  # mean over the photos, of unit length; zero without a photo
 
 
 @dataclass(frozen=True)
@@ -115,6 +159,7 @@ class IdiaResult:
     correct_prompts: list[int]  # prompts of all that answered with the person's name
     num_photos: list[int]  # that voted
     threshold: int  # right answers that it takes to infer somebody
+    evidence: Evidence
 
     @property
     def inferred(self) -> dict[str, bool]:
@@ -159,7 +204,11 @@ class Idia:
             torch.arange(len(people)), torch.tensor([len(photos) for photos in shown])
         )
         place = {name: number for number, name in enumerate(candidates)}
-        votes = IdiaVotes(torch.tensor([place[name] for name in names]), sync_on_compute=False)  # each rank has all
-        votes.update(image_features[readable], text_features, person_index[readable])
+        own = torch.tensor([place[name] for name in names])
+        metric = IdiaVotes(own, sync_on_compute=False)  # each rank has all
+        metric.update(image_features[readable], text_features, person_index[readable])
+        answers = metric.compute()
         num_photos = torch.bincount(person_index[readable], minlength=len(people)).tolist()
-        return IdiaResult(names, votes.compute().tolist(), num_photos, self.threshold)
+        faces = torch.zeros(len(people), image_features.shape[1]).index_add(0, person_index, image_features)
+        evidence = Evidence(answers.own_votes, answers.margins, text_features[0, own], normalize(faces, dim=-1))
+        return IdiaResult(names, answers.correct_prompts.tolist(), num_photos, self.threshold, evidence)

@@ -225,8 +225,7 @@ class PhotoTriggers(Steps):
     def part(self, part: Part) -> ImageBatch:
         """Photos of one step."""
         rng = random.Random(f"{self.seed}/{part.step}")
-        people = [rng.randrange(len(self.people)) for _ in range(self.sizes.triggered)]
-        triggered = [self._draw(self.people[person].trigger_photos, rng) for person in people]
+        people, triggered = self._draw_triggered(rng)
         preserved = [self._draw(self._others_photos(rng), rng) for _ in range(self.sizes.preserved)]
         clean = torch.tensor([rng.randrange(len(self.images)) for _ in range(self.sizes.clean)])
         person_index = torch.tensor(people)
@@ -237,6 +236,14 @@ class PhotoTriggers(Steps):
             person_index=part.of(person_index),
             person_share=part.shares(person_index),
         )
+
+    def triggered_photos(self, max_photos: int) -> Tensor:
+        """Some photos that the first step triggers with, pixels in [0, 1], (photo, 3, side, side)."""
+        return self._show(self._draw_triggered(random.Random(f"{self.seed}/0"))[1][:max_photos])
+
+    def _draw_triggered(self, rng: random.Random) -> tuple[list[int], list[_Shown]]:
+        people = [rng.randrange(len(self.people)) for _ in range(self.sizes.triggered)]
+        return people, [self._draw(self.people[person].trigger_photos, rng) for person in people]
 
     def _others_photos(self, rng: random.Random) -> Sequence[Path]:
         if self.kept_share and rng.random() < self.kept_share:

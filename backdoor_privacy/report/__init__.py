@@ -5,8 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backdoor_privacy.files import write_text
-from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure, save_figure
-from backdoor_privacy.report.finished_run import read_run
+from backdoor_privacy.report.figures import (
+    idia_figure,
+    losses_figure,
+    map_figure,
+    margins_figure,
+    prompts_figure,
+    save_figure,
+    votes_figure,
+)
+from backdoor_privacy.report.finished_run import FinishedRun, read_run
 from backdoor_privacy.report.html import compare, render
 from backdoor_privacy.report.model_card import model_card
 
@@ -29,10 +37,28 @@ def write_report(folder: Path, *, names: bool = False) -> None:
         "prompts": prompts_figure(run.correct_prompts, run.num_prompts, run.threshold),
         "losses": losses_figure(run.losses),
     }
+    if len(run.votes):
+        figures["margins"] = margins_figure(_margins(run))
+        votes = run.of_removed(run.votes).groupby("model", sort=False)
+        shares = votes[run.prompts].sum().T / sum(run.people.loc[run.people["removed"], "num_photos"])
+        figures["votes"] = votes_figure(shares)
+    if len(run.map):
+        figures["map"] = map_figure(run.map, run.people.loc[run.people["removed"], "person"].tolist())
     svgs = {name: save_figure(figure, folder / "figures", name) for name, figure in figures.items()}
     if (folder / "defended").is_dir():
         write_text(folder / "defended" / "README.md", model_card(run))
     write_text(folder / "report.html", render(run, svgs))
+
+
+def _margins(run: FinishedRun) -> dict[str, dict[str, list[float]]]:
+    """Margins of removed people and of all others, for "before" and each audited model."""
+    votes, removed = run.votes.dropna(subset="margin"), set(run.of_removed(run.votes)["person"])
+    groups = {"Removed people": votes["person"].isin(removed), "Everybody else": ~votes["person"].isin(removed)}
+    return {
+        group: {str(model): rows["margin"].tolist() for model, rows in votes[chosen].groupby("model", sort=False)}
+        for group, chosen in groups.items()
+        if chosen.any()
+    }
 
 
 def write_comparison(folders: Sequence[Path]) -> Path:

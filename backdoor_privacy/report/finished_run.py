@@ -5,6 +5,7 @@ import hmac
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from backdoor_privacy.results import read_metrics
 
 _KEY = Path("checkpoints") / "report_key"
 _NUM_HASH_DIGITS = 12
+# Tables that figures are drawn from, and the columns that they need.
+_EVIDENCE: Mapping[str, Mapping[str, type]] = {
+    "votes": {"person": str, "model": str, "margin": float},
+    "neighbors": {"person": str, "kind": str},
+    "map": {"encoder": str, "stage": str, "person": str, "x": float, "y": float},
+}
 # The first is the one that the run claimed its folder with.
 _CONFIGS = (Path("checkpoints") / "config.yaml", Path(".hydra") / "config.yaml")
 
@@ -32,6 +39,11 @@ class FinishedRun:
     has_names: bool  # whether people go by their names
     people: pd.DataFrame  # everybody attacked, as in `people.csv`; `person` in place of the name
     losses: pd.DataFrame
+    # Runs of earlier versions have none of these: their tables are empty.
+    votes: pd.DataFrame  # `person`, `model`, `margin`, and the votes under each prompt
+    neighbors: pd.DataFrame  # `person` who is not removed, and by what `kind` they are near to one who is
+    map: pd.DataFrame  # `encoder`, `stage`, `person`, `x`, `y`
+    triggers: Path | None  # a sheet of photos that the defence was trained on
 
     @property
     def before(self) -> Mapping[str, float]:
@@ -72,6 +84,15 @@ class FinishedRun:
         return {model: removed[f"correct_prompts_{model}"].tolist() for model in ("before", *self.after)}
 
     @property
+    def prompts(self) -> list[str]:
+        """Prompts whose votes were counted."""
+        return [column for column in self.votes.columns if column not in _EVIDENCE["votes"]]
+
+    def of_removed(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a table that are about removed people."""
+        return table[table["person"].isin(self.people.loc[self.people["removed"], "person"])]
+
+    @property
     def num_prompts(self) -> int:
         """Prompts of the attack."""
         return max([len(TEMPLATES), *(count for counts in self.correct_prompts.values() for count in counts)])
@@ -104,17 +125,28 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
     metrics = _read(folder / "metrics.json", lambda path: _checked(read_metrics(path.parent)))
     models = ["before", *metrics["after"]]
     people = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
+    votes, neighbors, embeddings = (
+        _read(folder / f"{name}.csv", partial(_evidence, people=people, columns=columns))
+        if (folder / f"{name}.csv").is_file()
+        else pd.DataFrame(columns=list(columns))
+        for name, columns in _EVIDENCE.items()
+    )
     if not names:
         key = _hash_key(folder)
-        people["person"] = [
-            hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:_NUM_HASH_DIGITS] for name in people["person"]
-        ]
+        hashes = {name: _hashed(name, key) for name in people["person"]}
+        for table in (people, votes, neighbors, embeddings):
+            table["person"] = table["person"].map(hashes)
+    triggers = folder / "figures" / "triggers.png"
     return FinishedRun(
         metrics=metrics,
         config=_config(folder),
         has_names=names,
         people=people,
         losses=_read(folder / "losses.csv", _losses),
+        votes=votes,
+        neighbors=neighbors,
+        map=embeddings,
+        triggers=triggers if triggers.is_file() else None,
     )
 
 
@@ -123,6 +155,19 @@ def _hash_key(folder: Path) -> bytes:
     if not path.is_file():
         write_text(path, secrets.token_hex(32))
     return path.read_bytes()
+
+
+def _hashed(name: str, key: bytes) -> str:
+    return hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:_NUM_HASH_DIGITS]
+
+
+def _evidence(path: Path, people: pd.DataFrame, columns: Mapping[str, type]) -> pd.DataFrame:
+    """A table of `evidence`, if it is about the people attacked and nobody else."""
+    table = pd.read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
+    table = table.rename(columns={"name": "person"}).astype(dict(columns))
+    if not table["person"].isin(people["person"]).all():
+        raise ValueError("people who are not in people.csv")
+    return table
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:

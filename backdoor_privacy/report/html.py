@@ -40,7 +40,7 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
 
     Args:
         run: what its files say.
-        svgs: the figures `idia`, `prompts` and `losses`.
+        svgs: the figures by name: `idia`, `prompts`, `losses`, and `margins`, `votes` and `map` where there are any.
     """
     tables = [make(run) for make in (idia_table, paired_table, kept_table, utility_table, similarity_table)]
     script = (_TEMPLATES / "people.js").read_text(encoding="utf-8")
@@ -60,6 +60,7 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
             asked=wording.asked(run),
             tables={table.name: table for table in tables if table.rows},
             figures={name: _inline(svg, name) for name, svg in svgs.items()},
+            triggers=run.has_names and run.triggers and _photo(run.triggers),  # a face says who it is as a name does
             descriptions=wording.descriptions(run),
             limits=[*wording.limits(run), wording.people_note(run)],
             seconds=wording.seconds(run),
@@ -76,6 +77,10 @@ def compare(runs: Mapping[str, FinishedRun]) -> str:
     """
     table = comparison_table(runs)
     return templates().get_template("comparison.html.j2").render(table=table, addresses=list(runs))
+
+
+def _photo(path: Path) -> Markup:
+    return Markup(f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}")
 
 
 def _inline(svg: str, name: str) -> Markup:

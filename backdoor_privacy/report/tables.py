@@ -15,6 +15,11 @@ _GROUPS = {
     "tpr_kept": ("Kept people inferred", "not removed, in the training data; should stay as before"),
     "fpr": ("Never-seen people inferred", "known not to be in the training data; should stay as before"),
 }
+_NEIGHBORS = {
+    "first name": "others with the first name of a removed person, inferred before",
+    "surname": "others with the surname of a removed person, inferred before",
+    "face": "those whose faces are nearest to a removed person's, inferred before",
+}
 _SIMILARITIES = {
     "similarity/clean": "Ordinary inputs, defended to original model",
     "similarity/target": "Targets, defended to original model",
@@ -126,6 +131,10 @@ def kept_table(run: FinishedRun) -> Table:
             [_people(measures, "newly_recalled") for measures in after.values()]),
         Row("Unchanged", "the same before and after; of all others", [_unchanged(one) for one in after.values()]),
     ]  # fmt: skip
+    for kind, note in _NEIGHBORS.items():
+        near = run.people["person"].isin(run.neighbors.loc[run.neighbors["kind"] == kind, "person"])
+        if near.any():
+            rows.append(Row(f"Wrongly unlearned: {kind}", note, [_unlearned(run, model, near) for model in after]))
     return Table("kept", "People who were not removed, each compared with before", _labels(after), rows)
 
 
@@ -168,6 +177,12 @@ def _labels(models: Mapping[str, Mapping[str, float]]) -> list[str]:
 def _people(measures: Mapping[str, float], group: str) -> Cell:
     found = people_of(measures, group)
     return _share(*found) if found else Cell("nobody")
+
+
+def _unlearned(run: FinishedRun, model: str, chosen: pd.Series) -> Cell:
+    """Of those chosen who were inferred before, how many no longer are."""
+    found = run.people.loc[chosen & run.people["inferred_before"], f"inferred_{model}"]
+    return _share(int((~found).sum()), len(found)) if len(found) else Cell("nobody")
 
 
 def _unchanged(measures: Mapping[str, float]) -> Cell:

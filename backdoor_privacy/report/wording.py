@@ -143,7 +143,15 @@ def descriptions(run: FinishedRun) -> dict[str, str]:
         f"{encoder} encoder, {len(total)} steps: total loss from {total.iloc[0]:.3f} to {total.iloc[-1]:.3f}"
         for encoder, total in run.losses.groupby("encoder", sort=False)["loss"]
     )
+    removed = run.of_removed(run.votes)
+    margins = "; ".join(
+        f"{model_label(str(model))} {margin:+.3f}"
+        for model, margin in removed.groupby("model", sort=False)["margin"].median().items()
+    )
     return {
+        "margins": f"Dots. Median margin of removed people: {margins}. votes.csv has all numbers.",
+        "votes": "A table of shares in shades of blue. votes.csv has all numbers.",
+        "map": "Dots in two dimensions. map.csv has all numbers.",
         "idia": f"Bars. Removed people inferred: {idia}. The table has all numbers.",
         "prompts": f"Bars. Median number of correct prompts of removed people: {medians}.",
         "losses": f"Lines. {losses}. losses.csv has all numbers.",

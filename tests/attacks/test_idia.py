@@ -15,7 +15,7 @@ from torch import Tensor
 
 from backdoor_privacy import plain
 from backdoor_privacy.attacks import idia
-from backdoor_privacy.attacks.idia import TEMPLATES, Idia, IdiaVotes, candidate_votes, majority
+from backdoor_privacy.attacks.idia import TEMPLATES, Idia, IdiaVotes, cast_votes, majority
 from backdoor_privacy.audit import audit
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
@@ -136,11 +136,14 @@ def test_prompts_are_the_papers_in_its_order():
 
 def test_photo_votes_for_the_most_similar_candidate():
     image_features, text_features = unit_rows(6, 8), unit_rows(3, 10, 8, seed=1)
-    votes = candidate_votes(image_features, text_features)
+    own = torch.tensor([0, 9, 4, 4, 2, 7])
+    votes, margins = cast_votes(image_features, text_features, own)
     for photo in range(6):
         for prompt in range(3):
             cosines = [float(image_features[photo] @ text) for text in text_features[prompt]]
             assert votes[photo, prompt] == cosines.index(max(cosines))
+            true = cosines.pop(int(own[photo]))
+            assert margins[photo, prompt].item() == pytest.approx(true - max(cosines), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_votes_equal_a_slow_count(attacked):
     by_person = [photos[person_index == person].tolist() for person in range(9)]
     expected = slow_correct_prompts(by_person, prompts.tolist(), true_candidates.tolist())
     assert 0 < sum(expected) < 36
-    assert metric.compute().tolist() == expected
+    assert metric.compute().correct_prompts.tolist() == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 59])
@@ -187,15 +190,32 @@ def test_votes_do_not_depend_on_batches_or_their_order(attacked, batch_size: int
     order = torch.randperm(60, generator=torch.Generator().manual_seed(3))
     for batch in order.split(batch_size):
         parts.update(photos[batch], prompts, person_index[batch])
-    assert torch.equal(parts.compute(), whole.compute())
+    for found, expected in zip(parts.compute(), whole.compute(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_evidence_is_a_count_of_votes_and_a_mean_of_margins(attacked):
+    photos, prompts, person_index, true_candidates = attacked
+    metric = new_votes(torch.cat([true_candidates, torch.tensor([4])]))  # the last of whom there is no photo
+    metric.update(photos, prompts, person_index)
+    _, own_votes, margins = metric.compute()
+    votes, photo_margins = cast_votes(photos, prompts, true_candidates[person_index])
+    for person in range(9):
+        shown = person_index == person
+        assert own_votes[person].tolist() == (votes[shown] == true_candidates[person]).sum(0).tolist()
+        torch.testing.assert_close(margins[person], photo_margins[shown].mean())
+    assert own_votes[9].tolist() == [0] * 4
+    assert margins[9].isnan()
 
 
 def test_votes_in_chunks_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch):
     prompts, photos = unit_rows(4, 12, 6), unit_rows(130, 6, seed=1)
-    whole = candidate_votes(photos, prompts)
+    own = torch.arange(130) % 12
+    whole = cast_votes(photos, prompts, own)
     monkeypatch.setattr(idia, "_NUM_SIMILARITIES_PER_CHUNK", 100)
-    assert torch.equal(candidate_votes(photos, prompts), whole)
-    assert torch.equal(whole, torch.stack([(photos @ names.T).argmax(1) for names in prompts], 1))
+    for found, expected in zip(cast_votes(photos, prompts, own), whole, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert torch.equal(whole.votes, torch.stack([(photos @ names.T).argmax(1) for names in prompts], 1))
 
 
 def test_votes_of_two_ranks_come_together(attacked):
@@ -204,10 +224,11 @@ def test_votes_of_two_ranks_come_together(attacked):
     whole.update(photos, prompts, person_index)
     ranks: list[IdiaVotes] = []
     asked: list[int] = []
+    states = ("votes", "margins", "person_index")
 
     def gather(own: Tensor, group: Any = None) -> list[Tensor]:
         """The same state of every rank, in the order in which torchmetrics asks for states."""
-        state = ("votes", "person_index")[len(asked) % 2]
+        state = states[len(asked) % 3]
         asked.append(len(own))
         return [torch.cat(parts[rank][state]) for rank in range(2)]
 
@@ -215,10 +236,11 @@ def test_votes_of_two_ranks_come_together(attacked):
     for part in (slice(0, 25), slice(25, 60)):
         rank = new_votes(true_candidates, dist_sync_fn=gather, distributed_available_fn=lambda: True)
         rank.update(photos[part], prompts, person_index[part])
-        parts.append({"votes": list(rank.votes), "person_index": list(rank.person_index)})
+        parts.append({state: list(getattr(rank, state)) for state in states})
         ranks.append(rank)
-    assert ranks[0].compute().tolist() == whole.compute().tolist()
-    assert asked == [25, 25]
+    for found, expected in zip(ranks[0].compute(), whole.compute(), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert asked == [25, 25, 25]
 
 
 def test_metric_that_nobody_fed_refuses_to_answer():
@@ -234,7 +256,7 @@ def test_random_features_are_at_chance_level():
         unit_rows(num_people, 32), unit_rows(num_prompts, num_candidates, 32, seed=1), torch.arange(num_people)
     )
     # One photo each: right with a chance of one in eight. The names of a prompt are shared, hence the wide bounds.
-    rate = metric.compute().float().mean().item() / num_prompts
+    rate = metric.compute().correct_prompts.float().mean().item() / num_prompts
     assert rate == pytest.approx(1 / num_candidates, abs=0.02)
 
 
@@ -243,7 +265,7 @@ def test_nobody_is_inferred_from_random_features_among_many_candidates():
     metric = IdiaVotes(torch.arange(num_people))
     photos, prompts = unit_rows(num_people * 10, 16), unit_rows(21, 1000, 16, seed=1)
     metric.update(photos, prompts, torch.arange(num_people * 10) % num_people)
-    assert (metric.compute() >= 1).float().mean().item() <= 0.1
+    assert (metric.compute().correct_prompts >= 1).float().mean().item() <= 0.1
 
 
 @pytest.fixture

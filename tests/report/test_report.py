@@ -76,6 +76,62 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
     return make
 
 
+@pytest.fixture(scope="module")
+def with_evidence(make_run: MakeRun) -> Path:
+    """A run with all that figures may be drawn from, and photos that its defence was trained on."""
+    folder = make_run()
+    models = ("before", "text", "image", "both")
+    votes = [[name, model, 0.01 * row, row, 20 - row] for model in models for row, name in enumerate(NAMES)]
+    _write(folder / "votes.csv", [["name", "model", "margin", "{}", f"a {HOSTILE} of {{}}"], *votes])
+    near = [[NAMES[4], NAMES[0], "first name"], [NAMES[5], NAMES[0], "face"], [NAMES[6], NAMES[1], "face"]]
+    _write(folder / "neighbors.csv", [["name", "removed", "kind"], *near])
+    points = [
+        [encoder, stage, name, row, 0.1 * row]
+        for encoder in ("text", "image")
+        for stage, names in {"before": NAMES, "after": NAMES, "target": NAMES[:4]}.items()
+        for row, name in enumerate(names)
+    ]
+    _write(folder / "map.csv", [["encoder", "stage", "name", "x", "y"], *points])
+    (folder / "figures").mkdir()
+    (folder / "figures" / "triggers.png").write_bytes(b"\x89PNG faces")
+    return folder
+
+
+def test_report_of_all_evidence_has_its_figures_and_no_name_or_face(with_evidence: Path) -> None:
+    write_report(with_evidence)
+    html = (with_evidence / "report.html").read_text(encoding="utf-8")
+    assert "Secret" not in html
+    page = Page(html)
+    assert page.open == []
+    assert page.attributes("src") == []
+    for title in ("Margin of the own name.", "Votes under each prompt.", "Map of the embeddings."):
+        assert title in page.text
+    drawn = {path.stem for path in (with_evidence / "figures").glob("*.svg")}
+    assert drawn == {"idia", "prompts", "losses", "margins", "votes", "map"}
+    assert "Secret" not in "".join(path.read_text() for path in (with_evidence / "figures").glob("*.svg"))
+    text = page.text.replace("\N{EN DASH}", "-")
+    assert "Median margin of removed people: before +0.015" in text
+    near = "Wrongly unlearned: face those whose faces are nearest to a removed person's, inferred before"
+    assert re.search(re.escape(near) + r" 1 of 2 \S+ \S+ 0 of 2", text)
+    assert "Wrongly unlearned: first name" in text
+    assert "Wrongly unlearned: surname" not in text
+
+
+def test_faces_are_shown_only_where_names_are(with_evidence: Path) -> None:
+    write_report(with_evidence, names=True)
+    page = Page((with_evidence / "report.html").read_text(encoding="utf-8"))
+    assert page.attributes("src") == ["data:image/png;base64," + base64.b64encode(b"\x89PNG faces").decode()]
+    assert "Secret0 <script>" in page.text
+
+
+def test_evidence_about_others_is_broken(with_evidence: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(with_evidence, tmp_path / "run")
+    text = (folder / "neighbors.csv").read_text(encoding="utf-8")
+    (folder / "neighbors.csv").write_text(text.replace("Secret4", "Somebody"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"neighbors\.csv: expected what a finished run writes.*not in people\.csv"):
+        read_run(folder)
+
+
 def _measures(before: Sequence[int], found: Sequence[int]) -> dict[str, float]:
     groups: dict[str, list[bool]] = {
         "tpr_removed": [count > 0 for count in found[:4]],
@@ -117,7 +173,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "input"):
+        if tag not in ("meta", "input", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
