@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test test-all check bench bench-architectures clean
+.PHONY: help setup run smoke test test-all check bench bench-architectures reproduce clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -53,6 +53,9 @@ bench: $(STAMP) ## time and memory of the main runs
 
 bench-architectures: $(STAMP) ## every architecture in its true size: seconds a step, memory, export
 	@$(BIN)/python benchmarks/architectures.py $(ARGS)
+
+reproduce: $(STAMP) ## the sweeps of experiments/, as far as they are not done; --list in ARGS: only say how long
+	@$(BIN)/python experiments/reproduce.py $(ARGS)
 
 clean: ## delete caches and builds; .venv and runs/ stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,6 @@
 """The command: `python -m backdoor_privacy`."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def main(cfg: DictConfig) -> None:
 
     with one_line_errors():
         check(cfg)
+        if cfg.quiet:
+            logging.getLogger("backdoor_privacy").setLevel(logging.WARNING)
+            cfg.trainer.progress_bar = False
         exit_code = exit_code_of_launch(cfg.trainer.devices)
         if exit_code is not None:
             sys.exit(exit_code)
@@ -33,7 +37,8 @@ def main(cfg: DictConfig) -> None:
         with process_group(cfg.trainer.accelerator):
             metrics = run(cfg)
             if is_first_process():
-                print_table(metrics, str(Path(cfg.paths.run)))  # without the empty part of a run without overrides
+                folder = str(Path(cfg.paths.run))  # without the empty part of a run without overrides
+                print(folder) if cfg.quiet else print_table(metrics, folder)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
 from backdoor_privacy.results import read_metrics
 
+_VERSIONS = ("commit", "python", "torch", "open_clip_torch", "lightning")
 _LOG = "backdoor_privacy.log"  # of Hydra, in the folder of each job
 
 
@@ -54,7 +55,7 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
                     "zero_shot_top1_loss": before["zero_shot/top1"] - after["zero_shot/top1"],
                     **_recalls(before, after),
                     "seconds": sum(metrics["seconds"].values()),
-                    "commit": metrics["versions"]["commit"],
+                    **{key: metrics["versions"].get(key) for key in _VERSIONS},
                     "run": str(run.relative_to(folder)),
                 }
             )

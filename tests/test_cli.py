@@ -71,7 +71,7 @@ def outcomes(
     (somebody, *_) = sorted(path.name for path in world_cache.glob("*/*/people-4/*_*"))
     futures: dict[str, Future[Outcome]] = {}
     with ThreadPoolExecutor(2) as pool:
-        for title, arguments in {"smoke": DEFAULTS, **BAD_INPUT}.items():
+        for title, arguments in {"smoke": DEFAULTS, "quiet": [*DEFAULTS, "quiet=true"], **BAD_INPUT}.items():
             folder = tmp_path_factory.mktemp(re.sub(r"\W", "-", title))
             (folder / "words.txt").write_text("dog\ntree\n")
             (folder / "people.txt").write_text(f"{somebody}\n")
@@ -102,6 +102,13 @@ def test_smoke_run_ends_with_a_table_and_its_folder(smoke: Outcome):
         assert title in smoke.stdout
     assert smoke.folder / smoke.stdout.rpartition("Results: ")[2].strip() == metrics_file.parent
     assert "Traceback" not in smoke.text
+
+
+def test_quiet_run_says_only_where_its_results_are(outcomes):
+    quiet = outcomes["quiet"].result()
+    assert quiet.code == 0, quiet.text
+    (metrics_file,) = quiet.folder.rglob("metrics.json")
+    assert quiet.text.split() == [str(metrics_file.parent.relative_to(quiet.folder))]
 
 
 def test_trap_9_the_seed_and_the_overrides_stand_in_the_folders_name(smoke: Outcome):
@@ -191,6 +198,8 @@ def test_sweep_runs_every_seed(call: Callable[..., Outcome], tmp_path: Path):
     again = call(tmp_path, "-m", "seed=0,1")
     assert again.code == 0
     assert again.text.count("is finished already") == 2
+    assert "Run 1 of 2 has ended; about" in outcome.text
+    assert "Run 2 of 2 has ended" in again.text
 
 
 @pytest.mark.slow

@@ -260,6 +260,36 @@ def people_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def settings_figure(rows: pd.DataFrame, labels: Sequence[str]) -> Figure:
+    """What settings change: a dot for each seed, a bar at their mean; removed people, kept people, zero-shot.
+
+    Args:
+        rows: of `collect`, of one audited model.
+        labels: of the setting of each row.
+    """
+    measures = {
+        "tpr_removed": "removed people inferred",
+        "tpr_kept_loss": "kept people's TPR loss",
+        "zero_shot_top1_loss": "zero-shot top-1 loss",
+    }
+    groups = {label: rows[[one == label for one in labels]] for label in dict.fromkeys(labels)}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 1.2 + 0.75 * len(groups)))
+        panels = figure.subplots(len(measures), 1)
+        for axes, (column, title) in zip(panels, measures.items(), strict=True):
+            for place, group in enumerate(groups.values()):
+                values = group[column]
+                axes.scatter(values, [place] * len(values), s=16, color=_BLUE, alpha=0.6, linewidths=0)
+                axes.plot([values.mean()] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.5)
+                axes.text(1.02, place, f"{values.mean():.3f}", transform=axes.get_yaxis_transform(), va="center")
+            axes.set_yticks(range(len(groups)), list(groups))
+            axes.set_ylim(len(groups) - 0.5, -0.5)
+            axes.set_title(title)
+            axes.grid(axis="x")
+            axes.margins(x=0.1)
+    return figure
+
+
 def pareto_figure(rows: pd.DataFrame) -> Figure:
     """What a removal costs: kept people's and zero-shot loss against the share of removed people still inferred.
 

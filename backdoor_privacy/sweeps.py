@@ -1,0 +1,76 @@
+"""Sweeps: which runs one consists of, and how far it is."""
+
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from backdoor_privacy.paths import CONFIG_FOLDER
+
+log = logging.getLogger("backdoor_privacy")
+
+
+def jobs(arguments: Sequence[str]) -> list[list[str]]:
+    """The overrides of every run that a sweep over these consists of, as Hydra's own sweeper makes them."""
+    overrides = OverridesParser.create().parse_overrides(list(arguments))
+    choices = []
+    for override in overrides:
+        key = override.get_key_element()
+        values = (
+            override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+        )
+        choices.append([f"{key}={value}" for value in values])
+    return [list(job) for job in itertools.product(*choices)]
+
+
+def recorded_sweep(name: str) -> list[list[str]]:
+    """The runs of a sweep of `conf/sweep`."""
+    config = OmegaConf.load(CONFIG_FOLDER / "sweep" / f"{name}.yaml")
+    return jobs([f"{key}={value}" for key, value in config.hydra.sweeper.params.items()])
+
+
+def spoken(seconds: float) -> str:
+    """A time span, as one says it: `40 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class SweepProgress(Callback):
+    """Says after each run of a sweep which one it was, and how long the others will take if they run one by one."""
+
+    def __init__(self) -> None:
+        self.num_jobs: int | None = None  # known to the process that launches them only
+        self.seconds: list[float] = []  # of the runs that were not finished before
+        self.start: float | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Count the runs."""
+        params = config.hydra.sweeper.get("params") or {}
+        arguments = [f"{key}={value}" for key, value in params.items()]
+        self.num_jobs = len(jobs([*arguments, *config.hydra.overrides.task]))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note when a run that is not finished starts."""
+        finished = (Path(config.hydra.runtime.output_dir) / "metrics.json").is_file()
+        self.start = None if finished else time.monotonic()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Tell how far the sweep is."""
+        if self.num_jobs is None or config.get("quiet"):
+            return
+        if self.start is not None:
+            self.seconds.append(time.monotonic() - self.start)
+        number, left = config.hydra.job.num + 1, ""
+        if number < self.num_jobs and self.seconds:
+            mean = sum(self.seconds) / len(self.seconds)
+            left = f"; about {spoken(mean * (self.num_jobs - number))} left"
+        log.info("Run %d of %d has ended%s", number, self.num_jobs, left)

@@ -1,0 +1,159 @@
+"""Run the sweeps of the recorded results as far as they are not done, and record them: `make reproduce`.
+
+python experiments/reproduce.py --list          what there is, what is done, how long the rest takes
+python experiments/reproduce.py names faces     run these; without names all
+python experiments/reproduce.py names -- clip=vit_b_32 people=facescrub ...   with overrides, recorded nowhere
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from backdoor_privacy.collect import collect
+from backdoor_privacy.files import write_text
+from backdoor_privacy.report.figures import people_figure, save_figure, settings_figure
+from backdoor_privacy.sweeps import recorded_sweep, spoken
+
+FOLDER = Path(__file__).parent
+NAMES = ("names", "faces", "both", "weight_loss", "target_phrase", "poisoned_samples", "distances", "faces_500")
+_MARK, _END = "<!-- results: written by experiments/reproduce.py -->", "<!-- end of results -->"
+_MEASURES = {
+    "tpr_removed": "removed TPR",
+    "tpr_kept_loss": "kept TPR loss",
+    "wrongly_unlearned": "others lost",
+    "fpr": "FPR",
+    "zero_shot_top1_loss": "top-1 loss",
+}
+# Overrides that change where and how a run is made, and not what it is.
+_ASIDE = ("+sweep=", "paths.", "trainer.", "logger", "report.", "quiet", "hydra/", "hydra.")
+
+
+def finished_runs(runs: Path) -> dict[frozenset[str], str]:
+    """The folder of each finished run, as `collect` names it, by what was asked of it."""
+    found = {}
+    for metrics in runs.rglob("metrics.json"):
+        overrides = metrics.parent / ".hydra" / "overrides.yaml"
+        if overrides.is_file():
+            asked = (str(one) for one in OmegaConf.load(overrides))
+            found[_key(one for one in asked if not one.startswith(_ASIDE))] = str(metrics.parent.relative_to(runs))
+    return found
+
+
+def _key(overrides: Iterable[str]) -> frozenset[str]:
+    return frozenset(one.replace("\\", "") for one in overrides)  # Hydra quotes spaces with it
+
+
+def recorded_seconds(name: str) -> float | None:
+    """Mean seconds of a run when the result was recorded."""
+    path = FOLDER / name / "collected.csv"
+    return float(pd.read_csv(path).groupby("run")["seconds"].first().mean()) if path.is_file() else None
+
+
+def record(name: str, runs: Path, folders: Sequence[str]) -> None:
+    """Write the table and the figure of a sweep, and its means into its README."""
+    rows, _ = collect(runs)
+    rows = rows[rows["run"].isin(folders)]
+    folder = FOLDER / name
+    rows = rows.sort_values(["num_removed", "overrides", "seed", "model"])
+    rows.to_csv(folder / "collected.csv", index=False, float_format="%.6g")
+    if rows["num_removed"].nunique() > 1:
+        figure = people_figure(rows)
+    else:
+        model = rows["model"].iloc[-1]
+        chosen = rows[rows["model"] == model]
+        figure = settings_figure(chosen, labels(chosen["overrides"].fillna("").tolist()))
+    save_figure(figure, folder, name)
+    readme = folder / "README.md"
+    before, mark, rest = readme.read_text(encoding="utf-8").partition(_MARK)
+    _, end, after = rest.partition(_END)
+    write_text(readme, f"{before}{mark}\n{results_table(rows)}\n{end}{after}")
+
+
+def results_table(rows: pd.DataFrame) -> str:
+    """Means over seeds in Markdown, with the least and the most of them in brackets."""
+    head = ["people", "setting", "audited model", "seeds", *_MEASURES.values()]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    rows = rows.assign(setting=labels(rows["overrides"].fillna("").tolist()))
+    for (people, setting, model), group in rows.groupby(["num_removed", "setting", "model"], sort=False):
+        cells = [f"{people:.0f} of {people + group['num_kept'].mean():.0f}", setting, model, str(len(group))]
+        for column in _MEASURES:
+            values = group[column]
+            cells.append(f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def labels(overrides: Sequence[str]) -> list[str]:
+    """Of each run the override that sets it apart from the others."""
+    parts = [one.split(",") for one in overrides]
+    common = set.intersection(*map(set, parts)) if len(set(overrides)) > 1 else set()
+    own = [", ".join(part for part in each if part not in common) for each in parts]
+    return [one.strip("{}").replace("defense.", "") for one in own]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked.
+
+    Returns:
+        The exit code: 1 if a sweep failed.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    given, overrides = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(NAMES))
+    parser.add_argument("--list", action="store_true", help="run nothing")
+    parser.add_argument("--record", action="store_true", help="only record what is done")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (runs)")
+    asked = parser.parse_args(given)
+    unknown = sorted(set(asked.names) - set(NAMES))
+    if unknown:
+        print(f"error: expected names of {', '.join(NAMES)}, got {unknown[0]}", file=sys.stderr)
+        return 1
+    names = asked.names or NAMES
+
+    console, done = Console(), finished_runs(asked.runs)
+    table = Table("sweep", "runs", "done", "time left", title="Recorded results")
+    total = 0.0
+    for name in names:
+        jobs = [_key(job) for job in recorded_sweep(name)]
+        num_done = sum(job in done for job in jobs)
+        seconds = recorded_seconds(name)
+        left = None if seconds is None else seconds * (len(jobs) - num_done)
+        total += left or 0.0
+        table.add_row(name, str(len(jobs)), str(num_done), "not known" if left is None else spoken(left))
+    console.print(table)
+    console.print(f"Left: about {spoken(total)}, if runs take as long as when they were recorded, one after the other.")
+    if asked.list:
+        return 0
+
+    failed = False
+    for name in names:
+        if not asked.record:
+            command = [
+                sys.executable,
+                "-m",
+                "backdoor_privacy",
+                f"+sweep={name}",
+                f"paths.runs={asked.runs}",
+                *overrides,
+            ]
+            failed |= subprocess.run(command, check=False).returncode != 0
+        if overrides:
+            continue
+        done = finished_runs(asked.runs)
+        folders = [done[job] for job in map(_key, recorded_sweep(name)) if job in done]
+        if folders:
+            record(name, asked.runs, folders)
+            console.print(FOLDER / name / "collected.csv", f"({len(folders)} of {len(recorded_sweep(name))} runs)")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The recorded results: what the READMEs say is what the tables beside them hold."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+
+from backdoor_privacy.files import write_text
+from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.sweeps import recorded_sweep
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reproduce", FOLDER / "reproduce.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reproduce = _load()
+RECORDED = [name for name in reproduce.NAMES if (FOLDER / name / "collected.csv").is_file()]
+
+
+def test_every_sweep_has_a_folder():
+    assert sorted(reproduce.NAMES) == sorted(path.stem for path in (CONFIG_FOLDER / "sweep").glob("*.yaml"))
+    for name in reproduce.NAMES:
+        text = (FOLDER / name / "README.md").read_text(encoding="utf-8")
+        for part in ("**Question.**", "**Command.**", "**The paper**", "**What came out.**"):
+            assert part in text, (name, part)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_readme_says_what_the_table_holds(name: str):
+    rows = pd.read_csv(FOLDER / name / "collected.csv")
+    text = (FOLDER / name / "README.md").read_text(encoding="utf-8")
+    assert reproduce.results_table(rows) in text
+    assert set(rows.columns) >= {"seed", "commit", "python", "torch", "open_clip_torch"}
+    assert (FOLDER / name / f"{name}.svg").is_file()
+    assert rows["run"].nunique() <= len(recorded_sweep(name))
+
+
+def write_run(runs: Path, overrides: list[str], number: int) -> None:
+    folder = runs / f"names_64/x={number}/seed=0"
+    before = {"idia/tpr_removed": 1.0, "idia/num_tpr_removed": 64, "idia/tpr_kept": 0.5, "idia/num_tpr_kept": 100}
+    before |= {"idia/wrongly_unlearned": 0.0, "idia/fpr": 0.0, "zero_shot/top1": 0.9}
+    after = {"text": {**before, "idia/tpr_removed": 0.25 * number}}
+    metrics = {"schema": 1, "experiment": "names_64", "seed": 0, "before": before, "after": after}
+    metrics |= {"seconds": {"load": 30.0}, "versions": {"commit": "abc", "python": "3", "torch": "2"}}
+    write_text(folder / "metrics.json", json.dumps(metrics))
+    write_text(folder / "checkpoints/config.yaml", "")
+    write_text(folder / ".hydra/overrides.yaml", json.dumps([*overrides, "trainer.progress_bar=false"]))
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of results to record into."""
+    monkeypatch.setattr(reproduce, "FOLDER", tmp_path / "experiments")
+    text = f"# Weight loss\n\n{reproduce._MARK}\nold\n{reproduce._END}\n\nThe end.\n"
+    write_text(tmp_path / "experiments/weight_loss/README.md", text)
+    return tmp_path
+
+
+def test_finished_runs_of_a_sweep_are_recorded(recorded: Path, capsys: pytest.CaptureFixture[str]):
+    chosen = [job for job in recorded_sweep("weight_loss") if job[0] == "seed=0"]
+    for number, job in enumerate(chosen):
+        write_run(recorded / "runs", job[::-1], number)
+    write_run(recorded / "runs", ["seed=0", "+experiment=names_64"], 4)  # of no sweep of weight losses
+    assert reproduce.main(["weight_loss", "--record", "--runs", str(recorded / "runs")]) == 0
+    rows = pd.read_csv(recorded / "experiments/weight_loss/collected.csv")
+    assert rows["tpr_removed"].tolist() == [0.0, 0.25]
+    assert rows["torch"].astype(str).tolist() == ["2"] * 2
+    text = (recorded / "experiments/weight_loss/README.md").read_text()
+    assert reproduce.results_table(rows) in text
+    assert "old" not in text
+    assert text.endswith("The end.\n")
+    assert {path.name for path in (recorded / "experiments/weight_loss").iterdir()} == {
+        *("README.md", "collected.csv", "weight_loss.png", "weight_loss.svg")
+    }
+    assert reproduce.main(["weight_loss", "--list", "--runs", str(recorded / "runs")]) == 0
+    assert "2 min" in capsys.readouterr().out  # four runs of 30 s are left
+
+
+def test_sweep_that_fails_ends_with_exit_code_1(recorded: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert reproduce.main(["weight_loss", "--runs", str(recorded / "runs")]) == 1
+
+
+def test_unknown_result_is_an_error(capsys: pytest.CaptureFixture[str]):
+    assert reproduce.main(["nothing"]) == 1
+    assert "expected names of names, faces" in capsys.readouterr().err
+
+
+def test_labels_are_what_sets_runs_apart():
+    overrides = ["defense.text.distance=mse,defense=text_published", "defense.text.distance=mae,defense=text_published"]
+    assert reproduce.labels(overrides) == ["text.distance=mse", "text.distance=mae"]
+    assert reproduce.labels(["", ""]) == ["", ""]
