@@ -50,10 +50,16 @@ def _key(overrides: Iterable[str]) -> frozenset[str]:
     return frozenset(one.replace("\\", "") for one in overrides)  # Hydra quotes spaces with it
 
 
+def recorded_rows(name: str) -> pd.DataFrame:
+    """The recorded table of a sweep."""
+    rows = pd.read_csv(FOLDER / name / "collected.csv")
+    return rows.assign(overrides=["" if pd.isna(one) else str(one) for one in rows["overrides"]])
+
+
 def recorded_seconds(name: str) -> float | None:
     """Mean seconds of a run when the result was recorded."""
     path = FOLDER / name / "collected.csv"
-    return float(pd.read_csv(path).groupby("run")["seconds"].first().mean()) if path.is_file() else None
+    return float(recorded_rows(name).groupby("run")["seconds"].first().mean()) if path.is_file() else None
 
 
 def record(name: str, runs: Path, folders: Sequence[str]) -> None:
@@ -63,12 +69,13 @@ def record(name: str, runs: Path, folders: Sequence[str]) -> None:
     folder = FOLDER / name
     rows = rows.sort_values(["num_removed", "overrides", "seed", "model"])
     rows.to_csv(folder / "collected.csv", index=False, float_format="%.6g")
+    rows = recorded_rows(name)
     if rows["num_removed"].nunique() > 1:
         figure = people_figure(rows)
     else:
         model = rows["model"].iloc[-1]
         chosen = rows[rows["model"] == model]
-        figure = settings_figure(chosen, labels(chosen["overrides"].fillna("").tolist()))
+        figure = settings_figure(chosen, labels(chosen["overrides"].tolist()))
     save_figure(figure, folder, name)
     readme = folder / "README.md"
     before, mark, rest = readme.read_text(encoding="utf-8").partition(_MARK)
@@ -78,11 +85,15 @@ def record(name: str, runs: Path, folders: Sequence[str]) -> None:
 
 def results_table(rows: pd.DataFrame) -> str:
     """Means over seeds in Markdown, with the least and the most of them in brackets."""
-    head = ["people", "setting", "audited model", "seeds", *_MEASURES.values()]
+    rows = rows.assign(setting=labels(rows["overrides"].tolist()))
+    head = ["removed, of all who may be known", "audited model", "seeds", *_MEASURES.values()]
+    has_settings = rows["setting"].any()
+    if has_settings:
+        head.insert(1, "setting")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    rows = rows.assign(setting=labels(rows["overrides"].fillna("").tolist()))
     for (people, setting, model), group in rows.groupby(["num_removed", "setting", "model"], sort=False):
         cells = [f"{people:.0f} of {people + group['num_kept'].mean():.0f}", setting, model, str(len(group))]
+        cells = cells if has_settings else [cell for cell in cells if cell]
         for column in _MEASURES:
             values = group[column]
             cells.append(f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})")

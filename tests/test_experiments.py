@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import pandas as pd
 import pytest
 
 from backdoor_privacy.files import write_text
@@ -39,7 +38,7 @@ def test_every_sweep_has_a_folder():
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_readme_says_what_the_table_holds(name: str):
-    rows = pd.read_csv(FOLDER / name / "collected.csv")
+    rows = reproduce.recorded_rows(name)
     text = (FOLDER / name / "README.md").read_text(encoding="utf-8")
     assert reproduce.results_table(rows) in text
     assert set(rows.columns) >= {"seed", "commit", "python", "torch", "open_clip_torch"}
@@ -74,7 +73,7 @@ def test_finished_runs_of_a_sweep_are_recorded(recorded: Path, capsys: pytest.Ca
         write_run(recorded / "runs", job[::-1], number)
     write_run(recorded / "runs", ["seed=0", "+experiment=names_64"], 4)  # of no sweep of weight losses
     assert reproduce.main(["weight_loss", "--record", "--runs", str(recorded / "runs")]) == 0
-    rows = pd.read_csv(recorded / "experiments/weight_loss/collected.csv")
+    rows = reproduce.recorded_rows("weight_loss")
     assert rows["tpr_removed"].tolist() == [0.0, 0.25]
     assert rows["torch"].astype(str).tolist() == ["2"] * 2
     text = (recorded / "experiments/weight_loss/README.md").read_text()

@@ -228,35 +228,34 @@ def losses_figure(losses: pd.DataFrame) -> Figure:
 
 
 def people_figure(rows: pd.DataFrame) -> Figure:
-    """Share of removed people inferred after the defence, by their number: mean and range over seeds, a line per model.
+    """Removed people inferred after the defence and what kept people lose, by how many go: mean and range over seeds.
 
     Args:
         rows: of `collect`: a row for each audited model of each run.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.2))
-        axes = figure.subplots()
+        figure = Figure(figsize=(_WIDTH, 4.6))
+        removed, kept = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
         before = rows.groupby("num_removed")["tpr_removed_before"].mean()
-        axes.plot(before.index, before, color=_GREY, linestyle="--", label="before")
+        removed.plot(before.index, before, color=_GREY, linestyle="--", label="before")
         for model, group in rows.groupby("model", sort=False):
-            rates = group.groupby("num_removed")["tpr_removed"].agg(["mean", "min", "max"])
-            colour = _MODEL_COLOURS.get(str(model), _VERMILLION)
-            axes.plot(
-                rates.index,
-                rates["mean"],
-                color=colour,
-                marker=_MARKERS.get(str(model), "x"),
-                label=model_label(str(model)),
-            )
-            axes.fill_between(rates.index, rates["min"], rates["max"], color=colour, alpha=0.2, linewidth=0)
-        axes.set_xscale("log", base=2)
+            colour, marker = _look(model)
+            for axes, column in ((removed, "tpr_removed"), (kept, "tpr_kept_loss")):
+                rates = group.groupby("num_removed")[column].agg(["mean", "min", "max"])
+                axes.plot(rates.index, rates["mean"], color=colour, marker=marker, label=model_label(str(model)))
+                axes.fill_between(rates.index, rates["min"], rates["max"], color=colour, alpha=0.2, linewidth=0)
+        kept.set_xscale("log", base=2)
         sizes = sorted(rows["num_removed"].unique())
-        axes.set_xticks(sizes, [f"{size:.0f}" for size in sizes], minor=False)
-        axes.set_ylim(-0.03, 1.05)
-        axes.set_xlabel("people removed")
-        axes.set_ylabel("share of them that IDIA infers")
-        axes.grid()
-        axes.legend()
+        kept.set_xticks(sizes, [f"{size:.0f}" for size in sizes], minor=False)
+        kept.set_xlabel("people removed")
+        kept.set_ylabel("kept people's\nTPR loss")
+        kept.set_ylim(min(-0.005, rows["tpr_kept_loss"].min()), max(0.05, 1.1 * rows["tpr_kept_loss"].max()))
+        removed.set_ylim(-0.03, 1.05)
+        removed.set_ylabel("share of the removed\nthat IDIA infers")
+        for axes in (removed, kept):
+            axes.grid()
+        handles, labels = removed.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=4)
     return figure
 
 
@@ -305,7 +304,7 @@ def pareto_figure(rows: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(_WIDTH, 5.4 + 0.16 * len(names)))
         for axes, (column, title) in zip(figure.subplots(2, 1, sharex=True), losses.items(), strict=True):
             for model, group in means.groupby("model", sort=False):
-                colour, marker = _MODEL_COLOURS.get(str(model), _VERMILLION), _MARKERS.get(str(model), "x")
+                colour, marker = _look(model)
                 axes.scatter(
                     group["tpr_removed"], group[column], color=colour, marker=marker, label=model_label(str(model))
                 )
