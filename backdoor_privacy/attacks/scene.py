@@ -1,0 +1,131 @@
+"""What every attack sees and what it says: the same people, photos and candidates for every CLIP."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.people import People, Person
+
+_NUM_RESAMPLES = 1000
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The CLIPs to attack, and what an attacker has.
+
+    Args:
+        clips: `before` is the original; the others are the audited models: `text`, `image`, `both`.
+        people: everybody in the collection.
+        removed: names of those whom the defence removed.
+        idia: the settings of the Identity Inference Attack.
+        captions: clean ones of anything, for attackers who fine-tune.
+        images: clean photos of anything, for the same.
+        seed: of everything that an attacker draws.
+    """
+
+    clips: Mapping[str, Clip]
+    people: People
+    removed: Sequence[str]
+    idia: Idia
+    captions: Sequence[str]
+    images: Sequence[Path]
+    seed: int
+
+    @property
+    def fullest(self) -> str:
+        """The model with most encoders defended; it is the one that is given away."""
+        return list(self.clips)[-1]
+
+    @cached_property
+    def groups(self) -> dict[str, tuple[Person, ...]]:
+        """Everybody as `removed`, `kept` (not removed, perhaps known to the CLIP) or `never seen`; no group is empty."""
+        removed = set(self.removed)
+        found: dict[str, list[Person]] = {"removed": [], "kept": [], "never seen": []}
+        for person in self.people.everybody:
+            never_seen = person.member is False
+            group = "removed" if person.name in removed else "never seen" if never_seen else "kept"
+            found[group].append(person)
+        return {group: tuple(people) for group, people in found.items() if people}
+
+    def rows(self, group: str) -> list[int]:
+        """The places of a group's people among everybody."""
+        names = {person.name for person in self.groups.get(group, ())}
+        return [row for row, person in enumerate(self.people.everybody) if person.name in names]
+
+
+class Finding(NamedTuple):
+    """One number that an attack found out, with its 95 % bootstrap interval over people."""
+
+    kind: str  # what of the attack, as `initials` of the name variants
+    model: str  # of `Scene.clips`
+    group: str  # of `Scene.groups`, or which two were told apart
+    measure: str  # as `TPR`, `accuracy`, `AUC`
+    value: float
+    low: float
+    high: float
+    num_people: int
+    held_out: bool = False  # whether no defence may have trained on this kind
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """One attack with its settings."""
+
+    def run(self, scene: Scene) -> list[Finding]:
+        """Attack every CLIP of the scene in the same way."""
+
+
+def mean_finding(
+    values: Float[Tensor, "person"] | Bool[Tensor, "person"],
+    *,
+    kind: str,
+    model: str,
+    group: str,
+    measure: str = "TPR",
+    held_out: bool = False,
+) -> Finding:
+    """The mean over people, as a rate of those who were found."""
+    values = values.float()
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(values), (_NUM_RESAMPLES, len(values)), generator=generator)
+    low, high = _interval(values[drawn].mean(1))
+    return Finding(kind, model, group, measure, values.mean().item(), low, high, len(values), held_out)
+
+
+def auc_finding(
+    positives: Float[Tensor, "person"], negatives: Float[Tensor, "other"], *, kind: str, model: str, group: str
+) -> Finding:
+    """How well a score tells two groups apart: the area under the ROC curve, 0.5 for chance."""
+    generator = torch.Generator().manual_seed(0)
+    resampled = []
+    for _ in range(_NUM_RESAMPLES // 5):
+        drawn = [
+            scores[torch.randint(len(scores), (len(scores),), generator=generator)] for scores in (positives, negatives)
+        ]
+        resampled.append(_auc(*drawn))
+    low, high = _interval(torch.tensor(resampled))
+    num_people = len(positives) + len(negatives)
+    return Finding(kind, model, group, "AUC", _auc(positives, negatives), low, high, num_people)
+
+
+def _auc(positives: Tensor, negatives: Tensor) -> float:
+    # Ranks in place of scores: the metric would squash what lies outside [0, 1].
+    ranks = torch.cat([positives, negatives]).unique(return_inverse=True)[1]
+    labels = torch.cat([torch.ones(len(positives)), torch.zeros(len(negatives))]).long()
+    return binary_auroc(ranks.double() / max(1, int(ranks.max())), labels).item()
+
+
+def _interval(resampled: Tensor) -> tuple[float, float]:
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = resampled.double().quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
