@@ -48,7 +48,7 @@ class Scene:
 
     @cached_property
     def groups(self) -> dict[str, tuple[Person, ...]]:
-        """Everybody as `removed`, `kept` (not removed, perhaps known to the CLIP) or `never seen`; no group is empty."""
+        """Everybody as `removed`, `kept` (not removed, perhaps known to the CLIP) or `never seen`; none is empty."""
         removed = set(self.removed)
         found: dict[str, list[Person]] = {"removed": [], "kept": [], "never seen": []}
         for person in self.people.everybody:
