@@ -9,6 +9,7 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from backdoor_privacy.attack import load_scene, run_attacks, scene
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.checks import check
 from backdoor_privacy.clip import Clip
@@ -55,6 +56,9 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     finished = as_the_first_says(read_metrics(folder) if is_first_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
+        if is_first_process() and cfg.attacks:
+            run_attacks(load_scene(folder), cfg.attacks, folder)
+            write_report(folder, names=cfg.report.names)
         if is_first_process() and not (folder / "report.html").is_file():
             write_report(folder, names=cfg.report.names)
         return finished
@@ -105,6 +109,9 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
             write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
+        if cfg.attacks:
+            seen = scene(cfg, clip, done.models, sources.people, [person.name for person in done.removed])
+            run_attacks(seen, cfg.attacks, folder)
         write_report(folder, names=cfg.report.names)
         tracker.summarize(metrics)
     wait_for_all()

@@ -325,6 +325,7 @@ class Config:
     trigger_set: TriggerSet = field(default_factory=TriggerSet)
     defense: Defense = field(default_factory=Defense)
     attack: Attack = field(default_factory=Attack)
+    attacks: dict[str, Any] = field(default_factory=dict)  # others than IDIA, each with its settings
     utility: Utility = field(default_factory=Utility)
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)

@@ -31,7 +31,8 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIG_FOLDER / "experiment").glob("
 OPTIONS = sorted(
     f"{path.parent.relative_to(CONFIG_FOLDER)}={path.stem}"
     for path in CONFIG_FOLDER.glob("*/**/*.yaml")
-    if path.parent.name not in ("experiment", "local", "sweep")  # a sweep: tests/test_sweeps.py
+    if path.parent.name
+    not in ("experiment", "local", "sweep", "also")  # sweeps: test_sweeps.py; attacks: test_attack.py
 )
 
 

@@ -13,20 +13,20 @@ class TowerSwap:
     """IDIA on the defended text encoder with the original image encoder, and the reverse."""
 
     def run(self, scene: Scene) -> list[Finding]:
-        """Attack the CLIPs of one defended and one original encoder, and those of both for comparison."""
+        """Attack the original CLIP, the defended one, and where both encoders were defended the two between them."""
         original, defended = scene.clips["before"], scene.clips[scene.fullest]
-        swapped: dict[str, Clip] = {
-            "both original": original,
-            "defended text, original image": original.with_encoders(text=defended.text),
-            "original text, defended image": original.with_encoders(image=defended.image),
-            "both defended": defended,
+        swapped: dict[str, tuple[str, Clip]] = {
+            "before": ("nothing swapped", original),
+            scene.fullest: ("nothing swapped", defended),
         }
+        if scene.fullest == "both":
+            swapped["text"] = "original image encoder", original.with_encoders(text=defended.text)
+            swapped["image"] = "original text encoder", original.with_encoders(image=defended.image)
         findings = []
-        for kind, clip in swapped.items():
+        for model, (kind, clip) in swapped.items():
             found = scene.idia.run(clip, scene.people.everybody)
             inferred = torch.tensor([found.inferred[name] for name in found.names])
             findings += [
-                mean_finding(inferred[scene.rows(group)], kind=kind, model=scene.fullest, group=group)
-                for group in scene.groups
+                mean_finding(inferred[scene.rows(group)], kind=kind, model=model, group=group) for group in scene.groups
             ]
         return findings

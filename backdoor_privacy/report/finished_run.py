@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backdoor_privacy.attacks.idia import TEMPLATES
+from backdoor_privacy.attacks.record import read_findings
+from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.files import write_text
 from backdoor_privacy.results import read_metrics
@@ -43,6 +45,7 @@ class FinishedRun:
     votes: pd.DataFrame  # `person`, `model`, `margin`, and the votes under each prompt
     neighbors: pd.DataFrame  # `person` who is not removed, and by what `kind` they are near to one who is
     map: pd.DataFrame  # `encoder`, `stage`, `person`, `x`, `y`
+    attacks: Mapping[str, Sequence[Finding]]  # others than IDIA, what each found
     triggers: Path | None  # a sheet of photos that the defence was trained on
 
     @property
@@ -146,6 +149,10 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
         votes=votes,
         neighbors=neighbors,
         map=embeddings,
+        attacks={
+            path.stem: _read(path, lambda each: read_findings(each)[1])
+            for path in sorted((folder / "attacks").glob("*.json"))
+        },
         triggers=triggers if triggers.is_file() else None,
     )
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.finished_run import FinishedRun
 from backdoor_privacy.report.tables import (
+    attacks_table,
     comparison_table,
     idia_table,
     kept_table,
@@ -42,7 +43,9 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
         run: what its files say.
         svgs: the figures by name: `idia`, `prompts`, `losses`, and `margins`, `votes` and `map` where there are any.
     """
-    tables = [make(run) for make in (idia_table, paired_table, kept_table, utility_table, similarity_table)]
+    tables = [
+        make(run) for make in (idia_table, paired_table, attacks_table, kept_table, utility_table, similarity_table)
+    ]
     script = (_TEMPLATES / "people.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
     return (

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import binomtest
 
+from backdoor_privacy.attacks.record import worst_first
+from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.report.figures import model_label, people_of
 from backdoor_privacy.report.finished_run import FinishedRun
 
@@ -79,6 +81,25 @@ def paired_table(run: FinishedRun) -> Table:
         "Each person compared with before; in small, McNemar's exact test: how likely so uneven a change is by chance"
     )
     return Table("paired", caption, _labels(run.after), rows)
+
+
+def attacks_table(run: FinishedRun) -> Table:
+    """What other attacks than IDIA found of the removed people, the worst first."""
+    rows = []
+    for name, finding, before in worst_first(run.attacks):
+        controls = [
+            one
+            for one in run.attacks[name]
+            if (one.kind, one.model, one.measure) == (finding.kind, finding.model, finding.measure)
+            and one.group == "never seen"
+        ]
+        label = f"{name.replace('_', ' ')}: {finding.kind}"
+        held_out = ", never trained on" if finding.held_out else ""
+        note = f"{finding.measure} of {finding.group}, {model_label(finding.model)}{held_out}"
+        cells = [_found(before), _found(finding), _found(controls[0] if controls else None)]
+        rows.append(Row(label, note, cells))
+    caption = "Other attacks, worst first; in small, the 95 % confidence interval (bootstrap over people)"
+    return Table("attacks", caption, ["before", "after", "after, never-seen people"], rows)
 
 
 def people_rows(run: FinishedRun) -> list[dict[str, str | int]]:
@@ -177,6 +198,13 @@ def _labels(models: Mapping[str, Mapping[str, float]]) -> list[str]:
 def _people(measures: Mapping[str, float], group: str) -> Cell:
     found = people_of(measures, group)
     return _share(*found) if found else Cell("nobody")
+
+
+def _found(finding: Finding | None) -> Cell:
+    if finding is None:
+        return Cell("\N{EN DASH}")
+    spread = _signed(f"{finding.low:.3f}\N{EN DASH}{finding.high:.3f}")
+    return Cell(_signed(f"{finding.value:.3f}"), f"{spread} of {finding.num_people:,}")
 
 
 def _unlearned(run: FinishedRun, model: str, chosen: pd.Series) -> Cell:

@@ -111,7 +111,7 @@ def limits(run: FinishedRun) -> list[str]:
     )
     return [
         "There is no formal guarantee. The numbers hold for these people, photos, candidates and this seed.",
-        "One attack was run: IDIA, with each name spelt exactly as in the collection. No other attack was run.",
+        _attacks_run(run),
         "Other spellings, nicknames or descriptions of a person may bypass the defence.",
         start,
         "The defence works by inserting backdoors: the model was trained so that the removed names or faces (the "
@@ -120,6 +120,14 @@ def limits(run: FinishedRun) -> list[str]:
         *([unknown] if run.num_unknown else []),
         *([shown] if run.setting("defense.image.kept_share") else []),
     ]
+
+
+def _attacks_run(run: FinishedRun) -> str:
+    start = "One attack was run: IDIA, with each name spelt exactly as in the collection. No other attack was run"
+    if not run.attacks:
+        return f"{start}."
+    others = ", ".join(name.replace("_", " ") for name in run.attacks)
+    return f"Besides IDIA, with each name spelt exactly as in the collection, only these attacks were run: {others}."
 
 
 def people_note(run: FinishedRun) -> str:

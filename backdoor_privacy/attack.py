@@ -1,0 +1,190 @@
+"""Attack a finished run with more than IDIA: `python -m backdoor_privacy.attack <run> [attack ...]`."""
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from backdoor_privacy.attacks.record import read_findings, worst_first, write_findings
+from backdoor_privacy.attacks.scene import Attack, Finding, Scene
+from backdoor_privacy.clip import Clip, load_clip
+from backdoor_privacy.data.people import People
+from backdoor_privacy.data.photos import photo_files
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.results import read_metrics
+from backdoor_privacy.sweeps import spoken
+
+log = logging.getLogger(__name__)
+_SETTINGS = CONFIG_FOLDER / "attack" / "also"
+_MAX_ROWS = 24  # in the terminal; the files have all
+
+
+def attack_names() -> list[str]:
+    """The attacks that there are besides IDIA."""
+    return sorted(path.stem for path in _SETTINGS.glob("*.yaml"))
+
+
+def load_attacks(names: Sequence[str], changes: Sequence[str] = ()) -> dict[str, DictConfig]:
+    """The settings of attacks.
+
+    Args:
+        names: of `conf/attack/also`; none: all of them.
+        changes: as `probe.num_neighbors=3`.
+
+    Raises:
+        InputError: if there is no such attack, or no such setting.
+    """
+    known = attack_names()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"attack: expected some of {', '.join(known)}, got {unknown[0]}")
+    found = OmegaConf.create({name: OmegaConf.load(_SETTINGS / f"{name}.yaml") for name in names or known})
+    OmegaConf.set_struct(found, True)
+    for change in changes:
+        key, _, value = change.partition("=")
+        try:
+            OmegaConf.update(found, key, OmegaConf.create(f"value: {value}").value)
+        except Exception as error:  # what OmegaConf and YAML raise has no class in common
+            raise InputError(f"attack: expected a setting of {', '.join(map(str, found))}, got {change}") from error
+    return {str(name): settings for name, settings in found.items()}
+
+
+def load_scene(folder: Path) -> Scene:
+    """The CLIPs and people of a finished run.
+
+    Raises:
+        InputError: if it is no finished run, or its model is no whole CLIP.
+    """
+    metrics, path = read_metrics(folder), folder / ".hydra" / "config.yaml"
+    if metrics is None or not path.is_file():
+        raise InputError(f"{folder}: expected the folder of a finished run, got one without metrics.json or its config")
+    if not (folder / "defended" / "open_clip_config.json").is_file():
+        raise InputError(f"{folder}/defended: expected a whole CLIP, got none; a text model alone is attacked by IDIA")
+    cfg: Any = OmegaConf.load(path)
+    original: Clip = instantiate(cfg.clip)
+    defended = load_clip(f"local-dir:{folder / 'defended'}", precision=original.precision)
+    people = pd.read_csv(folder / "people.csv", dtype=str, keep_default_na=False)
+    encoders = [encoder for encoder in metrics["after"] if encoder != "both"]
+    models = {encoder: original.with_encoders(**{encoder: getattr(defended, encoder)}) for encoder in encoders}
+    if len(encoders) > 1:
+        models["both"] = original.with_encoders(text=defended.text, image=defended.image)
+    return scene(cfg, original, models, instantiate(cfg.people), people.loc[people["removed"] == "True", "name"])
+
+
+def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: People, removed: Iterable[str]) -> Scene:
+    """What the attacks of a run see.
+
+    Args:
+        cfg: of the run.
+        original: the CLIP that was not defended.
+        models: the audited ones, the one with most encoders defended comes last.
+        people: everybody.
+        removed: names of those removed.
+    """
+    images, chosen = instantiate(cfg.images), set(removed)
+    return Scene(
+        clips={"before": original, **models},
+        people=people,
+        removed=[name for name in people.names if name in chosen],
+        idia=instantiate(cfg.attack),
+        captions=instantiate(cfg.captions) or (),
+        images=photo_files(images.folder)[: images.max_images] if images and Path(images.folder).is_dir() else (),
+        seed=cfg.seed,
+    )
+
+
+def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) -> dict[str, list[Finding]]:
+    """Run attacks one after the other, and write `attacks/<name>.json` of each; what is known already is read.
+
+    Args:
+        seen: by all of them.
+        attacks: their settings by name.
+        folder: of the run.
+    """
+    found, key = {}, _scene_digest(seen)
+    for number, (name, settings) in enumerate(attacks.items()):
+        path = folder / "attacks" / f"{name}.json"
+        wanted = hashlib.sha256(f"{key} {OmegaConf.to_yaml(settings)}".encode()).hexdigest()
+        known = read_findings(path) if path.is_file() else None
+        if known is None or known[0] != wanted:
+            log.info("Attack %d of %d: %s%s", number + 1, len(attacks), name, _usual_time(name, folder))
+            start = time.perf_counter()
+            attack: Attack = instantiate(settings)
+            findings = attack.run(seen)
+            write_findings(path, wanted, findings, time.perf_counter() - start)
+            known = wanted, findings
+        found[name] = known[1]
+    return found
+
+
+def _scene_digest(seen: Scene) -> str:
+    """Of the models, the people with their photos, and the attack's settings."""
+    photos = [(person.name, person.member, sorted(person.hashes.values())) for person in seen.people.everybody]
+    parts = [{name: clip.sha256() for name, clip in seen.clips.items()}, photos, list(seen.removed), seen.idia]
+    texts = hashlib.sha256("\n".join(seen.captions).encode()).hexdigest()
+    return hashlib.sha256(repr([*parts, texts, list(map(str, seen.images)), seen.seed]).encode()).hexdigest()
+
+
+def _usual_time(name: str, folder: Path) -> str:
+    """How long the same attack took in other runs nearby, as the end of a sentence."""
+    known = [json.loads(path.read_text())["seconds"] for path in folder.resolve().parent.glob(f"*/attacks/{name}.json")]
+    return f", about {spoken(sum(known) / len(known))}" if known else ""
+
+
+def print_findings(found: Mapping[str, Sequence[Finding]], folder: Path) -> None:
+    """What is worst for the removed people comes first."""
+    rows = worst_first(found)
+    table = Table("attack", "kind", "model", "group", "measure", title="Worst first, of the removed people")
+    table.add_column("value (95 %)", justify="right")
+    table.add_column("before", justify="right")
+    for name, finding, before in rows[:_MAX_ROWS]:
+        interval = f"{finding.value:.3f} ({finding.low:.3f} to {finding.high:.3f})"
+        table.add_row(name, *finding[:4], interval, "" if before is None else f"{before.value:.3f}")
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    if len(rows) > _MAX_ROWS:
+        console.print(f"{len(rows) - _MAX_ROWS} more, and the other groups, in {folder / 'attacks'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Attack the models of a run, and print what was found.
+
+    Returns:
+        The exit code.
+    """
+    names = attack_names()
+    parser = argparse.ArgumentParser(
+        prog="python -m backdoor_privacy.attack",
+        description="Attack the models of a finished run, and write attacks/<attack>.json into its folder.",
+        epilog="Example: python -m backdoor_privacy.attack runs/both_64/seed=0 probe variants variants.num_prompts=21",
+    )
+    parser.add_argument("run", type=Path, help="folder of a run: the one with metrics.json")
+    parser.add_argument("attacks", nargs="*", metavar="attack", help=f"{', '.join(names)}, all (default), or a setting")
+    asked = parser.parse_args(arguments)
+    chosen = [one for one in asked.attacks if "=" not in one and one != "all"]
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("backdoor_privacy").setLevel(logging.INFO)
+    try:
+        attacks = load_attacks(chosen, [one for one in asked.attacks if "=" in one])
+        found = run_attacks(load_scene(asked.run), attacks, asked.run)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_findings(found, asked.run)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

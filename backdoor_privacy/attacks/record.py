@@ -1,0 +1,60 @@
+"""What attacks found, in files: write, read, and put the worst first."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.files import write_text
+from backdoor_privacy.results import versions
+
+SCHEMA = 1
+
+
+def write_findings(path: Path, digest: str, findings: Sequence[Finding], seconds: float) -> None:
+    """One file for an attack, whole or not at all.
+
+    Args:
+        path: of the file.
+        digest: of what was attacked with which settings.
+        findings: of the attack.
+        seconds: that it took.
+    """
+    record = {
+        "schema": SCHEMA,
+        "digest": digest,
+        "seconds": round(seconds, 1),
+        "versions": versions(),
+        "findings": [finding._asdict() for finding in findings],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def read_findings(path: Path) -> tuple[str, list[Finding]]:
+    """The digest of what was attacked with which settings, and what was found.
+
+    Raises:
+        InputError: if another version of the package wrote it, or it is broken.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema"] == SCHEMA:
+            return record["digest"], [Finding(**finding) for finding in record["findings"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
+    raise InputError(f"{path}: expected schema {SCHEMA}, got {record['schema']}; delete it or use that version")
+
+
+def worst_first(found: Mapping[str, Sequence[Finding]]) -> list[tuple[str, Finding, Finding | None]]:
+    """What the attacks found of removed people in defended models, with the same before; the highest values first."""
+    rows: list[tuple[str, Finding, Finding | None]] = []
+    for name, findings in found.items():
+        before = {(one.kind, one.group, one.measure): one for one in findings if one.model == "before"}
+        rows += [
+            (name, one, before.get((one.kind, one.group, one.measure)))
+            for one in findings
+            if one.model != "before" and one.group.startswith("removed")
+        ]
+    return sorted(rows, key=lambda row: -row[1].value)

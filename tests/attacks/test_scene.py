@@ -1,0 +1,57 @@
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.attacks.scene import Scene, auc_finding, mean_finding
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.people import People, Person
+
+
+def scene(clip: Clip, *people: Person, removed: list[str]) -> Scene:
+    idia = Idia(num_candidates=20, num_photos=2, threshold=1, seed=0)
+    return Scene({"before": clip, "both": clip}, People(people), removed, idia, [], [], seed=0)
+
+
+def test_everybody_is_in_one_group(tiny_clip: Clip):
+    everybody = [
+        Person(name, (), member) for name, member in zip("abcde", (True, None, False, False, True), strict=True)
+    ]
+    seen = scene(tiny_clip, *everybody, removed=["e", "c"])
+    assert {group: [person.name for person in people] for group, people in seen.groups.items()} == {
+        "removed": ["c", "e"],
+        "kept": ["a", "b"],
+        "never seen": ["d"],
+    }
+    assert [seen.rows(group) for group in ("removed", "kept", "never seen", "nobody")] == [[2, 4], [0, 1], [3], []]
+    assert seen.fullest == "both"
+    assert set(scene(tiny_clip, everybody[0], removed=["a"]).groups) == {"removed"}
+
+
+def test_interval_of_a_rate_holds_the_rate_and_narrows_with_people():
+    few, many = (
+        mean_finding(torch.arange(count) % 4 == 0, kind="x", model="both", group="removed") for count in (8, 800)
+    )
+    for found in (few, many):
+        assert found.value == 0.25
+        assert found.low < 0.25 < found.high
+    # Half the width of a normal interval is 1.96 times sqrt(p (1 - p) / n).
+    assert many.high - many.low == pytest.approx(2 * 1.96 * (0.25 * 0.75 / 800) ** 0.5, rel=0.15)
+    assert few.high - few.low > 5 * (many.high - many.low)
+    assert (few.num_people, few.measure, few.held_out) == (8, "TPR", False)
+    nobody = mean_finding(torch.zeros(9), kind="x", model="both", group="removed")
+    assert (nobody.value, nobody.low, nobody.high) == (0, 0, 0)
+
+
+def test_auc_is_scikit_learns_whatever_the_scale_and_ties():
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1e-4, 1.0, 1e4):
+        positives = (torch.randn(30, generator=generator) * 2 + 1).round() * scale
+        negatives = (torch.randn(50, generator=generator) * 2).round() * scale
+        found = auc_finding(positives, negatives, kind="x", model="both", group="removed / kept")
+        labels = [1] * 30 + [0] * 50
+        assert found.value == pytest.approx(roc_auc_score(labels, torch.cat([positives, negatives])), abs=1e-6)
+        assert found.low < found.value < found.high
+        assert found.num_people == 80
+    same = auc_finding(torch.ones(3), torch.ones(4), kind="x", model="both", group="removed / kept")
+    assert (same.value, same.low, same.high) == (0.5, 0.5, 0.5)

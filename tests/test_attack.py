@@ -1,0 +1,173 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from backdoor_privacy import attack
+from backdoor_privacy.attack import attack_names, load_attacks, load_scene, main, run_attacks
+from backdoor_privacy.attacks.record import read_findings, worst_first
+from backdoor_privacy.attacks.scene import Attack, Finding, Scene
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.report.finished_run import read_run
+from backdoor_privacy.report.html import render
+from backdoor_privacy.run import run
+
+
+@pytest.fixture(scope="module")
+def cfg(compose_into, tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
+    """Of a finished run with both encoders defended."""
+    made: DictConfig = compose_into(tmp_path_factory.mktemp("attacked"), "attack=tower_swap", "attack.num_photos=2")
+    run(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(cfg: DictConfig) -> Path:
+    return Path(cfg.paths.run)
+
+
+def test_run_with_an_attack_writes_what_it_found(folder: Path):
+    digest, findings = read_findings(folder / "attacks/tower_swap.json")
+    assert len(digest) == 64
+    assert {(one.model, one.kind) for one in findings} == {
+        ("before", "nothing swapped"),
+        ("both", "nothing swapped"),
+        ("text", "original image encoder"),
+        ("image", "original text encoder"),
+    }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for model in ("before", "text", "image", "both"):
+        measures = metrics["before"] if model == "before" else metrics["after"][model]
+        (removed,) = (one for one in findings if (one.model, one.group) == (model, "removed"))
+        assert removed.value == pytest.approx(measures["idia/tpr_removed"])
+    assert "tower swap: original image encoder" in (folder / "report.html").read_text()
+
+
+def test_scene_of_a_finished_run_is_what_the_run_saw(folder: Path, cfg: DictConfig):
+    seen = load_scene(folder)
+    assert list(seen.clips) == ["before", "text", "image", "both"]
+    assert len(seen.removed) == 2
+    before, both = seen.clips["before"], seen.clips["both"]
+    hashes = json.loads((folder / "metrics.json").read_text())["weights_sha256"]
+    assert (before.sha256(), both.sha256()) == (hashes["before"], hashes["after"])
+    text = seen.clips["text"]
+    assert text.text is both.text
+    assert text.image is before.image
+    assert seen.clips["image"].text is before.text
+    assert seen.idia.num_photos == 2
+    assert seen.captions
+
+
+def test_what_is_known_is_not_computed_again(folder: Path, cfg: DictConfig, monkeypatch: pytest.MonkeyPatch):
+    path = folder / "attacks/tower_swap.json"
+    before = path.read_bytes()
+    seen = load_scene(folder)
+    monkeypatch.setattr(attack, "instantiate", lambda *_: pytest.fail("computed again"))
+    found = run_attacks(seen, load_attacks(["tower_swap"]), folder)
+    assert path.read_bytes() == before
+    assert found["tower_swap"] == read_findings(path)[1]
+
+
+class Counter(Attack):
+    """An attack that counts how often it was run."""
+
+    runs = 0
+
+    def __init__(self, step: int = 1) -> None:
+        self.step = step
+
+    def run(self, scene: Scene) -> list[Finding]:
+        """Find the count."""
+        Counter.runs += self.step
+        return [Finding("count", scene.fullest, "removed", "TPR", 0.5, 0.25, 0.75, 2)]
+
+
+@pytest.mark.parametrize("change", ["settings", "seed", "removed", "weights"])
+def test_another_question_is_computed(change: str, folder: Path, tmp_path: Path):
+    seen = load_scene(folder)
+    settings: Any = {"_target_": f"{__name__}.Counter", "step": 1}
+    run_attacks(seen, {"counter": OmegaConf.create(settings)}, tmp_path)
+    count = Counter.runs
+    run_attacks(seen, {"counter": OmegaConf.create(settings)}, tmp_path)
+    assert Counter.runs == count
+    changed: dict[str, Any] = dict(vars(seen))
+    if change == "settings":
+        settings["step"] = 2
+    if change == "seed":
+        changed["seed"] = 99
+    if change == "removed":
+        changed["removed"] = changed["removed"][:1]
+    if change == "weights":
+        text = seen.clips["both"].text.copy()
+        with torch.no_grad():
+            next(text.parameters()).mul_(2)
+        changed["clips"] = {**seen.clips, "both": seen.clips["both"].with_encoders(text=text)}
+    fields = {key: changed[key] for key in Scene.__dataclass_fields__}
+    run_attacks(Scene(**fields), {"counter": OmegaConf.create(settings)}, tmp_path)
+    assert Counter.runs > count
+
+
+def test_finished_run_is_only_attacked(cfg: DictConfig, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "attacks/tower_swap.json").unlink()
+    monkeypatch.setattr("backdoor_privacy.run.protect", lambda *_, **__: pytest.fail("trained again"))
+    run(cfg)
+    assert (folder / "attacks/tower_swap.json").is_file()
+
+
+def test_command_prints_the_worst_first(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([str(folder), "tower_swap"]) == 0
+    printed = capsys.readouterr().out
+    assert "Worst first" in printed
+    values = [float(line.split("│")[6].split()[0]) for line in printed.splitlines() if line.startswith("│ tower_swap")]
+    assert values == sorted(values, reverse=True)
+    assert len(values) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "expected the folder of a finished run"),
+        (["{folder}", "magic"], "attack: expected some of .*tower_swap.*, got magic"),
+        (["{folder}", "tower_swap", "tower_swap.strength=3"], "expected a setting of tower_swap, got tower_swap.str"),
+    ],
+)
+def test_mistake_is_one_line(arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([argument.replace("{folder}", str(folder)) for argument in arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 9, "digest": "", "findings": []}'])
+def test_broken_findings_are_an_error(content: str, tmp_path: Path):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(InputError, match=r"x\.json: expected .* delete it"):
+        read_findings(tmp_path / "x.json")
+
+
+def test_worst_is_of_removed_people_in_defended_models():
+    findings = [
+        Finding("a", "before", "removed", "TPR", 1.0, 1, 1, 4),
+        Finding("a", "both", "removed", "TPR", 0.25, 0, 1, 4),
+        Finding("a", "both", "kept", "TPR", 0.9, 0, 1, 4),
+        Finding("b", "both", "removed / kept", "AUC", 0.75, 0, 1, 4),
+    ]
+    assert worst_first({"x": findings}) == [("x", findings[3], None), ("x", findings[1], findings[0])]
+
+
+def test_every_attack_has_its_config():
+    for name in attack_names():
+        assert (CONFIG_FOLDER / "attack" / f"{name}.yaml").is_file(), name
+        assert f"attacks.{name}: {name}\n" in (CONFIG_FOLDER / "attack/all.yaml").read_text()
+        assert isinstance(attack.instantiate(load_attacks([name])[name]), Attack)
+
+
+def test_report_shows_attacks_and_says_which_were_run(folder: Path):
+    text = render(read_run(folder), dict.fromkeys(("idia", "prompts", "losses"), "<svg></svg>"))
+    assert "only these attacks were run: tower swap." in text
+    assert "Do other attacks find them?" in text
