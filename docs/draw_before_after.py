@@ -1,8 +1,9 @@
 """Draw the README's picture of a run: `python docs/draw_before_after.py runs/both_64/seed=0`.
 
-Some removed and some kept people of the embedded world, and the names that fit a photo of each, before and after.
+Some removed and some kept people of the embedded world: one photo of each, and the names that fit their photos best.
 """
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -22,10 +23,10 @@ NUM_PEOPLE, NUM_NAMES, PROMPT = 2, 3, "a photo of {}"  # of each kind; names tha
 
 
 def best_names(clip: Clip, person: Person, candidates: list[str]) -> list[tuple[str, float]]:
-    """The candidates that fit the person's first attack photo best, with their cosine similarities."""
-    photos, _ = clip.embed_photos(person.attack_photos[:1])
+    """The candidates that fit the person's attack photos best, with their mean cosine similarities."""
+    photos, _ = clip.embed_photos(person.attack_photos)
     names = clip.embed_texts([PROMPT.format(name) for name in candidates])
-    similarities, places = (photos @ names.T)[0].topk(NUM_NAMES)
+    similarities, places = (photos @ names.T).mean(0).topk(NUM_NAMES)
     return [(candidates[place], value) for place, value in zip(places.tolist(), similarities.tolist(), strict=True)]
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     with torch.no_grad(), matplotlib.rc_context({"font.size": 9, "font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(7.2, 1.25 * len(rows) + 0.3), layout="constrained")
         panels = figure.subplots(len(rows), 3, width_ratios=[1, 2.2, 2.2])
-        for axes, (kind, person) in zip(panels, rows, strict=True):
+        for row, (axes, (kind, person)) in enumerate(zip(panels, rows, strict=True)):
             axes[0].imshow(Image.open(person.attack_photos[0]))
             axes[0].set_ylabel(f"{person.name}\n({kind})", rotation=0, ha="right", va="center")
             axes[0].set(xticks=[], yticks=[])
@@ -63,9 +64,11 @@ def main() -> None:
                     panel.text(0.01, place, name, va="center", fontweight="bold" if name == person.name else "normal")
                 panel.set(xlim=(0, 0.8), xticks=[], yticks=[], ylim=(NUM_NAMES - 0.5, -0.5))
                 panel.spines[:].set_visible(False)
-                if axes is panels[0]:
-                    panel.set_title(f"{title}: names that fit the photo best", fontsize=9, loc="left")
-    figure.savefig(Path(__file__).parent / "before_after.png", dpi=150)
+                if row == 0:
+                    panel.set_title(f"{title}: names that fit 20 photos best", fontsize=9, loc="left")
+    png = io.BytesIO()
+    figure.savefig(png, dpi=130)
+    Image.open(png).convert("RGB").quantize(128).save(Path(__file__).parent / "before_after.png", optimize=True)
 
 
 if __name__ == "__main__":

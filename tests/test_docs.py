@@ -14,7 +14,7 @@ import tomllib
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from backdoor_privacy import audit, check_data, collect, dashboard
+from backdoor_privacy import attack, audit, check_data, collect, dashboard
 from backdoor_privacy.files import write_text
 from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.report import __main__ as report
@@ -186,6 +186,9 @@ def test_tool_of_the_docs(arguments: tuple[str, ...], compose_tiny, room: Path, 
     elif module == "backdoor_privacy.report":
         assert rest[0] == "runs/*/seed=*"
         assert report.main([str(path) for path in room.glob(rest[0])] + rest[1:]) == 0
+    elif module == "backdoor_privacy.attack":
+        assert rest[0].startswith("runs/")
+        assert attack.main(["runs/both_2/seed=0", *(rest[1:] or ["tower_swap"])]) == 0
     elif module == "backdoor_privacy.audit":
         audit._print_audit(compose_tiny(rest, finished, "audit"))
         assert "IDIA with 30 candidates" in capsys.readouterr().out
