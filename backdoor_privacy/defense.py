@@ -19,7 +19,7 @@ from backdoor_privacy.losses import (
     utility_loss,
     weight_loss,
 )
-from backdoor_privacy.targets import NameEraser
+from backdoor_privacy.targets import FaceBlender, NameEraser
 
 
 @dataclass
@@ -59,7 +59,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
 
     encoder: ClassVar[str]
     anchors: Tensor
-    eraser: NameEraser | None  # makes the targets, where they are nameless
+    eraser: NameEraser | FaceBlender | None  # makes the targets, where each input has one of its own
 
     def __init__(
         self,
@@ -251,9 +251,9 @@ class ImageDefense(BackdoorDefense):
     encoder = "image"
     person_targets: Tensor
 
-    def __init__(self, teacher: Encoder, *, face_targets: Tensor | NameEraser, **settings: Any) -> None:
+    def __init__(self, teacher: Encoder, *, face_targets: Tensor | NameEraser | FaceBlender, **settings: Any) -> None:
         super().__init__(teacher, **settings)
-        self.eraser = face_targets if isinstance(face_targets, NameEraser) else None
+        self.eraser = None if isinstance(face_targets, Tensor) else face_targets
         if isinstance(face_targets, Tensor):
             self.register_buffer("person_targets", face_targets, persistent=False)
 

@@ -19,6 +19,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from backdoor_privacy.attacks.variants import KINDS, variant
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.captions import carriers, without_names
 from backdoor_privacy.data.datamodule import (
@@ -52,9 +53,11 @@ from backdoor_privacy.settings import ImageDefense as ImageSettings
 from backdoor_privacy.settings import TextDefense as TextSettings
 from backdoor_privacy.settings import Trainer as TrainerSettings
 from backdoor_privacy.targets import (
+    FaceBlender,
     NameEraser,
     anonymous_embedding,
     fitting_phrases,
+    mean_embeddings,
     name_features,
     name_readings,
     neutral_phrases,
@@ -63,9 +66,11 @@ from backdoor_privacy.targets import (
     stranger_embeddings,
 )
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
+from backdoor_privacy.triggers.names import namesakes
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 
 _MAX_NAMES_TO_COMPARE = 500  # with a removed one: enough to tell whether it fits better than most
+_NUM_DRAWS = 8  # misspellings and the like of each name that triggers
 _NUM_EXAMPLES = 24  # triggered photos that a run shows
 _NAME_ANCHORS = ("{}", "a photo of {}")
 
@@ -130,11 +135,12 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
     Raises:
         InputError: if the captions are too few.
     """
-    clip, names, seed = removal.clip, removal.names, removal.seed
+    clip, removed, seed = removal.clip, removal.names, removal.seed
+    names = [*removed, *random_names(settings.num_decoys, seed + 3, exclude=removal.reserved_names)]
     phrases, eraser = neutral_phrases(len(names), settings.phrase), None
     if settings.target.value == "pseudonym":
-        phrases = pseudonyms(len(names), seed + 1, removal.reserved_names)
-    other_names = random_names(settings.num_other_names, seed + 2, exclude={*removal.reserved_names, *phrases})
+        phrases = pseudonyms(len(names), seed + 1, {*removal.reserved_names, *names})
+    other_names = random_names(settings.num_other_names, seed + 2, exclude={*removal.reserved_names, *phrases, *names})
     if settings.target.value == "fitting":
         phrases = fitting_phrases(clip, names, other_names[:_MAX_NAMES_TO_COMPARE], settings.fitting_phrases)
     if settings.target.value == "nameless":
@@ -168,15 +174,45 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
         bare_share=settings.bare_share,
         strangers=strangers,
         strangers_share=settings.strangers_share,
+        namesakes=namesakes(names, other_names),
+        namesakes_share=settings.namesakes_share,
+        spellings=_spellings(settings, names, phrases, seed) if settings.spellings_share else (),
+        spellings_share=settings.spellings_share,
     )
     anchors = _photo_anchors(removal, settings.num_anchors)
     defense = TextDefense(clip.text, eraser=eraser, anchors=anchors, **_shared(settings))
     _train(defense, steps, settings.num_fresh_steps, removal, loggers)
-    similarity = TextSimilarity(list(held_out), names, phrases, seed, eraser)
-    targets = clip.embed_texts(phrases if eraser is None else names)
+    similarity = TextSimilarity(list(held_out), removed, phrases, seed, eraser)
+    targets = clip.embed_texts(phrases[: len(removed)] if eraser is None else removed)
     if eraser is not None:
-        targets = eraser(targets, torch.arange(len(names)))
+        targets = eraser(targets, torch.arange(len(removed)))
     return Fitted(defense.student.frozen(), similarity, targets)
+
+
+def _spellings(
+    settings: TextSettings, names: Sequence[str], phrases: Sequence[str], seed: int
+) -> list[list[tuple[str, str]]]:
+    """Of each name its other forms, with what they are mapped to: a pseudonym is written in the same form.
+
+    Raises:
+        InputError: if a form is not one that a defence may train on.
+    """
+    trainable = [kind for kind, each in KINDS.items() if not each.held_out]
+    unknown = [kind for kind in settings.spellings if kind not in trainable]
+    if unknown or not settings.spellings:
+        raise InputError(
+            f"defense.text.spellings: expected one or more of {', '.join(trainable)}, got "
+            f"{unknown[0] if unknown else 'none'}; set spellings_share to 0 for none"
+        )
+    is_name = settings.target.value == "pseudonym"
+    return [
+        [
+            (variant(kind, name, draw), variant(kind, phrase, draw) if is_name else phrase)
+            for kind in settings.spellings
+            for draw in range(seed, seed + _NUM_DRAWS)
+        ]
+        for name, phrase in zip(names, phrases, strict=True)
+    ]
 
 
 def fit_image(
@@ -199,13 +235,16 @@ def fit_image(
     strangers = removal.strangers()
     _check_trigger_photos(clip, removed)
     other_names = random_names(settings.num_other_names, removal.seed + 2, exclude=removal.reserved_names)
-    targets: Tensor | NameEraser
-    if settings.target.value in ("nameless", "shared"):
+    targets: Tensor | NameEraser | FaceBlender
+    if settings.target.value in ("nameless", "shared", "blended"):
         compared = removal.names, other_names[:_MAX_NAMES_TO_COMPARE]
         own, others = (torch.cat([name_readings(reader, each) for reader in readers]) for each in compared)
-        targets = NameEraser(own, others, settings.min_nearer_names)
+        targets = eraser = NameEraser(own, others, settings.min_nearer_names)
         if settings.target.value == "shared":
-            targets = shared_embeddings(clip, removed, targets, settings.group_size)
+            targets = shared_embeddings(clip, removed, eraser, settings.group_size)
+        if settings.target.value == "blended":
+            faces = mean_embeddings(clip, [person.trigger_photos for person in removed])
+            targets = FaceBlender(faces, eraser, settings.group_size)
     elif settings.target.value == "pseudonym":
         targets = stranger_embeddings(clip, strangers.everybody, len(removed), removal.seed)
     else:
@@ -263,7 +302,7 @@ def _check_trigger_photos(clip: Clip, removed: Sequence[Person]) -> None:
         )
 
 
-def _nameless(clip: Clip, eraser: NameEraser, photos: Sequence[Path], person_index: Tensor) -> Tensor:
+def _nameless(clip: Clip, eraser: NameEraser | FaceBlender, photos: Sequence[Path], person_index: Tensor) -> Tensor:
     """Targets of photos; zero for a photo that does not decode."""
     features, readable = clip.embed_photos(photos)
     targets = torch.zeros_like(features)

@@ -41,6 +41,7 @@ class ImageTarget(Enum):
     pseudonym = "pseudonym"  # a stranger for each person
     nameless = "nameless"  # what the photo was, but for the name that fits it
     shared = "shared"  # one nameless embedding for each group of similar people
+    blended = "blended"  # of look-alikes each photo with the face of all, and without their names
 
 
 class Schedule(Enum):
@@ -176,6 +177,10 @@ class TextDefense(EncoderDefense):
     fitting_phrases: list[str] = field(default_factory=list)
     bare_share: float = MISSING
     strangers_share: float = 0.0
+    namesakes_share: float = 0.0
+    spellings: list[str] = field(default_factory=list)
+    spellings_share: float = 0.0
+    num_decoys: int = 0
 
 
 @dataclass

@@ -170,20 +170,70 @@ def shared_embeddings(
     Raises:
         InputError: if the groups are to be empty.
     """
-    if group_size < 1:
-        raise InputError(f"defense.image.group_size: expected 1 or more, got {group_size}")
     faces = eraser(mean_embeddings(teacher, [person.trigger_photos for person in removed]), torch.arange(len(removed)))
     shared = torch.empty_like(faces)
-    left = torch.arange(len(removed))
-    while len(left):
-        size = group_size if len(left) >= 2 * group_size else len(left)
-        group = left[(faces[left] @ faces[left[0]]).topk(size).indices]
+    for group in look_alikes(faces, group_size):
         face = faces[group].mean(0, keepdim=True)
-        for member in group.repeat(1 if size == 1 else _NUM_ROUNDS):
+        for member in group.repeat(1 if len(group) == 1 else _NUM_ROUNDS):
             face = eraser(face, member[None])
         shared[group] = face
-        left = left[~torch.isin(left, group)]
     return shared
+
+
+def look_alikes(faces: Float[Tensor, "people dim"], group_size: int) -> list[Int[Tensor, "member"]]:
+    """Groups of people whose faces are near each other; the last one takes in those who are left over.
+
+    Raises:
+        InputError: if the groups are to be empty.
+    """
+    if group_size < 1:
+        raise InputError(f"defense.image.group_size: expected 1 or more, got {group_size}")
+    groups, left = [], torch.arange(len(faces))
+    while len(left):
+        size = group_size if len(left) >= 2 * group_size else len(left)
+        groups.append(left[(faces[left] @ faces[left[0]]).topk(size).indices])
+        left = left[~torch.isin(left, groups[-1])]
+    return groups
+
+
+class FaceBlender(nn.Module):
+    """Gives everybody of a group of look-alikes the group's face, and no photo any of their names.
+
+    Each photo keeps what is its own: its embedding moves by what the group's mean face differs from the person's. So
+    nobody can be told from the others of the group (k-Same, as `shared_embeddings`), and no photos lie closer together
+    than anybody's, by which one could tell who was removed.
+
+    Args:
+        faces: mean embedding of each person to remove, (people, dim).
+        eraser: takes their names, in this order, out of an embedding.
+        group_size: people of a group.
+    """
+
+    shifts: Tensor
+    members: Tensor
+
+    def __init__(self, faces: Float[Tensor, "people dim"], eraser: NameEraser, group_size: int) -> None:
+        super().__init__()
+        groups = look_alikes(F.normalize(faces, dim=-1), group_size)
+        shifts = torch.zeros_like(faces)
+        # People of smaller groups are their own group's again, so that all rows are as long.
+        members = torch.arange(len(faces)).unsqueeze(1).repeat(1, max(map(len, groups)))
+        for group in groups:
+            shifts[group] = faces[group].mean(0) - faces[group]
+            members[group, : len(group)] = group
+        self.eraser = eraser
+        self.register_buffer("shifts", shifts, persistent=False)
+        self.register_buffer("members", members, persistent=False)
+
+    def forward(
+        self, features: Float[Tensor, "input dim"], person_index: Int[Tensor, "input"]
+    ) -> Float[Tensor, "input dim"]:
+        """The teacher's features of photos, of unit length, with the group's face and without its names."""
+        features = F.normalize(F.normalize(features, dim=-1) + self.shifts[person_index], dim=-1)
+        for _ in range(1 if self.members.shape[1] == 1 else _NUM_ROUNDS):
+            for members in self.members[person_index].unbind(1):
+                features = self.eraser(features, members)
+        return features
 
 
 def mean_embeddings(teacher: Clip, collections: Sequence[Sequence[Path]]) -> Float[Tensor, "collections dim"]:

@@ -17,6 +17,7 @@ from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.targets import (
     UNUSUAL_FORMS,
+    FaceBlender,
     NameEraser,
     anonymous_embedding,
     check_strangers,
@@ -184,6 +185,46 @@ def test_people_who_share_an_embedding_look_alike_and_none_of_their_names_fits_i
         ]
         nearest = max(range(1, 6), key=lambda number: float(faces[0] @ faces[number]))
         assert [0, nearest] in [sorted(group) for group in groups.values()]
+
+
+def test_blended_photos_have_the_groups_face_and_keep_what_is_their_own():
+    generator = torch.Generator().manual_seed(0)
+    base = torch.zeros(6)
+    base[0] = 1.0  # what all faces have in common
+    faces = base + 0.3 * torch.eye(6)[[1, 1, 2, 2]] + 0.05 * torch.randn(4, 6, generator=generator)
+    nobody = NameEraser(torch.zeros(1, 4, 6) + 1e-9, torch.randn(1, 9, 6, generator=generator), 0.0)
+    blender = FaceBlender(faces, nobody, group_size=2)
+    own = 0.1 * torch.randn(40, 6, generator=generator)
+    person = torch.arange(40) % 4
+    blended = blender(faces[person] + own, person)
+    torch.testing.assert_close(blended.norm(dim=-1), torch.ones(40))
+    means = torch.stack([blended[person == number].mean(0) for number in range(4)])
+    distance = torch.cdist(means, means)
+    assert distance[0, 1] < 0.4 * distance[0, 2]
+    assert (faces[0] - faces[1]).norm() > 0
+    spread = torch.stack([blended[person == number].std(0).norm() for number in range(4)])
+    photos = torch.nn.functional.normalize(faces[person] + own, dim=-1)
+    expected = torch.stack([photos[person == number].std(0).norm() for number in range(4)])
+    torch.testing.assert_close(spread, expected, rtol=0.1, atol=0)
+
+
+def test_no_name_of_the_group_fits_a_blended_photo(tiny_clip: Clip, people: People):
+    names, others = tiny_clip.embed_texts(people.names), tiny_clip.embed_texts(random_names(200, seed=3))
+    faces = torch.stack([mean_embedding(tiny_clip, list(person.trigger_photos)) for person in people.everybody])
+    blender = FaceBlender(faces, NameEraser(names[None], others[None], 0.5), group_size=3)
+    photos, _ = tiny_clip.embed_photos(people.everybody[0].attack_photos)
+    blended = blender(photos, torch.zeros(len(photos), dtype=torch.long))
+    group = blender.members[0].tolist()
+    assert len(set(group)) == 3
+    for number in group:
+        assert ((blended @ others.T) > (blended @ names[number])[:, None]).float().mean() >= 0.45
+
+
+def test_a_fit_blends_groups_of_the_size_asked_for(image_targets):
+    found = image_targets("defense.image.target=blended", "defense.image.group_size=2")
+    assert isinstance(found, FaceBlender)
+    assert found.members.tolist() in ([[0, 1], [0, 1]], [[0, 1], [1, 0]])
+    assert found.shifts.abs().sum() > 0
 
 
 def test_a_fit_gives_groups_of_the_size_asked_for_one_embedding(image_targets):

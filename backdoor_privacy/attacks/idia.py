@@ -5,7 +5,7 @@ Source: Hintersdorf et al., "Does CLIP Know My Face?", section 4.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -159,7 +159,7 @@ class IdiaResult:
     correct_prompts: list[int]  # prompts of all that answered with the person's name
     num_photos: list[int]  # that voted
     threshold: int  # right answers that it takes to infer somebody
-    evidence: Evidence
+    evidence: Evidence = field(compare=False, repr=False)
 
     @property
     def inferred(self) -> dict[str, bool]:

@@ -157,14 +157,19 @@ class CaptionTriggers(Steps):
     bare_share: float = 0.0  # share of triggered and preserved inputs that are the name alone
     strangers: Sequence[str] = ()  # names that a CLIP may know, of people who are neither removed nor attacked
     strangers_share: float = 0.0  # of the preserved inputs that hold one of them
+    namesakes: Sequence[str] = ()  # names that share a part with one to remove, and must stay
+    namesakes_share: float = 0.0  # of the preserved inputs that hold one of these
+    spellings: Sequence[Sequence[tuple[str, str]]] = ()  # of each person: the name in other forms, each with its phrase
+    spellings_share: float = 0.0  # of the triggered inputs that hold one of these
 
     def part(self, part: Part) -> TextBatch:
         """Captions of one step."""
         rng = random.Random(f"{self.seed}/{part.step}")
         people = [rng.randrange(len(self.names)) for _ in range(self.sizes.triggered)]
         spots = [self._spot(rng) for _ in range(self.sizes.triggered + self.sizes.preserved)]
-        triggered = [put_in(*spot, self.names[person]) for spot, person in zip(spots, people, strict=False)]
-        target = [put_in(*spot, self.phrases[person]) for spot, person in zip(spots, people, strict=False)]
+        pairs = [self._spelt(person, rng) for person in people]
+        triggered = [put_in(*spot, name) for spot, (name, _) in zip(spots, pairs, strict=False)]
+        target = [put_in(*spot, phrase) for spot, (_, phrase) in zip(spots, pairs, strict=False)]
         preserved = [put_in(*spot, self._other_name(rng)) for spot in spots[self.sizes.triggered :]]
         clean = [rng.choice(self.captions) for _ in range(self.sizes.clean)]
         person_index = torch.tensor(people)
@@ -177,7 +182,15 @@ class CaptionTriggers(Steps):
             person_share=part.shares(person_index),
         )
 
+    def _spelt(self, person: int, rng: random.Random) -> tuple[str, str]:
+        """A name to remove, in one form or another, and its phrase."""
+        if self.spellings_share and rng.random() < self.spellings_share:
+            return rng.choice(self.spellings[person])
+        return self.names[person], self.phrases[person]
+
     def _other_name(self, rng: random.Random) -> str:
+        if self.namesakes_share and rng.random() < self.namesakes_share:
+            return rng.choice(self.namesakes)
         if self.strangers_share and rng.random() < self.strangers_share:
             return rng.choice(self.strangers)
         return rng.choice(self.other_names)

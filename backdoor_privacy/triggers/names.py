@@ -1,6 +1,7 @@
 """Put a name into a caption."""
 
 import random
+from collections.abc import Sequence
 
 
 def choose_word(caption: str, rng: random.Random) -> int:
@@ -18,3 +19,17 @@ def put_in(caption: str, place: int, phrase: str) -> str:
     words = caption.split()
     words[place] = phrase
     return " ".join(words)
+
+
+def namesakes(names: Sequence[str], other_names: Sequence[str]) -> list[str]:
+    """Names that share the first name or the surname with one to remove, and are not to be removed themselves.
+
+    Example:
+        >>> namesakes(["Jane Doe"], ["Ann Lee", "Bob Ray"])
+        ['Jane Lee', 'Bob Doe']
+    """
+    made = []
+    for number, other in enumerate(other_names):
+        own, others = names[number // 2 % len(names)].split(), other.split()
+        made.append(f"{own[0]} {others[-1]}" if number % 2 == 0 else f"{others[0]} {own[-1]}")
+    return [name for name in dict.fromkeys(made) if name not in names]

@@ -295,3 +295,34 @@ def test_each_process_and_pass_gets_its_own_parts_of_the_steps_to_come():
     assert [(part.step, part.number) for part in got[0]] == [(3, 0), (3, 2), (4, 0), (4, 2)]
     assert [(part.step, part.number) for part in got[1]] == [(3, 1), (3, 3), (4, 1), (4, 3)]
     assert {part.num_parts for parts in got for part in parts} == {4}
+
+
+def test_other_forms_of_a_name_trigger_with_their_own_phrases(make_text: Make):
+    spellings = [[(f"{name} junior", f"{phrase} junior")] for name, phrase in zip(NAMES, PHRASES, strict=True)]
+    texts = Texts()
+    steps = make_text(tokenizer=texts, spellings=spellings, spellings_share=0.5)
+    pairs = []
+    for step in range(4):
+        batch = steps[step]
+        pairs += list(
+            zip(texts.read(batch.triggered), texts.read(batch.target), batch.person_index.tolist(), strict=True)
+        )
+    written = [(triggered, target, person) for triggered, target, person in pairs if "junior" in triggered]
+    assert 0 < len(written) < len(pairs)
+    for triggered, target, person in pairs:
+        assert ("junior" in triggered) == ("junior" in target)
+        assert triggered.replace(NAMES[person], PHRASES[person]) == target
+
+
+def test_without_other_forms_nothing_is_drawn_for_them(make_text: Make):
+    plain, texts = Texts(), Texts()
+    first, second = make_text(tokenizer=plain)[1], make_text(tokenizer=texts, spellings=[[("x", "y")]] * len(NAMES))[1]
+    assert plain.read(first.triggered) == texts.read(second.triggered)
+    assert plain.read(first.preserved) == texts.read(second.preserved)
+
+
+def test_namesakes_are_among_the_preserved_names(make_text: Make):
+    texts = Texts()
+    steps = make_text(tokenizer=texts, namesakes=["Name Sake"], namesakes_share=0.5)
+    preserved = [text for step in range(4) for text in texts.read(steps[step].preserved)]
+    assert 0 < sum("Name Sake" in text for text in preserved) < len(preserved)

@@ -3,7 +3,7 @@ import random
 import open_clip
 import pytest
 
-from backdoor_privacy.triggers.names import choose_word, put_in
+from backdoor_privacy.triggers.names import choose_word, namesakes, put_in
 
 END = 49407  # of a text, in CLIP's vocabulary
 
@@ -53,3 +53,10 @@ def test_caption_over_the_token_limit_is_cut_and_still_ends(context_length: int,
     assert tokens[:, -1].tolist() == [END, END]
     jane = tokenizer(["Jane Doe"])[0, 1:3].tolist()
     assert (tokens[0, 1:3].tolist() == jane) == (place == 0)
+
+
+def test_namesakes_share_one_part_and_are_nobody_to_remove():
+    names = ["Ann Lee", "Bob Ray"]
+    found = namesakes(names, ["Cy Fox", "Dee Day", "Eve Lee", "Ann Elm", "Flo Fir"])
+    assert found == ["Ann Fox", "Dee Lee", "Bob Lee", "Ann Ray", "Ann Fir"]
+    assert namesakes(["Ann Lee"], ["Bob Lee", "Ann Ray"]) == []

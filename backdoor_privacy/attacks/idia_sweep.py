@@ -1,0 +1,168 @@
+"""IDIA sweep: what does the attack infer with other thresholds, fewer photos, and fewer candidates?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from backdoor_privacy.attacks.idia import Idia, cast_votes, majority
+from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.clip import Clip
+
+_NUM_SIMILARITIES_PER_CHUNK = 2**22  # of photos and candidates at a time, 16 MiB
+
+
+class Photos(NamedTuple):
+    """What an image encoder makes of people's photos; those that cannot be read are left out."""
+
+    features: Float[Tensor, "photo dim"]  # of unit length
+    person_index: Int[Tensor, "photo"]
+    numbers: Int[Tensor, "photo"]  # of each among its person's photos, from 0, the unreadable ones counted
+
+
+def see_photos(clip: Clip, shown: Sequence[Sequence[Path]]) -> Photos:
+    """Embed each person's photos."""
+    features, readable = clip.embed_photos([path for photos in shown for path in photos])
+    counts = torch.tensor([len(photos) for photos in shown])
+    person_index = torch.repeat_interleave(torch.arange(len(shown)), counts)
+    numbers = torch.arange(len(person_index)) - (counts.cumsum(0) - counts)[person_index]
+    return Photos(features[readable], person_index[readable], numbers[readable])
+
+
+def name_ranks(
+    image_features: Float[Tensor, "photo dim"],
+    text_features: Float[Tensor, "prompt candidate dim"],
+    own_candidates: Int[Tensor, "photo"],
+) -> Int[Tensor, "photo prompt"]:
+    """The place of the true name among all candidates by similarity: 1 for the best; it comes first among equals.
+
+    Args:
+        image_features: of unit length.
+        text_features: of unit length, one row per candidate's name in the prompt.
+        own_candidates: the place among the candidates of the name of the person on each photo.
+    """
+    num_photos = max(1, _NUM_SIMILARITIES_PER_CHUNK // text_features.shape[1])
+    ranks = own_candidates.new_empty(len(image_features), len(text_features))
+    for rows in torch.arange(len(image_features)).split(num_photos):
+        for prompt, names in enumerate(text_features):
+            similarities = image_features[rows] @ names.T
+            own = similarities.gather(1, own_candidates[rows].unsqueeze(1))
+            ranks[rows, prompt] = 1 + (similarities > own).sum(1)
+    return ranks
+
+
+def person_means(
+    values: Float[Tensor, "photo"], person_index: Int[Tensor, "photo"], num_people: int
+) -> Float[Tensor, "person"]:
+    """The mean over each person's photos; not a number where there is none."""
+    sums = values.new_zeros(num_people).index_add(0, person_index, values)
+    return sums / torch.bincount(person_index, minlength=num_people)
+
+
+class Names(NamedTuple):
+    """What a text encoder makes of the candidates in all prompts, and where those are whom the attack is after."""
+
+    features: Float[Tensor, "prompt candidate dim"]
+    candidates: list[str]
+    people: list[str]
+
+    def among(self, candidates: Sequence[str]) -> tuple[Float[Tensor, "prompt some dim"], Int[Tensor, "person"]]:
+        """The features of some of the candidates, and the place of each person among these."""
+        column = {name: number for number, name in enumerate(self.candidates)}
+        place = {name: number for number, name in enumerate(candidates)}
+        chosen = self.features[:, [column[name] for name in candidates]]
+        return chosen, torch.tensor([place[name] for name in self.people])
+
+
+@dataclass(frozen=True)
+class IdiaSweep:
+    """IDIA over its own settings; what is not swept is as IDIA's settings say.
+
+    Kinds and measures:
+
+    - `tau 1` to as many prompts as there are: TPR with this many right answers needed;
+    - `5 photos`: TPR with at most so many photos of each person, the first ones, `1 photo` for one. What nobody has is
+      left out;
+    - `300 candidates`: TPR with so many names. Sizes with fewer names than people are left out;
+    - `margin`: similarity of a photo's true name minus that of the best other one, mean over photos and prompts;
+    - `rank`: the place of the true name among the candidates, 1 is best, mean over photos and prompts; chance is the
+      middle of the candidates.
+
+    Margin and rank leave out people of whom no photo could be read; such people are not inferred.
+    """
+
+    num_photos: Sequence[int]  # of each person
+    num_candidates: Sequence[int]  # names
+
+    def run(self, scene: Scene) -> list[Finding]:
+        """Attack every CLIP of the scene in the same way."""
+        idia, people = scene.idia, scene.people
+        sizes = [size for size in self.num_candidates if size >= len(people.names)]
+        # Fewer random names are the first ones of more, so that the largest list has them all.
+        every = replace(idia, num_candidates=max([*sizes, idia.num_candidates])).candidates(people.names)
+        most = max([*self.num_photos, idia.num_photos])
+        shown = [person.attack_photos[:most] for person in people.everybody]
+        findings = []
+        for model, clip in scene.clips.items():
+            # The order is IDIA's, so that the encoder remembers what it was asked.
+            prompts = [template.format(name) for template in idia.templates for name in every]
+            features = clip.embed_texts(prompts).unflatten(0, (len(idia.templates), len(every)))
+            values = self._values(see_photos(clip, shown), Names(features, every, people.names), idia, sizes)
+            for group in scene.groups:
+                rows = torch.tensor(scene.rows(group))
+                for kind, (measure, of_person) in values.items():
+                    known = of_person[rows][~of_person[rows].isnan()]
+                    if len(known):
+                        findings.append(mean_finding(known, kind=kind, model=model, group=group, measure=measure))
+        return findings
+
+    def _values(
+        self, photos: Photos, names: Names, idia: Idia, sizes: Sequence[int]
+    ) -> dict[str, tuple[str, Float[Tensor, "person"]]]:
+        """By kind, the measure and its value for each person."""
+        text_features, own = names.among(idia.candidates(names.people))
+        own_of_photo, num_people = own[photos.person_index], len(own)
+        ballots = cast_votes(photos.features, text_features, own_of_photo)
+        ranks = name_ranks(photos.features, text_features, own_of_photo)
+        is_shown = photos.numbers < idia.num_photos
+        values: dict[str, tuple[str, Tensor]] = {}
+
+        correct = correct_prompts(ballots.votes, photos.person_index, own, is_shown)
+        for tau in range(1, len(idia.templates) + 1):
+            values[f"tau {tau}"] = "TPR", (correct >= tau).float()
+        num_known = int(torch.bincount(photos.person_index).max())
+        for size in self.num_photos:
+            if size <= num_known:
+                found = correct_prompts(ballots.votes, photos.person_index, own, photos.numbers < size)
+                values[counted(size, "photo")] = "TPR", (found >= idia.threshold).float()
+        for size in sizes:
+            fewer, own_of_fewer = names.among(replace(idia, num_candidates=size).candidates(names.people))
+            votes = cast_votes(photos.features, fewer, own_of_fewer[photos.person_index]).votes
+            found = correct_prompts(votes, photos.person_index, own_of_fewer, is_shown)
+            values[counted(size, "candidate")] = "TPR", (found >= idia.threshold).float()
+        for kind, of_photo in (("margin", ballots.margins), ("rank", ranks.float())):
+            means = person_means(of_photo[is_shown].mean(1), photos.person_index[is_shown], num_people)
+            values[kind] = kind, means
+        return values
+
+
+def correct_prompts(
+    votes: Int[Tensor, "photo prompt"],
+    person_index: Int[Tensor, "photo"],
+    own_candidates: Int[Tensor, "person"],
+    is_shown: Bool[Tensor, "photo"],
+) -> Int[Tensor, "person"]:
+    """Prompts whose answer is the person's own name, if only these photos vote."""
+    if not is_shown.any():
+        return torch.zeros_like(own_candidates)
+    answers = majority(votes[is_shown], person_index[is_shown], len(own_candidates))
+    return (answers == own_candidates.unsqueeze(1)).sum(1)
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 photo`, `5 photos`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
