@@ -25,18 +25,14 @@ def lfw_folder(cache: str | Path) -> Path:
         cache: folder that holds them, as scikit-learn's `data_home`.
 
     Raises:
-        InputError: if scikit-learn is not installed, or the photos do not come.
+        InputError: if the photos do not come.
     """
     home = Path(cache).expanduser()
     folder, archive = home / "lfw_home/lfw_funneled", home / "lfw_home" / _ARCHIVE
     if folder.is_dir() and not archive.exists():  # scikit-learn deletes the archive when all is unpacked
         return folder
-    try:
-        from sklearn.datasets import fetch_lfw_people
-    except ImportError as error:
-        raise InputError(
-            f"people.folder: expected scikit-learn, which fetches LFW; pip install 'backdoor_privacy[lfw]', {_BY_HAND}"
-        ) from error
+    from sklearn.datasets import fetch_lfw_people  # here, as it is slow to import
+
     log.info("Fetching LFW, about 200 MB, into %s", home)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_S)  # scikit-learn would wait for ever

@@ -31,7 +31,6 @@ def archive(write_photo, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fetched(archive: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Files that scikit-learn fetched, from here in place of the net."""
-    pytest.importorskip("sklearn")
     files: list[str] = []
 
     def fetch(remote, dirname, **_) -> Path:
@@ -73,22 +72,10 @@ def test_folder_of_ones_own_is_read_in_place_without_scikit_learn(
     assert composed("strangers", f"strangers.folder={folder}", "strangers.box=null").names == ["Bob Ray"]
 
 
-def test_fetching_without_scikit_learn_is_an_error_that_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(
-        InputError, match=r"people\.folder: .*pip install 'backdoor_privacy\[lfw\]', or fetch lfw-funn.*set"
-    ):
-        lfw_folder(tmp_path)
-
-
 @pytest.mark.parametrize("error", [URLError("no route to host"), TimeoutError("timed out"), OSError("SHA256 differs")])
 def test_fetch_that_fails_is_an_error_that_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ):
-    pytest.importorskip("sklearn")
-
     def fail(*_: object) -> None:
         raise error
 
@@ -114,6 +101,5 @@ def test_half_unpacked_archive_is_an_error(archive: Path, fetched, tmp_path: Pat
 @pytest.mark.network
 @pytest.mark.slow
 def test_real_lfw_has_its_people(tmp_path: Path):
-    pytest.importorskip("sklearn")
     folder = lfw_folder(tmp_path)
     assert len(list(folder.glob("*/*.jpg"))) == 13233
