@@ -134,7 +134,7 @@ class IdiaSweep:
         correct = correct_prompts(ballots.votes, photos.person_index, own, is_shown)
         for tau in range(1, len(idia.templates) + 1):
             values[f"tau {tau}"] = "TPR", (correct >= tau).float()
-        num_known = int(torch.bincount(photos.person_index).max())
+        num_known = int(photos.numbers.max()) + 1
         for size in self.num_photos:
             if size <= num_known:
                 found = correct_prompts(ballots.votes, photos.person_index, own, photos.numbers < size)

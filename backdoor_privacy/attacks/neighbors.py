@@ -1,0 +1,77 @@
+"""Neighbours: whom does a removal harm who was not removed?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from backdoor_privacy.attacks.idia import IdiaResult
+from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.evidence import neighbors_table
+
+MEASURE = "wrongly unlearned"
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Of kept people whom IDIA infers before, the share that it does not infer from each defended model.
+
+    Kinds, all of the group `kept`:
+
+    - `a removed person's first name`, `a removed person's surname`, `a removed person's nearest faces`: those who are
+      neighbours of somebody removed, see `evidence.neighbors_table`; one person may be of several kinds;
+    - `all others`: those who are of none of these;
+    - `the original CLIP says "a photo of a man"`: those whose mean face the original CLIP finds most similar to this
+      phrase of a slice. No data set states this: it is what the CLIP says, not who somebody is.
+
+    A kind with nobody in it has no finding.
+    """
+
+    slices: Sequence[Sequence[str]]  # each is a list of phrases, of which a face is most similar to one
+
+    def run(self, scene: Scene) -> list[Finding]:
+        """Compare every defended CLIP of the scene with the original, in the same way."""
+        if "removed" not in scene.groups:
+            return []
+        original, everybody = scene.clips["before"], scene.people.everybody
+        before = scene.idia.run(original, everybody)
+        kept = {person.name for person in scene.groups.get("kept", ()) if before.inferred[person.name]}
+        kinds = self._kinds(original, before, scene.removed, kept)
+        findings = []
+        for model, clip in scene.clips.items():
+            if model == "before":
+                continue
+            inferred = scene.idia.run(clip, everybody).inferred
+            for kind, names in kinds.items():
+                lost = torch.tensor([not inferred[name] for name in names])
+                if len(lost):
+                    findings.append(mean_finding(lost, kind=kind, model=model, group="kept", measure=MEASURE))
+        return findings
+
+    def _kinds(
+        self, original: Clip, before: IdiaResult, removed: Sequence[str], kept: set[str]
+    ) -> dict[str, list[str]]:
+        """By kind, the names of those kept people who are of it, in the order of the collection."""
+        table = neighbors_table(before, set(removed))
+        of_kind = {
+            "a removed person's first name": set(table.loc[table["kind"] == "first name", "name"]),
+            "a removed person's surname": set(table.loc[table["kind"] == "surname", "name"]),
+            "a removed person's nearest faces": set(table.loc[table["kind"] == "face", "name"]),
+            "all others": kept - set(table["name"]),
+        }
+        for phrases in self.slices:
+            said = most_similar(before.evidence.face_features, original.embed_texts(list(phrases)))
+            for number, phrase in enumerate(phrases):
+                named = [name for name, place in zip(before.names, said, strict=True) if place == number]
+                of_kind[f'the original CLIP says "{phrase}"'] = set(named)
+        return {
+            kind: [name for name in before.names if name in kept and name in chosen] for kind, chosen in of_kind.items()
+        }
+
+
+def most_similar(faces: Float[Tensor, "person dim"], phrases: Float[Tensor, "phrase dim"]) -> list[int]:
+    """For each face the phrase with the highest cosine similarity, by its place; both are of unit length."""
+    return (faces @ phrases.T).argmax(1).tolist()
