@@ -10,6 +10,8 @@ from backdoor_privacy.files import write_text
 from backdoor_privacy.results import versions
 
 SCHEMA = 1
+# Measures of which more is worse for the removed people, all on one scale.
+_RANKED = ("TPR", "accuracy", "excess over chance", "AUC", "AUC, better direction")
 
 
 def write_findings(path: Path, digest: str, findings: Sequence[Finding], seconds: float) -> None:
@@ -55,6 +57,6 @@ def worst_first(found: Mapping[str, Sequence[Finding]]) -> list[tuple[str, Findi
         rows += [
             (name, one, before.get((one.kind, one.group, one.measure)))
             for one in findings
-            if one.model != "before" and one.group.startswith("removed")
+            if one.model != "before" and one.group.startswith("removed") and one.measure in _RANKED
         ]
     return sorted(rows, key=lambda row: -row[1].value)
