@@ -199,9 +199,9 @@ def look_alikes(faces: Float[Tensor, "people dim"], group_size: int) -> list[Int
 class FaceBlender(nn.Module):
     """Gives everybody of a group of look-alikes the group's face, and no photo any of their names.
 
-    Each photo keeps what is its own: its embedding moves by what the group's mean face differs from the person's. So
-    nobody can be told from the others of the group (k-Same, as `shared_embeddings`), and no photos lie closer together
-    than anybody's, by which one could tell who was removed.
+    Each photo keeps what is its own: its embedding moves by what the group's face differs from the person's mean. So
+    nobody can be told from the others of the group (k-Same, as `shared_embeddings`), and neither do photos lie closer
+    together than anybody's, nor the group's face nearer to the middle of all, by which one could tell who was removed.
 
     Args:
         faces: mean embedding of each person to remove, (people, dim).
@@ -215,11 +215,14 @@ class FaceBlender(nn.Module):
     def __init__(self, faces: Float[Tensor, "people dim"], eraser: NameEraser, group_size: int) -> None:
         super().__init__()
         groups = look_alikes(F.normalize(faces, dim=-1), group_size)
-        shifts = torch.zeros_like(faces)
+        middle, shifts = faces.mean(0), torch.zeros_like(faces)
+        usual = (faces - middle).norm(dim=-1).mean()
         # People of smaller groups are their own group's again, so that all rows are as long.
         members = torch.arange(len(faces)).unsqueeze(1).repeat(1, max(map(len, groups)))
         for group in groups:
-            shifts[group] = faces[group].mean(0) - faces[group]
+            # A mean of several faces lies nearer to the middle than anybody's: that would tell who was removed.
+            away = faces[group].mean(0) - middle
+            shifts[group] = middle + away * usual / away.norm().clamp_min(1e-6) - faces[group]
             members[group, : len(group)] = group
         self.eraser = eraser
         self.register_buffer("shifts", shifts, persistent=False)
