@@ -14,12 +14,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import Person
 
 _NUM_RESAMPLES = 200  # of the people behind pairs; each is a ROC curve of its own
-_CONFIDENCE = 0.95
 
 
 class Faces(NamedTuple):
@@ -123,11 +122,9 @@ class Probe:
         people = torch.stack([faces.person_index[pairs.left], faces.person_index[pairs.right]])
         found = verification_errors(similarities, pairs.is_same)
         resampled = torch.tensor(resampled_errors(similarities, pairs.is_same, people), dtype=torch.float64)
-        tail = (1 - _CONFIDENCE) / 2
-        lows, highs = resampled.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0).tolist()
         return [
-            Finding("face verification", "", group, measure, value, low, high, faces.num_people)
-            for measure, value, low, high in zip(("AUC", "EER"), found, lows, highs, strict=True)
+            Finding("face verification", "", group, measure, value, *interval(drawn), faces.num_people)
+            for measure, value, drawn in zip(("AUC", "EER"), found, resampled.unbind(1), strict=True)
         ]
 
 

@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import binary_auroc
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.errors import InputError
 
 _NUM_RESAMPLES = 1000
 _CONFIDENCE = 0.95
@@ -57,6 +58,18 @@ class Scene:
             found[group].append(person)
         return {group: tuple(people) for group, people in found.items() if people}
 
+    def models(self, attack: str, asked: Sequence[str] | None) -> list[str]:
+        """The models that an attack is to be run on, each once; the original and the fullest where nothing is asked.
+
+        Raises:
+            InputError: if there is no such model.
+        """
+        models = list(dict.fromkeys(["before", self.fullest] if asked is None else asked))
+        unknown = [model for model in models if model not in self.clips]
+        if unknown:
+            raise InputError(f"{attack}.models: expected some of {', '.join(self.clips)}, got {unknown[0]}")
+        return models
+
     def rows(self, group: str) -> list[int]:
         """The places of a group's people among everybody."""
         names = {person.name for person in self.groups.get(group, ())}
@@ -98,7 +111,7 @@ def mean_finding(
     values = values.float()
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(values), (_NUM_RESAMPLES, len(values)), generator=generator)
-    low, high = _interval(values[drawn].mean(1))
+    low, high = interval(values[drawn].mean(1))
     return Finding(kind, model, group, measure, values.mean().item(), low, high, len(values), held_out)
 
 
@@ -113,7 +126,7 @@ def auc_finding(
             scores[torch.randint(len(scores), (len(scores),), generator=generator)] for scores in (positives, negatives)
         ]
         resampled.append(_auc(*drawn))
-    low, high = _interval(torch.tensor(resampled))
+    low, high = interval(torch.tensor(resampled))
     num_people = len(positives) + len(negatives)
     return Finding(kind, model, group, "AUC", _auc(positives, negatives), low, high, num_people)
 
@@ -125,7 +138,8 @@ def _auc(positives: Tensor, negatives: Tensor) -> float:
     return binary_auroc(ranks.double() / max(1, int(ranks.max())), labels).item()
 
 
-def _interval(resampled: Tensor) -> tuple[float, float]:
+def interval(resampled: Float[Tensor, "resample"]) -> tuple[float, float]:
+    """The 95 % of a resampled measure that lie in the middle."""
     tail = (1 - _CONFIDENCE) / 2
     low, high = resampled.double().quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high

@@ -1,0 +1,73 @@
+"""Benign fine-tuning: do removed people come back while somebody teaches the CLIP people of their own?"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+
+from backdoor_privacy.attacks.fine_tuning import FineTuning, Lesson
+from backdoor_privacy.attacks.relearning import checked_steps, whole_lesson
+from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.data.people import Person
+from backdoor_privacy.errors import InputError
+
+
+@dataclass(frozen=True)
+class BenignFineTuning:
+    """Fine-tuning on a random half of the people who were not removed, IDIA on everybody else after some steps.
+
+    Nothing that is taught has to do with the removed people. Of the other half, no more people are attacked than were
+    removed, for comparison. Candidates and photos are the same after each step and for each model.
+    """
+
+    steps: Sequence[int]  # after which to measure; 0 is before the fine-tuning
+    batch_size: int
+    learning_rate: float
+    temperature: float | None
+    num_candidates: int | None = None  # names of IDIA; `None`: as many as IDIA has
+    models: Sequence[str] | None = None  # of the scene; `None`: the original and the fullest
+
+    def run(self, scene: Scene) -> list[Finding]:
+        """Attack the chosen models.
+
+        Raises:
+            InputError: if a setting is out of range, there is no such model, or nobody but the removed people.
+        """
+        models = scene.models("benign", self.models)
+        steps = checked_steps("benign", self.steps)
+        taught, attacked = self.people(scene)
+        idia = scene.idia if self.num_candidates is None else replace(scene.idia, num_candidates=self.num_candidates)
+        settings = FineTuning(self.batch_size, self.learning_rate, self.temperature)
+        everybody = [person for people in attacked.values() for person in people]
+        findings = []
+        for model in models:
+            clip = scene.clips[model]
+            start = [(0, clip)] if steps[0] == 0 else []
+            tuned = settings.run(clip, taught, (), [step for step in steps if step], scene.seed)
+            for step, changed in chain(start, tuned):
+                inferred = idia.run(changed, everybody).inferred
+                for group, people in attacked.items():
+                    own = torch.tensor([inferred[person.name] for person in people])
+                    findings.append(mean_finding(own, kind=f"{step} steps", model=model, group=group))
+        return findings
+
+    def people(self, scene: Scene) -> tuple[list[Lesson], dict[str, list[Person]]]:
+        """What is taught, and who is attacked, by group.
+
+        Raises:
+            InputError: if nobody is left to teach.
+        """
+        removed = list(scene.groups.get("removed", ()))
+        taught: list[Lesson] = []
+        attacked = {"removed": removed}
+        for group in ("kept", "never seen"):
+            people = list(scene.groups.get(group, ()))
+            random.Random(f"{scene.seed} benign {group}").shuffle(people)
+            middle = (len(people) + 1) // 2
+            taught += [lesson for person in people[:middle] if (lesson := whole_lesson(person)).photos]
+            attacked[group] = people[middle:][: len(removed)]
+        if not taught:
+            raise InputError("benign: expected photos of people who were not removed, got none")
+        return taught, {group: people for group, people in attacked.items() if people}

@@ -1,0 +1,303 @@
+"""Inversion: does some prompt still find the person, even if their name does not?
+
+Sources: Gal et al., "An Image is Worth One Word" (soft tokens); Zou et al., "Universal and Transferable Adversarial
+Attacks on Aligned Language Models" (search for tokens along gradients).
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy, normalize
+
+from backdoor_privacy.attacks.fine_tuning import halves
+from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.names import random_names
+from backdoor_privacy.data.people import Person
+from backdoor_privacy.encoders import TextEncoder
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.hardware import fastest_attention
+
+_PROMPT = "a photo of {}"
+_PLACEHOLDERS = ("person", "thing")  # where texts with the one and the other differ, tokens are exchanged
+_TEXTS_PER_CHUNK = 512  # with their gradients
+_NUM_RESAMPLES = 1000
+
+
+class Gallery(NamedTuple):
+    """Everybody of whom there are two readable photos, by their mean photos of unit length."""
+
+    fitted: Float[Tensor, "person dim"]  # what prompts are fitted to: photos at even places
+    held_out: Float[Tensor, "person dim"]  # what they are to find: photos at odd places
+
+
+class Prompt(NamedTuple):
+    """A text with some tokens to be exchanged."""
+
+    tokens: Int[Tensor, "context"]
+    places: Int[Tensor, "free"]  # of the tokens to be exchanged
+    special: Int[Tensor, "special"]  # tokens that no user can type
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Prompts are fitted to half of a person's photos, and have to find the other half among everybody's.
+
+    A prompt is "a photo of *". As `soft token`, the input embeddings of the star are optimised with Adam; as `token
+    search`, hill climbing replaces one of its tokens at a time: the gradient proposes, the loss decides. Both go down
+    the cross-entropy of the person's fitted photos among those of everybody. A person is found if the held-out photos
+    fit the prompt better than those of everybody else: `rank-1` is the share of these people, `MRR` the mean of
+    1 / rank.
+
+    A photo can also be described in words, so that prompts find people whom the CLIP never knew. What counts is
+    `difference`: rank-1 of removed people minus that of never-seen ones. `closeness` is how much closer the soft prompt
+    comes to the person's own name than to random names, in cosine similarity.
+    """
+
+    max_people: int  # of each group, to fit prompts for
+    num_soft_tokens: int
+    num_steps: int  # of Adam
+    learning_rate: float  # of Adam, in units of the root mean square of the token embeddings
+    temperature: float  # of the cross-entropy
+    num_names: int  # random ones that closeness compares with
+    num_tokens: int  # that the search may choose; 0 leaves it out
+    num_search_steps: int  # each tries as many prompts for each person as the next number says
+    num_tries: int
+    num_proposals: int  # tokens by gradient, for each place, that tries are drawn from
+
+    def run(self, scene: Scene) -> list[Finding]:
+        """Attack every CLIP of the scene.
+
+        Raises:
+            InputError: if a text encoder cannot read embeddings, as one of Hugging Face.
+        """
+        findings = []
+        for clip in scene.clips.values():
+            check_invertible(clip)
+        for model, clip in scene.clips.items():
+            gallery, place = see_gallery(clip, scene.people.everybody)
+            attacked = self.people(scene, place)
+            if not attacked:
+                continue
+            everybody = [person for people in attacked.values() for person in people]
+            own = torch.tensor([place[person.name] for person in everybody])
+            soft = self.fit_soft(clip, gallery.fitted, own)
+            features = {"soft token": soft}
+            if self.num_tokens:
+                features["token search"] = self.search(clip, gallery.fitted, own, scene.seed)
+            closeness = self._closeness(clip, scene, everybody, soft)
+            rows = {group: [everybody.index(person) for person in people] for group, people in attacked.items()}
+            for kind, found in features.items():
+                measures = {"rank-1": (ranks := ranks_of(found, gallery.held_out, own)) == 1, "MRR": 1 / ranks}
+                if kind == "soft token":
+                    measures["closeness"] = closeness
+                findings += inversion_findings(measures, rows, f"{kind} finds the photos", model)
+        return findings
+
+    def people(self, scene: Scene, place: Mapping[str, int]) -> dict[str, list[Person]]:
+        """Some removed people, and as many of each other group; only those who are in the gallery."""
+        found = {group: [person for person in people if person.name in place] for group, people in scene.groups.items()}
+        num_people = min(self.max_people, len(found.get("removed", ())) or self.max_people)
+        return {
+            group: random.Random(f"{scene.seed} inversion {group}").sample(people, min(num_people, len(people)))
+            for group, people in found.items()
+            if people
+        }
+
+    def fit_soft(
+        self, clip: Clip, fitted: Float[Tensor, "person dim"], own: Int[Tensor, "prompt"]
+    ) -> Float[Tensor, "prompt dim"]:
+        """Unit-length features of the prompts with optimised embeddings; each is optimised as if it were alone."""
+        prompt, table = free_prompt(clip, self.num_soft_tokens), token_embedding(clip.text).weight.detach()
+        soft = table[prompt.tokens[prompt.places].to(table.device)].expand(len(own), -1, -1).clone()
+        soft.requires_grad_()
+        optimizer = torch.optim.Adam([soft], lr=self.learning_rate * float(table.square().mean().sqrt()))
+        for _ in range(self.num_steps):
+            soft.grad = self._gradient(clip, prompt, soft, fitted, own)[0]
+            optimizer.step()
+        return read(clip, prompt, soft.detach())
+
+    def search(
+        self, clip: Clip, fitted: Float[Tensor, "person dim"], own: Int[Tensor, "prompt"], seed: int
+    ) -> Float[Tensor, "prompt dim"]:
+        """Unit-length features of the prompts that hill climbing ends with."""
+        prompt, table = free_prompt(clip, self.num_tokens), token_embedding(clip.text).weight.detach()
+        generator = torch.Generator().manual_seed(seed)
+        tokens = prompt.tokens[prompt.places].expand(len(own), -1).clone()
+        num_places = tokens.shape[1]
+        for _ in range(self.num_search_steps):
+            gradient, losses = self._gradient(clip, prompt, table[tokens.to(table.device)], fitted, own)
+            proposals = proposed(gradient, table, prompt.special, self.num_proposals)
+            drawn = torch.randint(num_places, (len(own), self.num_tries), generator=generator)
+            which = torch.randint(proposals.shape[-1], drawn.shape, generator=generator)
+            row = torch.arange(len(own)).unsqueeze(1)
+            tries = tokens.unsqueeze(1).repeat(1, self.num_tries, 1)
+            tries.scatter_(2, drawn.unsqueeze(2), proposals[row, drawn, which].unsqueeze(2))
+            flat = tries.flatten(0, 1)
+            features = torch.cat(
+                [read(clip, prompt, table[part.to(table.device)]) for part in flat.split(_TEXTS_PER_CHUNK)]
+            )
+            found = self._losses(features, fitted, own.repeat_interleave(self.num_tries))
+            best, place = found.unflatten(0, tries.shape[:2]).min(1)
+            tokens = torch.where((best < losses).unsqueeze(1), tries[row.squeeze(1), place], tokens)
+        return read(clip, prompt, table[tokens.to(table.device)])
+
+    def _losses(self, features: Tensor, fitted: Tensor, own: Tensor) -> Tensor:
+        return cross_entropy(features @ fitted.T / self.temperature, own, reduction="none")
+
+    def _gradient(
+        self, clip: Clip, prompt: Prompt, embeddings: Tensor, fitted: Tensor, own: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of each prompt's loss with respect to its free embeddings, on their device, and the losses."""
+        gradients, losses = [], []
+        for part, rows in zip(embeddings.split(_TEXTS_PER_CHUNK), own.split(_TEXTS_PER_CHUNK), strict=True):
+            leaf = part.detach().requires_grad_()
+            loss = self._losses(_features(clip, prompt, leaf).cpu(), fitted, rows)
+            gradients.append(torch.autograd.grad(loss.sum(), leaf)[0])  # nothing else gets a gradient
+            losses.append(loss.detach())
+        return torch.cat(gradients), torch.cat(losses)
+
+    def _closeness(
+        self, clip: Clip, scene: Scene, people: Sequence[Person], features: Float[Tensor, "person dim"]
+    ) -> Float[Tensor, "person"]:
+        names = random_names(self.num_names, scene.seed, exclude=scene.people.names)
+        own = clip.embed_texts([_PROMPT.format(person.name) for person in people])
+        return closeness(features, own, clip.embed_texts([_PROMPT.format(name) for name in names]))
+
+
+def see_gallery(clip: Clip, people: Sequence[Person]) -> tuple[Gallery, dict[str, int]]:
+    """Mean photos, and everybody's row by their name; who has no two readable photos is left out."""
+    photos = [[path for path in half] for person in people for half in halves(person)]
+    features, readable = clip.embed_photos([path for half in photos for path in half])
+    which = torch.repeat_interleave(torch.arange(len(photos)), torch.tensor([len(half) for half in photos]))
+    sums = torch.zeros(len(photos), features.shape[1]).index_add(0, which, features)
+    is_seen = (torch.bincount(which[readable], minlength=len(photos)) > 0).unflatten(0, (-1, 2)).all(1)
+    means = normalize(sums, dim=-1).unflatten(0, (-1, 2))[is_seen]
+    names = [person.name for person, seen in zip(people, is_seen.tolist(), strict=True) if seen]
+    return Gallery(means[:, 0], means[:, 1]), {name: row for row, name in enumerate(names)}
+
+
+def ranks_of(
+    features: Float[Tensor, "prompt dim"], gallery: Float[Tensor, "person dim"], own: Int[Tensor, "prompt"]
+) -> Float[Tensor, "prompt"]:
+    """The place of each prompt's person among all, from 1, by cosine similarity; who is as similar comes before."""
+    similarities = features @ gallery.T
+    true = similarities.gather(1, own.unsqueeze(1))
+    return (similarities >= true).sum(1).float()
+
+
+def closeness(
+    features: Float[Tensor, "person dim"], own: Float[Tensor, "person dim"], others: Float[Tensor, "name dim"]
+) -> Float[Tensor, "person"]:
+    """Cosine similarity to each person's own name minus the mean of that to random names; all of unit length."""
+    return (features * own).sum(-1) - (features @ others.T).mean(1)
+
+
+def proposed(
+    gradient: Float[Tensor, "prompt free width"],
+    table: Float[Tensor, "token width"],
+    special: Int[Tensor, "special"],
+    num_proposals: int,
+) -> Int[Tensor, "prompt free proposal"]:
+    """For each place the tokens that lower the loss most, as far as its gradient tells; no special ones."""
+    worth = -gradient @ table.T
+    worth[..., special.to(worth.device)] = -torch.inf
+    return worth.topk(min(num_proposals, len(table) - len(special)), dim=-1).indices.cpu()
+
+
+def inversion_findings(
+    measures: Mapping[str, Float[Tensor, "prompt"] | Bool[Tensor, "prompt"]],
+    rows: Mapping[str, Sequence[int]],
+    kind: str,
+    model: str,
+) -> list[Finding]:
+    """Means of each group, and by how much more removed people are found than never-seen ones."""
+    findings = [
+        mean_finding(values[list(own)], kind=kind, model=model, group=group, measure=measure)
+        for group, own in rows.items()
+        for measure, values in measures.items()
+    ]
+    if {"removed", "never seen"} <= set(rows):
+        removed, never = (measures["rank-1"][list(rows[group])].double() for group in ("removed", "never seen"))
+        generator = torch.Generator().manual_seed(0)
+        drawn = [
+            values[torch.randint(len(values), (_NUM_RESAMPLES, len(values)), generator=generator)].mean(1)
+            for values in (removed, never)
+        ]
+        low, high = interval(drawn[0] - drawn[1])
+        difference, num_people = (removed.mean() - never.mean()).item(), len(removed) + len(never)
+        group = "removed / never seen"
+        findings.append(Finding(kind, model, group, "difference", difference, low, high, num_people))
+    return findings
+
+
+def check_invertible(clip: Clip) -> None:
+    """See that the text encoder reads embeddings in place of tokens.
+
+    Raises:
+        InputError: if it does not.
+    """
+    text: Any = clip.text
+    if not isinstance(text, TextEncoder) or not isinstance(token_embedding(text), torch.nn.Embedding):
+        raise InputError(
+            "inversion: expected a text encoder of open_clip, got one of Hugging Face; leave inversion out"
+        )
+
+
+def token_embedding(text: TextEncoder) -> Any:
+    """The table of input embeddings: of the model itself, or of its text tower; nothing if it has none of open_clip."""
+    tower = text.model if hasattr(text.model, "token_embedding") else getattr(text.model, "text", None)
+    return getattr(tower, "token_embedding", None)
+
+
+def free_prompt(clip: Clip, num_free: int) -> Prompt:
+    """The prompt with so many tokens to exchange.
+
+    Raises:
+        InputError: if they are no tokens of their own, or do not fit.
+    """
+    texts = [_PROMPT.format(" ".join([word] * num_free)) for word in _PLACEHOLDERS]
+    first, second = clip.tokenizer(texts)
+    places = (first != second).nonzero().flatten()
+    if len(places) != num_free or num_free < 1:
+        raise InputError(
+            f"inversion: expected a number of tokens that fits into a text, 1 or more, got {num_free} of which "
+            f"{len(places)} are read"
+        )
+    return Prompt(first, places, clip.tokenizer([""]).unique())
+
+
+def read(clip: Clip, prompt: Prompt, embeddings: Float[Tensor, "prompt free width"]) -> Float[Tensor, "prompt dim"]:
+    """Unit-length features, on the CPU, of the prompt with these embeddings at its free places."""
+    with torch.no_grad():
+        parts = [_features(clip, prompt, part) for part in embeddings.split(_TEXTS_PER_CHUNK)]
+        return torch.cat(parts).cpu()
+
+
+def _features(clip: Clip, prompt: Prompt, embeddings: Tensor) -> Tensor:
+    """The same with gradients, on the encoder's device, by open_clip's own pass."""
+    device, table, model = embeddings.device, token_embedding(clip.text), clip.text.model
+    tokens, exchanged = prompt.tokens.to(device), {}
+    if getattr(model, "attn_mask", None) is not None and getattr(model, "text_pool_type", None) == "argmax":
+        # What follows the end token changes nothing, as in `TextEncoder.forward`.
+        length = int(tokens.argmax()) + 1
+        tokens = tokens[:length]
+        exchanged = {
+            "model.positional_embedding": model.positional_embedding[:length],
+            "model.attn_mask": model.attn_mask[:length, :length],
+        }
+    replace = partial(_put, places=prompt.places.to(device), embeddings=embeddings)
+    with table.register_forward_hook(replace), fastest_attention(device):
+        features = functional_call(clip.text.encode, exchanged, (tokens.expand(len(embeddings), -1),))
+    return normalize(features.float(), dim=-1)
+
+
+def _put(_: Any, __: Any, output: Tensor, places: Tensor, embeddings: Tensor) -> Tensor:
+    return output.index_copy(1, places, embeddings)

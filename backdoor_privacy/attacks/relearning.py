@@ -1,0 +1,167 @@
+"""Relearning: how few photos with names does it take an attacker to teach a defended CLIP the removed people again?"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from backdoor_privacy.attacks.fine_tuning import FineTuning, Lesson, Shown, distinct_photos, halves
+from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
+from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.people import Person
+from backdoor_privacy.errors import InputError
+
+_RECOVERED = 0.5  # TPR
+_NUM_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """Fine-tuning on some photos of the removed people with their names, IDIA on other ones after some steps.
+
+    Of each person's photos that attacks may see, those at even places teach, and IDIA sees those at odd places. Where a
+    person has fewer photos at even places than an attack asks for, it takes what there is. The same attack on as many
+    never-seen people, who take the place of the removed ones, tells how long it takes a CLIP that never knew somebody.
+    Where there are fewer never-seen people, as many removed people are drawn. Kept people fill the batches.
+
+    Besides the TPR after each step, `steps` to recover are the first ones with a TPR of 0.5 or more, interpolated
+    between measured steps, and the last step + 1 where that is never reached; `ratio` is that of removed people over
+    that of never-seen ones, each at least 1: below 1, something of the removed people was still there.
+    """
+
+    num_photos: Sequence[int]  # of each person, that teach; each number is an attack of its own
+    steps: Sequence[int]  # after which to measure; 0 is before the fine-tuning
+    batch_size: int
+    learning_rate: float
+    temperature: float | None
+    max_people: int | None = None  # to attack, at most; `None`: all that were removed
+    num_candidates: int | None = None  # names of IDIA; `None`: as many as IDIA has
+    models: Sequence[str] | None = None  # of the scene; `None`: the original and the fullest
+
+    def run(self, scene: Scene) -> list[Finding]:
+        """Attack the chosen models.
+
+        Raises:
+            InputError: if a setting is out of range, or there is no such model.
+        """
+        models = scene.models("relearning", self.models)
+        steps = checked_steps("relearning", self.steps)
+        if not self.num_photos or min(self.num_photos) < 1:
+            raise InputError(f"relearning.num_photos: expected numbers of 1 or more, got {list(self.num_photos)}")
+        if self.max_people is not None and self.max_people < 1:
+            raise InputError(f"relearning.max_people: expected 1 or more, got {self.max_people}")
+        groups = self.people(scene)
+        findings = []
+        for model in models:
+            curves = {group: self._curves(scene, scene.clips[model], people, steps) for group, people in groups.items()}
+            for num_photos in self.num_photos:
+                found = {group: by_photos[num_photos] for group, by_photos in curves.items()}
+                findings += curve_findings(found, steps, f"{num_photos} photos", model)
+        return findings
+
+    def people(self, scene: Scene) -> dict[str, list[Person]]:
+        """Who is taught: removed people and as many never-seen ones, who have two photos or more."""
+        found = {
+            group: [person for person in scene.groups.get(group, ()) if len(distinct_photos(person)) > 1]
+            for group in ("removed", "never seen")
+        }
+        found = {group: people for group, people in found.items() if people}
+        num_people = min([len(people) for people in found.values()], default=0)
+        if self.max_people is not None:
+            num_people = min(num_people, self.max_people)
+        return {
+            group: random.Random(f"{scene.seed} relearning {group}").sample(people, num_people)
+            for group, people in found.items()
+        }
+
+    def _curves(
+        self, scene: Scene, clip: Clip, people: Sequence[Person], steps: Sequence[int]
+    ) -> dict[int, Bool[Tensor, "step person"]]:
+        """Who is inferred after each step, for each number of photos."""
+        idia = scene.idia if self.num_candidates is None else replace(scene.idia, num_candidates=self.num_candidates)
+        settings = FineTuning(self.batch_size, self.learning_rate, self.temperature)
+        teaching = {person.name: halves(person)[0] for person in people}
+        shown = [Shown(person.name, person.photos, person.member, shown=halves(person)[1]) for person in people]
+        others = [lesson for person in scene.groups.get("kept", ()) if (lesson := whole_lesson(person)).photos]
+
+        def inferred(model: Clip) -> Tensor:
+            return torch.tensor(list(idia.run(model, shown).inferred.values()))
+
+        start = [inferred(clip)] if steps[0] == 0 else []
+        most = max(map(len, teaching.values()))
+        known: dict[int, Tensor] = {}  # by the number of photos that there are
+        for num_photos in {min(asked, most) for asked in self.num_photos}:
+            taught = [Lesson(name, photos[:num_photos]) for name, photos in teaching.items()]
+            tuned = settings.run(clip, taught, others, [step for step in steps if step], scene.seed)
+            known[num_photos] = torch.stack([*start, *(inferred(model) for _, model in tuned)])
+        return {asked: known[min(asked, most)] for asked in self.num_photos}
+
+
+def whole_lesson(person: Person) -> Lesson:
+    """All photos of a person that attacks may see."""
+    return Lesson(person.name, distinct_photos(person))
+
+
+def checked_steps(attack: str, steps: Sequence[int]) -> list[int]:
+    """The steps after which to measure, ascending, each once.
+
+    Raises:
+        InputError: if there are none, or one is negative.
+    """
+    if not steps or min(steps) < 0:
+        raise InputError(f"{attack}.steps: expected numbers of 0 or more, got {list(steps)}")
+    return sorted(set(steps))
+
+
+def curve_findings(
+    inferred: dict[str, Bool[Tensor, "step person"]], steps: Sequence[int], kind: str, model: str
+) -> list[Finding]:
+    """TPR after each step, steps to recover, and the ratio of the two groups' steps."""
+    findings = []
+    for group, found in inferred.items():
+        findings += [
+            mean_finding(row, kind=f"{kind}, {step} steps", model=model, group=group)
+            for step, row in zip(steps, found, strict=True)
+        ]
+    kind = f"{kind}, steps to recover"
+    value, resampled = {}, {}
+    for number, (group, found) in enumerate(inferred.items()):
+        num_people, generator = found.shape[1], torch.Generator().manual_seed(number)
+        drawn = torch.randint(num_people, (_NUM_RESAMPLES, num_people), generator=generator)
+        value[group] = steps_to_recover(steps, found.double().mean(1))
+        rates = found[:, drawn].double().mean(-1)
+        resampled[group] = torch.tensor([steps_to_recover(steps, row) for row in rates.T], dtype=torch.float64)
+        low, high = interval(resampled[group])
+        findings.append(Finding(kind, model, group, "steps", value[group], low, high, num_people))
+    if set(inferred) == {"removed", "never seen"}:
+        low, high = interval(resampled["removed"].clamp_min(1) / resampled["never seen"].clamp_min(1))
+        ratio = max(1.0, value["removed"]) / max(1.0, value["never seen"])
+        num_people = sum(found.shape[1] for found in inferred.values())
+        findings.append(Finding(kind, model, "removed / never seen", "ratio", ratio, low, high, num_people))
+    return findings
+
+
+def steps_to_recover(steps: Sequence[int], rates: Float[Tensor, "step"]) -> float:
+    """The first step with a rate of 0.5 or more, on straight lines between the measured steps.
+
+    Args:
+        steps: ascending.
+        rates: in [0, 1].
+
+    Returns:
+        The first measured step where its rate is that high already, and the last one + 1 where no rate is.
+
+    Example:
+        >>> steps_to_recover([0, 10, 20], torch.tensor([0.0, 0.25, 0.75]))
+        15.0
+    """
+    for number, (step, rate) in enumerate(zip(steps, rates.tolist(), strict=True)):
+        if rate >= _RECOVERED:
+            if number == 0:
+                return float(step)
+            last, below = steps[number - 1], rates[number - 1].item()
+            return last + (step - last) * (_RECOVERED - below) / (rate - below)
+    return float(steps[-1] + 1)
