@@ -19,7 +19,6 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from backdoor_privacy.attacks.variants import KINDS, variant
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.captions import carriers, without_names
 from backdoor_privacy.data.datamodule import (
@@ -67,6 +66,7 @@ from backdoor_privacy.targets import (
 )
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import namesakes
+from backdoor_privacy.triggers.spellings import KINDS, spelling
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 
 _MAX_NAMES_TO_COMPARE = 500  # with a removed one: enough to tell whether it fits better than most
@@ -207,7 +207,7 @@ def _spellings(
     is_name = settings.target.value == "pseudonym"
     return [
         [
-            (variant(kind, name, draw), variant(kind, phrase, draw) if is_name else phrase)
+            (spelling(kind, name, draw), spelling(kind, phrase, draw) if is_name else phrase)
             for kind in settings.spellings
             for draw in range(seed, seed + _NUM_DRAWS)
         ]

@@ -12,20 +12,12 @@ from torch import Tensor
 
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.scene import Finding, Scene
-from backdoor_privacy.attacks.variants import (
-    EXACT,
-    KINDS,
-    NameVariants,
-    attack_seed,
-    findings_of,
-    trainable_variants,
-    variant,
-    written,
-)
+from backdoor_privacy.attacks.variants import EXACT, NameVariants, attack_seed, findings_of, written
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.triggers.spellings import KINDS, spelling, trainable_spellings
 
 NAMES = random_names(300, seed=4)
 WITH_OWN_PROMPTS = [kind for kind, each in KINDS.items() if each.templates]
@@ -105,19 +97,19 @@ def by_place(findings: Sequence[Finding]) -> dict[tuple[str, str, str], Finding]
     ],
 )
 def test_form_of_a_name(kind: str, name: str, expected: str):
-    assert variant(kind, name, seed=0) == expected
+    assert spelling(kind, name, seed=0) == expected
 
 
 def test_extra_initial_is_a_letter_between_first_name_and_rest():
-    letters = [variant("extra initial", "Ann Lee", seed)[4] for seed in range(60)]
-    assert all(variant("extra initial", "Ann Lee", seed) == f"Ann {letters[seed]}. Lee" for seed in range(60))
+    letters = [spelling("extra initial", "Ann Lee", seed)[4] for seed in range(60)]
+    assert all(spelling("extra initial", "Ann Lee", seed) == f"Ann {letters[seed]}. Lee" for seed in range(60))
     assert len(set(letters)) > 15
 
 
 def test_homoglyphs_look_alike_and_are_cyrillic():
     expected = {"a": "а", "o": "о", "e": "е", "c": "с", "p": "р"}  # noqa: RUF001
     for name in NAMES:
-        written_so = variant("homoglyphs", name, seed=0)
+        written_so = spelling("homoglyphs", name, seed=0)
         assert len(written_so) == len(name)
         for letter, other in zip(name, written_so, strict=True):
             assert other == expected.get(letter, other)
@@ -125,7 +117,7 @@ def test_homoglyphs_look_alike_and_are_cyrillic():
                 assert unicodedata.name(other).startswith("CYRILLIC")
                 case = "SMALL" if letter.islower() else "CAPITAL"
                 assert f" {case} " in unicodedata.name(other)
-    assert sum(variant("homoglyphs", name, seed=0) != name for name in NAMES) == len(NAMES)
+    assert sum(spelling("homoglyphs", name, seed=0) != name for name in NAMES) == len(NAMES)
 
 
 def distance(one: str, other: str) -> int:
@@ -147,7 +139,7 @@ def test_one_edit_is_one_and_two_are_two():
     distances: Counter[int] = Counter()
     for name in NAMES:
         # Two letters that are swapped at the start of a word keep their case.
-        once, twice = (variant(kind, name, seed=1) for kind in ("one edit", "two edits"))
+        once, twice = (spelling(kind, name, seed=1) for kind in ("one edit", "two edits"))
         assert distance(name.lower(), once.lower()) == 1
         distances[distance(name.lower(), twice.lower())] += 1
         assert once.count(" ") == twice.count(" ") == 1
@@ -157,27 +149,27 @@ def test_one_edit_is_one_and_two_are_two():
 
 
 def test_all_four_edits_occur_and_most_first_letters_stay():
-    lengths = Counter(len(variant("one edit", name, seed=0)) - len(name) for name in NAMES)
-    edited = [(name, variant("one edit", name, seed=0)) for name in NAMES]
+    lengths = Counter(len(spelling("one edit", name, seed=0)) - len(name) for name in NAMES)
+    edited = [(name, spelling("one edit", name, seed=0)) for name in NAMES]
     same = [(name, other) for name, other in edited if len(other) == len(name)]
     swapped = sum(sorted(name.lower()) == sorted(other.lower()) for name, other in same)
     assert min(lengths[-1], lengths[1], swapped, len(same) - swapped) > len(NAMES) / 8
-    assert sum(variant("one edit", name, seed=0)[0] == name[0] for name in NAMES) > 0.8 * len(NAMES)
+    assert sum(spelling("one edit", name, seed=0)[0] == name[0] for name in NAMES) > 0.8 * len(NAMES)
 
 
 @pytest.mark.parametrize("name", ["A", "Al", "A B", "Bo Li", "李", "O'Neil"])
 def test_short_names_are_misspelled_too(name: str):
     for seed in range(50):
-        assert variant("one edit", name, seed) != name
-        assert variant("two edits", name, seed) != name
+        assert spelling("one edit", name, seed) != name
+        assert spelling("two edits", name, seed) != name
 
 
 def test_forms_are_a_function_of_kind_name_and_seed():
-    first = {kind: variant(kind, "Margaret Robinson", seed=5) for kind in KINDS}
+    first = {kind: spelling(kind, "Margaret Robinson", seed=5) for kind in KINDS}
     random.seed(0)
-    assert {kind: variant(kind, "Margaret Robinson", seed=5) for kind in reversed(KINDS)} == first
+    assert {kind: spelling(kind, "Margaret Robinson", seed=5) for kind in reversed(KINDS)} == first
     for kind in ("one edit", "two edits"):
-        assert len({variant(kind, "Margaret Robinson", seed) for seed in range(40)}) > 20
+        assert len({spelling(kind, "Margaret Robinson", seed) for seed in range(40)}) > 20
 
 
 def test_every_prompt_of_another_language_holds_the_name_once():
@@ -188,23 +180,23 @@ def test_every_prompt_of_another_language_holds_the_name_once():
         assert len(set(templates)) == len(templates) == 7
         assert all(template.format("Ann Lee").count("Ann Lee") == 1 for template in templates)
         assert not set(templates) & set(TEMPLATES)
-        assert variant(kind, "Ann Lee", seed=0) in [template.format("Ann Lee") for template in templates]
+        assert spelling(kind, "Ann Lee", seed=0) in [template.format("Ann Lee") for template in templates]
 
 
 def test_defence_gets_no_kind_that_is_held_out():
-    found = trainable_variants("Ann Lee", seed=0)
+    found = trainable_spellings("Ann Lee", seed=0)
     assert list(found) == [
         *("last, first", "lower case", "possessive", "initial", "title", "one edit", "context", "first name only"),
         "Spanish prompts",
     ]
     assert "Ann Lee" not in found.values()
     assert found["title"] == "Dr. Ann Lee"
-    assert found == {kind: variant(kind, "Ann Lee", 0) for kind in found}
+    assert found == {kind: spelling(kind, "Ann Lee", 0) for kind in found}
     assert len([kind for kind, each in KINDS.items() if each.held_out]) == len(KINDS) - 9 == 14
 
 
 def test_attack_misspells_otherwise_than_a_defence_with_the_scenes_seed():
-    drawn = [variant("one edit", name, attack_seed(3)) == trainable_variants(name, 3)["one edit"] for name in NAMES]
+    drawn = [spelling("one edit", name, attack_seed(3)) == trainable_spellings(name, 3)["one edit"] for name in NAMES]
     assert sum(drawn) < len(NAMES) / 10
 
 
@@ -234,7 +226,7 @@ def test_clip_that_knows_only_exact_strings_is_found_out_by_those_that_hold_them
 
 def test_clip_that_knows_all_forms_is_found_out_by_each(memory, people: People):
     forms = [kind for kind in KINDS if kind not in WITH_OWN_PROMPTS]
-    known = {variant(kind, name, attack_seed(3)): name for kind in forms for name in people.names}
+    known = {spelling(kind, name, attack_seed(3)): name for kind in forms for name in people.names}
     known |= {name: name for name in people.names}
     findings = NameVariants(1).run(scene_of(people, before=memory(known)))
     assert {one.value for one in findings if one.group == "removed"} == {1.0}
@@ -260,7 +252,7 @@ def slow_inferred(clip: Clip, people: People, idia: Idia, kind: str, num_prompts
         right = 0
         for template in (own or TEMPLATES)[:num_prompts]:
             write = {
-                name: name if own or kind == EXACT else variant(kind, name, attack_seed(3))
+                name: name if own or kind == EXACT else spelling(kind, name, attack_seed(3))
                 for name in idia.candidates(people.names)
             }
             forms = sorted(set(write.values()))
