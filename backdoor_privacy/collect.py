@@ -14,8 +14,10 @@ from rich.table import Table
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
 from backdoor_privacy.results import read_metrics
+from backdoor_privacy.sweeps import missing_runs
 
 _VERSIONS = ("commit", "python", "torch", "open_clip_torch", "lightning")
+_MAX_MISSING = 5
 _LOG = "backdoor_privacy.log"  # of Hydra, in the folder of each job
 
 
@@ -121,6 +123,12 @@ def main() -> None:
                 f"{mean['zero_shot_top1_loss']:.3f}",
             )
         console.print(table)
+    missing = missing_runs(folder)
+    if missing:
+        shown = "".join(f"\n  {' '.join(job)}" for job in missing[:_MAX_MISSING])
+        more = f"\n  and {len(missing) - _MAX_MISSING} more" if len(missing) > _MAX_MISSING else ""
+        text = f"not finished of the last sweep: {len(missing)} runs{shown}{more}"
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for run in unfinished:
         console.print(f"not finished: {run}{_last_words(run)}", style="yellow", highlight=False)
 

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.paths import CONFIG_FOLDER
+
+# Overrides that change where and how a run is made, and not what it is.
+_ASIDE = ("+sweep=", "attack=", "paths.", "trainer.", "trainer=", "logger", "report.", "quiet", "hydra/", "hydra.")
 
 log = logging.getLogger("backdoor_privacy")
 
@@ -34,6 +37,35 @@ def recorded_sweep(name: str) -> list[list[str]]:
     """The runs of a sweep of `conf/sweep`."""
     config = OmegaConf.load(CONFIG_FOLDER / "sweep" / f"{name}.yaml")
     return jobs([f"{key}={value}" for key, value in config.hydra.sweeper.params.items()])
+
+
+def run_key(overrides: Iterable[str]) -> frozenset[str]:
+    """What a run is, whatever the order of its overrides, and where and how it was made."""
+    # Hydra quotes spaces with a backslash.
+    return frozenset(one.replace("\\", "") for one in overrides if not one.startswith(_ASIDE))
+
+
+def finished_runs(runs: Path) -> dict[frozenset[str], str]:
+    """The folder of each finished run, as seen from the folder of all, by its `run_key`."""
+    found = {}
+    for metrics in runs.rglob("metrics.json"):
+        overrides = metrics.parent / ".hydra" / "overrides.yaml"
+        if overrides.is_file():
+            found[run_key(map(str, OmegaConf.load(overrides)))] = str(metrics.parent.relative_to(runs))
+    return found
+
+
+def missing_runs(runs: Path) -> list[list[str]]:
+    """The overrides of the runs of the last sweep into this folder that are not finished, as Hydra noted it."""
+    path = runs / "multirun.yaml"
+    if not path.is_file():
+        return []
+    # It holds interpolations that only a run can resolve; these parts have none.
+    hydra = OmegaConf.load(path).hydra
+    params = hydra.sweeper.get("params") or {}
+    finished = finished_runs(runs)
+    asked = jobs([*(f"{key}={value}" for key, value in params.items()), *hydra.overrides.task])
+    return [job for job in asked if run_key(job) not in finished]
 
 
 def spoken(seconds: float) -> str:

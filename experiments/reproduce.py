@@ -8,18 +8,17 @@ python experiments/reproduce.py names -- clip=vit_b_32 people=facescrub ...   wi
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.collect import collect
 from backdoor_privacy.files import write_text
 from backdoor_privacy.report.figures import people_figure, save_figure, settings_figure
-from backdoor_privacy.sweeps import recorded_sweep, spoken
+from backdoor_privacy.sweeps import finished_runs, recorded_sweep, run_key, spoken
 
 FOLDER = Path(__file__).parent
 NAMES = ("names", "faces", "both", "weight_loss", "target_phrase", "poisoned_samples", "distances", "faces_500")
@@ -31,23 +30,6 @@ _MEASURES = {
     "fpr": "FPR",
     "zero_shot_top1_loss": "top-1 loss",
 }
-# Overrides that change where and how a run is made, and not what it is.
-_ASIDE = ("+sweep=", "paths.", "trainer.", "logger", "report.", "quiet", "hydra/", "hydra.")
-
-
-def finished_runs(runs: Path) -> dict[frozenset[str], str]:
-    """The folder of each finished run, as `collect` names it, by what was asked of it."""
-    found = {}
-    for metrics in runs.rglob("metrics.json"):
-        overrides = metrics.parent / ".hydra" / "overrides.yaml"
-        if overrides.is_file():
-            asked = (str(one) for one in OmegaConf.load(overrides))
-            found[_key(one for one in asked if not one.startswith(_ASIDE))] = str(metrics.parent.relative_to(runs))
-    return found
-
-
-def _key(overrides: Iterable[str]) -> frozenset[str]:
-    return frozenset(one.replace("\\", "") for one in overrides)  # Hydra quotes spaces with it
 
 
 def recorded_rows(name: str) -> pd.DataFrame:
@@ -133,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = Table("sweep", "runs", "done", "time left", title="Recorded results")
     total = 0.0
     for name in names:
-        jobs = [_key(job) for job in recorded_sweep(name)]
+        jobs = [run_key(job) for job in recorded_sweep(name)]
         num_done = sum(job in done for job in jobs)
         seconds = recorded_seconds(name)
         left = None if seconds is None else seconds * (len(jobs) - num_done)
@@ -159,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if overrides:
             continue
         done = finished_runs(asked.runs)
-        folders = [done[job] for job in map(_key, recorded_sweep(name)) if job in done]
+        folders = [done[job] for job in map(run_key, recorded_sweep(name)) if job in done]
         if folders:
             record(name, asked.runs, folders)
             console.print(FOLDER / name / "collected.csv", f"({len(folders)} of {len(recorded_sweep(name))} runs)")

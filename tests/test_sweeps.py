@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from backdoor_privacy.paths import CONFIG_FOLDER
-from backdoor_privacy.sweeps import SweepProgress, jobs, recorded_sweep, spoken
+from backdoor_privacy.sweeps import SweepProgress, finished_runs, jobs, missing_runs, recorded_sweep, run_key, spoken
 
 SWEEPS = sorted(path.stem for path in (CONFIG_FOLDER / "sweep").glob("*.yaml"))
 
@@ -69,3 +69,38 @@ def test_sweep_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "Run 3 of 4 has ended; about 2 min left",
         "Run 4 of 4 has ended",
     ]
+
+
+def test_key_of_a_run_is_what_it_is_and_not_how_it_was_made():
+    first = [
+        "+experiment=names_8",
+        "seed=1",
+        "defense.text={phrase:a\\ person}",
+        "trainer.num_workers=0",
+        "logger=wandb",
+    ]
+    other = [
+        "defense.text={phrase:a person}",
+        "+sweep=x",
+        "seed=1",
+        "+experiment=names_8",
+        "paths.runs=there",
+        "attack=all",
+    ]
+    assert run_key(first) == run_key(other)
+    assert run_key([*first, "clip=vit_b_32"]) != run_key(first)
+
+
+def test_missing_runs_are_those_of_the_last_sweep_that_are_not_finished(tmp_path: Path):
+    assert missing_runs(tmp_path) == []
+    hydra = {"sweeper": {"params": {"+experiment": "names_1,names_2"}}, "overrides": {"task": ["seed=range(2)"]}}
+    OmegaConf.save({"hydra": hydra, "paths": {"run": "${nowhere:x}"}}, tmp_path / "multirun.yaml")
+    for number, overrides in enumerate((["seed=0", "+experiment=names_2"], ["+experiment=names_1", "seed=1"])):
+        folder = tmp_path / f"x/{number}"
+        (folder / ".hydra").mkdir(parents=True)
+        OmegaConf.save(overrides, folder / ".hydra/overrides.yaml")
+        if number == 0:
+            (folder / "metrics.json").touch()
+    assert finished_runs(tmp_path) == {run_key(["+experiment=names_2", "seed=0"]): "x/0"}
+    missing = [["+experiment=names_1", "seed=0"], ["+experiment=names_1", "seed=1"], ["+experiment=names_2", "seed=1"]]
+    assert missing_runs(tmp_path) == missing
