@@ -44,11 +44,21 @@ def recorded_seconds(name: str) -> float | None:
     return float(recorded_rows(name).groupby("run")["seconds"].first().mean()) if path.is_file() else None
 
 
-def record(name: str, runs: Path, folders: Sequence[str]) -> None:
-    """Write the table and the figure of a sweep, and its means into its README."""
+def record(name: str, runs: Path, folders: Sequence[str], *, keep: bool = False) -> None:
+    """Write the table and the figure of a sweep, and its means into its README.
+
+    Args:
+        name: of the sweep.
+        runs: folder of all runs.
+        folders: of the sweep's finished runs.
+        keep: whether rows recorded before stay, of runs that are not among these.
+    """
     rows, _ = collect(runs)
     rows = rows[rows["run"].isin(folders)]
     folder = FOLDER / name
+    if keep and (folder / "collected.csv").is_file():
+        known = recorded_rows(name)
+        rows = pd.concat([known[~known["run"].isin(folders)], rows])
     rows = rows.sort_values(["num_removed", "overrides", "seed", "model"])
     rows.to_csv(folder / "collected.csv", index=False, float_format="%.6g")
     rows = recorded_rows(name)
@@ -62,7 +72,8 @@ def record(name: str, runs: Path, folders: Sequence[str]) -> None:
     readme = folder / "README.md"
     before, mark, rest = readme.read_text(encoding="utf-8").partition(_MARK)
     _, end, after = rest.partition(_END)
-    write_text(readme, f"{before}{mark}\n{results_table(rows)}\n{end}{after}")
+    picture = f"![Removed people inferred, and what kept people lose]({name}.png)"
+    write_text(readme, f"{before}{mark}\n{results_table(rows)}\n\n{picture}\n{end}{after}")
 
 
 def results_table(rows: pd.DataFrame) -> str:
@@ -103,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(NAMES))
     parser.add_argument("--list", action="store_true", help="run nothing")
     parser.add_argument("--record", action="store_true", help="only record what is done")
+    parser.add_argument("--keep", action="store_true", help="keep recorded rows of runs that are not there")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (runs)")
     asked = parser.parse_args(given)
     unknown = sorted(set(asked.names) - set(NAMES))
@@ -143,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = finished_runs(asked.runs)
         folders = [done[job] for job in map(run_key, recorded_sweep(name)) if job in done]
         if folders:
-            record(name, asked.runs, folders)
+            record(name, asked.runs, folders, keep=asked.keep)
             console.print(FOLDER / name / "collected.csv", f"({len(folders)} of {len(recorded_sweep(name))} runs)")
     return int(failed)
 

@@ -87,6 +87,20 @@ def test_finished_runs_of_a_sweep_are_recorded(recorded: Path, capsys: pytest.Ca
     assert "2 min" in capsys.readouterr().out  # four runs of 30 s are left
 
 
+def test_rows_of_runs_that_are_elsewhere_may_stay(recorded: Path):
+    first, second = (job for job in recorded_sweep("weight_loss") if job[0] == "seed=0")
+    write_run(recorded / "here", first, 0)
+    write_run(recorded / "there", second, 1)
+    for runs, flags, expected in (
+        ("here", [], [0.0]),
+        ("there", ["--keep"], [0.0, 0.25]),
+        ("there", ["--keep"], [0.0, 0.25]),
+        ("there", [], [0.25]),
+    ):
+        assert reproduce.main(["weight_loss", "--record", "--runs", str(recorded / runs), *flags]) == 0
+        assert reproduce.recorded_rows("weight_loss")["tpr_removed"].tolist() == expected
+
+
 def test_sweep_that_fails_ends_with_exit_code_1(recorded: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert reproduce.main(["weight_loss", "--runs", str(recorded / "runs")]) == 1
