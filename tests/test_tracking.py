@@ -132,6 +132,24 @@ def test_who_was_named_is_told_only_where_names_may_be(compose_cfg, tmp_path: Pa
     assert told == (["Ann Lee", "Bob Ray"] if names else "2 people")
 
 
+@pytest.mark.parametrize("names", [False, True])
+def test_photos_of_removed_people_are_sent_only_where_names_are(
+    compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
+):
+    run(compose_into(tmp_path, "defense.text=null", f"report.names={names}"))
+    assert (tmp_path / "run/figures/triggers.png").is_file()
+    sent: list[str] = []
+    with Tracker(
+        compose_into(tmp_path, "logger=wandb", "defense.text=null", f"report.names={names}"), tmp_path
+    ) as told:
+        assert told.wandb is not None
+        told.folder = tmp_path / "run"
+        monkeypatch.setattr(told.wandb.experiment, "log", lambda values: sent.extend(values))
+        told.summarize(json.loads((tmp_path / "run/metrics.json").read_text()))
+    assert {"figures/idia", "figures/map", "figures/margins", "figures/votes"} <= set(sent)
+    assert ("figures/triggers" in sent) == names
+
+
 def test_an_account_keeps_the_defended_clip(compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run(compose_into(tmp_path, "defense.image=null"))
     cfg, kept = compose_into(tmp_path, "logger=wandb", "defense.image=null"), []
