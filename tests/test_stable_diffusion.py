@@ -236,7 +236,7 @@ def test_defended_text_model_drops_into_a_pipeline(protected: Protected, compani
 @pytest.mark.parametrize(
     ("defense", "expected"),
     [
-        ("nameless", "defense.text: expected target=phrase or pseudonym and num_anchors=0 .* got nameless"),
+        ("nameless", "defense.text: expected target=phrase, fitting or pseudonym and num_anchors=0 .* got nameless"),
         ("both", "defense.image: expected null for the text encoder of Stable Diffusion"),
     ],
 )
