@@ -127,7 +127,7 @@ def main() -> None:
     if missing:
         shown = "".join(f"\n  {' '.join(job)}" for job in missing[:_MAX_MISSING])
         more = f"\n  and {len(missing) - _MAX_MISSING} more" if len(missing) > _MAX_MISSING else ""
-        text = f"not finished of the last sweep: {len(missing)} runs{shown}{more}"
+        text = f"missing of the last sweep: {len(missing)} runs{shown}{more}"
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for run in unfinished:
         console.print(f"not finished: {run}{_last_words(run)}", style="yellow", highlight=False)

@@ -1,7 +1,6 @@
 """Sweeps: which runs one consists of, and how far it is."""
 
 import itertools
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,8 +15,6 @@ from backdoor_privacy.paths import CONFIG_FOLDER
 
 # Overrides that change where and how a run is made, and not what it is.
 _ASIDE = ("+sweep=", "attack=", "paths.", "trainer.", "trainer=", "logger", "report.", "quiet", "hydra/", "hydra.")
-
-log = logging.getLogger("backdoor_privacy")
 
 
 def jobs(arguments: Sequence[str]) -> list[list[str]]:
@@ -105,4 +102,5 @@ class SweepProgress(Callback):
         if number < self.num_jobs and self.seconds:
             mean = sum(self.seconds) / len(self.seconds)
             left = f"; about {spoken(mean * (self.num_jobs - number))} left"
-        log.info("Run %d of %d has ended%s", number, self.num_jobs, left)
+        # Not logged: the last line of a run's log says why it failed.
+        print(f"Run {number} of {self.num_jobs} has ended{left}", flush=True)

@@ -46,7 +46,7 @@ def test_time_spans_are_said_in_words(seconds: float, words: str):
     assert spoken(seconds) == words
 
 
-def test_sweep_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def test_sweep_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     now = [0.0]
     monkeypatch.setattr("backdoor_privacy.sweeps.time.monotonic", lambda: now[0])
     progress = SweepProgress()
@@ -56,14 +56,13 @@ def test_sweep_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     progress.on_multirun_start(config)
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "metrics.json").touch()  # this one was finished before and takes no time
-    with caplog.at_level("INFO", "backdoor_privacy"):
-        for number, seconds in enumerate([1, 100, 140, 120]):
-            hydra = {"runtime": {"output_dir": str(tmp_path / str(number))}, "job": {"num": number}}
-            job = OmegaConf.create({"hydra": hydra, "quiet": False})
-            progress.on_job_start(job)
-            now[0] += seconds
-            progress.on_job_end(job, JobReturn())
-    assert caplog.messages == [
+    for number, seconds in enumerate([1, 100, 140, 120]):
+        hydra = {"runtime": {"output_dir": str(tmp_path / str(number))}, "job": {"num": number}}
+        job = OmegaConf.create({"hydra": hydra, "quiet": False})
+        progress.on_job_start(job)
+        now[0] += seconds
+        progress.on_job_end(job, JobReturn())
+    assert capsys.readouterr().out.splitlines() == [
         "Run 1 of 4 has ended",
         "Run 2 of 4 has ended; about 3 min left",
         "Run 3 of 4 has ended; about 2 min left",
