@@ -114,4 +114,7 @@ def test_unknown_result_is_an_error(capsys: pytest.CaptureFixture[str]):
 def test_labels_are_what_sets_runs_apart():
     overrides = ["defense.text.distance=mse,defense=text_published", "defense.text.distance=mae,defense=text_published"]
     assert reproduce.labels(overrides) == ["text.distance=mse", "text.distance=mae"]
+    assert reproduce.labels(["defense.text={phrase:a person}", "defense.text={target:fitting}"]) == [
+        *("text phrase:a person", "text target:fitting")
+    ]
     assert reproduce.labels(["", ""]) == ["", ""]
