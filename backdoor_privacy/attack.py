@@ -20,7 +20,6 @@ from backdoor_privacy.attacks.record import read_findings, worst_first, write_fi
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip import Clip, load_clip
 from backdoor_privacy.data.people import People
-from backdoor_privacy.data.photos import photo_files
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.results import read_metrics
@@ -93,14 +92,12 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
         people: everybody.
         removed: names of those removed.
     """
-    images, chosen = instantiate(cfg.images), set(removed)
+    chosen = set(removed)
     return Scene(
         clips={"before": original, **models},
         people=people,
         removed=[name for name in people.names if name in chosen],
         idia=instantiate(cfg.attack),
-        captions=instantiate(cfg.captions) or (),
-        images=photo_files(images.folder)[: images.max_images] if images and Path(images.folder).is_dir() else (),
         seed=cfg.seed,
     )
 
@@ -133,8 +130,7 @@ def _scene_digest(seen: Scene) -> str:
     """Of the models, the people with their photos, and the attack's settings."""
     photos = [(person.name, person.member, sorted(person.hashes.values())) for person in seen.people.everybody]
     parts = [{name: clip.sha256() for name, clip in seen.clips.items()}, photos, list(seen.removed), seen.idia]
-    texts = hashlib.sha256("\n".join(seen.captions).encode()).hexdigest()
-    return hashlib.sha256(repr([*parts, texts, list(map(str, seen.images)), seen.seed]).encode()).hexdigest()
+    return hashlib.sha256(repr([*parts, seen.seed]).encode()).hexdigest()
 
 
 def _usual_time(name: str, folder: Path) -> str:

@@ -15,7 +15,14 @@ from backdoor_privacy.checks import check
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.manifest import manifest
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.distributed import as_the_first_says, first_process_first, is_first_process, wait_for_all
+from backdoor_privacy.distributed import (
+    as_the_first_says,
+    first_process_first,
+    is_first_process,
+    num_processes,
+    wait_for_all,
+)
+from backdoor_privacy.errors import InputError
 from backdoor_privacy.evidence import map_table, neighbors_table, votes_table
 from backdoor_privacy.protect import Protected, Stopwatch, protect
 from backdoor_privacy.report import write_report
@@ -49,6 +56,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         InputError: on anything that the user can mend.
     """
     check(cfg)
+    if cfg.attacks and num_processes() > 1:  # what they embed would wait for the other processes
+        raise InputError(
+            f"attack: expected attack=idia in a run of {num_processes()} processes, got {', '.join(cfg.attacks)}; "
+            "attack the finished run: python -m backdoor_privacy.attack <run>"
+        )
     folder = Path(cfg.paths.run)
     with first_process_first():
         if is_first_process():

@@ -35,7 +35,7 @@ def neutral_phrases(num_people: int, phrase: str) -> list[str]:
 
 
 def fitting_phrases(clip: Clip, names: Sequence[str], other_names: Sequence[str], phrases: Sequence[str]) -> list[str]:
-    """For each name the phrase that fits it best, as a man or a woman (paper, section 4).
+    """For each name the phrase that fits it best, as a man or a woman.
 
     Measured by what a phrase fits that name more than others: one that a CLIP finds near to all names is no choice.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.attacks.photos import see_photos
 from backdoor_privacy.attacks.scene import Finding, Scene, auc_finding
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
@@ -194,9 +195,8 @@ def text_lengths(clip: Clip, texts: Sequence[str]) -> Float[Tensor, "text"]:
 
 def see_faces(clip: Clip, shown: Sequence[Sequence[Path]]) -> SeenFaces:
     """Embed each person's photos; those that cannot be read are left out."""
-    features, readable = clip.embed_photos([path for photos in shown for path in photos])
-    person_index = torch.repeat_interleave(torch.arange(len(shown)), torch.tensor([len(photos) for photos in shown]))
-    return SeenFaces(features[readable], person_index[readable], len(shown))
+    photos = see_photos(clip, shown)
+    return SeenFaces(photos.features, photos.person_index, len(shown))
 
 
 def name_scores(seen: SeenNames, num_neighbors: int) -> Scores:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from backdoor_privacy.clip import Clip
-from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import PhotoMemory, as_bytes, read_photo
 from backdoor_privacy.hardware import fastest_attention
 
@@ -25,18 +24,6 @@ class Lesson(NamedTuple):
 
     name: str
     photos: tuple[Path, ...]  # one or more
-
-
-@dataclass(frozen=True)
-class Shown(Person):
-    """A person of whom an attack sees some of the photos."""
-
-    shown: tuple[Path, ...] = ()
-
-    @property
-    def attack_photos(self) -> tuple[Path, ...]:
-        """These photos."""
-        return self.shown
 
 
 @dataclass(frozen=True)
@@ -131,17 +118,6 @@ def _rounds(num: int, count: int, draw: random.Random) -> Iterator[list[int]]:
             fresh = [number for number in queue if number not in drawn][: count - len(drawn)]
             drawn, queue = drawn + fresh, [number for number in queue if number not in fresh]
         yield drawn
-
-
-def distinct_photos(person: Person) -> tuple[Path, ...]:
-    """The photos of a person that attacks may see, exact duplicates once."""
-    return tuple({person.hashes[path]: path for path in person.attack_photos}.values())
-
-
-def halves(person: Person) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """These photos, cut in two by their position: even ones and odd ones."""
-    photos = distinct_photos(person)
-    return photos[::2], photos[1::2]
 
 
 def _decoded(clip: Clip, path: Path) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,27 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from backdoor_privacy.attacks.idia import Idia, cast_votes, majority
+from backdoor_privacy.attacks.photos import Photos, see_photos
 from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
-from backdoor_privacy.clip import Clip
 
 _NUM_SIMILARITIES_PER_CHUNK = 2**22  # of photos and candidates at a time, 16 MiB
-
-
-class Photos(NamedTuple):
-    """What an image encoder makes of people's photos; those that cannot be read are left out."""
-
-    features: Float[Tensor, "photo dim"]  # of unit length
-    person_index: Int[Tensor, "photo"]
-    numbers: Int[Tensor, "photo"]  # of each among its person's photos, from 0, the unreadable ones counted
-
-
-def see_photos(clip: Clip, shown: Sequence[Sequence[Path]]) -> Photos:
-    """Embed each person's photos."""
-    features, readable = clip.embed_photos([path for photos in shown for path in photos])
-    counts = torch.tensor([len(photos) for photos in shown])
-    person_index = torch.repeat_interleave(torch.arange(len(shown)), counts)
-    numbers = torch.arange(len(person_index)) - (counts.cumsum(0) - counts)[person_index]
-    return Photos(features[readable], person_index[readable], numbers[readable])
 
 
 def name_ranks(

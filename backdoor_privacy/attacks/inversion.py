@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, normalize
 
-from backdoor_privacy.attacks.fine_tuning import halves
+from backdoor_privacy.attacks.photos import halves
 from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from backdoor_privacy.attacks.photos import distinct_photos
 from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import Person
@@ -130,7 +131,7 @@ class Probe:
 
 def see_faces(clip: Clip, people: tuple[Person, ...], num_photos: int | None) -> Faces | None:
     """Embed these people's attack photos, exact duplicates once; `None` where fewer than two people have two."""
-    shown = [list({person.hashes[path]: path for path in person.attack_photos}.values()) for person in people]
+    shown = [distinct_photos(person) for person in people]
     shown = [photos[:num_photos] for photos in shown]
     features, readable = clip.embed_photos([path for photos in shown for path in photos])
     by_person = [

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -29,8 +28,6 @@ class Scene:
         people: everybody in the collection.
         removed: names of those whom the defence removed.
         idia: the settings of the Identity Inference Attack.
-        captions: clean ones of anything, for attackers who fine-tune.
-        images: clean photos of anything, for the same.
         seed: of everything that an attacker draws.
     """
 
@@ -38,8 +35,6 @@ class Scene:
     people: People
     removed: Sequence[str]
     idia: Idia
-    captions: Sequence[str]
-    images: Sequence[Path]
     seed: int
 
     @property

@@ -26,7 +26,7 @@ def crowd(write_people, tmp_path_factory: pytest.TempPathFactory) -> People:
 
 @pytest.fixture
 def scene(tiny_clip: Clip, crowd: People) -> Scene:
-    return Scene({"before": tiny_clip, "both": tiny_clip}, crowd, crowd.names[:2], IDIA, [], [], seed=0)
+    return Scene({"before": tiny_clip, "both": tiny_clip}, crowd, crowd.names[:2], IDIA, seed=0)
 
 
 def test_who_is_taught_is_not_attacked(scene: Scene, crowd: People):

@@ -43,7 +43,7 @@ def defended(tiny_clip: Clip) -> Clip:
 @pytest.fixture
 def scene(tiny_clip: Clip, defended: Clip, people: People) -> Scene:
     clips = {"before": tiny_clip, "text": tiny_clip.with_encoders(text=defended.text), "both": defended}
-    return Scene(clips, people, people.names[:2], IDIA, [], [], seed=0)
+    return Scene(clips, people, people.names[:2], IDIA, seed=0)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -122,7 +122,7 @@ def test_attack_finds_what_idia_finds_on_changed_copies(
             write_clip(tmp_path / str(seed), seed=seed, vision_cfg=vision, preprocess=preprocess) for seed in (0, 1)
         ]
         clips = dict(zip(("before", "both"), (load_clip(f"local-dir:{folder}") for folder in folders), strict=True))
-        scene = Scene(clips, people, people.names[:2], IDIA, [], [], seed=0)
+        scene = Scene(clips, people, people.names[:2], IDIA, seed=0)
     before = {name: clip.sha256() for name, clip in scene.clips.items()}
     findings = Compression(**SETTINGS).run(scene)
     assert {name: clip.sha256() for name, clip in scene.clips.items()} == before
@@ -155,7 +155,7 @@ def test_name_comes_back_with_the_original_weights(tiny_clip: Clip, defended: Cl
         return tensor * 0
 
     erased = tiny_clip.with_encoders(text=changed(tiny_clip.text, silent))
-    seen = Scene({"before": tiny_clip, "text": erased}, people, removed, IDIA, [], [], seed=0)
+    seen = Scene({"before": tiny_clip, "text": erased}, people, removed, IDIA, seed=0)
     found = {
         (one.model, one.kind): one.value
         for one in Compression(True, [8], [], [1.0]).run(seen)

@@ -96,7 +96,7 @@ def known(tiny_clip: Clip) -> Callable[..., Known]:
 
 def new_scene(clips: dict[str, Clip], people: People, num_removed: int = NUM_REMOVED, seed: int = 0) -> Scene:
     idia = Idia(60, 3, 1, 0, TEMPLATES)
-    return Scene(clips, people, people.names[:num_removed], idia, captions=[], images=[], seed=seed)
+    return Scene(clips, people, people.names[:num_removed], idia, seed=seed)
 
 
 def values(findings: list[Finding], model: str, group: str = "removed / kept") -> dict[str, float]:

@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from backdoor_privacy.attacks import idia_sweep
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
-from backdoor_privacy.attacks.idia_sweep import IdiaSweep, name_ranks, see_photos
+from backdoor_privacy.attacks.idia_sweep import IdiaSweep, name_ranks
+from backdoor_privacy.attacks.photos import see_photos
 from backdoor_privacy.attacks.scene import Finding, Scene
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
@@ -65,7 +66,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> People:
 
 
 def scene_of(people: People, idia: Idia, **clips: Clip) -> Scene:
-    return Scene(clips, people, people.names[:10], idia, [], [], seed=3)
+    return Scene(clips, people, people.names[:10], idia, seed=3)
 
 
 def by_place(findings: Sequence[Finding]) -> dict[tuple[str, str, str], Finding]:
@@ -124,7 +125,7 @@ def test_every_setting_equals_a_slow_attack(noisy, crowd: People):
 
 def test_tau_photos_and_candidates_of_idias_settings_are_idia(tiny_clip: Clip, people: People):
     idia = Idia(num_candidates=9, num_photos=3, threshold=3, seed=0)
-    scene = Scene({"before": tiny_clip}, people, people.names[:3], idia, [], [], seed=0)
+    scene = Scene({"before": tiny_clip}, people, people.names[:3], idia, seed=0)
     found = by_place(IdiaSweep(num_photos=(3,), num_candidates=(9,)).run(scene))
     expected = idia.run(tiny_clip, people.everybody)
     for group in scene.groups:
@@ -215,7 +216,7 @@ def test_weights_stay_and_idias_prompts_are_read_once(tiny_clip: Clip, people: P
     idia, digest = Idia(num_candidates=9, num_photos=3, threshold=1, seed=0), clip.sha256()
     idia.run(clip, people.everybody)
     monkeypatch.setattr(Clip, "_read_texts", lambda *_: pytest.fail("read again"))
-    scene = Scene({"before": clip}, people, people.names[:3], idia, [], [], seed=0)
+    scene = Scene({"before": clip}, people, people.names[:3], idia, seed=0)
     findings = IdiaSweep(num_photos=(1, 2), num_candidates=(6, 8)).run(scene)
     assert clip.sha256() == digest
     assert findings == IdiaSweep(num_photos=(1, 2), num_candidates=(6, 8)).run(scene)

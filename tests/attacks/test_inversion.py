@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from backdoor_privacy.attacks.fine_tuning import halves
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.inversion import (
     Inversion,
@@ -23,6 +22,7 @@ from backdoor_privacy.attacks.inversion import (
     see_gallery,
     token_embedding,
 )
+from backdoor_privacy.attacks.photos import halves
 from backdoor_privacy.attacks.scene import Finding, Scene
 from backdoor_privacy.clip import Clip, wrap_clip
 from backdoor_privacy.data.names import random_names
@@ -99,7 +99,7 @@ def with_photos(clip: Clip, people: People, face: Callable[[int, int], Tensor]) 
 
 
 def scene(clip: Clip, people: People) -> Scene:
-    return Scene({"before": clip}, people, people.names[:8], Idia(30, 4, 1, 0), [], [], seed=0)
+    return Scene({"before": clip}, people, people.names[:8], Idia(30, 4, 1, 0), seed=0)
 
 
 @pytest.fixture(scope="module")

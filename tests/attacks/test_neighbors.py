@@ -81,7 +81,7 @@ def memory(tiny_clip: Clip) -> Callable[..., Memory]:
 
 
 def scene_of(people: People, clips: dict[str, Clip], removed: Sequence[str] = NAMES[:2]) -> Scene:
-    return Scene(clips, people, removed, Idia(30, 3, 11, seed=0), [], [], seed=0)
+    return Scene(clips, people, removed, Idia(30, 3, 11, seed=0), seed=0)
 
 
 def by_kind(findings: Sequence[Finding], model: str = "both") -> dict[str, Finding]:
@@ -168,7 +168,7 @@ def test_order_of_people_does_not_matter(memory, people: People):
 def test_weights_stay_and_an_equal_copy_loses_nobody(tiny_clip: Clip, people_with_pixels: People):
     digest = tiny_clip.sha256()
     clips = {"before": tiny_clip, "both": tiny_clip.with_encoders(text=tiny_clip.text.copy())}
-    scene = Scene(clips, people_with_pixels, ["Ann Lee"], Idia(8, 3, 1, seed=0), [], [], seed=0)
+    scene = Scene(clips, people_with_pixels, ["Ann Lee"], Idia(8, 3, 1, seed=0), seed=0)
     assert any(scene.idia.run(tiny_clip, people_with_pixels.everybody).inferred.values())
     findings = Neighbors([[MAN, WOMAN]]).run(scene)
     assert {one.value for one in findings} == {0.0}

@@ -62,7 +62,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> People:
 
 def new_scene(clips: dict[str, Clip], people: People, num_removed: int = 8, seed: int = 0) -> Scene:
     removed = people.names[:num_removed]
-    return Scene(clips, people, removed, Idia(64, 20, 1, 0), captions=[], images=[], seed=seed)
+    return Scene(clips, people, removed, Idia(64, 20, 1, 0), seed=seed)
 
 
 def features(people: People, faces: Callable[[int], Tensor], noise: float, seed: int = 0) -> dict[Path, Tensor]:

@@ -10,7 +10,7 @@ from backdoor_privacy.data.people import People, Person
 
 def scene(clip: Clip, *people: Person, removed: list[str]) -> Scene:
     idia = Idia(num_candidates=20, num_photos=2, threshold=1, seed=0)
-    return Scene({"before": clip, "both": clip}, People(people), removed, idia, [], [], seed=0)
+    return Scene({"before": clip, "both": clip}, People(people), removed, idia, seed=0)
 
 
 def test_everybody_is_in_one_group(tiny_clip: Clip):

@@ -56,7 +56,7 @@ class Memory(Clip):
 
 
 def scene_of(people: People, removed: Sequence[str] = ("Ann Lee",), num_candidates: int = 20, **clips: Clip) -> Scene:
-    return Scene(clips, people, removed, Idia(num_candidates, 3, 1, seed=0), [], [], seed=3)
+    return Scene(clips, people, removed, Idia(num_candidates, 3, 1, seed=0), seed=3)
 
 
 @pytest.fixture
