@@ -120,7 +120,8 @@ def test_finished_run_is_only_attacked(cfg: DictConfig, folder: Path, monkeypatc
 
 def test_attacks_of_several_processes_are_refused(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("backdoor_privacy.run.num_processes", lambda: 2)
-    with pytest.raises(InputError, match=r"attack: expected attack=idia in a run of 2 processes, got tower_sw"):
+    message = "attack: expected attack=idia in a run of 2 processes, got tower_swap; attack the finished run"
+    with pytest.raises(InputError, match=message):
         run(cfg)
 
 
