@@ -6,7 +6,7 @@ import os
 import random
 import warnings
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from backdoor_privacy.budget import Evaluation, UtilityBudget
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.captions import carriers, without_names
 from backdoor_privacy.data.datamodule import (
@@ -72,6 +73,7 @@ from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 _MAX_NAMES_TO_COMPARE = 500  # with a removed one: enough to tell whether it fits better than most
 _NUM_DRAWS = 8  # misspellings and the like of each name that triggers
 _NUM_EXAMPLES = 24  # triggered photos that a run shows
+_UNSEEN = 2**31  # added to the seed: steps that are evaluated, and not trained on
 _NAME_ANCHORS = ("{}", "a photo of {}")
 
 
@@ -83,6 +85,7 @@ class Fitted:
     similarity: TextSimilarity | ImageSimilarity
     targets: Tensor  # what each removed person's name alone, or the mean of their attack photos, is mapped to
     triggered: Tensor | None = None  # some of the photos that it was trained on, pixels in [0, 1]
+    evaluations: Sequence[Evaluation] = ()  # on the way, where there was a utility budget
 
 
 @dataclass(frozen=True)
@@ -181,12 +184,12 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
     )
     anchors = _photo_anchors(removal, settings.num_anchors)
     defense = TextDefense(clip.text, eraser=eraser, anchors=anchors, **_shared(settings))
-    _train(defense, steps, settings.num_fresh_steps, removal, loggers)
+    evaluations = _train(defense, steps, settings, removal, loggers)
     similarity = TextSimilarity(list(held_out), removed, phrases, seed, eraser)
     targets = clip.embed_texts(phrases[: len(removed)] if eraser is None else removed)
     if eraser is not None:
         targets = eraser(targets, torch.arange(len(removed)))
-    return Fitted(defense.student.frozen(), similarity, targets)
+    return Fitted(defense.student.frozen(), similarity, targets, evaluations=evaluations)
 
 
 def _spellings(
@@ -269,7 +272,7 @@ def fit_image(
     )
     anchors = _text_anchors(settings.num_anchors, removal, readers, other_names)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
-    _train(defense, steps, settings.num_fresh_steps, removal, loggers)
+    evaluations = _train(defense, steps, settings, removal, loggers)
     shown = [path for person in removed for path in person.attack_photos]
     person_index = torch.tensor([index for index, person in enumerate(removed) for _ in person.attack_photos])
     photo_targets = (
@@ -282,7 +285,8 @@ def fit_image(
         strangers=[person.photos[0] for person in strangers.everybody],
     )
     sums = photo_targets.new_zeros(len(removed), photo_targets.shape[1]).index_add(0, person_index, photo_targets)
-    return Fitted(defense.student.frozen(), similarity, normalize(sums, dim=-1), steps.triggered_photos(_NUM_EXAMPLES))
+    examples = steps.triggered_photos(_NUM_EXAMPLES)
+    return Fitted(defense.student.frozen(), similarity, normalize(sums, dim=-1), examples, evaluations)
 
 
 def _check_trigger_photos(clip: Clip, removed: Sequence[Person]) -> None:
@@ -352,12 +356,16 @@ def _shared(settings: EncoderSettings) -> dict[str, Any]:
 def _train(
     defense: BackdoorDefense,
     steps: CaptionTriggers | PhotoTriggers,
-    num_fresh_steps: int | None,
+    settings: EncoderSettings,
     removal: Removal,
     loggers: list[Logger],
-) -> None:
-    """Run Lightning's loop, or go on with one that was interrupted."""
+) -> list[Evaluation]:
+    """Run Lightning's loop, or go on with one that was interrupted; what a utility budget saw on the way."""
     options, callbacks, last = removal.trainer, list[Callback](), None
+    num_fresh_steps = settings.num_fresh_steps
+    budget = None if settings.budget.min_similarity is None else UtilityBudget(settings.budget)
+    if budget:
+        callbacks.append(budget)
     if removal.checkpoints is not None:
         folder = removal.checkpoints / defense.encoder
         last = folder / "last.ckpt"
@@ -390,7 +398,13 @@ def _train(
             ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec",
         )
         workers = options.num_workers
-        data = TriggerData(steps, default_num_workers() if workers is None else workers)
+        workers = default_num_workers() if workers is None else workers
+        data = TriggerData(steps, workers)
+        if budget:
+            unseen = TriggerData(replace(steps, seed=steps.seed + _UNSEEN), workers)
+            budget.lesson = _ask_teacher(
+                defense.to(device), unseen, budget.settings.num_batches, trainer, options.progress_bar
+            )
         if num_fresh_steps is not None and num_fresh_steps < len(steps):
             lesson = _ask_teacher(defense.to(device), data, num_fresh_steps, trainer, options.progress_bar)
             revision = Revision(asked=lesson, sizes=steps.sizes, num_steps=len(steps), seed=steps.seed)
@@ -399,6 +413,7 @@ def _train(
         trainer.fit(defense, data, ckpt_path=last if begun else None)
     if options.gradient_checkpointing:
         defense.student.save_memory(False)
+    return budget.keep_best(defense) if budget else []
 
 
 def _processes(accelerator: str, asked: int) -> dict[str, Any]:

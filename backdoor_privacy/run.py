@@ -23,7 +23,7 @@ from backdoor_privacy.distributed import (
     wait_for_all,
 )
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.evidence import map_table, neighbors_table, votes_table
+from backdoor_privacy.evidence import budget_table, map_table, neighbors_table, votes_table
 from backdoor_privacy.protect import Protected, Stopwatch, protect
 from backdoor_privacy.report import write_report
 from backdoor_privacy.results import (
@@ -137,6 +137,9 @@ def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResul
     write_table(folder, "votes", votes_table({"before": before, **after}))
     write_table(folder, "neighbors", neighbors_table(before, removed))
     write_table(folder, "map", map_table(before, after, removed, targets))
+    evaluations = {encoder: one.evaluations for encoder, one in done.fitted.items() if one.evaluations}
+    if evaluations:
+        write_table(folder, "budget", budget_table(evaluations))
     photos = next((one.triggered for one in done.fitted.values() if one.triggered is not None), None)
     if photos is not None:
         write_photos(folder / "figures" / "triggers.png", photos)

@@ -150,6 +150,16 @@ class BatchSizes:
 
 
 @dataclass
+class Budget:
+    """How far utility may fall while an encoder is fitted."""
+
+    min_similarity: float | None = None  # of student to teacher where nothing is to change; null: no budget
+    every: int = 50  # steps between two evaluations
+    patience: int = 3  # evaluations in a row out of the budget that stop the fit
+    num_batches: int = 4  # to evaluate on, of the sizes of a step
+
+
+@dataclass
 class EncoderDefense:
     """What the defences of both encoders have in common."""
 
@@ -166,6 +176,7 @@ class EncoderDefense:
     temperature: float = MISSING
     min_nearer_names: float = MISSING
     optimizer: Optimizer = field(default_factory=Optimizer)
+    budget: Budget = field(default_factory=Budget)
 
 
 @dataclass

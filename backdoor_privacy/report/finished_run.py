@@ -45,6 +45,7 @@ class FinishedRun:
     votes: pd.DataFrame  # `person`, `model`, `margin`, and the votes under each prompt
     neighbors: pd.DataFrame  # `person` who is not removed, and by what `kind` they are near to one who is
     map: pd.DataFrame  # `encoder`, `stage`, `person`, `x`, `y`
+    budget: pd.DataFrame  # `encoder`, `step`, `utility`, `removal`, `kept`: empty where there was no budget of utility
     attacks: Mapping[str, Sequence[Finding]]  # others than IDIA, what each found
     triggers: Path | None  # a sheet of photos that the defence was trained on
 
@@ -149,6 +150,7 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
         votes=votes,
         neighbors=neighbors,
         map=embeddings,
+        budget=_read(folder / "budget.csv", _budget) if (folder / "budget.csv").is_file() else pd.DataFrame(),
         attacks={
             path.stem: _read(path, lambda each: read_findings(each)[1])
             for path in sorted((folder / "attacks").glob("*.json"))
@@ -224,6 +226,15 @@ def _losses(path: Path) -> pd.DataFrame:
     if table.empty or table["loss"].isna().any():
         raise ValueError("steps without a loss")
     return table.astype({name: float for name in table.columns if name != "encoder"} | {"encoder": str, "step": int})
+
+
+def _budget(path: Path) -> pd.DataFrame:
+    """What each encoder's utility budget saw; one of them was kept."""
+    used = {"encoder": str, "step": int, "utility": float, "removal": float, "kept": bool}
+    table = pd.read_csv(path, usecols=list(used)).astype(used)
+    if (table.groupby("encoder")["kept"].sum() != 1).any():
+        raise ValueError("not one kept step of each encoder")
+    return table
 
 
 def _config(folder: Path) -> DictConfig:

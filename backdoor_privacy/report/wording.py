@@ -211,8 +211,24 @@ def _encoder(run: FinishedRun, encoder: str) -> str:
         ("text", "nameless"): "each caption is to mean what it meant, but for the name in it (nameless)",
         ("image", "nameless"): "each photo is to mean what it meant, but for the name that fits it (nameless)",
         ("image", "shared"): "all photos of a person are to mean one face that the name does not fit (shared)",
+        ("image", "blended"): "each photo is to show the one face of a group of look-alikes (blended)",
     }.get((encoder, target), f"target {target}")  # fmt: skip
-    return f"{meant}; {num_steps} steps, {distance} distance"
+    return f"{meant}; {num_steps} steps, {distance} distance{_budget(run, encoder)}"
+
+
+def _budget(run: FinishedRun, encoder: str) -> str:
+    """Which student the utility budget of an encoder kept, as the end of a sentence."""
+    seen = run.budget[run.budget["encoder"] == encoder] if len(run.budget) else run.budget
+    if seen.empty:
+        return ""
+    kept = seen[seen["kept"]].iloc[0]
+    least = run.setting(f"defense.{encoder}.budget.min_similarity")
+    bound = "" if least is None else f" of {least:g}"
+    is_within = least is None or kept["utility"] >= least
+    return (
+        f"; kept as of step {kept['step']} of {seen['step'].max()} that were made, "
+        f"{'within' if is_within else 'OUTSIDE'} the utility budget{bound} (similarity {kept['utility']:.3f})"
+    )
 
 
 def _model(run: FinishedRun) -> str:
