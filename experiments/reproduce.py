@@ -6,6 +6,7 @@ python experiments/reproduce.py names -- clip=vit_b_32 people=facescrub ...   wi
 """
 
 import argparse
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,8 @@ def record(name: str, runs: Path, folders: Sequence[str], *, keep: bool = False)
     if keep and (folder / "collected.csv").is_file():
         known = recorded_rows(name)
         rows = pd.concat([known[~known["run"].isin(folders)], rows])
-    rows = rows.sort_values(["num_removed", "overrides", "seed", "model"])
+    rows = rows.assign(overrides=rows["overrides"].fillna(""))
+    rows = rows.sort_values(["num_removed", "overrides", "seed", "model"], key=_in_order)
     rows.to_csv(folder / "collected.csv", index=False, float_format="%.6g")
     rows = recorded_rows(name)
     if rows["num_removed"].nunique() > 1:
@@ -92,6 +94,13 @@ def results_table(rows: pd.DataFrame) -> str:
             cells.append(f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    """Text as one counts: 8 before 32."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    return column.map(lambda text: re.sub(r"\d+", lambda number: number[0].zfill(6), text))
 
 
 def labels(overrides: Sequence[str]) -> list[str]:
