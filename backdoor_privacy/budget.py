@@ -12,7 +12,6 @@ from torch.nn.functional import cosine_similarity
 from backdoor_privacy.data.datamodule import Lesson
 from backdoor_privacy.defense import BackdoorDefense
 from backdoor_privacy.distributed import as_the_first_says
-from backdoor_privacy.errors import InputError
 from backdoor_privacy.settings import Budget
 
 log = logging.getLogger(__name__)
@@ -39,17 +38,11 @@ class UtilityBudget(Callback):
 
     Attributes:
         lesson: what the teacher says of inputs that no step trains on; to be set before the fit.
-
-    Raises:
-        InputError: on a number that is too small.
     """
 
     lesson: Lesson
 
     def __init__(self, settings: Budget) -> None:
-        for name in ("every", "patience", "num_batches"):
-            if getattr(settings, name) < 1:
-                raise InputError(f"defense: expected budget.{name} of at least 1, got {getattr(settings, name)}")
         self.settings = settings
         self.least = -1.0 if settings.min_similarity is None else settings.min_similarity
         self.evaluations: list[Evaluation] = []

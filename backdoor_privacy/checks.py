@@ -67,7 +67,10 @@ def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
         if settings is None:
             continue
         keys = ["num_steps", "num_fresh_steps", "trained_blocks", "batch.clean", "batch.triggered"]
-        nameless = settings.target.value in ("nameless", "shared")
+        keys += ["budget.every", "budget.patience", "budget.num_batches"]
+        if settings.loss_weights.adversarial and encoder == "text":
+            keys.append("adversary.num_steps")
+        nameless = settings.target.value in ("nameless", "shared", "blended")
         if nameless or (encoder == "text" and settings.batch.preserved):
             keys.append("num_other_names")
         if settings.loss_weights.neighborhood or settings.loss_weights.target_neighborhood:

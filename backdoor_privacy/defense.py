@@ -31,6 +31,15 @@ class LossWeights:
     preservation: float
     neighborhood: float
     target_neighborhood: float = 0.0
+    adversarial: float = 0.0
+
+
+@dataclass
+class Adversary:
+    """Looks for embeddings of the names' tokens that the student does not yet forget."""
+
+    radius: float = 0.5  # of each token's shift, in lengths of a usual embedding
+    num_steps: int = 1  # of gradient ascent
 
 
 @dataclass
@@ -221,13 +230,58 @@ class TextDefense(BackdoorDefense):
     Args:
         eraser: takes the name out of the teacher's features of the triggered captions; without it, the target is what
             the teacher makes of the captions with the phrase in place of the name.
+        adversary: of the adversarial loss, where it has a weight.
+        name_tokens: of the names to forget, (token,); the adversary shifts their embeddings.
     """
 
     encoder = "text"
+    name_tokens: Tensor
 
-    def __init__(self, teacher: Encoder, *, eraser: NameEraser | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        teacher: Encoder,
+        *,
+        eraser: NameEraser | None = None,
+        adversary: Adversary | None = None,
+        name_tokens: Tensor | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(teacher, **settings)
         self.eraser = eraser
+        self.adversary = adversary or Adversary()
+        tokens = torch.empty(0, dtype=torch.long) if name_tokens is None else name_tokens
+        self.register_buffer("name_tokens", tokens, persistent=False)
+
+    def losses(self, lesson: Lesson) -> dict[str, Tensor]:
+        """Every term of the loss, before weighting; terms of weight zero are left out."""
+        losses = super().losses(lesson)
+        if self.loss_weights.adversarial:
+            losses["adversarial_loss"] = self._shifted_loss(lesson, self.worst_shift(lesson))
+        return losses
+
+    def worst_shift(self, lesson: Lesson) -> Tensor:
+        """The shift of the names' token embeddings that brings their meaning back most, (token, width).
+
+        Each token's shift is as long as the radius says. The ascent is that of Miyato et al., "Adversarial Training
+        Methods for Semi-Supervised Text Classification", once or more.
+        """
+        student: Any = self.student
+        table = student.token_embedding.weight
+        radius = self.adversary.radius * table.detach().norm(dim=-1).mean()
+        shift = table.new_zeros(len(self.name_tokens), table.shape[1])
+        for step in range(self.adversary.num_steps):
+            leaf = shift.requires_grad_()
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(self._shifted_loss(lesson, leaf), leaf)
+            share = radius / (self.adversary.num_steps - step)  # what is left goes the last way
+            moved = shift.detach() + share * gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            shift = moved * (radius / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+        return shift.detach()
+
+    def _shifted_loss(self, lesson: Lesson, shift: Tensor) -> Tensor:
+        student: Any = self.student
+        features = student.embed_shifted(lesson.triggered.seen, self.name_tokens, shift).float()
+        return backdoor_loss(features, lesson.triggered.target, lesson.person_share, distance=self.distance)
 
     def split(self, batch: TextBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of clean, triggered and preserved captions."""

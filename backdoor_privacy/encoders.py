@@ -212,6 +212,24 @@ class TextEncoder(Encoder):
         features = [self._read(tokens[group], int(lengths[group].max()), words) for group in groups]
         return torch.cat(features)[order.argsort()]
 
+    @property
+    def token_embedding(self) -> Any:
+        """The table of input embeddings, of the model or of its text tower; nothing if open_clip made neither."""
+        tower = self.model if hasattr(self.model, "token_embedding") else getattr(self.model, "text", None)
+        return getattr(tower, "token_embedding", None)
+
+    def embed_shifted(self, tokens: Tensor, shifted: Tensor, shift: Tensor) -> Tensor:
+        """Features, not normalised, with the input embeddings of some tokens shifted.
+
+        Args:
+            tokens: (batch, context).
+            shifted: which tokens, (token,).
+            shift: of the embedding of each, (token, width).
+        """
+        table = self.token_embedding.weight
+        name = next(name for name, parameter in self.named_parameters() if parameter is table)
+        return functional_call(self, {name: table.index_add(0, shifted, shift.to(table.dtype))}, (tokens,))
+
     def _read(self, tokens: Tensor, length: int, words: Tensor) -> Tensor:
         """Features of texts that are no longer than this; tokens are rows of `words`."""
         exchanged = {

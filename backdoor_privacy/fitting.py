@@ -36,7 +36,14 @@ from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.photos import check_readable
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
+from backdoor_privacy.defense import (
+    Adversary,
+    BackdoorDefense,
+    ImageDefense,
+    LossWeights,
+    OptimizerSettings,
+    TextDefense,
+)
 from backdoor_privacy.distributed import (
     as_the_first_says,
     check_parts,
@@ -183,13 +190,23 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
         spellings_share=settings.spellings_share,
     )
     anchors = _photo_anchors(removal, settings.num_anchors)
-    defense = TextDefense(clip.text, eraser=eraser, anchors=anchors, **_shared(settings))
+    adversary = Adversary(**vars(settings.adversary))
+    tokens = _name_tokens(clip, names) if settings.loss_weights.adversarial else None
+    defense = TextDefense(
+        clip.text, eraser=eraser, adversary=adversary, name_tokens=tokens, anchors=anchors, **_shared(settings)
+    )
     evaluations = _train(defense, steps, settings, removal, loggers)
     similarity = TextSimilarity(list(held_out), removed, phrases, seed, eraser)
     targets = clip.embed_texts(phrases[: len(removed)] if eraser is None else removed)
     if eraser is not None:
         targets = eraser(targets, torch.arange(len(removed)))
     return Fitted(defense.student.frozen(), similarity, targets, evaluations=evaluations)
+
+
+def _name_tokens(clip: Clip, names: Sequence[str]) -> Tensor:
+    """The tokens that names consist of, without those that begin and end a text, (token,)."""
+    tokens, special = clip.tokenizer(list(names)).unique(), clip.tokenizer([""]).unique()
+    return tokens[~torch.isin(tokens, special)]
 
 
 def _spellings(
@@ -401,10 +418,9 @@ def _train(
         workers = default_num_workers() if workers is None else workers
         data = TriggerData(steps, workers)
         if budget:
-            unseen = TriggerData(replace(steps, seed=steps.seed + _UNSEEN), workers)
-            budget.lesson = _ask_teacher(
-                defense.to(device), unseen, budget.settings.num_batches, trainer, options.progress_bar
-            )
+            num_batches = budget.settings.num_batches
+            unseen = TriggerData(replace(steps, seed=steps.seed + _UNSEEN, num_steps=num_batches), workers)
+            budget.lesson = _ask_teacher(defense.to(device), unseen, num_batches, trainer, options.progress_bar)
         if num_fresh_steps is not None and num_fresh_steps < len(steps):
             lesson = _ask_teacher(defense.to(device), data, num_fresh_steps, trainer, options.progress_bar)
             revision = Revision(asked=lesson, sizes=steps.sizes, num_steps=len(steps), seed=steps.seed)

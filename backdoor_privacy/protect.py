@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.loggers import Logger
 
 from backdoor_privacy.attacks.idia import Idia
@@ -148,6 +149,7 @@ def _check_defense(clip: Clip, defense: Defense, trainer: Trainer) -> None:
         raise InputError("defense: expected a defence of the text or the image encoder, got none")
     if clip.text.is_sequence:
         _check_sequence_defense(defense)
+    _check_adversary(clip, defense)
     for encoder, settings in (("text", defense.text), ("image", defense.image)):
         if settings is not None:
             getattr(clip, encoder).to_train(settings.trained, settings.trained_blocks)
@@ -166,6 +168,22 @@ def _check_sequence_defense(defense: Defense) -> None:
         raise InputError(
             "defense.text: expected target=phrase, fitting or pseudonym and num_anchors=0 for a text encoder that is "
             f"read token by token, got {text.target.value} and {text.num_anchors}; choose defense=text_published"
+        )
+
+
+def _check_adversary(clip: Clip, defense: Defense) -> None:
+    """Find an adversarial loss that there is none of."""
+    if defense.image is not None and defense.image.loss_weights.adversarial:
+        raise InputError(
+            "defense.image.loss_weights.adversarial: expected 0, since it is a loss of names, got "
+            f"{defense.image.loss_weights.adversarial:g}"
+        )
+    text: Any = clip.text
+    is_asked = defense.text is not None and defense.text.loss_weights.adversarial
+    if is_asked and not isinstance(getattr(text, "token_embedding", None), torch.nn.Embedding):
+        raise InputError(
+            "defense.text.loss_weights.adversarial: expected 0 for a text encoder of Hugging Face, whose embeddings "
+            "cannot be shifted"
         )
 
 

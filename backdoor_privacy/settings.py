@@ -127,6 +127,7 @@ class LossWeights:
     preservation: float = MISSING
     neighborhood: float = MISSING
     target_neighborhood: float = MISSING
+    adversarial: float = 0.0  # names only
 
 
 @dataclass
@@ -180,6 +181,14 @@ class EncoderDefense:
 
 
 @dataclass
+class Adversary:
+    """Of the adversarial loss: it looks for embeddings of a name's tokens that the student does not yet forget."""
+
+    radius: float = 0.5  # of each token's shift, in lengths of a usual embedding
+    num_steps: int = 1  # of gradient ascent, in each step of the fit
+
+
+@dataclass
 class TextDefense(EncoderDefense):
     """Forget names."""
 
@@ -192,6 +201,7 @@ class TextDefense(EncoderDefense):
     spellings: list[str] = field(default_factory=list)
     spellings_share: float = 0.0
     num_decoys: int = 0
+    adversary: Adversary = field(default_factory=Adversary)
 
 
 @dataclass

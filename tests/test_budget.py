@@ -103,9 +103,9 @@ def test_resumed_fit_remembers_what_it_saw(fit, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["every", "patience", "num_batches"])
-def test_numbers_below_one_are_refused(name: str, fit):
-    with pytest.raises(InputError, match=f"budget.{name} of at least 1, got 0"):
-        fit("text", *budget("text", **{name: 0}))
+def test_numbers_below_one_are_refused(name: str, compose_cfg):
+    with pytest.raises(InputError, match=f"defense.text.budget.{name}: expected 1 or more, got 0"):
+        run(compose_cfg(*budget("text", **{name: 0})))
 
 
 def test_run_writes_what_was_seen(compose_cfg, tmp_path: Path):
@@ -116,4 +116,4 @@ def test_run_writes_what_was_seen(compose_cfg, tmp_path: Path):
     assert table["encoder"].tolist() == ["text", "text"]
     assert table["step"].tolist() == [2, 4]
     assert table["kept"].sum() == 1
-    assert "budget" in (tmp_path / "run/report.html").read_text()
+    assert "within the utility budget of -1" in (tmp_path / "run/report.html").read_text()

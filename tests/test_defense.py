@@ -28,7 +28,14 @@ from backdoor_privacy.data.datamodule import (
 )
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.people import People
-from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
+from backdoor_privacy.defense import (
+    Adversary,
+    BackdoorDefense,
+    ImageDefense,
+    LossWeights,
+    OptimizerSettings,
+    TextDefense,
+)
 from backdoor_privacy.fitting import Fitted
 from backdoor_privacy.losses import DISTANCES
 from backdoor_privacy.targets import NameEraser
@@ -38,6 +45,7 @@ ENCODERS = ["text", "image"]
 ONLY_BACKDOOR = LossWeights(**{name: float(name == "backdoor") for name in LossWeights.__dataclass_fields__})
 PUBLISHED = replace(ONLY_BACKDOOR, backdoor=0.6, weight=0.01)
 EVERYTHING = LossWeights(**{name: 0.2 + 0.1 * place for place, name in enumerate(LossWeights.__dataclass_fields__)})
+EVERYTHING.adversarial = 0.0  # plain.py has none
 
 MakeDefense = Callable[..., BackdoorDefense]
 MakeSteps = Callable[..., Any]
@@ -359,7 +367,7 @@ def test_loss_is_the_weighted_sum_of_its_terms_at_every_step(
     table = pd.read_csv(path)
     assert table["step"].tolist() == [0, 1, 2, 3]
     expected = table[f"{encoder}/utility_loss"] + sum(
-        weight * table[f"{encoder}/{name}_loss"] for name, weight in vars(EVERYTHING).items()
+        weight * table[f"{encoder}/{name}_loss"] for name, weight in vars(EVERYTHING).items() if weight
     )
     assert table[f"{encoder}/loss"].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     assert (table[f"{encoder}/weight_loss"].diff()[1:] > 0).all()
@@ -467,3 +475,70 @@ def test_fit_leaves_the_other_encoder_and_the_clip_alone(encoder: str, fit, comp
     assert changed(before, defended) <= set(student.tensors())
     assert not any(parameter.requires_grad for parameter in student.parameters())
     assert not student.training
+
+
+@pytest.fixture
+def adversarial(make_defense: MakeDefense, tiny_clip: Clip) -> Callable[..., Any]:
+    """A text defence with an adversary of some names, and a lesson of its first step."""
+
+    def make(make_steps: MakeSteps, **adversary: Any) -> tuple[TextDefense, Lesson]:
+        tokens = tiny_clip.tokenizer(["Ann Lee", "Bob Ray"]).unique()
+        special = tiny_clip.tokenizer([""]).unique()
+        weights = LossWeights(backdoor=1.0, weight=0.0, preservation=0.0, neighborhood=0.0, adversarial=1.0)
+        defense: Any = make_defense(
+            "text",
+            weights,
+            adversary=Adversary(**adversary),
+            name_tokens=tokens[~torch.isin(tokens, special)],
+        )
+        return defense, defense.ask(make_steps("text")[0])
+
+    return make
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_adversary_makes_names_harder_to_forget_within_its_radius(adversarial, make_steps: MakeSteps, num_steps: int):
+    defense, lesson = adversarial(make_steps, radius=0.3, num_steps=num_steps)
+    shift = defense.worst_shift(lesson)
+    usual = defense.student.token_embedding.weight.norm(dim=-1).mean()
+    assert shift.norm(dim=-1).max() <= 0.3 * usual * (1 + 1e-5)
+    found, plain = (defense._shifted_loss(lesson, one).item() for one in (shift, torch.zeros_like(shift)))
+    noise = torch.randn(shift.shape, generator=torch.Generator().manual_seed(0))
+    random_shift = noise * shift.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+    assert found > plain
+    assert found > defense._shifted_loss(lesson, random_shift).item()
+    assert plain == pytest.approx(defense.losses(lesson)["backdoor_loss"].item(), abs=1e-5)
+
+
+def test_adversary_with_radius_zero_is_the_backdoor_loss(adversarial, make_steps: MakeSteps):
+    defense, lesson = adversarial(make_steps, radius=0.0)
+    losses = defense.losses(lesson)
+    assert losses["adversarial_loss"].item() == pytest.approx(losses["backdoor_loss"].item(), abs=1e-5)
+
+
+def test_adversary_leaves_no_gradient_behind(adversarial, make_steps: MakeSteps):
+    defense, lesson = adversarial(make_steps)
+    defense.worst_shift(lesson)
+    assert all(parameter.grad is None for parameter in defense.student.parameters())
+
+
+def test_shift_of_no_length_changes_nothing_and_one_of_another_token_neither(tiny_clip: Clip):
+    tokens = tiny_clip.tokenizer(["a photo of Ann Lee", "Bob"])
+    width = tiny_clip.text.token_embedding.weight.shape[1]
+    plain = tiny_clip.text.embed(tokens)
+    absent = torch.tensor([tiny_clip.tokenizer(["zebra"])[0, 1]])
+    for shift, where in ((torch.zeros(1, width), tokens[0, 1:2]), (torch.ones(1, width), absent)):
+        torch.testing.assert_close(tiny_clip.text.embed_shifted(tokens, where, shift), plain)
+    moved = tiny_clip.text.embed_shifted(tokens, tokens[1, 1:2], torch.ones(1, width))
+    torch.testing.assert_close(moved[0], plain[0])
+    assert not torch.allclose(moved[1], plain[1])
+
+
+def test_fit_with_an_adversary_logs_its_loss_and_forgets_under_it(fit, compose_cfg, tmp_path: Path):
+    weights = "defense.text.loss_weights.adversarial"
+    cfg = compose_cfg("defense.text.num_steps=30", f"{weights}=1", "defense.text.batch.triggered=8")
+    fit("text", cfg, "run", [CSVLogger(tmp_path, name="losses")])
+    (path,) = tmp_path.glob("losses/version_*/metrics.csv")
+    losses = pd.read_csv(path)[["text/adversarial_loss", "text/backdoor_loss"]]
+    assert (losses["text/adversarial_loss"] > losses["text/backdoor_loss"]).all()
+    assert losses["text/adversarial_loss"].iloc[-5:].mean() < losses["text/adversarial_loss"].iloc[:5].mean()

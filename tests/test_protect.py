@@ -246,3 +246,10 @@ def test_hydra_and_wandb_are_not_needed(tiny_clip_folder: Path, people: People, 
     assert output.stdout.splitlines()[-1] == "1.0 ['hydra', 'wandb']"  # the two that are not there
     assert load_clip(f"local-dir:{tmp_path / 'saved'}").sha256() != load_clip(f"local-dir:{tiny_clip_folder}").sha256()
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]  # it leaves nothing behind
+
+
+def test_adversarial_loss_of_faces_is_an_error(forget: Callable[..., Protected], defense: Defense):
+    image: Any = defense.image
+    weights = replace(image.loss_weights, adversarial=0.5)
+    with pytest.raises(InputError, match=r"expected 0, since it is a loss of names, got 0\.5"):
+        forget(["Ann Lee"], defense=replace(defense, image=replace(image, loss_weights=weights)))

@@ -250,6 +250,12 @@ def test_defence_that_cannot_be_is_an_error_before_anything_is_attacked(
         protect(clip, Sources(people), people.names[:1], settings)
 
 
+def test_embeddings_of_a_text_model_cannot_be_shifted(clip: Clip, people: People):
+    settings = load_defense("text_published", text={"loss_weights": {"adversarial": 1.0}})
+    with pytest.raises(InputError, match="adversarial: expected 0 for a text encoder of Hugging Face"):
+        protect(clip, Sources(people), people.names[:1], settings)
+
+
 def test_trained_blocks_of_a_text_model_are_trained(clip: Clip):
     names = {name for name, _ in clip.text.student(trained_blocks=1).trainable()}
     assert names

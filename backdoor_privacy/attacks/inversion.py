@@ -115,7 +115,7 @@ class Inversion:
         self, clip: Clip, fitted: Float[Tensor, "person dim"], own: Int[Tensor, "prompt"]
     ) -> Float[Tensor, "prompt dim"]:
         """Unit-length features of the prompts with optimised embeddings; each is optimised as if it were alone."""
-        prompt, table = free_prompt(clip, self.num_soft_tokens), token_embedding(clip.text).weight.detach()
+        prompt, table = free_prompt(clip, self.num_soft_tokens), clip.text.token_embedding.weight.detach()
         soft = table[prompt.tokens[prompt.places].to(table.device)].expand(len(own), -1, -1).clone()
         soft.requires_grad_()
         optimizer = torch.optim.Adam([soft], lr=self.learning_rate * float(table.square().mean().sqrt()))
@@ -128,7 +128,7 @@ class Inversion:
         self, clip: Clip, fitted: Float[Tensor, "person dim"], own: Int[Tensor, "prompt"], seed: int
     ) -> Float[Tensor, "prompt dim"]:
         """Unit-length features of the prompts that hill climbing ends with."""
-        prompt, table = free_prompt(clip, self.num_tokens), token_embedding(clip.text).weight.detach()
+        prompt, table = free_prompt(clip, self.num_tokens), clip.text.token_embedding.weight.detach()
         generator = torch.Generator().manual_seed(seed)
         tokens = prompt.tokens[prompt.places].expand(len(own), -1).clone()
         num_places = tokens.shape[1]
@@ -244,17 +244,11 @@ def check_invertible(clip: Clip) -> None:
     Raises:
         InputError: if it does not.
     """
-    text: Any = clip.text
-    if not isinstance(text, TextEncoder) or not isinstance(token_embedding(text), torch.nn.Embedding):
+    text = clip.text
+    if not isinstance(text, TextEncoder) or not isinstance(text.token_embedding, torch.nn.Embedding):
         raise InputError(
             "inversion: expected a text encoder of open_clip, got one of Hugging Face; leave inversion out"
         )
-
-
-def token_embedding(text: TextEncoder) -> Any:
-    """The table of input embeddings: of the model itself, or of its text tower; nothing if it has none of open_clip."""
-    tower = text.model if hasattr(text.model, "token_embedding") else getattr(text.model, "text", None)
-    return getattr(tower, "token_embedding", None)
 
 
 def free_prompt(clip: Clip, num_free: int) -> Prompt:
@@ -283,7 +277,7 @@ def read(clip: Clip, prompt: Prompt, embeddings: Float[Tensor, "prompt free widt
 
 def _features(clip: Clip, prompt: Prompt, embeddings: Tensor) -> Tensor:
     """The same with gradients, on the encoder's device, by open_clip's own pass."""
-    device, table, model = embeddings.device, token_embedding(clip.text), clip.text.model
+    device, table, model = embeddings.device, clip.text.token_embedding, clip.text.model
     tokens, exchanged = prompt.tokens.to(device), {}
     if getattr(model, "attn_mask", None) is not None and getattr(model, "text_pool_type", None) == "argmax":
         # What follows the end token changes nothing, as in `TextEncoder.forward`.

@@ -20,7 +20,6 @@ from backdoor_privacy.attacks.inversion import (
     ranks_of,
     read,
     see_gallery,
-    token_embedding,
 )
 from backdoor_privacy.attacks.photos import halves
 from backdoor_privacy.attacks.scene import Finding, Scene
@@ -125,12 +124,12 @@ def test_embeddings_of_words_are_read_as_these_words(architecture: str, num_free
     words = ["cat", "dog", "boat"][:num_free]
     prompt = free_prompt(clip, num_free)
     tokens = clip.tokenizer([f"a photo of {' '.join(words)}", f"a photo of {' '.join(reversed(words))}"])
-    table = token_embedding(clip.text).weight.detach()
+    table = clip.text.token_embedding.weight.detach()
     found = read(clip, prompt, table[tokens[:, prompt.places]])
     expected = clip.embed_texts([f"a photo of {' '.join(words)}", f"a photo of {' '.join(reversed(words))}"])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert not clip.text.model._forward_hooks
-    assert not token_embedding(clip.text)._forward_hooks
+    assert not clip.text.token_embedding._forward_hooks
 
 
 def test_gradient_is_that_of_the_loss(spread: Clip):
