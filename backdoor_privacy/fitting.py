@@ -264,7 +264,7 @@ def fit_image(
             targets = shared_embeddings(clip, removed, eraser, settings.group_size)
         if settings.target.value == "blended":
             faces = mean_embeddings(clip, [person.trigger_photos for person in removed])
-            targets = FaceBlender(faces, eraser, settings.group_size)
+            targets = FaceBlender(faces, eraser, settings.group_size, settings.overshoot)
     elif settings.target.value == "pseudonym":
         targets = stranger_embeddings(clip, strangers.everybody, len(removed), removal.seed)
     else:

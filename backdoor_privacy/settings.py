@@ -237,6 +237,7 @@ class ImageDefense(EncoderDefense):
     kept_share: float = 0.0
     include_removed: bool = MISSING
     group_size: int = 1
+    overshoot: float = 1.0
 
 
 @dataclass

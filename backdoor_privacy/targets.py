@@ -207,12 +207,16 @@ class FaceBlender(nn.Module):
         faces: mean embedding of each person to remove, (people, dim).
         eraser: takes their names, in this order, out of an embedding.
         group_size: people of a group.
+        overshoot: how far photos move, in distances to the group's face. Photos that a student has not seen move only
+            part of the way that it was taught.
     """
 
     shifts: Tensor
     members: Tensor
 
-    def __init__(self, faces: Float[Tensor, "people dim"], eraser: NameEraser, group_size: int) -> None:
+    def __init__(
+        self, faces: Float[Tensor, "people dim"], eraser: NameEraser, group_size: int, overshoot: float = 1.0
+    ) -> None:
         super().__init__()
         groups = look_alikes(F.normalize(faces, dim=-1), group_size)
         middle, shifts = faces.mean(0), torch.zeros_like(faces)
@@ -222,7 +226,8 @@ class FaceBlender(nn.Module):
         for group in groups:
             # A mean of several faces lies nearer to the middle than anybody's: that would tell who was removed.
             away = faces[group].mean(0) - middle
-            shifts[group] = middle + away * usual / away.norm().clamp_min(1e-6) - faces[group]
+            face = middle + away * usual / away.norm().clamp_min(1e-6)
+            shifts[group] = overshoot * (face - faces[group])
             members[group, : len(group)] = group
         self.eraser = eraser
         self.register_buffer("shifts", shifts, persistent=False)

@@ -225,6 +225,8 @@ def test_a_fit_blends_groups_of_the_size_asked_for(image_targets):
     assert isinstance(found, FaceBlender)
     assert found.members.tolist() in ([[0, 1], [0, 1]], [[0, 1], [1, 0]])
     assert found.shifts.abs().sum() > 0
+    further = image_targets("defense.image.target=blended", "defense.image.group_size=2", "defense.image.overshoot=1.5")
+    torch.testing.assert_close(further.shifts, 1.5 * found.shifts)
 
 
 def test_a_fit_gives_groups_of_the_size_asked_for_one_embedding(image_targets):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from backdoor_privacy.files import write_text
 
@@ -284,6 +285,7 @@ def settings_figure(rows: pd.DataFrame, labels: Sequence[str]) -> Figure:
             axes.set_yticks(range(len(groups)), list(groups))
             axes.set_ylim(len(groups) - 0.5, -0.5)
             axes.set_title(title)
+            axes.xaxis.set_major_locator(MaxNLocator(5))  # more labels run into each other
             axes.grid(axis="x")
             axes.margins(x=0.1)
     return figure
