@@ -249,7 +249,7 @@ def test_faces_hide_from_the_defended_names_too(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
-    monkeypatch.setattr(fitting, "_train", lambda defense, *_: used.append(defense))
+    monkeypatch.setattr(fitting, "_train", lambda defense, *_: used.append(defense) or [])
     cfg = compose_cfg("defense.image.target=nameless", "defense.image.num_anchors=4", "defense.image.num_other_names=5")
     removed = people.everybody[:2]
     defended = tiny_clip.text.student()
@@ -269,7 +269,7 @@ def test_a_fit_may_show_whom_to_spare(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
-    monkeypatch.setattr(fitting, "_train", lambda _, steps, *__: used.append(steps))
+    monkeypatch.setattr(fitting, "_train", lambda _, steps, *__: used.append(steps) or [])
     folder = strangers.everybody[0].photos[0].parents[1]
     cfg = compose_cfg(f"strangers.folder={folder}", "defense.image.kept_share=0.5")
     kept = people.everybody[2:4]
@@ -282,7 +282,7 @@ def test_a_text_fit_asks_for_captions_without_the_name(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
-    monkeypatch.setattr(fitting, "_train", lambda defense, steps, *_: used.append((defense, steps[0])))
+    monkeypatch.setattr(fitting, "_train", lambda defense, steps, *_: used.append((defense, steps[0])) or [])
     cfg = compose_cfg("defense.text.target=nameless", "defense.text.min_nearer_names=0.9")
     fit_encoder("text", cfg, tiny_clip, people, people.everybody[:2], set())
     ((defense, batch),) = used
@@ -312,7 +312,7 @@ def test_a_fit_uses_pseudonyms_and_other_names_that_are_no_candidates(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
-    monkeypatch.setattr(fitting, "_train", lambda defense, steps, *_: used.append(steps))
+    monkeypatch.setattr(fitting, "_train", lambda defense, steps, *_: used.append(steps) or [])
     cfg = compose_cfg("defense.text.target=pseudonym", "defense.text.num_other_names=200")
     reserved = {*people.names, *random_names(900, seed=cfg.seed + 1), *random_names(900, seed=cfg.seed + 2)}
     fit_encoder("text", cfg, tiny_clip, people, people.everybody[:2], reserved)
