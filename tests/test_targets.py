@@ -63,8 +63,9 @@ def image_targets(
     def fit(*overrides: str) -> torch.Tensor:
         used: list[torch.Tensor] = []
 
-        def train(defense: Any, *_: Any) -> None:
+        def train(defense: Any, *_: Any) -> list[Any]:
             used.append(defense.eraser or defense.person_targets)
+            return []
 
         monkeypatch.setattr(fitting, "_train", train)
         cfg: DictConfig = compose_cfg(
