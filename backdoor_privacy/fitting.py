@@ -67,8 +67,8 @@ from backdoor_privacy.targets import (
     mean_embeddings,
     name_features,
     name_readings,
+    near_pseudonyms,
     neutral_phrases,
-    pseudonyms,
     shared_embeddings,
     stranger_embeddings,
 )
@@ -149,7 +149,8 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
     names = [*removed, *random_names(settings.num_decoys, seed + 3, exclude=removal.reserved_names)]
     phrases, eraser = neutral_phrases(len(names), settings.phrase), None
     if settings.target.value == "pseudonym":
-        phrases = pseudonyms(len(names), seed + 1, {*removal.reserved_names, *names})
+        taken = {*removal.reserved_names, *names}
+        phrases = near_pseudonyms(clip, names, settings.pseudonym_choice, seed + 1, taken)
     other_names = random_names(settings.num_other_names, seed + 2, exclude={*removal.reserved_names, *phrases, *names})
     if settings.target.value == "fitting":
         phrases = fitting_phrases(clip, names, other_names[:_MAX_NAMES_TO_COMPARE], settings.fitting_phrases)

@@ -195,6 +195,7 @@ class TextDefense(EncoderDefense):
     target: TextTarget = MISSING
     phrase: str = MISSING
     fitting_phrases: list[str] = field(default_factory=list)
+    pseudonym_choice: int = 1
     bare_share: float = MISSING
     strangers_share: float = 0.0
     namesakes_share: float = 0.0

@@ -57,6 +57,31 @@ def pseudonyms(num_people: int, seed: int, exclude: Collection[str]) -> list[str
     return random_names(num_people, seed, exclude)
 
 
+def near_pseudonyms(clip: Clip, names: Sequence[str], choice: int, seed: int, exclude: Collection[str]) -> list[str]:
+    """For each name the fictional one that means most alike to the CLIP, out of some of its own.
+
+    The way from one to the other is short, so that less of everything else is carried along.
+
+    Args:
+        clip: the teacher.
+        names: to replace.
+        choice: fictional names to choose from, for each.
+        seed: of these.
+        exclude: names that none of them may be.
+
+    Raises:
+        InputError: if there is nothing to choose from.
+    """
+    if choice < 1:
+        raise InputError(f"defense.text.pseudonym_choice: expected 1 or more, got {choice}")
+    drawn = pseudonyms(choice * len(names), seed, exclude)
+    if choice == 1:
+        return drawn
+    meant = name_features(clip, drawn).unflatten(0, (len(names), choice))
+    nearest = (meant @ name_features(clip, names).unsqueeze(-1)).squeeze(-1).argmax(-1)
+    return [drawn[row * choice + place] for row, place in enumerate(nearest.tolist())]
+
+
 def anonymous_embedding(teacher: Clip, photos: Sequence[Path], num_people: int) -> Float[Tensor, "people dim"]:
     """One universal vector for everybody: the mean embedding over many people's photos (paper, section 3.2).
 

@@ -23,6 +23,7 @@ from backdoor_privacy.targets import (
     check_strangers,
     name_features,
     name_readings,
+    near_pseudonyms,
     neutral_phrases,
     pseudonyms,
     shared_embeddings,
@@ -345,3 +346,16 @@ def test_a_person_of_whom_no_trigger_photo_decodes_is_an_error(
         InputError, match=r"expected photos of each person to remove, none to train on decodes in .*Bob_Ray"
     ):
         fit_encoder("image", cfg, tiny_clip, people, removed, set())
+
+
+def test_near_pseudonyms_are_the_nearest_of_those_drawn_for_each(tiny_clip: Clip):
+    names = ["Ann Lee", "Bob Ray", "Cara Diaz"]
+    drawn = pseudonyms(12, 5, set(names))
+    assert near_pseudonyms(tiny_clip, names, 1, 5, set(names)) == pseudonyms(3, 5, set(names))
+    found = near_pseudonyms(tiny_clip, names, 4, 5, set(names))
+    for number, (name, chosen) in enumerate(zip(names, found, strict=True)):
+        own = drawn[4 * number : 4 * number + 4]
+        similarities = name_features(tiny_clip, own) @ name_features(tiny_clip, [name]).T
+        assert chosen == own[int(similarities.argmax())]
+    with pytest.raises(InputError, match="pseudonym_choice: expected 1 or more, got 0"):
+        near_pseudonyms(tiny_clip, names, 0, 5, set())
