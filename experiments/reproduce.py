@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from findings import findings_table, measured, read_all
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +23,10 @@ from backdoor_privacy.report.figures import people_figure, save_figure, settings
 from backdoor_privacy.sweeps import finished_runs, recorded_sweep, run_key, spoken
 
 FOLDER = Path(__file__).parent
-NAMES = ("names", "faces", "both", "weight_loss", "target_phrase", "poisoned_samples", "distances", "faces_500")
+NAMES = (
+    *("names", "faces", "both", "weight_loss", "target_phrase", "poisoned_samples", "distances", "faces_500"),
+    *("hardening", "hardening_names", "hardening_faces"),
+)
 _MARK, _END = "<!-- results: written by experiments/reproduce.py -->", "<!-- end of results -->"
 _MEASURES = {
     "tpr_removed": "removed TPR",
@@ -71,11 +75,38 @@ def record(name: str, runs: Path, folders: Sequence[str], *, keep: bool = False)
         chosen = rows[rows["model"] == model]
         figure = settings_figure(chosen, labels(chosen["overrides"].tolist()))
     save_figure(figure, folder, name)
+    record_measures(folder, runs, rows, keep=keep)
     readme = folder / "README.md"
     before, mark, rest = readme.read_text(encoding="utf-8").partition(_MARK)
     _, end, after = rest.partition(_END)
     picture = f"![Removed people inferred, and what kept people lose]({name}.png)"
-    write_text(readme, f"{before}{mark}\n{results_table(rows)}\n\n{picture}\n{end}{after}")
+    tables = "\n\n".join([results_table(rows), *recorded_measures(name)])
+    write_text(readme, f"{before}{mark}\n{tables}\n\n{picture}\n{end}{after}")
+
+
+def record_measures(folder: Path, runs: Path, rows: pd.DataFrame, *, keep: bool) -> None:
+    """Write what other attacks found in the runs, if there were any."""
+    first = rows.drop_duplicates("run")
+    settings = dict(zip(first["run"], labels(first["overrides"].tolist()), strict=True))
+    found = measured(read_all(runs, settings))
+    path = folder / "measures.csv"
+    if keep and path.is_file():
+        known = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        found = pd.concat([known[~known["run"].isin(found["run"])], found]) if len(found) else known
+    if found.empty:
+        return
+    order = {run: number for number, run in enumerate(settings)}
+    found = found.sort_values("run", key=lambda column: column.map(order))
+    found.to_csv(path, index=False, float_format="%.6g")
+
+
+def recorded_measures(name: str) -> list[str]:
+    """The recorded table of what other attacks found; nothing where there were none."""
+    path = FOLDER / name / "measures.csv"
+    if not path.is_file():
+        return []
+    found = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    return [findings_table(found.assign(setting=found["setting"].fillna("")))]
 
 
 def results_table(rows: pd.DataFrame) -> str:

@@ -8,6 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from backdoor_privacy.attack import attack_names
+from backdoor_privacy.attacks.record import write_findings
+from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.files import write_text
 from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.sweeps import recorded_sweep
@@ -16,6 +19,7 @@ FOLDER = Path(__file__).parent.parent / "experiments"
 
 
 def _load() -> ModuleType:
+    sys.path.insert(0, str(FOLDER))  # as where it is run
     spec = importlib.util.spec_from_file_location("reproduce", FOLDER / "reproduce.py")
     assert spec is not None
     assert spec.loader is not None
@@ -41,6 +45,7 @@ def test_readme_says_what_the_table_holds(name: str):
     rows = reproduce.recorded_rows(name)
     text = (FOLDER / name / "README.md").read_text(encoding="utf-8")
     assert reproduce.results_table(rows) in text
+    assert all(table in text for table in reproduce.recorded_measures(name))
     assert set(rows.columns) >= {"seed", "commit", "python", "torch", "open_clip_torch"}
     assert (FOLDER / name / f"{name}.svg").is_file()
     assert rows["run"].nunique() <= len(recorded_sweep(name))
@@ -118,3 +123,42 @@ def test_labels_are_what_sets_runs_apart():
         *("text phrase:a person", "text target:fitting")
     ]
     assert reproduce.labels(["", ""]) == ["", ""]
+
+
+def finding(kind: str, model: str, group: str, measure: str, value: float) -> dict[str, object]:
+    return Finding(kind, model, group, measure, value, value, value, 3)._asdict()
+
+
+def test_findings_of_all_runs_are_in_one_table(tmp_path: Path):
+    found = {
+        "tower_swap": [
+            finding("nothing swapped", "both", "removed", "TPR", 0.9),
+            finding("original image encoder", "text", "removed", "TPR", 0.25),
+            finding("original text encoder", "image", "removed", "TPR", 0.5),
+            finding("original text encoder", "image", "kept", "TPR", 1.0),
+        ],
+        "probe": [
+            finding("linear probe", "before", "removed", "excess over chance", 0.9),
+            finding("linear probe", "both", "removed", "excess over chance", 0.4),
+        ],
+    }
+    for run, more in (("plain/seed=0", 0.0), ("plain/seed=1", 0.25), ("hardened/seed=0", 0.0)):
+        for attack, findings in found.items():
+            if (run, attack) == ("hardened/seed=0", "probe"):
+                continue
+            moved = [Finding(**{**one, "value": one["value"] + more}) for one in findings]
+            write_findings(tmp_path / run / "attacks" / f"{attack}.json", "x", moved, 1.0)
+    settings = {"plain/seed=0": "plain", "plain/seed=1": "plain", "hardened/seed=0": "hardened"}
+    table = reproduce.findings_table(reproduce.measured(reproduce.read_all(tmp_path, settings)))
+    assert table.splitlines() == [
+        "| measure | plain | hardened |",
+        "|---|---|---|",
+        "| linear probe of removed faces, over chance | 0.525 (0.400 to 0.650) |  |",
+        "| worst tower swap (TPR) | 0.625 (0.500 to 0.750) | 0.500 (0.500 to 0.500) |",
+    ]
+
+
+def test_measures_are_of_attacks_that_there_are():
+    from findings import MEASURES
+
+    assert {measure.attack for measure in MEASURES.values()} <= set(attack_names())
