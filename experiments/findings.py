@@ -19,7 +19,7 @@ class Measure(NamedTuple):
     group: str  # of whom
     measure: str
     kind: Callable[[str], bool]
-    model: Callable[[str], bool] = lambda model: model != "before"
+    model: str | None = "fullest"  # the one with most encoders defended; `None`: any that is defended
 
 
 # What is left of the removed people comes first, what others pay last.
@@ -51,18 +51,16 @@ MEASURES: Mapping[str, Measure] = {
     "some prompt finds the photos, more than those of never-seen people": Measure(
         "inversion", _NEVER, "difference", lambda kind: True
     ),
-    "worst tower swap (TPR)": Measure("tower_swap", "removed", "TPR", lambda kind: kind != "nothing swapped"),
+    "worst tower swap (TPR)": Measure("tower_swap", "removed", "TPR", lambda kind: kind != "nothing swapped", None),
     "worst held-out spelling, text encoder alone (TPR)": Measure(
-        "variants", "removed", "TPR", lambda kind: kind == "worst held-out kind", lambda model: model == "text"
+        "variants", "removed", "TPR", lambda kind: kind == "worst held-out kind", "text"
     ),
     "mean of held-out spellings, text encoder alone (TPR)": Measure(
-        "variants", "removed", "TPR", lambda kind: kind == "mean of held-out kinds", lambda model: model == "text"
+        "variants", "removed", "TPR", lambda kind: kind == "mean of held-out kinds", "text"
     ),
-    "worst held-out spelling (TPR)": Measure(
-        "variants", "removed", "TPR", lambda kind: kind == "worst held-out kind", lambda model: model == "both"
-    ),
+    "worst held-out spelling (TPR)": Measure("variants", "removed", "TPR", lambda kind: kind == "worst held-out kind"),
     "mean of held-out spellings (TPR)": Measure(
-        "variants", "removed", "TPR", lambda kind: kind == "mean of held-out kinds", lambda model: model == "both"
+        "variants", "removed", "TPR", lambda kind: kind == "mean of held-out kinds"
     ),
     "a quarter or half of the original weights mixed in (TPR)": Measure(
         "compression", "removed", "TPR", lambda kind: "original" in kind
@@ -107,12 +105,15 @@ def measured(findings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _value(own: pd.DataFrame, measure: Measure) -> float | None:
+    models = set(own["model"])
+    fullest = next((model for model in ("both", "image", "text") if model in models), None)
+    wanted = fullest if measure.model == "fullest" else measure.model
     chosen = [
         float(one.value)
         for one in own.itertuples()
         if (one.attack, one.group, one.measure) == (measure.attack, measure.group, measure.measure)
         and measure.kind(str(one.kind))
-        and measure.model(str(one.model))
+        and (one.model == wanted if wanted else one.model != "before")
     ]
     return max(chosen, default=None)
 

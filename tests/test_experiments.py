@@ -140,6 +140,7 @@ def test_findings_of_all_runs_are_in_one_table(tmp_path: Path):
         "probe": [
             finding("linear probe", "before", "removed", "excess over chance", 0.9),
             finding("linear probe", "both", "removed", "excess over chance", 0.4),
+            finding("linear probe", "text", "removed", "excess over chance", 0.95),  # its image encoder is the original
         ],
     }
     for run, more in (("plain/seed=0", 0.0), ("plain/seed=1", 0.25), ("hardened/seed=0", 0.0)):
