@@ -71,7 +71,7 @@ def record(name: str, runs: Path, folders: Sequence[str], *, keep: bool = False)
     if rows["num_removed"].nunique() > 1:
         figure = people_figure(rows)
     else:
-        model = rows["model"].iloc[-1]
+        model = "both" if "both" in rows["model"].tolist() else rows["model"].iloc[-1]
         chosen = rows[rows["model"] == model]
         figure = settings_figure(chosen, labels(chosen["overrides"].tolist()))
     save_figure(figure, folder, name)
