@@ -49,6 +49,10 @@ class UtilityBudget(Callback):
         self.best: Evaluation | None = None
         self.weights: dict[str, torch.Tensor] = {}  # of the best student, the trained tensors
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """A fit that was stopped, and interrupted after that, is not to go on."""
+        trainer.should_stop = trainer.should_stop or self._is_exhausted()
+
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
@@ -64,9 +68,7 @@ class UtilityBudget(Callback):
         if self.best is None or self._rank(found) >= self._rank(self.best):
             self.best = found
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.student.trainable()}
-        recent = self.evaluations[-self.settings.patience :]
-        if step < trainer.max_steps and len(recent) == self.settings.patience and not any(map(self._is_within, recent)):
-            trainer.should_stop = True
+        trainer.should_stop = trainer.should_stop or self._is_exhausted()
 
     def keep_best(self, defense: BackdoorDefense) -> list[Evaluation]:
         """Put the best student's weights back, say so where it is not the last one, and return all evaluations."""
@@ -106,6 +108,10 @@ class UtilityBudget(Callback):
 
     def _is_within(self, found: Evaluation) -> bool:
         return found.utility >= self.least
+
+    def _is_exhausted(self) -> bool:
+        recent = self.evaluations[-self.settings.patience :]
+        return len(recent) == self.settings.patience and not any(map(self._is_within, recent))
 
     def _rank(self, found: Evaluation) -> tuple[bool, float, float]:
         """Students within the budget by removal, and before all others, which go by utility."""

@@ -262,8 +262,8 @@ class TextDefense(BackdoorDefense):
     def worst_shift(self, lesson: Lesson) -> Tensor:
         """The shift of the names' token embeddings that brings their meaning back most, (token, width).
 
-        Each token's shift is as long as the radius says. The ascent is that of Miyato et al., "Adversarial Training
-        Methods for Semi-Supervised Text Classification", once or more.
+        No token's shift is longer than the radius says; tokens that no caption holds are not shifted. The ascent is
+        that of Miyato et al., "Adversarial Training Methods for Semi-Supervised Text Classification", once or more.
         """
         student: Any = self.student
         table = student.token_embedding.weight

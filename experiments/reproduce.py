@@ -139,7 +139,7 @@ def labels(overrides: Sequence[str]) -> list[str]:
     parts = [one.split(",") for one in overrides]
     common = set.intersection(*map(set, parts)) if len(set(overrides)) > 1 else set()
     own = [", ".join(part for part in each if part not in common) for each in parts]
-    return [one.replace("defense.", "").replace("={", " ").replace("}", "") for one in own]
+    return [one.replace("defense.", "").replace("={", " ").replace("{", "").replace("}", "") for one in own]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -102,6 +102,17 @@ def test_resumed_fit_remembers_what_it_saw(fit, tmp_path: Path):
     assert all(tensor.equal(tensors[name]) for name, tensor in resumed.student.tensors().items())
 
 
+def test_fit_that_was_stopped_does_not_go_on_when_it_is_resumed(fit, tmp_path: Path):
+    overrides = [*budget("text", min_similarity=1.5), "trainer.checkpoint_every_steps=2", f"paths.run={tmp_path}/run"]
+    stopped = fit("text", *overrides)
+    assert [one.step for one in stopped.evaluations] == [2, 4]
+    assert (tmp_path / "run/checkpoints/text/last.ckpt").is_file()
+    again = fit("text", *overrides)
+    assert again.evaluations == stopped.evaluations
+    tensors = stopped.student.tensors()
+    assert all(tensor.equal(tensors[name]) for name, tensor in again.student.tensors().items())
+
+
 @pytest.mark.parametrize("name", ["every", "patience", "num_batches"])
 def test_numbers_below_one_are_refused(name: str, compose_cfg):
     with pytest.raises(InputError, match=f"defense.text.budget.{name}: expected 1 or more, got 0"):
