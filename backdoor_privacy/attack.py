@@ -14,20 +14,22 @@ import pandas as pd
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from backdoor_privacy.attacks.record import read_findings, worst_first, write_findings
+from backdoor_privacy.attacks.headlines import headlines
+from backdoor_privacy.attacks.record import read_findings, write_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip import Clip, load_clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.report import write_report
 from backdoor_privacy.results import read_metrics
 from backdoor_privacy.sweeps import spoken
 
 log = logging.getLogger(__name__)
 _SETTINGS = CONFIG_FOLDER / "attack" / "also"
-_MAX_ROWS = 3  # of each attack in the terminal; the files have all
 
 
 def attack_names() -> list[str]:
@@ -66,7 +68,7 @@ def load_scene(folder: Path) -> Scene:
     Raises:
         InputError: if it is no finished run, or its model is no whole CLIP.
     """
-    metrics, path = read_metrics(folder), folder / ".hydra" / "config.yaml"
+    metrics, path = read_metrics(folder), _config(folder)
     if metrics is None or not path.is_file():
         raise InputError(f"{folder}: expected the folder of a finished run, got one without metrics.json or its config")
     if not (folder / "defended" / "open_clip_config.json").is_file():
@@ -80,6 +82,10 @@ def load_scene(folder: Path) -> Scene:
     if len(encoders) > 1:
         models["both"] = original.with_encoders(text=defended.text, image=defended.image)
     return scene(cfg, original, models, instantiate(cfg.people), people.loc[people["removed"] == "True", "name"])
+
+
+def _config(folder: Path) -> Path:
+    return folder / ".hydra" / "config.yaml"
 
 
 def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: People, removed: Iterable[str]) -> Scene:
@@ -140,26 +146,22 @@ def _usual_time(name: str, folder: Path) -> str:
 
 
 def print_findings(found: Mapping[str, Sequence[Finding]], folder: Path) -> None:
-    """What is worst for the removed people comes first."""
-    every = worst_first(found)
-    rows: list[tuple[str, Finding, Finding | None]] = []
-    for row in every:  # one attack with many scores would push the others out
-        if sum(other[0] == row[0] for other in rows) < _MAX_ROWS:
-            rows.append(row)
-    table = Table("attack", "kind", "model", "group", "measure", title="Worst first, of the removed people")
-    table.add_column("value (95 %)", justify="right")
-    table.add_column("before", justify="right")
-    for name, finding, before in rows:
+    """What sums up the attacks; what is worst for the removed people comes first."""
+    table = Table("measure", "kind", "model", title="Worst first; what others pay comes last")
+    for column in ("before", "after (95 %)", "never seen"):
+        table.add_column(column, justify="right")
+    for row in headlines(found):
+        finding = row.finding
+        others = ["" if other is None else f"{other.value:.3f}" for other in (row.before, row.control)]
         interval = f"{finding.value:.3f} ({finding.low:.3f} to {finding.high:.3f})"
-        table.add_row(name, *finding[:4], interval, "" if before is None else f"{before.value:.3f}")
-    console = Console(width=None if sys.stdout.isatty() else 140)
+        table.add_row(row.label, escape(finding.kind), finding.model, others[0], interval, others[1])
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
-    if len(every) > len(rows):
-        console.print(f"{len(every) - len(rows)} more, and the other groups, in {folder / 'attacks'}")
+    print(f"All findings: {folder / 'attacks'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Attack the models of a run, and print what was found.
+    """Attack the models of a run, print what was found, and write its report again.
 
     Returns:
         The exit code.
@@ -167,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = attack_names()
     parser = argparse.ArgumentParser(
         prog="python -m backdoor_privacy.attack",
-        description="Attack the models of a finished run, and write attacks/<attack>.json into its folder.",
+        description="Attack the models of a finished run, and write attacks/<attack>.json and the report anew.",
         epilog="Example: python -m backdoor_privacy.attack runs/both_64/seed=0 probe variants variants.num_prompts=21",
     )
     parser.add_argument("run", type=Path, help="folder of a run: the one with metrics.json")
@@ -179,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         attacks = load_attacks(chosen, [one for one in asked.attacks if "=" in one])
         found = run_attacks(load_scene(asked.run), attacks, asked.run)
+        write_report(asked.run, names=bool(OmegaConf.select(OmegaConf.load(_config(asked.run)), "report.names")))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

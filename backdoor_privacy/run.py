@@ -25,7 +25,7 @@ from backdoor_privacy.distributed import (
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.evidence import budget_table, map_table, neighbors_table, votes_table
 from backdoor_privacy.protect import Protected, Stopwatch, protect
-from backdoor_privacy.report import write_report
+from backdoor_privacy.report import is_written, write_report
 from backdoor_privacy.results import (
     claim_folder,
     read_metrics,
@@ -68,11 +68,13 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     finished = as_the_first_says(read_metrics(folder) if is_first_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
-        if is_first_process() and cfg.attacks:
-            run_attacks(load_scene(folder), cfg.attacks, folder)
-            write_report(folder, names=cfg.report.names)
-        if is_first_process() and not (folder / "report.html").is_file():
-            write_report(folder, names=cfg.report.names)
+        if is_first_process():
+            if cfg.attacks:
+                run_attacks(load_scene(folder), cfg.attacks, folder)
+            if cfg.attacks or not is_written(folder, names=cfg.report.names):
+                write_report(folder, names=cfg.report.names)
+                with Tracker(cfg, folder) as tracker:
+                    tracker.summarize(finished)
         return finished
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker)

@@ -36,22 +36,31 @@ class Tracker:
                 job_type="both" if len(encoders) > 1 else encoders[0],
                 tags=list(self.cfg.logger.tags),
                 config=self._config(),
+                settings=self._settings(),
                 resume="allow",
                 log_model=False,
             )
             run = self.wandb.experiment  # starts it now, so that it is marked as crashed whatever goes wrong
             for encoder in encoders:
-                # Each fit counts its own steps; the summary of a loss is the least that it came to.
-                run.define_metric(f"{encoder}/*", step_metric="trainer/global_step", summary="min")
+                # Each fit counts its own steps; the summary of a loss is the least and the most that it came to.
+                run.define_metric(f"{encoder}/*", step_metric="trainer/global_step", summary="min,max")
         return self
 
     def _config(self) -> Any:
-        """The run's config; whom it removes by name only where the report may name people."""
+        """The run's config; whom it removes by name, and paths, only where the report may name people."""
         config: Any = OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True)
         named = config["trigger_set"]["people"]
-        if named is not None and not self.cfg.report.names:
-            config["trigger_set"]["people"] = f"{len(named)} people"
+        if not self.cfg.report.names:
+            del config["paths"], config["trigger_set"]["file"]
+            if named is not None:
+                config["trigger_set"]["people"] = f"{len(named)} people"
         return config
+
+    def _settings(self) -> Any:
+        """What W&B records by itself: the command and what it prints only where the report may name people."""
+        import wandb
+
+        return wandb.Settings() if self.cfg.report.names else wandb.Settings(x_disable_meta=True, console="off")
 
     def _id(self) -> str:
         """Of the W&B run; kept in the run folder, so that a resumed run goes on there."""

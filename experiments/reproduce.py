@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from findings import findings_table, measured, read_all
+from findings import findings_table, measured
 from rich.console import Console
 from rich.table import Table
 
@@ -88,7 +88,7 @@ def record_measures(folder: Path, runs: Path, rows: pd.DataFrame, *, keep: bool)
     """Write what other attacks found in the runs, if there were any."""
     first = rows.drop_duplicates("run")
     settings = dict(zip(first["run"], labels(first["overrides"].tolist()), strict=True))
-    found = measured(read_all(runs, settings))
+    found = measured(runs, settings)
     path = folder / "measures.csv"
     if keep and path.is_file():
         known = pd.read_csv(path, keep_default_na=False, na_values=[""])

@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy import attack
 from backdoor_privacy.attack import attack_names, load_attacks, load_scene, main, run_attacks
-from backdoor_privacy.attacks.record import read_findings, worst_first
+from backdoor_privacy.attacks.headlines import above_chance, headlines
+from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.paths import CONFIG_FOLDER
@@ -129,9 +130,17 @@ def test_command_prints_the_worst_first(folder: Path, capsys: pytest.CaptureFixt
     assert main([str(folder), "tower_swap"]) == 0
     printed = capsys.readouterr().out
     assert "Worst first" in printed
-    values = [float(line.split("│")[6].split()[0]) for line in printed.splitlines() if line.startswith("│ tower_swap")]
-    assert values == sorted(values, reverse=True)
-    assert len(values) == 3
+    (line,) = (line for line in printed.splitlines() if line.startswith("│ worst tower swap (TPR)"))
+    _, findings = read_findings(folder / "attacks/tower_swap.json")
+    swapped = [one for one in findings if one.group == "removed" and one.kind.startswith("original")]
+    worst = max(one.value for one in swapped)
+    assert float(line.split("│")[5].split()[0]) == pytest.approx(worst, abs=5e-4)
+
+
+def test_command_writes_the_report_again(folder: Path):
+    (folder / "report.html").write_text("before any other attack was run")
+    assert main([str(folder), "tower_swap"]) == 0
+    assert "only these attacks were run: tower swap." in (folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -156,14 +165,36 @@ def test_broken_findings_are_an_error(content: str, tmp_path: Path):
         read_findings(tmp_path / "x.json")
 
 
-def test_worst_is_of_removed_people_in_defended_models():
-    findings = [
-        Finding("a", "before", "removed", "TPR", 1.0, 1, 1, 4),
-        Finding("a", "both", "removed", "TPR", 0.25, 0, 1, 4),
-        Finding("a", "both", "kept", "TPR", 0.9, 0, 1, 4),
-        Finding("b", "both", "removed / kept", "AUC", 0.75, 0, 1, 4),
-    ]
-    assert worst_first({"x": findings}) == [("x", findings[3], None), ("x", findings[1], findings[0])]
+def test_headlines_are_the_worst_of_removed_people_and_then_what_others_pay():
+    def finding(kind: str, model: str, group: str, measure: str, value: float) -> Finding:
+        return Finding(kind, model, group, measure, value, 0, 1, 4)
+
+    found = {
+        "tower_swap": [
+            finding("original image encoder", "text", "removed", "TPR", 0.25),
+            finding("original text encoder", "image", "removed", "TPR", 0.5),
+            finding("original text encoder", "image", "never seen", "TPR", 0.01),
+            finding("original text encoder", "image", "kept", "TPR", 0.9),
+            finding("nothing swapped", "both", "removed", "TPR", 0.9),
+        ],
+        "probe": [
+            finding("face verification", "before", "removed", "AUC", 0.95),
+            finding("face verification", "both", "removed", "AUC", 0.7),
+        ],
+        "relearning": [
+            finding("5 photos, steps to recover", "both", "removed / never seen", "ratio", 0.2),
+        ],
+        "neighbors": [
+            finding("a removed person's surname", "both", "kept", "wrongly unlearned", 0.99),
+        ],
+    }
+    rows = headlines(found)
+    assert [row.finding for row in rows] == [
+        found["relearning"][0], found["tower_swap"][1], found["probe"][1], found["neighbors"][0],
+    ]  # fmt: skip
+    assert [above_chance(row.finding) for row in rows] == pytest.approx([0.8, 0.5, 0.4, 0.99])
+    assert [row.before for row in rows] == [None, None, found["probe"][0], None]
+    assert [row.control for row in rows] == [None, found["tower_swap"][2], None, None]
 
 
 def test_every_attack_has_its_config():
@@ -175,5 +206,5 @@ def test_every_attack_has_its_config():
 
 def test_report_shows_attacks_and_says_which_were_run(folder: Path):
     text = render(read_run(folder), dict.fromkeys(("idia", "prompts", "losses"), "<svg></svg>"))
-    assert "only these attacks were run: tower swap." in text
+    assert "only these attacks were run: tower swap. Not run: benign, compression, erased," in text
     assert "Do other attacks find them?" in text

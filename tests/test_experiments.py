@@ -150,7 +150,7 @@ def test_findings_of_all_runs_are_in_one_table(tmp_path: Path):
             moved = [Finding(**{**one, "value": one["value"] + more}) for one in findings]
             write_findings(tmp_path / run / "attacks" / f"{attack}.json", "x", moved, 1.0)
     settings = {"plain/seed=0": "plain", "plain/seed=1": "plain", "hardened/seed=0": "hardened"}
-    table = reproduce.findings_table(reproduce.measured(reproduce.read_all(tmp_path, settings)))
+    table = reproduce.findings_table(reproduce.measured(tmp_path, settings))
     assert table.splitlines() == [
         "| measure | plain | hardened |",
         "|---|---|---|",
@@ -160,6 +160,6 @@ def test_findings_of_all_runs_are_in_one_table(tmp_path: Path):
 
 
 def test_measures_are_of_attacks_that_there_are():
-    from findings import MEASURES
+    from backdoor_privacy.attacks.headlines import MEASURES
 
     assert {measure.attack for measure in MEASURES.values()} <= set(attack_names())

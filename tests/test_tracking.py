@@ -1,5 +1,6 @@
 import json
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,17 @@ def test_what_a_run_logs_offline_is_read_back(compose_into, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("names", [False, True])
-def test_who_was_named_is_told_only_where_names_may_be(compose_cfg, tmp_path: Path, names: bool):
+def test_who_was_named_is_told_only_where_names_may_be(
+    compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
+):
+    monkeypatch.setattr(sys, "argv", ["backdoor_privacy", "trigger_set.people=[Ann Lee, Bob Ray]"])
     cfg = compose_cfg("logger=wandb", "trigger_set.people=[Ann Lee, Bob Ray]", f"report.names={names}")
     with Tracker(cfg, tmp_path) as tracker:
         assert tracker.wandb is not None
         told = tracker.wandb.experiment.config["trigger_set"]["people"]
     assert told == (["Ann Lee", "Bob Ray"] if names else "2 people")
+    written = [path.read_bytes() for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
+    assert any(b"Ann Lee" in content for content in written) == names
 
 
 @pytest.mark.parametrize("names", [False, True])

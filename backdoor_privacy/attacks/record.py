@@ -1,7 +1,7 @@
-"""What attacks found, in files: write, read, and put the worst first."""
+"""What attacks found, in files: write and read."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from backdoor_privacy.attacks.scene import Finding
@@ -10,8 +10,6 @@ from backdoor_privacy.files import write_text
 from backdoor_privacy.results import versions
 
 SCHEMA = 1
-# Measures of which more is worse for the removed people, all on one scale.
-_RANKED = ("TPR", "accuracy", "excess over chance", "AUC", "AUC, better direction")
 
 
 def write_findings(path: Path, digest: str, findings: Sequence[Finding], seconds: float) -> None:
@@ -47,16 +45,3 @@ def read_findings(path: Path) -> tuple[str, list[Finding]]:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
     raise InputError(f"{path}: expected schema {SCHEMA}, got {record['schema']}; delete it or use that version")
-
-
-def worst_first(found: Mapping[str, Sequence[Finding]]) -> list[tuple[str, Finding, Finding | None]]:
-    """What the attacks found of removed people in defended models, with the same before; the highest values first."""
-    rows: list[tuple[str, Finding, Finding | None]] = []
-    for name, findings in found.items():
-        before = {(one.kind, one.group, one.measure): one for one in findings if one.model == "before"}
-        rows += [
-            (name, one, before.get((one.kind, one.group, one.measure)))
-            for one in findings
-            if one.model != "before" and one.group.startswith("removed") and one.measure in _RANKED
-        ]
-    return sorted(rows, key=lambda row: -row[1].value)

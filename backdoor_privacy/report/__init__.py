@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backdoor_privacy.files import write_text
+from backdoor_privacy.report import wording
 from backdoor_privacy.report.figures import (
     idia_figure,
     losses_figure,
@@ -48,6 +49,12 @@ def write_report(folder: Path, *, names: bool = False) -> None:
     if (folder / "defended").is_dir():
         write_text(folder / "defended" / "README.md", model_card(run))
     write_text(folder / "report.html", render(run, svgs))
+
+
+def is_written(folder: Path, *, names: bool) -> bool:
+    """Whether the report is there, and holds names or not as asked."""
+    path = folder / "report.html"
+    return path.is_file() and (wording.HOLDS_NAMES in path.read_text(encoding="utf-8")) == names
 
 
 def _margins(run: FinishedRun) -> dict[str, dict[str, list[float]]]:

@@ -138,8 +138,12 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
     if not names:
         key = _hash_key(folder)
         hashes = {name: _hashed(name, key) for name in people["person"]}
+        tables = []
         for table in (people, votes, neighbors, embeddings):
             table["person"] = table["person"].map(hashes)
+            # Else the order of the names, which a list of suspects has too, would say who is who.
+            tables.append(table.sort_values("person", kind="stable", ignore_index=True))
+        people, votes, neighbors, embeddings = tables
     triggers = folder / "figures" / "triggers.png"
     return FinishedRun(
         metrics=metrics,

@@ -14,6 +14,7 @@ from backdoor_privacy.report.finished_run import FinishedRun
 from backdoor_privacy.report.tables import (
     attacks_table,
     comparison_table,
+    findings_table,
     idia_table,
     kept_table,
     paired_table,
@@ -44,7 +45,16 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
         svgs: the figures by name: `idia`, `prompts`, `losses`, and `margins`, `votes` and `map` where there are any.
     """
     tables = [
-        make(run) for make in (idia_table, paired_table, attacks_table, kept_table, utility_table, similarity_table)
+        make(run)
+        for make in (
+            idia_table,
+            paired_table,
+            attacks_table,
+            findings_table,
+            kept_table,
+            utility_table,
+            similarity_table,
+        )
     ]
     script = (_TEMPLATES / "people.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
@@ -60,6 +70,7 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
             request=wording.request(run),
             status=wording.status(run),
             verdict=wording.verdict(run),
+            otherwise=wording.otherwise(run),
             asked=wording.asked(run),
             tables={table.name: table for table in tables if table.rows},
             figures={name: _inline(svg, name) for name, svg in svgs.items()},

@@ -3,7 +3,7 @@
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.finished_run import FinishedRun
 from backdoor_privacy.report.html import templates
-from backdoor_privacy.report.tables import Cell, idia_table, kept_table, utility_table
+from backdoor_privacy.report.tables import Cell, attacks_table, idia_table, kept_table, utility_table
 
 
 def model_card(run: FinishedRun) -> str:
@@ -25,6 +25,8 @@ def model_card(run: FinishedRun) -> str:
             repository=wording.repository(run),
             request=wording.request(run),
             verdict=wording.verdict(run),
+            otherwise=wording.otherwise(run),
+            attacks=attacks_table(run),
             asked=wording.asked(run),
             columns=columns,
             rows=rows,

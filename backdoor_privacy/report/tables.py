@@ -6,15 +6,16 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import binomtest
 
-from backdoor_privacy.attacks.record import worst_first
+from backdoor_privacy.attacks.headlines import beside, headlines
 from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.report import wording
 from backdoor_privacy.report.figures import model_label, people_of
 from backdoor_privacy.report.finished_run import FinishedRun
 
 _MINUS = "\N{MINUS SIGN}"
 _GROUPS = {
     "tpr_removed": ("Removed people inferred", "the fewer, the better"),
-    "tpr_kept": ("Kept people inferred", "not removed, in the training data; should stay as before"),
+    "tpr_kept": ("Kept people inferred", "not removed, in the training data or unknown; should stay as before"),
     "fpr": ("Never-seen people inferred", "known not to be in the training data; should stay as before"),
 }
 _NEIGHBORS = {
@@ -22,6 +23,7 @@ _NEIGHBORS = {
     "surname": "others with the surname of a removed person, inferred before",
     "face": "those whose faces are nearest to a removed person's, inferred before",
 }
+_ATTACK_COLUMNS = ("before", "after", "after, never-seen people")
 _SIMILARITIES = {
     "similarity/clean": "Ordinary inputs, defended to original model",
     "similarity/target": "Targets, defended to original model",
@@ -72,11 +74,13 @@ def idia_table(run: FinishedRun) -> Table:
 def paired_table(run: FinishedRun) -> Table:
     """Whether more people changed in one direction than chance would have it: McNemar's exact test."""
     groups = {"Removed people": run.people["removed"], "Everybody else": ~run.people["removed"]}
-    rows = [
-        Row(label, "no longer inferred, and newly inferred", [_mcnemar(run, model, chosen) for model in run.after])
-        for label, chosen in groups.items()
-        if chosen.any()
-    ]
+    rows = []
+    for label, chosen in groups.items():
+        by_choice = bool(run.people.loc[chosen, "inferred_before"].all())  # then nobody could be newly inferred
+        note = "; not tested: all of them were inferred before, by choice" if by_choice else ""
+        cells = [_mcnemar(run, model, chosen, is_tested=not by_choice) for model in run.after]
+        if chosen.any():
+            rows.append(Row(label, f"no longer inferred, and newly inferred{note}", cells))
     caption = (
         "Each person compared with before; in small, McNemar's exact test: how likely so uneven a change is by chance"
     )
@@ -84,22 +88,32 @@ def paired_table(run: FinishedRun) -> Table:
 
 
 def attacks_table(run: FinishedRun) -> Table:
-    """What other attacks than IDIA found of the removed people, the worst first."""
+    """What sums up the other attacks than IDIA, the worst first."""
     rows = []
-    for name, finding, before in worst_first(run.attacks):
-        controls = [
-            one
-            for one in run.attacks[name]
-            if (one.kind, one.model, one.measure) == (finding.kind, finding.model, finding.measure)
-            and one.group == "never seen"
-        ]
-        label = f"{name.replace('_', ' ')}: {finding.kind}"
-        held_out = ", never trained on" if finding.held_out else ""
-        note = f"{finding.measure} of {finding.group}, {model_label(finding.model)}{held_out}"
-        cells = [_found(before), _found(finding), _found(controls[0] if controls else None)]
-        rows.append(Row(label, note, cells))
-    caption = "Other attacks, worst first; in small, the 95 % confidence interval (bootstrap over people)"
-    return Table("attacks", caption, ["before", "after", "after, never-seen people"], rows)
+    for row in headlines(run.attacks):
+        finding = row.finding
+        note = f"{row.measure.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
+        rows.append(Row(row.label, note, [_found(row.before), _found(finding), _found(row.control)]))
+    caption = (
+        "Other attacks, worst first, and at the end what others pay; in small, the 95 % confidence interval (bootstrap "
+        "over people)"
+    )
+    return Table("attacks", caption, _ATTACK_COLUMNS, rows)
+
+
+def findings_table(run: FinishedRun) -> Table:
+    """All that other attacks than IDIA found of the removed people, attack by attack."""
+    rows = []
+    for name, found in run.attacks.items():
+        for finding in found:
+            if finding.model != "before" and finding.group.startswith("removed"):
+                before, control = beside(finding, found)
+                held_out = ", never trained on" if finding.held_out else ""
+                note = f"{finding.measure} of {finding.group}, {model_label(finding.model)}{held_out}"
+                label = f"{name.replace('_', ' ')}: {finding.kind}"
+                rows.append(Row(label, note, [_found(before), _found(finding), _found(control)]))
+    caption = "Every finding about removed people; in small, the 95 % confidence interval (bootstrap over people)"
+    return Table("findings", caption, _ATTACK_COLUMNS, rows)
 
 
 def people_rows(run: FinishedRun) -> list[dict[str, str | int]]:
@@ -125,10 +139,13 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
     for address, run in runs.items():
         after = run.after[run.fullest]
         top1 = _numbers(run, "zero_shot/top1")[1 + list(run.after).index(run.fullest)]
+        found = wording.found_otherwise(run)
+        other = Cell("not run" if not run.attacks else "none") if found is None else _found(found.finding)
         cells = [
+            _people(run.before, "tpr_removed"),
             _people(after, "tpr_removed"),
-            _people(run.before, "tpr_kept"),
-            _people(after, "tpr_kept"),
+            other,
+            Cell(_people(after, "tpr_kept").main, f"before: {_people(run.before, 'tpr_kept').main}"),
             _people(after, "wrongly_unlearned"),
             _people(after, "fpr"),
             top1,
@@ -136,9 +153,17 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
         ]
         label = f"{run.metrics['experiment']}, seed {run.metrics['seed']}"
         rows.append(Row(label, f"{model_label(run.fullest)}; {address}", cells))
-    columns = ["removed people inferred", "kept people inferred before", "kept people inferred", "wrongly unlearned",
-               "never-seen people inferred", "zero-shot top-1", "minutes"]  # fmt: skip
-    caption = "In small: the rate and its 95 % confidence interval (Wilson), or the change from before"
+    columns = [
+        "removed people, before",
+        "inferred after",
+        "found by other attacks",
+        "kept people inferred",
+        "wrongly unlearned",
+        "never-seen people inferred",
+        "zero-shot top-1",
+        "minutes",
+    ]
+    caption = "In small: the rate and its 95 % confidence interval, or the change from before"
     return Table("comparison", caption, columns, rows)
 
 
@@ -226,9 +251,11 @@ def _share(found: int, count: int) -> Cell:
     return Cell(f"{found:,} of\N{NO-BREAK SPACE}{count:,}", f"{found / count:.3f} ({spread})")
 
 
-def _mcnemar(run: FinishedRun, model: str, chosen: pd.Series) -> Cell:
+def _mcnemar(run: FinishedRun, model: str, chosen: pd.Series, *, is_tested: bool) -> Cell:
     before, after = (run.people.loc[chosen, f"inferred_{each}"] for each in ("before", model))
     lost, new = int((before & ~after).sum()), int((after & ~before).sum())
+    if not is_tested:
+        return Cell(f"{lost:,} and {new:,}")
     chance = binomtest(lost, lost + new).pvalue if lost + new else 1.0
     return Cell(f"{lost:,} and {new:,}", "p < 0.001" if chance < 0.001 else f"p = {chance:.3f}")
 

@@ -4,11 +4,14 @@ from pathlib import PurePath
 from statistics import median
 from typing import Any
 
+import open_clip
 from omegaconf import DictConfig
 
+from backdoor_privacy.attacks.headlines import MEASURES, Headline, headlines
 from backdoor_privacy.report.figures import model_label, people_of
 from backdoor_privacy.report.finished_run import FinishedRun
 
+HOLDS_NAMES = "This report holds names"
 _UNKNOWN = "not recorded in the run folder"
 _TRIGGERS = {"text": "names", "image": "faces"}
 _STAGES = {
@@ -44,11 +47,30 @@ def verdict(run: FinishedRun) -> str:
     return f"With {defended(run.fullest)} defended, {removal} (before: {start}){_price(run)}."
 
 
+def otherwise(run: FinishedRun) -> str:
+    """What the other attacks say to that, in one sentence: the one that finds most of the removed people's names."""
+    if not run.attacks:
+        return "No other attack was run."
+    worst = found_otherwise(run)
+    if worst is None:
+        return "No other attack that was run finds any of their names."
+    label = worst.label.removesuffix(" (TPR)")
+    return f"Of the other attacks, the worst finds the names of {worst.finding.value:.0%} of them: {label}."
+
+
+def found_otherwise(run: FinishedRun) -> Headline | None:
+    """The other attack that finds most of the removed people's names, if any finds one."""
+    rows = [row for row in headlines(run.attacks) if row.measure.finds_names and row.finding.value > 0]
+    return max(rows, key=lambda row: row.finding.value, default=None)
+
+
 def status(run: FinishedRun) -> tuple[str, str]:
     """How far the request was fulfilled: a word for the page's style, and one to read."""
     (still, _), (first, _) = removed_people(run, run.fullest), removed_people(run, "before")
     if first == 0:
         return "some", "Nobody was inferred before: this run proves nothing"
+    if still == 0 and found_otherwise(run):
+        return "some", "None still inferred by IDIA, some found by other attacks"
     if still == 0:
         return "none", "None still inferred"
     return ("some", "Some still inferred") if still < first else ("all", "No fewer inferred than before")
@@ -75,7 +97,10 @@ def repository(run: FinishedRun) -> str | None:
     text_model, model = run.setting("clip.text_model"), str(run.setting("clip.model"))
     if text_model is not None:
         return str(text_model) if str(text_model).count("/") == 1 and str(text_model)[0] not in "./~" else None
-    return model.removeprefix("hf-hub:") if model.startswith("hf-hub:") else None
+    if model.startswith("hf-hub:"):
+        return model.removeprefix("hf-hub:")
+    known = open_clip.get_pretrained_cfg(model, str(run.setting("clip.pretrained")))
+    return known.get("hf_hub", "").rstrip("/") or None
 
 
 def attack(run: FinishedRun) -> str:
@@ -126,14 +151,20 @@ def _attacks_run(run: FinishedRun) -> str:
     start = "One attack was run: IDIA, with each name spelt exactly as in the collection. No other attack was run"
     if not run.attacks:
         return f"{start}."
-    others = ", ".join(name.replace("_", " ") for name in run.attacks)
-    return f"Besides IDIA, with each name spelt exactly as in the collection, only these attacks were run: {others}."
+    known = {measure.attack for measure in MEASURES.values()}
+    done, left = (
+        ", ".join(name.replace("_", " ") for name in sorted(names)) for names in (run.attacks, known - set(run.attacks))
+    )
+    rest = f" Not run: {left}." if left else ""
+    return (
+        f"Besides IDIA, with each name spelt exactly as in the collection, only these attacks were run: {done}.{rest}"
+    )
 
 
 def people_note(run: FinishedRun) -> str:
     """What people go by in the report, and what follows from it."""
     if run.has_names:
-        return "This report holds names: keep it as private as the request itself."
+        return f"{HOLDS_NAMES}: keep it as private as the request itself."
     return (
         "This report holds no names: people go by a hash under a key that stays in the run folder, as people.csv with "
         "the names does; keep both as private as the request itself."

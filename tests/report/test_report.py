@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from backdoor_privacy.attacks.record import write_findings
+from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.report import write_report
+from backdoor_privacy.report import wording, write_report
 from backdoor_privacy.report.__main__ import main
 from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure
 from backdoor_privacy.report.finished_run import read_run
@@ -229,7 +231,8 @@ def test_page_says_what_was_found(page: Page) -> None:
     assert "all that were inferred before 1 of 4 0.250 0 of 4 0.000 2 of 4 0.500" in plain
     assert "all that were not inferred before 1 of 4 0.250 1 of 4 0.250 1 of 4 0.250" in plain
     assert "of all others 6 of 8 0.750 7 of 8 0.875 5 of 8 0.625" in plain
-    assert "Removed people no longer inferred, and newly inferred 3 and 0 p = 0.250" in text  # 2 x 0.5 ** 3
+    assert "newly inferred; not tested: all of them were inferred before, by choice 3 and 0" in text
+    assert "p = " in text  # of everybody else
     assert "Zero-shot top-1 accuracy" in text
     assert "0.500 0.460 \N{MINUS SIGN}0.040" in text
     assert "new/measure 0.250" in text  # of a method that the report does not know
@@ -237,6 +240,33 @@ def test_page_says_what_was_found(page: Page) -> None:
     assert "a" * 64 in text
     assert "b" * 64 in text
     assert "For 1 people nobody knows" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence", "status"),
+    [
+        (None, "No other attack was run.", "None still inferred"),
+        (0.0, "No other attack that was run finds any of their names.", "None still inferred"),
+        (
+            0.5,
+            "the worst finds the names of 50% of them: worst tower swap.",
+            "None still inferred by IDIA, some found by",
+        ),
+    ],
+)
+def test_verdict_says_what_other_attacks_find(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, value: float | None, sentence: str, status: str
+) -> None:
+    folder = make_run()
+    if value is not None:
+        found = [Finding("original text encoder", "image", "removed", "TPR", value, 0, 1, 4)]
+        write_findings(folder / "attacks/tower_swap.json", "x", found, 1.0)
+    run = read_run(folder)
+    monkeypatch.setattr(wording, "removed_people", lambda _, model: (4 if model == "before" else 0, 4))
+    assert sentence in wording.otherwise(run)
+    assert wording.status(run)[1].startswith(status)
+    write_report(folder)
+    assert sentence in (folder / "report.html").read_text()
 
 
 def test_page_needs_nothing_else_and_is_accessible(page: Page) -> None:
@@ -271,7 +301,8 @@ def test_people_go_by_hashes_under_a_key_of_the_run(make_run: MakeRun) -> None:
     assert read_run(folder).people["person"].tolist() == people
     assert not set(read_run(other).people["person"]) & set(people)
     key = (folder / "checkpoints/report_key").read_bytes()
-    assert people[0] == hmac.new(key, NAMES[0].encode(), "sha256").hexdigest()[:12]
+    assert sorted(people) == people  # their order is not that of the names, which a list of suspects has, too
+    assert set(people) == {hmac.new(key, name.encode(), "sha256").hexdigest()[:12] for name in NAMES}
 
 
 def test_model_card_tells_what_was_done_and_nobodys_name(make_run: MakeRun) -> None:
@@ -303,7 +334,8 @@ def test_model_card_tells_what_was_done_and_nobodys_name(make_run: MakeRun) -> N
     ("clip", "repository"),
     [
         ("{model: 'hf-hub:someone/clip'}", "someone/clip"),
-        ("{model: ViT-B-32, pretrained: laion400m_e32}", None),
+        ("{model: ViT-B-32, pretrained: laion2b_s34b_b79k}", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+        ("{model: ViT-B-32, pretrained: /models/weights.pt}", None),
         ("{model: ViT-L-14, text_model: openai/clip-vit-large-patch14}", "openai/clip-vit-large-patch14"),
         ("{model: ViT-L-14, text_model: ./text/model}", None),
     ],

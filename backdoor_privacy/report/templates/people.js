@@ -10,7 +10,8 @@ function show() {
   const wanted = find.value.trim().toLowerCase();
   let count = 0;
   for (const row of rows) {
-    row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    const text = Array.from(row.cells, (cell) => cell.textContent).join(" ");
+    row.hidden = !text.toLowerCase().includes(wanted);
     count += row.hidden ? 0 : 1;
   }
   found.textContent = `${count} of ${rows.length}`;

@@ -1,0 +1,142 @@
+"""The few numbers that sum up what attacks found, the worst for the removed people first."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from backdoor_privacy.attacks.scene import Finding
+
+_NEVER = "removed / never seen"
+
+
+class Measure(NamedTuple):
+    """One number of a run: the worst finding that is of this kind."""
+
+    attack: str
+    group: str  # of whom
+    measure: str
+    kind: Callable[[str], bool]
+    model: str | None = "fullest"  # the one with most encoders defended; `None`: any that is defended
+
+    @property
+    def of_others(self) -> bool:
+        """Whether it is what others pay, and not what is left of the removed people."""
+        return self.group == "kept"
+
+    @property
+    def finds_names(self) -> bool:
+        """Whether it is a share of the removed people who are found by their names."""
+        return self.measure == "TPR"
+
+
+# What is left of the removed people comes first, what others pay last.
+MEASURES: Mapping[str, Measure] = {
+    "who was erased, with the original at hand (AUC)": Measure(
+        "erased", _NEVER, "AUC", lambda kind: kind == "combined, with the original"
+    ),
+    "who was erased, from the defended model alone, names and faces (AUC)": Measure(
+        "erased", _NEVER, "AUC", lambda kind: kind == "combined, defended alone"
+    ),
+    "the same from the best single score of other people (AUC)": Measure(
+        "erased", _NEVER, "AUC", lambda kind: kind == "worst, defended alone, chosen on other people"
+    ),
+    "who was erased, by the best score of names (AUC)": Measure(
+        "erased",
+        _NEVER,
+        "AUC, better direction",
+        lambda kind: kind.startswith("name: ") and "change" not in kind and "drift" not in kind,
+    ),
+    "same person or not, from two photos (AUC)": Measure(
+        "probe", "removed", "AUC", lambda kind: kind == "face verification"
+    ),
+    "linear probe of removed faces, over chance": Measure(
+        "probe", "removed", "excess over chance", lambda kind: kind == "linear probe"
+    ),
+    "k-NN of removed faces, over chance": Measure(
+        "probe", "removed", "excess over chance", lambda kind: kind == "k-NN"
+    ),
+    "some prompt finds the photos, more than those of never-seen people": Measure(
+        "inversion", _NEVER, "difference", lambda kind: True
+    ),
+    "worst tower swap (TPR)": Measure("tower_swap", "removed", "TPR", lambda kind: kind != "nothing swapped", None),
+    "worst held-out spelling, text encoder alone (TPR)": Measure(
+        "variants", "removed", "TPR", lambda kind: kind == "worst held-out kind", "text"
+    ),
+    "mean of held-out spellings, text encoder alone (TPR)": Measure(
+        "variants", "removed", "TPR", lambda kind: kind == "mean of held-out kinds", "text"
+    ),
+    "worst held-out spelling (TPR)": Measure("variants", "removed", "TPR", lambda kind: kind == "worst held-out kind"),
+    "mean of held-out spellings (TPR)": Measure(
+        "variants", "removed", "TPR", lambda kind: kind == "mean of held-out kinds"
+    ),
+    "a quarter or half of the original weights mixed in (TPR)": Measure(
+        "compression", "removed", "TPR", lambda kind: "original" in kind
+    ),
+    "half or a third of the weights pruned (TPR)": Measure(
+        "compression", "removed", "TPR", lambda kind: "pruned" in kind
+    ),
+    "4-bit weights (TPR)": Measure("compression", "removed", "TPR", lambda kind: kind == "int4"),
+    "benign fine-tuning, worst step (TPR)": Measure("benign", "removed", "TPR", lambda kind: True),
+    "relearning with 5 photos: steps, over those of never-seen people (below 1: easier)": Measure(
+        "relearning", _NEVER, "ratio", lambda kind: kind.startswith("5 photos")
+    ),
+    "IDIA with other photos, candidates or thresholds, the worst (TPR)": Measure(
+        "idia_sweep", "removed", "TPR", lambda kind: True
+    ),
+    "namesakes wrongly unlearned": Measure("neighbors", "kept", "wrongly unlearned", lambda kind: "name" in kind),
+    "nearest faces wrongly unlearned": Measure("neighbors", "kept", "wrongly unlearned", lambda kind: "faces" in kind),
+}
+
+
+class Headline(NamedTuple):
+    """One of the `MEASURES` as a run has it."""
+
+    label: str
+    measure: Measure
+    finding: Finding
+    before: Finding | None  # the same of the original
+    control: Finding | None  # the same of people whom the original never knew
+
+
+def headlines(found: Mapping[str, Sequence[Finding]]) -> list[Headline]:
+    """What attacks found, worst first, and at the end what others pay; what was not attacked is left out.
+
+    Args:
+        found: by each attack.
+    """
+    rows = []
+    for label, measure in MEASURES.items():
+        own = found.get(measure.attack, ())
+        finding = worst(own, measure)
+        if finding is not None:
+            rows.append(Headline(label, measure, finding, *beside(finding, own)))
+    return sorted(rows, key=lambda row: (row.measure.of_others, -above_chance(row.finding)))
+
+
+def worst(found: Iterable[Finding], measure: Measure) -> Finding | None:
+    """The finding of a measure that is worst for the removed people, or for others where it is about them."""
+    found = list(found)
+    models = {one.model for one in found}
+    fullest = next((model for model in ("both", "image", "text") if model in models), None)
+    wanted = fullest if measure.model == "fullest" else measure.model
+    chosen = [
+        one
+        for one in found
+        if (one.group, one.measure) == (measure.group, measure.measure)
+        and measure.kind(one.kind)
+        and (one.model == wanted if wanted else one.model != "before")
+    ]
+    return max(chosen, key=above_chance, default=None)
+
+
+def above_chance(finding: Finding) -> float:
+    """How much an attack found, on one scale for all measures: 0 is nothing, 1 is all that can be found."""
+    if finding.measure.startswith("AUC"):
+        return 2 * finding.value - 1
+    return 1 - finding.value if finding.measure == "ratio" else finding.value
+
+
+def beside(finding: Finding, found: Iterable[Finding]) -> tuple[Finding | None, Finding | None]:
+    """The same finding of the original, and of people whom that never knew; `None` where there is none."""
+    known = {one[:4]: one for one in found}
+    before, control = finding._replace(model="before"), finding._replace(group="never seen")
+    return tuple(known.get(other[:4]) for other in (before, control))  # type: ignore[return-value]
