@@ -1,6 +1,7 @@
 """Attack a finished run with more than IDIA: `python -m backdoor_privacy.attack <run> [attack ...]`."""
 
 import argparse
+import contextlib
 import hashlib
 import json
 import logging
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -30,6 +32,7 @@ from backdoor_privacy.sweeps import spoken
 
 log = logging.getLogger(__name__)
 _SETTINGS = CONFIG_FOLDER / "attack" / "also"
+_FORMAT = 2  # to be counted up when an attack finds something else of the same
 
 
 def attack_names() -> list[str]:
@@ -124,24 +127,45 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
         if known is None or known[0] != wanted:
             log.info("Attack %d of %d: %s%s", number + 1, len(attacks), name, _usual_time(name, folder))
             start = time.perf_counter()
-            attack: Attack = instantiate(settings)
+            attack = make_attack(settings)
             findings = attack.run(seen)
-            write_findings(path, wanted, findings, time.perf_counter() - start)
+            plain: Any = OmegaConf.to_container(settings)
+            write_findings(path, wanted, findings, time.perf_counter() - start, plain)
             known = wanted, findings
         found[name] = known[1]
     return found
 
 
+def make_attack(settings: DictConfig) -> Attack:
+    """An attack from its settings.
+
+    Raises:
+        InputError: if one of them is of no use.
+    """
+    try:
+        attack: Attack = instantiate(settings)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            raise cause from None
+        raise InputError(f"attack: expected other settings of {settings._target_}: {cause}") from error
+    return attack
+
+
 def _scene_digest(seen: Scene) -> str:
-    """Of the models, the people with their photos, and the attack's settings."""
+    """Of the models and how they see, the people with their photos, and IDIA's settings."""
     photos = [(person.name, person.member, sorted(person.hashes.values())) for person in seen.people.everybody]
-    parts = [{name: clip.sha256() for name, clip in seen.clips.items()}, photos, list(seen.removed), seen.idia]
-    return hashlib.sha256(repr([*parts, seen.seed]).encode()).hexdigest()
+    models = {name: (clip.sha256(), clip.config, clip.precision) for name, clip in seen.clips.items()}
+    parts = [_FORMAT, models, photos, list(seen.removed), seen.idia, seen.seed]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _usual_time(name: str, folder: Path) -> str:
     """How long the same attack took in other runs nearby, as the end of a sentence."""
-    known = [json.loads(path.read_text())["seconds"] for path in folder.resolve().parent.glob(f"*/attacks/{name}.json")]
+    known = []
+    for path in folder.resolve().parent.glob(f"*/attacks/{name}.json"):
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # a broken file is no reason not to attack
+            known.append(float(json.loads(path.read_text())["seconds"]))
     return f", about {spoken(sum(known) / len(known))}" if known else ""
 
 

@@ -1,69 +1,92 @@
 """One table out of many runs: `python -m backdoor_privacy.collect runs`."""
 
+import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from omegaconf import OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
 from backdoor_privacy.results import read_metrics
 from backdoor_privacy.sweeps import missing_runs
 
 _VERSIONS = ("commit", "python", "torch", "open_clip_torch", "lightning")
-_MAX_MISSING = 5
+_MAX_MISSING = 3
 _LOG = "backdoor_privacy.log"  # of Hydra, in the folder of each job
 
 
-def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
-    """A row for each audited model of each finished run below a folder, and the runs that did not finish.
+def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    """A row for each audited model of each finished run below a folder, and a line for each run that has none: why.
 
-    Losses are before minus after, in the run's own pairing.
+    Losses are before minus after, in the run's own pairing; seconds are with those of the attacks.
 
     Raises:
         InputError: if there is no run.
     """
-    rows, unfinished = [], []
+    rows, failed = [], []
     begun = {claimed.parent.parent for claimed in folder.rglob("checkpoints/config.yaml")}
     begun |= {log.parent for log in folder.rglob(_LOG)}  # also those that failed before they did anything
     for run in sorted(begun):
-        metrics = read_metrics(run)
-        if metrics is None:
-            unfinished.append(run)
-            continue
-        before = defaultdict(lambda: nan, metrics["before"])  # a rate over nobody is left out
-        for model, measures in metrics["after"].items():
-            after = defaultdict(lambda: nan, measures)
-            rows.append(
-                {
-                    "experiment": metrics["experiment"],
-                    "overrides": _overrides(run.parent.relative_to(folder), metrics["experiment"]),
-                    "seed": metrics["seed"],
-                    "model": model,
-                    "tpr_removed_before": before["idia/tpr_removed"],
-                    "num_removed": after["idia/num_tpr_removed"],
-                    "tpr_removed": after["idia/tpr_removed"],
-                    "num_kept": after["idia/num_tpr_kept"],
-                    "tpr_kept_loss": before["idia/tpr_kept"] - after["idia/tpr_kept"],
-                    "wrongly_unlearned": after["idia/wrongly_unlearned"],
-                    "fpr": after["idia/fpr"],
-                    "zero_shot_top1": after["zero_shot/top1"],
-                    "zero_shot_top1_loss": before["zero_shot/top1"] - after["zero_shot/top1"],
-                    **_recalls(before, after),
-                    "seconds": sum(metrics["seconds"].values()),
-                    **{key: metrics["versions"].get(key) for key in _VERSIONS},
-                    "run": str(run.relative_to(folder)),
-                }
-            )
-    if not rows and not unfinished:
+        try:
+            metrics = read_metrics(run)
+            if metrics is None:
+                failed.append(f"not finished: {run}{_last_words(run)}")
+            else:
+                rows += _rows(folder, run, metrics)
+        except InputError as error:
+            failed.append(f"broken: {error}")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            failed.append(f"broken: {run}: expected whole JSON files of a finished run, got {error!r}")
+    if not begun:
         raise InputError(f"{folder}: expected run folders in it, found none")
-    return pd.DataFrame(rows), unfinished
+    return pd.DataFrame(rows), failed
+
+
+def _rows(folder: Path, run: Path, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each audited model of a finished run."""
+    rows = []
+    before = defaultdict(lambda: nan, metrics["before"])  # a rate over nobody is left out
+    for model, measures in metrics["after"].items():
+        after = defaultdict(lambda: nan, measures)
+        rows.append(
+            {
+                "experiment": metrics["experiment"],
+                "overrides": _overrides(run.parent.relative_to(folder), metrics["experiment"]),
+                "seed": metrics["seed"],
+                "model": model,
+                "tpr_removed_before": before["idia/tpr_removed"],
+                "num_removed": after["idia/num_tpr_removed"],
+                "tpr_removed": after["idia/tpr_removed"],
+                "num_kept": after["idia/num_tpr_kept"],
+                "tpr_kept_loss": before["idia/tpr_kept"] - after["idia/tpr_kept"],
+                "wrongly_unlearned": after["idia/wrongly_unlearned"],
+                "fpr": after["idia/fpr"],
+                "zero_shot_top1": after["zero_shot/top1"],
+                "zero_shot_top1_loss": before["zero_shot/top1"] - after["zero_shot/top1"],
+                **_recalls(before, after),
+                "seconds": sum(metrics["seconds"].values()) + _attack_seconds(run),
+                **{key: metrics["versions"].get(key) for key in _VERSIONS},
+                "run": str(run.relative_to(folder)),
+            }
+        )
+    return rows
+
+
+def _attack_seconds(run: Path) -> float:
+    """What the attacks on a run took, besides IDIA: they come after its `metrics.json`."""
+    paths = sorted((run / "attacks").glob("*.json"))
+    return sum(float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) for path in paths)
 
 
 def _recalls(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
@@ -87,50 +110,65 @@ def _last_words(run: Path) -> str:
     return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
 
 
+def _setting(experiment: str, overrides: str) -> str:
+    """What sets runs apart but for their seed and how many people they remove."""
+    path = CONFIG_FOLDER / "experiment" / f"{experiment}.yaml"
+    # One that says more than whom to remove, as faces_500 does, is no other size of faces_64.
+    if path.is_file() and set(OmegaConf.load(path)) == {"defaults", "name", "trigger_set"}:
+        experiment = re.sub(r"_\d+$", "", experiment)
+    overrides = re.sub(r"(^|,)trigger_set\.num_people=\w+", "", overrides).lstrip(",")
+    return "/".join(filter(None, (experiment, overrides)))
+
+
+def _means(rows: pd.DataFrame, title: str) -> Table:
+    """Means over seeds."""
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in ("experiment", "model"):
+        table.add_column(column, overflow="fold")
+    for column in ("seeds", "removed TPR", "kept TPR loss", "others lost", "FPR", "top-1 loss"):
+        table.add_column(column, justify="right")
+    for (*experiment, model), group in rows.groupby(["experiment", "overrides", "model"], sort=True):
+        mean = group.mean(numeric_only=True)
+        table.add_row(
+            "/".join(filter(None, experiment)),
+            model,
+            str(group["seed"].nunique()),
+            f"{mean['tpr_removed']:.3f} of {mean['num_removed']:.0f}",
+            f"{mean['tpr_kept_loss']:.3f} of {mean['num_kept']:.0f}",
+            f"{mean['wrongly_unlearned']:.3f}",
+            f"{mean['fpr']:.3f}",
+            f"{mean['zero_shot_top1_loss']:.3f}",
+        )
+    return table
+
+
 def main() -> None:
-    """Print the means over seeds, write every row to `collected.csv`, and draw `figures/`."""
-    console = Console()
+    """Print the means over seeds, write every row to `collected.csv`, and draw `figures/`.
+
+    Runs that are missing, not finished or broken are listed; the exit code is 0 all the same, and 1 if there is no run.
+    """
+    console = Console(markup=False, emoji=False)  # paths and logs may have brackets and colons
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
     try:
-        rows, unfinished = collect(folder)
+        rows, failed = collect(folder)
     except InputError as error:
         console.print(str(error), style="red", highlight=False)
         sys.exit(1)
     if len(rows):
         rows.to_csv(folder / "collected.csv", index=False)
-        save_figure(people_figure(rows), folder / "figures", "people")
+        settings = [_setting(*names) for names in zip(rows["experiment"], rows["overrides"], strict=True)]
+        sized = rows.assign(setting=settings)
+        sized = sized[sized.groupby("setting")["num_removed"].transform("nunique") > 1]  # the others are dots
+        if len(sized):
+            save_figure(people_figure(sized, sized["setting"].tolist()), folder / "figures", "people")
         save_figure(pareto_figure(rows), folder / "figures", "pareto")
-        table = Table(
-            title=f"Means over seeds; every run: {folder / 'collected.csv'}",
-            box=SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-        )
-        for title in ("experiment", "model"):
-            table.add_column(title, overflow="fold")
-        for title in ("seeds", "removed TPR", "kept TPR loss", "others lost", "FPR", "top-1 loss"):
-            table.add_column(title, justify="right")
-        for (*experiment, model), group in rows.groupby(["experiment", "overrides", "model"], sort=True):
-            mean = group.mean(numeric_only=True)
-            table.add_row(
-                "/".join(filter(None, experiment)),
-                model,
-                str(group["seed"].nunique()),
-                f"{mean['tpr_removed']:.3f} of {mean['num_removed']:.0f}",
-                f"{mean['tpr_kept_loss']:.3f} of {mean['num_kept']:.0f}",
-                f"{mean['wrongly_unlearned']:.3f}",
-                f"{mean['fpr']:.3f}",
-                f"{mean['zero_shot_top1_loss']:.3f}",
-            )
-        console.print(table)
-    missing = missing_runs(folder)
-    if missing:
-        shown = "".join(f"\n  {' '.join(job)}" for job in missing[:_MAX_MISSING])
-        more = f"\n  and {len(missing) - _MAX_MISSING} more" if len(missing) > _MAX_MISSING else ""
-        text = f"missing of the last sweep: {len(missing)} runs{shown}{more}"
+        console.print(_means(rows, f"Means over seeds; every run: {folder / 'collected.csv'}"))
+    for sweep, missing in missing_runs(folder).items():
+        shown = "; ".join([" ".join(job) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING))
+        text = f"missing of {sweep}: {len(missing)} runs: {shown}"
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
-    for run in unfinished:
-        console.print(f"not finished: {run}{_last_words(run)}", style="yellow", highlight=False)
+    for line in failed:
+        console.print(line, style="yellow", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

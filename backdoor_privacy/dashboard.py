@@ -8,7 +8,9 @@ from typing import Any
 from backdoor_privacy.errors import InputError
 
 _MODELS = ("text", "image", "both")
-_NUM_PEOPLE = "trigger_set.num_people"
+_NUM_PEOPLE = "before/idia/num_tpr_removed"  # who were removed; trigger_set.num_people stays where people are named
+# What runs must share to be seeds of one setting, besides their number of people.
+_SETTING = ("name", "defense.text.target", "defense.image.target")
 _MEASURES = {
     "idia/tpr_removed": "Removed people inferred",
     "idia/tpr_kept": "Kept people inferred",
@@ -19,7 +21,10 @@ _LOSSES = ("loss", "backdoor_loss", "utility_loss")
 
 
 def workspace(entity: str, project: str) -> Any:
-    """The workspace: measures against the number of people, parallel coordinates, losses with bands over seeds.
+    """The workspace: measures, parallel coordinates and losses, of runs that are grouped by people and defence.
+
+    W&B's scatter plots know no groups, so bars show the mean and the range over seeds, in the order of the people.
+    Runs that differ in another setting need another `name`, or one more group in the table of runs.
 
     Raises:
         InputError: if wandb-workspaces is not installed.
@@ -32,15 +37,14 @@ def workspace(entity: str, project: str) -> Any:
             "dashboard: expected wandb-workspaces to be installed; pip install 'backdoor_privacy[dashboard]'"
         ) from error
     by_people: list[Any] = [
-        wr.ScatterPlot(
+        wr.BarPlot(
             title=f"{title}, {model}",
-            x=wr.Config(_NUM_PEOPLE),
-            y=wr.SummaryMetric(f"after_{model}/{measure}"),
-            range_y=(0, 1),
-            log_x=True,
-            running_ymean=True,
-            running_ymin=True,  # the band of all seeds
-            running_ymax=True,
+            metrics=[f"after_{model}/{measure}"],
+            range_x=(0, 1),
+            aggregate=True,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+            max_bars_to_show=50,
         )
         for measure, title in _MEASURES.items()
         for model in _MODELS
@@ -49,8 +53,7 @@ def workspace(entity: str, project: str) -> Any:
         wr.ParallelCoordinatesPlot(
             title=f"Settings and results, {model}",
             columns=[
-                wr.ParallelCoordinatesPlotColumn(wr.Config(_NUM_PEOPLE), "people", log=True),
-                wr.ParallelCoordinatesPlotColumn(wr.Config("seed"), "seed"),
+                wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(_NUM_PEOPLE), "people", log=True),
                 *(
                     wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(f"after_{model}/{measure}"), title)
                     for measure, title in _MEASURES.items()
@@ -64,7 +67,7 @@ def workspace(entity: str, project: str) -> Any:
             title=f"{encoder} encoder: {loss.replace('_', ' ')}",
             x="trainer/global_step",
             y=[f"{encoder}/{loss}"],
-            groupby=wr.Config("name"),
+            aggregate=True,
             groupby_aggfunc="mean",
             groupby_rangefunc="minmax",
         )
@@ -76,10 +79,14 @@ def workspace(entity: str, project: str) -> Any:
         project=project,
         name="Removal: people, utility and losses",
         sections=[
-            ws.Section(name="Against the number of people", panels=by_people, is_open=True),
+            ws.Section(name="By the number of people, mean and range over seeds", panels=by_people, is_open=True),
             ws.Section(name="Settings and results", panels=coordinates, is_open=True),
             ws.Section(name="Losses, mean and range over seeds", panels=losses, is_open=True),
         ],
+        runset_settings=ws.RunsetSettings(
+            groupby=[ws.Summary(_NUM_PEOPLE), *map(ws.Config, _SETTING)],
+            order=[ws.Ordering(ws.Summary(_NUM_PEOPLE))],
+        ),
     )
 
 

@@ -115,13 +115,8 @@ def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = No
         InputError: if the folder belongs to a run of another config that has come to something.
     """
     path = folder / "checkpoints" / "config.yaml"
-    unlike = {
-        "paths",
-        "logger",
-        "trainer",
-        "report",
-        "quiet",
-    }  # where and how a run is made and told does not change what it is
+    # Where and how a run is made, told and attacked afterwards does not change what it is.
+    unlike = {"paths", "logger", "trainer", "report", "quiet", "attacks"}
     config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in unlike]))
     config += "".join(f"# removes {name}\n" for name in named or ())
     finished = (folder / "metrics.json").is_file()

@@ -9,7 +9,7 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from backdoor_privacy.attack import load_scene, run_attacks, scene
+from backdoor_privacy.attack import load_scene, make_attack, run_attacks, scene
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.checks import check
 from backdoor_privacy.clip import Clip
@@ -56,6 +56,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         InputError: on anything that the user can mend.
     """
     check(cfg)
+    for settings in cfg.attacks.values():
+        make_attack(settings)  # a mistake in one shows before hours of work, not after
     if cfg.attacks and num_processes() > 1:  # what they embed would wait for the other processes
         raise InputError(
             f"attack: expected attack=idia in a run of {num_processes()} processes, got {', '.join(cfg.attacks)}; "

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,49 @@ def finished_runs(runs: Path) -> dict[frozenset[str], str]:
     return found
 
 
-def missing_runs(runs: Path) -> list[list[str]]:
-    """The overrides of the runs of the last sweep into this folder that are not finished, as Hydra noted it."""
+def whole_run(job: Sequence[str], finished: Mapping[frozenset[str], str], runs: Path) -> str | None:
+    """The folder of a run, if it is among the finished ones and has the attacks that its overrides ask for."""
+    folder = finished.get(run_key(job))
+    if folder is None or not all((runs / folder / "attacks" / f"{name}.json").is_file() for name in asked_attacks(job)):
+        return None
+    return folder
+
+
+def asked_attacks(job: Iterable[str]) -> list[str]:
+    """The attacks besides IDIA that the overrides of a run ask for."""
+    chosen = [one.removeprefix("attack=") for one in job if one.startswith("attack=")]
+    paths = [path for name in chosen if (path := CONFIG_FOLDER / "attack" / f"{name}.yaml").is_file()]
+    parts = [part for path in paths for part in OmegaConf.select(OmegaConf.load(path), "defaults", default=[])]
+    return [name for part in parts if not isinstance(part, str) for name in part.values()]
+
+
+def missing_runs(runs: Path) -> dict[str, list[list[str]]]:
+    """The overrides of the runs that are not finished, of each sweep of `conf/sweep` that this folder has runs of.
+
+    Besides, under "the last sweep", those of the last sweep into this folder, where they are not among these.
+    """
+    finished = finished_runs(runs)
+    found = {}
+    for path in sorted((CONFIG_FOLDER / "sweep").glob("*.yaml")):
+        asked = recorded_sweep(path.stem)
+        if any(run_key(job) in finished for job in asked):
+            found[path.stem] = [job for job in asked if whole_run(job, finished, runs) is None]
+    told = {run_key(job) for missing in found.values() for job in missing}
+    last = [job for job in _last_sweep(runs) if whole_run(job, finished, runs) is None]
+    if not {run_key(job) for job in last} <= told:
+        found["the last sweep"] = last
+    return {sweep: missing for sweep, missing in found.items() if missing}
+
+
+def _last_sweep(runs: Path) -> list[list[str]]:
+    """The runs of the last sweep into a folder, as Hydra noted it."""
     path = runs / "multirun.yaml"
     if not path.is_file():
         return []
     # It holds interpolations that only a run can resolve; these parts have none.
     hydra = OmegaConf.load(path).hydra
     params = hydra.sweeper.get("params") or {}
-    finished = finished_runs(runs)
-    asked = jobs([*(f"{key}={value}" for key, value in params.items()), *hydra.overrides.task])
-    return [job for job in asked if run_key(job) not in finished]
+    return jobs([*(f"{key}={value}" for key, value in params.items()), *hydra.overrides.task])
 
 
 def spoken(seconds: float) -> str:

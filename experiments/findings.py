@@ -1,17 +1,21 @@
 """What other attacks than IDIA found in the runs of a sweep, in one table: `reproduce.py` writes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from backdoor_privacy.attacks.headlines import MEASURES, worst
+from backdoor_privacy.attacks.headlines import MEASURES, headlines
 from backdoor_privacy.attacks.record import read_findings
+from backdoor_privacy.attacks.scene import paired_p
+
+_COLUMNS = ("run", "setting", "measure", "kind", "model", "before", "value", "never_seen", "num_people", "outcomes")
 
 
 def measured(runs: Path, folders: Mapping[str, str]) -> pd.DataFrame:
-    """The `MEASURES` of runs: `run`, `setting`, and a column each; empty where the attack was not run.
+    """The headlines of runs, a row each: before, after, after of never-seen people, and each removed person's outcome.
 
     Args:
         runs: folder of all runs.
@@ -20,25 +24,67 @@ def measured(runs: Path, folders: Mapping[str, str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for folder, setting in folders.items():
         found = {path.stem: read_findings(path)[1] for path in (runs / folder / "attacks").glob("*.json")}
-        if found:
-            values = {label: worst(found.get(measure.attack, ()), measure) for label, measure in MEASURES.items()}
-            known = {label: None if finding is None else finding.value for label, finding in values.items()}
-            rows.append({"run": folder, "setting": setting, **known})
-    return pd.DataFrame(rows, columns=["run", "setting", *MEASURES])
+        for row in headlines(found):
+            rows.append(
+                {
+                    "run": folder,
+                    "setting": setting,
+                    "measure": row.label,
+                    "kind": row.finding.kind,
+                    "model": row.finding.model,
+                    "before": None if row.before is None else row.before.value,
+                    "value": row.finding.value,
+                    "never_seen": None if row.control is None else row.control.value,
+                    "num_people": row.finding.num_people,
+                    "outcomes": " ".join(f"{outcome:g}" for outcome in row.finding.outcomes),
+                }
+            )
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def findings_table(values: pd.DataFrame) -> str:
-    """Means over seeds in Markdown, the least and the most in brackets: a row for each measure, a column a setting."""
+    """Means over seeds in Markdown, the least and the most in brackets: a row for each measure, a column a setting.
+
+    Of two settings, the last column says how likely so uneven a difference is by chance, over the same people of all
+    seeds, where each has an outcome.
+    """
     settings = list(dict.fromkeys(values["setting"]))
-    lines = [f"| measure | {' | '.join(settings)} |", "|---" * (len(settings) + 1) + "|"]
-    for label in values.columns.drop(["run", "setting"]):
-        if values[label].isna().all():  # the attack was not run
+    columns = ["measure", "not defended", *settings, "never-seen people", *(["p"] if len(settings) == 2 else [])]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for label in MEASURES:
+        own = values[values["measure"] == label]
+        if own.empty:  # the attack was not run
             continue
-        cells = [_spread(values.loc[values["setting"] == setting, label]) for setting in settings]
+        cells = [_mean(own.loc[own["setting"] == settings[0], "before"])]
+        cells += [_spread(own.loc[own["setting"] == setting, "value"]) for setting in settings]
+        cells.append(_mean(own["never_seen"]))
+        if len(settings) == 2:
+            cells.append(_p(*(own[own["setting"] == setting] for setting in settings)))
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float] | pd.Series) -> str:
-    known = pd.Series(values).dropna()
+def _p(one: pd.DataFrame, other: pd.DataFrame) -> str:
+    """Of the difference between two settings, person by person."""
+    outcomes = [
+        # The first folder is the experiment, the last one the seed: these say who was removed.
+        {(run.split("/")[0], run.split("/")[-1]): text.split() for run, text in zip(rows["run"], texts, strict=True)}
+        for rows in (one, other)
+        for texts in [["" if pd.isna(text) else str(text) for text in rows["outcomes"]]]
+    ]
+    shared = [key for key in outcomes[0] if key in outcomes[1]]
+    pairs = [list(map(float, chain.from_iterable(each[key] for key in shared))) for each in outcomes]
+    if not pairs[0] or len(pairs[0]) != len(pairs[1]):
+        return ""
+    found = paired_p(*pairs)
+    return "< 0.001" if found < 0.001 else f"{found:.3f}"
+
+
+def _mean(values: pd.Series) -> str:
+    known = values.dropna()
+    return "" if known.empty else f"{known.mean():.3f}"
+
+
+def _spread(values: pd.Series) -> str:
+    known = values.dropna()
     return "" if known.empty else f"{known.mean():.3f} ({known.min():.3f} to {known.max():.3f})"

@@ -9,7 +9,7 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,7 @@ from rich.table import Table
 from backdoor_privacy.collect import collect
 from backdoor_privacy.files import write_text
 from backdoor_privacy.report.figures import people_figure, save_figure, settings_figure
-from backdoor_privacy.sweeps import finished_runs, recorded_sweep, run_key, spoken
+from backdoor_privacy.sweeps import finished_runs, recorded_sweep, spoken, whole_run
 
 FOLDER = Path(__file__).parent
 NAMES = (
@@ -44,9 +44,14 @@ def recorded_rows(name: str) -> pd.DataFrame:
 
 
 def recorded_seconds(name: str) -> float | None:
-    """Mean seconds of a run when the result was recorded."""
+    """Mean seconds of a run with its attacks when the result was recorded."""
     path = FOLDER / name / "collected.csv"
     return float(recorded_rows(name).groupby("run")["seconds"].first().mean()) if path.is_file() else None
+
+
+def whole_runs(name: str, finished: Mapping[frozenset[str], str], runs: Path) -> list[str]:
+    """The folders of a sweep's runs that are finished, with the attacks that the sweep asks for."""
+    return [folder for job in recorded_sweep(name) if (folder := whole_run(job, finished, runs))]
 
 
 def record(name: str, runs: Path, folders: Sequence[str], *, keep: bool = False) -> None:
@@ -69,7 +74,7 @@ def record(name: str, runs: Path, folders: Sequence[str], *, keep: bool = False)
     rows.to_csv(folder / "collected.csv", index=False, float_format="%.6g")
     rows = recorded_rows(name)
     if rows["num_removed"].nunique() > 1:
-        figure = people_figure(rows)
+        figure = people_figure(rows, labels(rows["overrides"].tolist()))
     else:
         model = "both" if "both" in rows["model"].tolist() else rows["model"].iloc[-1]
         chosen = rows[rows["model"] == model]
@@ -163,18 +168,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     names = asked.names or NAMES
 
-    console, done = Console(), finished_runs(asked.runs)
+    console = Console(markup=False, emoji=False)  # paths may have brackets and colons
+    finished = finished_runs(asked.runs)
     table = Table("sweep", "runs", "done", "time left", title="Recorded results")
-    total = 0.0
+    total, num_unknown = 0.0, 0
     for name in names:
-        jobs = [run_key(job) for job in recorded_sweep(name)]
-        num_done = sum(job in done for job in jobs)
+        num_runs, num_done = len(recorded_sweep(name)), len(whole_runs(name, finished, asked.runs))
         seconds = recorded_seconds(name)
-        left = None if seconds is None else seconds * (len(jobs) - num_done)
+        left = None if seconds is None else seconds * (num_runs - num_done)
         total += left or 0.0
-        table.add_row(name, str(len(jobs)), str(num_done), "not known" if left is None else spoken(left))
+        num_unknown += num_runs - num_done if left is None else 0
+        table.add_row(name, str(num_runs), str(num_done), "not known" if left is None else spoken(left))
     console.print(table)
-    console.print(f"Left: about {spoken(total)}, if runs take as long as when they were recorded, one after the other.")
+    time = f"{spoken(total)} and {num_unknown} runs of unknown length" if num_unknown else spoken(total)
+    console.print(f"Left: about {time}, if runs take as long as when they were recorded, one after the other.")
     if asked.list:
         return 0
 
@@ -192,8 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed |= subprocess.run(command, check=False).returncode != 0
         if overrides:
             continue
-        done = finished_runs(asked.runs)
-        folders = [done[job] for job in map(run_key, recorded_sweep(name)) if job in done]
+        folders = whole_runs(name, finished_runs(asked.runs), asked.runs)
         if folders:
             record(name, asked.runs, folders, keep=asked.keep)
             console.print(FOLDER / name / "collected.csv", f"({len(folders)} of {len(recorded_sweep(name))} runs)")

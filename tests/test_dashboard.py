@@ -26,7 +26,20 @@ def test_panels_show_what_runs_log():
             assert any(f"after_{model}/{measure}" in each for each in shown)
     for encoder in ("text", "image"):
         assert any(f"{encoder}/backdoor_loss" in each for each in shown)
-    assert any("num_people" in each for each in shown)
+
+
+def test_seeds_of_one_number_of_people_and_one_defence_are_together():
+    made = dashboard.workspace("someone", "backdoor_privacy")
+    (runs,) = json.loads(made._to_model().model_dump_json())["spec"]["section"]["run_sets"]
+    people = {"section": "summary", "name": "before/idia/num_tpr_removed"}
+    keys = ("name.value", "defense.value.text.target", "defense.value.image.target")
+    assert runs["grouping"] == [people, *({"section": "config", "name": key} for key in keys)]
+    assert runs["sort"]["keys"][0]["key"] == people
+    bars, coordinates, losses = (section.panels for section in made.sections)
+    for panel in (*bars, *losses):
+        assert (panel.groupby, panel.aggregate) == (None, True)  # the groups are those of the runs
+        assert (panel.groupby_aggfunc, panel.groupby_rangefunc) == ("mean", "minmax")
+    assert all(panel.columns[0].metric.name == people["name"] for panel in coordinates)
 
 
 @pytest.mark.parametrize("asked", ["project", "/project", "entity/"])

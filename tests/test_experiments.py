@@ -13,7 +13,7 @@ from backdoor_privacy.attacks.record import write_findings
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.files import write_text
 from backdoor_privacy.paths import CONFIG_FOLDER
-from backdoor_privacy.sweeps import recorded_sweep
+from backdoor_privacy.sweeps import asked_attacks, recorded_sweep
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 
@@ -92,6 +92,22 @@ def test_finished_runs_of_a_sweep_are_recorded(recorded: Path, capsys: pytest.Ca
     assert "2 min" in capsys.readouterr().out  # four runs of 30 s are left
 
 
+def test_time_left_is_with_attacks_and_says_what_is_not_known(recorded: Path, capsys: pytest.CaptureFixture[str]):
+    first, second, *_ = jobs = recorded_sweep("hardening")
+    write_text(recorded / "experiments/hardening/README.md", f"{reproduce._MARK}\n{reproduce._END}\n")
+    for number, job in enumerate((first, second)):
+        write_run(recorded / "runs", job, number)
+    for name in asked_attacks(first):
+        write_findings(recorded / f"runs/names_64/x=0/seed=0/attacks/{name}.json", "x", [], 9.0)
+    # The second was not attacked: it is not done.
+    assert reproduce.main(["hardening", "--record", "--runs", str(recorded / "runs")]) == 0
+    assert reproduce.recorded_rows("hardening")["seconds"].tolist() == [30.0 + 9.0 * len(asked_attacks(first))]
+    capsys.readouterr()
+    assert reproduce.main(["hardening", "weight_loss", "--list", "--runs", str(recorded / "runs")]) == 0
+    left = reproduce.spoken((len(jobs) - 1) * (30.0 + 9.0 * len(asked_attacks(first))))
+    assert f"Left: about {left} and 6 runs of unknown length, if" in capsys.readouterr().out
+
+
 def test_rows_of_runs_that_are_elsewhere_may_stay(recorded: Path):
     first, second = (job for job in recorded_sweep("weight_loss") if job[0] == "seed=0")
     write_run(recorded / "here", first, 0)
@@ -143,19 +159,20 @@ def test_findings_of_all_runs_are_in_one_table(tmp_path: Path):
             finding("linear probe", "text", "removed", "excess over chance", 0.95),  # its image encoder is the original
         ],
     }
-    for run, more in (("plain/seed=0", 0.0), ("plain/seed=1", 0.25), ("hardened/seed=0", 0.0)):
+    for run, more in (("both_64/plain/seed=0", 0.0), ("both_64/plain/seed=1", 0.25), ("both_64/hardened/seed=0", 0.0)):
         for attack, findings in found.items():
-            if (run, attack) == ("hardened/seed=0", "probe"):
+            if (run, attack) == ("both_64/hardened/seed=0", "probe"):
                 continue
-            moved = [Finding(**{**one, "value": one["value"] + more}) for one in findings]
+            outcomes = (0.0,) * 6 if "hardened" in run else (1.0,) * 6
+            moved = [Finding(**{**one, "value": one["value"] + more, "outcomes": outcomes}) for one in findings]
             write_findings(tmp_path / run / "attacks" / f"{attack}.json", "x", moved, 1.0)
-    settings = {"plain/seed=0": "plain", "plain/seed=1": "plain", "hardened/seed=0": "hardened"}
+    settings = {"both_64/plain/seed=0": "plain", "both_64/plain/seed=1": "plain", "both_64/hardened/seed=0": "hardened"}
     table = reproduce.findings_table(reproduce.measured(tmp_path, settings))
     assert table.splitlines() == [
-        "| measure | plain | hardened |",
-        "|---|---|---|",
-        "| linear probe of removed faces, over chance | 0.525 (0.400 to 0.650) |  |",
-        "| worst tower swap (TPR) | 0.625 (0.500 to 0.750) | 0.500 (0.500 to 0.500) |",
+        "| measure | not defended | plain | hardened | never-seen people | p |",
+        "|---|---|---|---|---|---|",
+        "| linear probe of removed faces, over chance | 1.025 | 0.525 (0.400 to 0.650) |  |  |  |",
+        "| worst tower swap (TPR) |  | 0.625 (0.500 to 0.750) | 0.500 (0.500 to 0.500) |  | 0.031 |",
     ]
 
 

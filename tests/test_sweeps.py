@@ -8,7 +8,16 @@ from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from backdoor_privacy.paths import CONFIG_FOLDER
-from backdoor_privacy.sweeps import SweepProgress, finished_runs, jobs, missing_runs, recorded_sweep, run_key, spoken
+from backdoor_privacy.sweeps import (
+    SweepProgress,
+    asked_attacks,
+    finished_runs,
+    jobs,
+    missing_runs,
+    recorded_sweep,
+    run_key,
+    spoken,
+)
 
 SWEEPS = sorted(path.stem for path in (CONFIG_FOLDER / "sweep").glob("*.yaml"))
 
@@ -90,16 +99,59 @@ def test_key_of_a_run_is_what_it_is_and_not_how_it_was_made():
     assert run_key([*first, "clip=vit_b_32"]) != run_key(first)
 
 
+def write_run(folder: Path, overrides: list[str], *, finished: bool = True) -> None:
+    (folder / ".hydra").mkdir(parents=True)
+    OmegaConf.save(overrides, folder / ".hydra/overrides.yaml")
+    if finished:
+        (folder / "metrics.json").touch()
+
+
+def note_sweep(runs: Path, params: dict[str, str], task: list[str]) -> None:
+    hydra = {"sweeper": {"params": params}, "overrides": {"task": task}}
+    OmegaConf.save({"hydra": hydra, "paths": {"run": "${nowhere:x}"}}, runs / "multirun.yaml")
+
+
 def test_missing_runs_are_those_of_the_last_sweep_that_are_not_finished(tmp_path: Path):
-    assert missing_runs(tmp_path) == []
-    hydra = {"sweeper": {"params": {"+experiment": "names_1,names_2"}}, "overrides": {"task": ["seed=range(2)"]}}
-    OmegaConf.save({"hydra": hydra, "paths": {"run": "${nowhere:x}"}}, tmp_path / "multirun.yaml")
-    for number, overrides in enumerate((["seed=0", "+experiment=names_2"], ["+experiment=names_1", "seed=1"])):
-        folder = tmp_path / f"x/{number}"
-        (folder / ".hydra").mkdir(parents=True)
-        OmegaConf.save(overrides, folder / ".hydra/overrides.yaml")
-        if number == 0:
-            (folder / "metrics.json").touch()
-    assert finished_runs(tmp_path) == {run_key(["+experiment=names_2", "seed=0"]): "x/0"}
-    missing = [["+experiment=names_1", "seed=0"], ["+experiment=names_1", "seed=1"], ["+experiment=names_2", "seed=1"]]
-    assert missing_runs(tmp_path) == missing
+    assert missing_runs(tmp_path) == {}
+    note_sweep(tmp_path, {"+experiment": "names_1,names_2"}, ["seed=range(2)", "clip=vit_b_32"])
+    write_run(tmp_path / "x/0", ["seed=0", "+experiment=names_2", "clip=vit_b_32"])
+    write_run(tmp_path / "x/1", ["clip=vit_b_32", "+experiment=names_1", "seed=1"], finished=False)
+    assert finished_runs(tmp_path) == {run_key(["+experiment=names_2", "clip=vit_b_32", "seed=0"]): "x/0"}
+    missing = [("names_1", 0), ("names_1", 1), ("names_2", 1)]
+    assert missing_runs(tmp_path) == {
+        "the last sweep": [[f"+experiment={name}", f"seed={seed}", "clip=vit_b_32"] for name, seed in missing]
+    }
+
+
+def test_missing_runs_are_also_those_of_recorded_sweeps_that_were_begun(tmp_path: Path):
+    first, *others = recorded_sweep("faces_500")
+    write_run(tmp_path / "x/0", [*first, "quiet=true"])
+    note_sweep(tmp_path, {}, ["+experiment=faces_500", "seed=range(3)"])  # says nothing that faces_500 does not
+    assert missing_runs(tmp_path) == {"faces_500": others}
+    for number, job in enumerate(others):
+        write_run(tmp_path / f"y/{number}", job)
+    assert missing_runs(tmp_path) == {}
+
+
+def test_run_whose_attacks_are_not_done_is_missing(tmp_path: Path):
+    first, *others = recorded_sweep("hardening")
+    write_run(tmp_path / "x", first)
+    assert missing_runs(tmp_path) == {"hardening": [first, *others]}
+    attacks = asked_attacks(first)
+    for name in attacks:
+        (tmp_path / "x/attacks").mkdir(exist_ok=True)
+        (tmp_path / f"x/attacks/{name}.json").touch()
+    assert missing_runs(tmp_path) == {"hardening": others}
+    (tmp_path / f"x/attacks/{attacks[-1]}.json").unlink()
+    assert missing_runs(tmp_path) == {"hardening": [first, *others]}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_FOLDER / "attack").glob("*.yaml")))
+def test_attacks_that_overrides_ask_for_are_those_of_the_config(name: str):
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        cfg = compose("config", overrides=["paths.run=run", f"attack={name}"])
+    assert sorted(asked_attacks(["seed=1", f"attack={name}"])) == sorted(map(str, cfg.attacks))
+
+
+def test_attacks_of_settings_elsewhere_are_not_known():
+    assert asked_attacks(["seed=1"]) == asked_attacks(["attack=mine", "attack.num_photos=3"]) == []

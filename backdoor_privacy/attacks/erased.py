@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.photos import see_photos
@@ -37,6 +37,7 @@ class SeenNames(NamedTuple):
     lengths: Float[Tensor, "suspect"]  # of the same before they are brought to unit length
     prompts: Float[Tensor, "template suspect dim"]
     variants: Float[Tensor, "variant suspect dim"]  # lower case, possessive
+    from_parts: Float[Tensor, "suspect dim"]  # what first and last name let expect, see `expected_from_parts`
     phrases: Float[Tensor, "phrase dim"]  # neutral ones, alone
     phrase_prompts: Float[Tensor, "template phrase dim"]
 
@@ -77,6 +78,7 @@ class Erased:
 
     phrases: Sequence[str]  # neutral ones
     num_random_names: int
+    num_composed_names: int  # random ones, that teach what a name's parts make of it
     num_neighbors: int  # other suspects, or other people's photos
     num_folds: int  # of the cross-validation
     inverse_regularization: float  # C of the logistic regression
@@ -88,13 +90,14 @@ class Erased:
         people = scene.people.everybody
         seed = random.Random(f"erased {scene.seed}").getrandbits(32)  # the seed itself draws the defence's pseudonyms
         strangers = random_names(self.num_random_names, seed, exclude=scene.people.names)
+        examples = random_names(self.num_composed_names, seed + 1, exclude={*scene.people.names, *strangers})
         suspects = [*scene.people.names, *strangers]
         rows = {group: torch.tensor(scene.rows(group)) for group in scene.groups}
         removed = rows.pop("removed")
         if strangers:
             rows["random names"] = len(people) + torch.arange(len(strangers))
         # What two CLIPs share is embedded once: an encoder remembers.
-        seen = {model: self._see(clip, suspects, people, scene.idia) for model, clip in scene.clips.items()}
+        seen = {model: self._see(clip, suspects, examples, people, scene.idia) for model, clip in scene.clips.items()}
         scores = {model: self._scores(each) for model, each in seen.items()}
         findings = []
         for model, alone in scores.items():
@@ -106,10 +109,12 @@ class Erased:
                 findings += telling.findings(list(alone), self, scene.seed)
         return findings
 
-    def _see(self, clip: Clip, suspects: Sequence[str], people: Sequence[Person], idia: Idia) -> Seen:
+    def _see(
+        self, clip: Clip, suspects: Sequence[str], examples: Sequence[str], people: Sequence[Person], idia: Idia
+    ) -> Seen:
         shown = [person.attack_photos[: idia.num_photos] for person in people]
         return Seen(
-            see_names(clip, suspects, self.phrases, idia.templates),
+            see_names(clip, suspects, examples, self.phrases, idia.templates),
             see_faces(clip, shown),
             idia.run(clip, people).evidence.margins,
         )
@@ -168,8 +173,10 @@ class TellApart:
         return auc_finding(positives, negatives, kind=kind, model=self.model, group=self.group)
 
 
-def see_names(clip: Clip, suspects: Sequence[str], phrases: Sequence[str], templates: Sequence[str]) -> SeenNames:
-    """Embed names alone, in prompts and in other spellings, and neutral phrases in their place."""
+def see_names(
+    clip: Clip, suspects: Sequence[str], examples: Sequence[str], phrases: Sequence[str], templates: Sequence[str]
+) -> SeenNames:
+    """Embed names alone, in prompts, in other spellings and in parts, and neutral phrases in their place."""
     spellings = [*suspects, *(name.lower() for name in suspects), *(f"{name}'s" for name in suspects)]
     names, *variants = clip.embed_texts(spellings).unflatten(0, (3, len(suspects)))
     own, neutral = (
@@ -179,8 +186,31 @@ def see_names(clip: Clip, suspects: Sequence[str], phrases: Sequence[str], templ
         for texts in (suspects, phrases)
     )
     return SeenNames(
-        names, text_lengths(clip, suspects), own, torch.stack(variants), clip.embed_texts(list(phrases)), neutral
+        names=names,
+        lengths=text_lengths(clip, suspects),
+        prompts=own,
+        variants=torch.stack(variants),
+        from_parts=expected_from_parts(clip, suspects, examples),
+        phrases=clip.embed_texts(list(phrases)),
+        phrase_prompts=neutral,
     )
+
+
+def expected_from_parts(clip: Clip, suspects: Sequence[str], examples: Sequence[str]) -> Float[Tensor, "suspect dim"]:
+    """What names would mean if they were made of first and last name as others are, of unit length.
+
+    A ridge regression on other names, from the features of both parts to those of the whole: who was mapped to somebody
+    else means something else than the parts say.
+    """
+    if len(examples) < 2:
+        return clip.embed_texts(list(suspects))
+
+    def parts(names: Sequence[str]) -> Tensor:
+        first, last = ([name.split()[place] for name in names] for place in (0, -1))
+        return torch.cat([clip.embed_texts(first), clip.embed_texts(last)], dim=1)
+
+    ridge = Ridge().fit(parts(examples).numpy(), clip.embed_texts(list(examples)).numpy())
+    return normalize(torch.from_numpy(ridge.predict(parts(suspects).numpy())), dim=-1)
 
 
 @torch.no_grad()
@@ -202,7 +232,9 @@ def see_faces(clip: Clip, shown: Sequence[Sequence[Path]]) -> SeenFaces:
 def name_scores(seen: SeenNames, num_neighbors: int) -> Scores:
     """What the names' embeddings look like, suspect by suspect."""
     in_prompts = seen.prompts @ seen.phrase_prompts.transpose(1, 2)  # (template, suspect, phrase)
-    center = normalize(seen.names.mean(0), dim=-1)
+    mean = seen.names.mean(0)
+    center = normalize(mean, dim=-1)
+    as_expected = cosine_similarity(seen.names - mean, seen.from_parts - mean, dim=-1)
     similarities = (seen.names @ seen.names.T).fill_diagonal_(-torch.inf)
     return {
         "name: neutral phrase": (seen.names @ seen.phrases.T).amax(-1),
@@ -211,6 +243,7 @@ def name_scores(seen: SeenNames, num_neighbors: int) -> Scores:
         "name: nearest others": similarities.topk(min(num_neighbors, len(similarities) - 1)).values.mean(-1),
         "name: variance over prompts": seen.prompts.var(0, correction=0).sum(-1),
         "name: length": seen.lengths,
+        "name: agreement with its parts": as_expected,
         "name: agreement of spellings": (seen.variants * seen.names).sum(-1).mean(0),
     }
 
@@ -220,9 +253,13 @@ def face_scores(seen: SeenFaces, num_neighbors: int) -> Scores:
     centers, is_known = person_means(seen.photos, seen)
     center = normalize(centers[is_known].mean(0), dim=-1)
     deviations = (seen.photos - centers[seen.person_index]).square().sum(-1)
+    unlike_all = normalize(centers - centers[is_known].mean(0), dim=-1)
+    similarities = (unlike_all @ unlike_all.T).fill_diagonal_(-torch.inf).masked_fill_(~is_known, -torch.inf)
+    nearest = similarities.topk(min(num_neighbors, max(1, int(is_known.sum()) - 1))).values.mean(-1)
     return {
         **mean_and_spread("face: mean of all", seen.photos @ center, seen),
         **mean_and_spread("face: nearest others", nearest_other_faces(seen, num_neighbors), seen),
+        "face: nearest other people": known_or_mean(nearest.masked_fill(~is_known | nearest.isinf(), torch.nan)),
         "face: variance over photos": known_or_mean(unbiased(deviations, seen)),
     }
 

@@ -5,7 +5,11 @@ from typing import NamedTuple
 
 from backdoor_privacy.attacks.scene import Finding
 
-_NEVER = "removed / never seen"
+_NEVER, _KEPT = "removed / never seen", "removed / kept"
+
+
+def _needs_no_original(kind: str) -> bool:
+    return "change" not in kind and "drift" not in kind
 
 
 class Measure(NamedTuple):
@@ -25,25 +29,28 @@ class Measure(NamedTuple):
     @property
     def finds_names(self) -> bool:
         """Whether it is a share of the removed people who are found by their names."""
-        return self.measure == "TPR"
+        return self.measure == "TPR" and self.attack != "relearning"  # which teaches them anew
 
 
 # What is left of the removed people comes first, what others pay last.
 MEASURES: Mapping[str, Measure] = {
-    "who was erased, with the original at hand (AUC)": Measure(
+    "who was erased, told from never-seen people, with the original at hand (AUC)": Measure(
         "erased", _NEVER, "AUC", lambda kind: kind == "combined, with the original"
     ),
-    "who was erased, from the defended model alone, names and faces (AUC)": Measure(
+    "who was erased, told from never-seen people (AUC)": Measure(
         "erased", _NEVER, "AUC", lambda kind: kind == "combined, defended alone"
     ),
-    "the same from the best single score of other people (AUC)": Measure(
+    "the same by one score, chosen on other people (AUC)": Measure(
         "erased", _NEVER, "AUC", lambda kind: kind == "worst, defended alone, chosen on other people"
     ),
-    "who was erased, by the best score of names (AUC)": Measure(
-        "erased",
-        _NEVER,
-        "AUC, better direction",
-        lambda kind: kind.startswith("name: ") and "change" not in kind and "drift" not in kind,
+    "the same by the best score of names (AUC)": Measure(
+        "erased", _NEVER, "AUC, better direction", lambda kind: kind.startswith("name: ") and _needs_no_original(kind)
+    ),
+    "the same by the best score of faces (AUC)": Measure(
+        "erased", _NEVER, "AUC, better direction", lambda kind: kind.startswith("face: ") and _needs_no_original(kind)
+    ),
+    "who was erased, told from kept people (AUC)": Measure(
+        "erased", _KEPT, "AUC", lambda kind: kind == "combined, defended alone"
     ),
     "same person or not, from two photos (AUC)": Measure(
         "probe", "removed", "AUC", lambda kind: kind == "face verification"
@@ -54,8 +61,11 @@ MEASURES: Mapping[str, Measure] = {
     "k-NN of removed faces, over chance": Measure(
         "probe", "removed", "excess over chance", lambda kind: kind == "k-NN"
     ),
-    "some prompt finds the photos, more than those of never-seen people": Measure(
-        "inversion", _NEVER, "difference", lambda kind: True
+    "a soft token finds the photos (rank 1)": Measure(
+        "inversion", "removed", "rank-1", lambda kind: kind.startswith("soft token")
+    ),
+    "that token is nearer to the name than random names' are (closeness)": Measure(
+        "inversion", "removed", "closeness", lambda kind: kind.startswith("soft token")
     ),
     "worst tower swap (TPR)": Measure("tower_swap", "removed", "TPR", lambda kind: kind != "nothing swapped", None),
     "worst held-out spelling, text encoder alone (TPR)": Measure(
@@ -68,6 +78,9 @@ MEASURES: Mapping[str, Measure] = {
     "mean of held-out spellings (TPR)": Measure(
         "variants", "removed", "TPR", lambda kind: kind == "mean of held-out kinds"
     ),
+    "mean of those that find half of the people before (TPR)": Measure(
+        "variants", "removed", "TPR", lambda kind: kind == "mean of held-out kinds that work before"
+    ),
     "a quarter or half of the original weights mixed in (TPR)": Measure(
         "compression", "removed", "TPR", lambda kind: "original" in kind
     ),
@@ -76,6 +89,9 @@ MEASURES: Mapping[str, Measure] = {
     ),
     "4-bit weights (TPR)": Measure("compression", "removed", "TPR", lambda kind: kind == "int4"),
     "benign fine-tuning, worst step (TPR)": Measure("benign", "removed", "TPR", lambda kind: True),
+    "relearning with 5 photos, worst step (TPR)": Measure(
+        "relearning", "removed", "TPR", lambda kind: kind.startswith("5 photos")
+    ),
     "relearning with 5 photos: steps, over those of never-seen people (below 1: easier)": Measure(
         "relearning", _NEVER, "ratio", lambda kind: kind.startswith("5 photos")
     ),

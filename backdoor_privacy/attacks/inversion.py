@@ -56,9 +56,10 @@ class Inversion:
     fit the prompt better than those of everybody else: `rank-1` is the share of these people, `MRR` the mean of
     1 / rank.
 
-    A photo can also be described in words, so that prompts find people whom the CLIP never knew. What counts is
-    `difference`: rank-1 of removed people minus that of never-seen ones. `closeness` is how much closer the soft prompt
-    comes to the person's own name than to random names, in cosine similarity.
+    A photo can also be described in words, so that prompts find people whom the CLIP never knew: `difference` is rank-1
+    of removed people minus that of never-seen ones, and small even where the CLIP knows them. What tells whether it
+    still ties them to their names is `closeness`: how much closer the soft prompt comes to the person's own name than
+    to random names, in cosine similarity.
     """
 
     max_people: int  # of each group, to fit prompts for

@@ -1,8 +1,9 @@
 """What attacks found, in files: write and read."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.errors import InputError
@@ -12,7 +13,9 @@ from backdoor_privacy.results import versions
 SCHEMA = 1
 
 
-def write_findings(path: Path, digest: str, findings: Sequence[Finding], seconds: float) -> None:
+def write_findings(
+    path: Path, digest: str, findings: Sequence[Finding], seconds: float, settings: Mapping[str, Any] | None = None
+) -> None:
     """One file for an attack, whole or not at all.
 
     Args:
@@ -20,11 +23,13 @@ def write_findings(path: Path, digest: str, findings: Sequence[Finding], seconds
         digest: of what was attacked with which settings.
         findings: of the attack.
         seconds: that it took.
+        settings: of the attack.
     """
     record = {
         "schema": SCHEMA,
         "digest": digest,
         "seconds": round(seconds, 1),
+        "settings": settings,
         "versions": versions(),
         "findings": [finding._asdict() for finding in findings],
     }
@@ -41,7 +46,11 @@ def read_findings(path: Path) -> tuple[str, list[Finding]]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["schema"] == SCHEMA:
-            return record["digest"], [Finding(**finding) for finding in record["findings"]]
+            return record["digest"], [_finding(finding) for finding in record["findings"]]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
     raise InputError(f"{path}: expected schema {SCHEMA}, got {record['schema']}; delete it or use that version")
+
+
+def _finding(record: dict[str, Any]) -> Finding:
+    return Finding(**{**record, "outcomes": tuple(record.get("outcomes", ()))})

@@ -28,9 +28,10 @@ class Relearning:
     never-seen people, who take the place of the removed ones, tells how long it takes a CLIP that never knew somebody.
     Where there are fewer never-seen people, as many removed people are drawn. Kept people fill the batches.
 
-    Besides the TPR after each step, `steps` to recover are the first ones with a TPR of 0.5 or more, interpolated
-    between measured steps, and the last step + 1 where that is never reached; `ratio` is that of removed people over
-    that of never-seen ones, each at least 1: below 1, something of the removed people was still there.
+    Kinds are named by the photos that there are, at most. Besides the TPR after each step, `steps` to recover are the
+    first ones with a TPR of 0.5 or more, interpolated between measured steps, and the last step + 1 where that is never
+    reached; `ratio` is that of removed people over that of never-seen ones, each at least 1: below 1, something of the
+    removed people was still there. It is left out where never-seen people do not come to 0.5: nothing is known then.
     """
 
     num_photos: Sequence[int]  # of each person, that teach; each number is an attack of its own
@@ -55,10 +56,15 @@ class Relearning:
         if self.max_people is not None and self.max_people < 1:
             raise InputError(f"relearning.max_people: expected 1 or more, got {self.max_people}")
         groups = self.people(scene)
+        most = max([len(halves(person)[0]) for people in groups.values() for person in people], default=0)
+        numbers = sorted({min(asked, most) for asked in self.num_photos})
         findings = []
         for model in models:
-            curves = {group: self._curves(scene, scene.clips[model], people, steps) for group, people in groups.items()}
-            for num_photos in self.num_photos:
+            curves = {
+                group: self._curves(scene, scene.clips[model], people, steps, numbers)
+                for group, people in groups.items()
+            }
+            for num_photos in numbers if groups else ():
                 found = {group: by_photos[num_photos] for group, by_photos in curves.items()}
                 findings += curve_findings(found, steps, f"{num_photos} photos", model)
         return findings
@@ -79,7 +85,7 @@ class Relearning:
         }
 
     def _curves(
-        self, scene: Scene, clip: Clip, people: Sequence[Person], steps: Sequence[int]
+        self, scene: Scene, clip: Clip, people: Sequence[Person], steps: Sequence[int], numbers: Sequence[int]
     ) -> dict[int, Bool[Tensor, "step person"]]:
         """Who is inferred after each step, for each number of photos."""
         idia = scene.idia if self.num_candidates is None else replace(scene.idia, num_candidates=self.num_candidates)
@@ -92,13 +98,12 @@ class Relearning:
             return torch.tensor(list(idia.run(model, shown).inferred.values()))
 
         start = [inferred(clip)] if steps[0] == 0 else []
-        most = max(map(len, teaching.values()))
-        known: dict[int, Tensor] = {}  # by the number of photos that there are
-        for num_photos in {min(asked, most) for asked in self.num_photos}:
+        found: dict[int, Tensor] = {}
+        for num_photos in numbers:
             taught = [Lesson(name, photos[:num_photos]) for name, photos in teaching.items()]
             tuned = settings.run(clip, taught, others, [step for step in steps if step], scene.seed)
-            known[num_photos] = torch.stack([*start, *(inferred(model) for _, model in tuned)])
-        return {asked: known[min(asked, most)] for asked in self.num_photos}
+            found[num_photos] = torch.stack([*start, *(inferred(model) for _, model in tuned)])
+        return found
 
 
 def whole_lesson(person: Person) -> Lesson:
@@ -137,7 +142,7 @@ def curve_findings(
         resampled[group] = torch.tensor([steps_to_recover(steps, row) for row in rates.T], dtype=torch.float64)
         low, high = interval(resampled[group])
         findings.append(Finding(kind, model, group, "steps", value[group], low, high, num_people))
-    if set(inferred) == {"removed", "never seen"}:
+    if set(inferred) == {"removed", "never seen"} and value["never seen"] <= steps[-1]:
         low, high = interval(resampled["removed"].clamp_min(1) / resampled["never seen"].clamp_min(1))
         ratio = max(1.0, value["removed"]) / max(1.0, value["never seen"])
         num_people = sum(found.shape[1] for found in inferred.values())

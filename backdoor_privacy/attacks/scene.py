@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
+from scipy.stats import binomtest, wilcoxon
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
@@ -83,6 +84,7 @@ class Finding(NamedTuple):
     high: float
     num_people: int
     held_out: bool = False  # whether no defence may have trained on this kind
+    outcomes: tuple[float, ...] = ()  # of each removed person, in the order of the collection, to pair two findings
 
 
 @runtime_checkable
@@ -102,12 +104,35 @@ def mean_finding(
     measure: str = "TPR",
     held_out: bool = False,
 ) -> Finding:
-    """The mean over people, as a rate of those who were found."""
+    """The mean over people, as a rate of those who were found.
+
+    Where nobody or everybody was found, all resamples are the same; the interval of such a rate is the exact binomial
+    one (Clopper-Pearson).
+    """
     values = values.float()
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(values), (_NUM_RESAMPLES, len(values)), generator=generator)
     low, high = interval(values[drawn].mean(1))
-    return Finding(kind, model, group, measure, values.mean().item(), low, high, len(values), held_out)
+    if values.unique().tolist() in ([0.0], [1.0]):
+        low, high = binomtest(int(values.sum()), len(values)).proportion_ci(_CONFIDENCE, method="exact")
+    outcomes = tuple(round(value, 4) for value in values.tolist()) if group == "removed" else ()
+    return Finding(kind, model, group, measure, values.mean().item(), low, high, len(values), held_out, outcomes)
+
+
+def paired_p(one: Sequence[float], other: Sequence[float]) -> float:
+    """How likely so uneven a change of the same people's outcomes is by chance, two-sided.
+
+    McNemar's exact test where they are found or not, Wilcoxon's signed-rank test where they are found more or less.
+
+    Raises:
+        ValueError: if they are not as many.
+    """
+    changes = [after - before for before, after in zip(one, other, strict=True) if after != before]
+    if not changes:
+        return 1.0
+    if set(map(abs, changes)) == {1.0}:
+        return float(binomtest(sum(change > 0 for change in changes), len(changes)).pvalue)
+    return float(wilcoxon(changes).pvalue)
 
 
 def auc_finding(

@@ -15,6 +15,7 @@ from backdoor_privacy.clip import Clip
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.triggers.spellings import KINDS, spelling
 
+_WORKS = 0.5  # TPR
 EXACT = "exact name"  # for comparison: the name as it is, in as many prompts
 
 
@@ -59,6 +60,8 @@ class NameVariants:
     - `mean of held-out kinds`, `worst held-out kind`, and the same of `trainable` ones: over the kinds whose forms the
       tokenizer tells from the exact name. CLIP's own reads lower and upper case alike, so these two do not count there.
       The worst is the one with the highest TPR, by model and group; choosing it afterwards flatters the attacker.
+    - `mean of held-out kinds that work before`: over those of them by which the original CLIP infers half of the
+      removed people or more. A low rate of the others says little of a defence.
 
     Misspellings and letters are drawn from another seed than the scene's: no defence has trained on the same ones.
     """
@@ -87,11 +90,13 @@ class NameVariants:
             model: {kind for kind in KINDS if _is_read_alike(clip, kind, names, seed)}
             for model, clip in scene.clips.items()
         }
+        removed = scene.rows("removed")
+        works = {kind for kind in KINDS if removed and inferred["before"][kind][removed].float().mean() >= _WORKS}
         return [
             finding
             for model in scene.clips
             for group in scene.groups
-            for finding in findings_of(inferred[model], scene.rows(group), model, group, read_alike[model])
+            for finding in findings_of(inferred[model], scene.rows(group), model, group, read_alike[model], works)
         ]
 
 
@@ -110,7 +115,7 @@ def correct_prompts(clip: Clip, photos: Photos, form: Written) -> Tensor:
 
 
 def findings_of(
-    inferred: dict[str, Tensor], rows: Sequence[int], model: str, group: str, read_alike: set[str]
+    inferred: dict[str, Tensor], rows: Sequence[int], model: str, group: str, read_alike: set[str], works: set[str]
 ) -> list[Finding]:
     """The findings of one model and group.
 
@@ -120,6 +125,7 @@ def findings_of(
         model: of the scene.
         group: of the scene.
         read_alike: kinds that are no other form for this model; the mean and the worst leave them out.
+        works: kinds by which the original infers people.
     """
     place = {"model": model, "group": group}
     by_kind = {
@@ -129,8 +135,13 @@ def findings_of(
     findings = list(by_kind.values())
     for held_out, label in ((True, "held-out"), (False, "trainable")):
         kinds = [kind for kind, each in KINDS.items() if each.held_out is held_out and kind not in read_alike]
-        shares = torch.stack([inferred[kind][rows] for kind in kinds]).float().mean(0)
-        findings.append(mean_finding(shares, kind=f"mean of {label} kinds", held_out=held_out, **place))
+        means = {f"mean of {label} kinds": kinds}
+        if held_out:
+            means[f"mean of {label} kinds that work before"] = [kind for kind in kinds if kind in works]
+        for mean, chosen in means.items():
+            if chosen:
+                shares = torch.stack([inferred[kind][rows] for kind in chosen]).float().mean(0)
+                findings.append(mean_finding(shares, kind=mean, held_out=held_out, **place))
         worst = max((by_kind[kind] for kind in kinds), key=lambda finding: finding.value)
         findings.append(worst._replace(kind=f"worst {label} kind"))
     return findings

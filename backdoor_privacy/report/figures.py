@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from backdoor_privacy.files import write_text
@@ -228,36 +229,46 @@ def losses_figure(losses: pd.DataFrame) -> Figure:
     return figure
 
 
-def people_figure(rows: pd.DataFrame) -> Figure:
+def people_figure(rows: pd.DataFrame, labels: Sequence[str]) -> Figure:
     """Removed people inferred after the defence and what kept people lose, by how many go: mean and range over seeds.
 
     Args:
         rows: of `collect`: a row for each audited model of each run.
+        labels: of the setting of each row; each setting has panels of its own.
     """
+    groups = {label: rows[[one == label for one in labels]] for label in dict.fromkeys(labels)}
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 4.6))
-        removed, kept = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-        before = rows.groupby("num_removed")["tpr_removed_before"].mean()
-        removed.plot(before.index, before, color=_GREY, linestyle="--", label="before")
-        for model, group in rows.groupby("model", sort=False):
-            colour, marker = _look(model)
-            for axes, column in ((removed, "tpr_removed"), (kept, "tpr_kept_loss")):
-                rates = group.groupby("num_removed")[column].agg(["mean", "min", "max"])
-                axes.plot(rates.index, rates["mean"], color=colour, marker=marker, label=model_label(str(model)))
-                axes.fill_between(rates.index, rates["min"], rates["max"], color=colour, alpha=0.2, linewidth=0)
-        kept.set_xscale("log", base=2)
-        sizes = sorted(rows["num_removed"].unique())
-        kept.set_xticks(sizes, [f"{size:.0f}" for size in sizes], minor=False)
-        kept.set_xlabel("people removed")
-        kept.set_ylabel("kept people's\nTPR loss")
-        kept.set_ylim(min(-0.005, rows["tpr_kept_loss"].min()), max(0.05, 1.1 * rows["tpr_kept_loss"].max()))
-        removed.set_ylim(-0.03, 1.05)
-        removed.set_ylabel("share of the removed\nthat IDIA infers")
-        for axes in (removed, kept):
-            axes.grid()
-        handles, labels = removed.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=4)
+        figure = Figure(figsize=(_WIDTH, 4.6 * len(groups)))
+        parts = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+        for part, (label, group) in zip(parts, groups.items(), strict=True):
+            _draw_people(part, group)
+            part.axes[0].set_title(fill(label.replace(",", ", "), 40))
     return figure
+
+
+def _draw_people(part: SubFigure, rows: pd.DataFrame) -> None:
+    """Draw one setting of `people_figure`."""
+    removed, kept = part.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    before = rows.groupby("num_removed")["tpr_removed_before"].mean()
+    removed.plot(before.index, before, color=_GREY, linestyle="--", label="before")
+    for model, group in rows.groupby("model", sort=False):
+        colour, marker = _look(model)
+        for axes, column in ((removed, "tpr_removed"), (kept, "tpr_kept_loss")):
+            rates = group.groupby("num_removed")[column].agg(["mean", "min", "max"])
+            axes.plot(rates.index, rates["mean"], color=colour, marker=marker, label=model_label(str(model)))
+            axes.fill_between(rates.index, rates["min"], rates["max"], color=colour, alpha=0.2, linewidth=0)
+    kept.set_xscale("log", base=2)
+    sizes = sorted(rows["num_removed"].unique())
+    kept.set_xticks(sizes, [f"{size:.0f}" for size in sizes], minor=False)
+    kept.set_xlabel("people removed")
+    kept.set_ylabel("kept people's\nTPR loss")
+    kept.set_ylim(min(-0.005, rows["tpr_kept_loss"].min()), max(0.05, 1.1 * rows["tpr_kept_loss"].max()))
+    removed.set_ylim(-0.03, 1.05)
+    removed.set_ylabel("share of the removed\nthat IDIA infers")
+    for axes in (removed, kept):
+        axes.grid()
+    handles, labels = removed.get_legend_handles_labels()
+    part.legend(handles, labels, loc="outside upper center", ncols=2)
 
 
 def settings_figure(rows: pd.DataFrame, labels: Sequence[str]) -> Figure:

@@ -67,6 +67,12 @@ def last_first(name: str, _: random.Random) -> str:
     return f"{last}, {' '.join(first)}" if first else name
 
 
+def in_reverse(name: str, _: random.Random) -> str:
+    """`Lee Ann`; a name of one word stays as it is."""
+    *first, last = name.split()
+    return " ".join([last, *first])
+
+
 def initial(name: str, _: random.Random) -> str:
     """`A. Lee`; a name of one word stays as it is."""
     first, *rest = name.split()
@@ -162,6 +168,7 @@ KINDS: dict[str, Kind] = {
     "context": Kind(partial(_as, "{}, the actor")),
     "first name only": Kind(lambda name, _: name.split()[0]),
     "Spanish prompts": _prompts(_SPANISH),
+    "reversed": Kind(in_reverse, held_out=True),
     "surname only": Kind(lambda name, _: name.split()[-1], held_out=True),
     "upper case": Kind(lambda name, _: name.upper(), held_out=True),
     "nickname": Kind(nickname, held_out=True),

@@ -21,6 +21,7 @@ from backdoor_privacy.attacks.erased import (
     changes,
     chosen_on_other_people,
     distance,
+    expected_from_parts,
     face_scores,
     fitted_on_other_people,
     name_scores,
@@ -30,6 +31,7 @@ from backdoor_privacy.attacks.erased import (
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 
 DIM = 24
@@ -37,7 +39,9 @@ TEMPLATES = ("{}", "a photo of {}", "{} at a gala")
 PHRASES = ("a person", "human")
 WORDS = ("A", "Photo", "Of", "At", "Gala")  # that change a meaning little
 NUM_REMOVED = 16
-ATTACK = Erased(PHRASES, num_random_names=20, num_neighbors=3, num_folds=4, inverse_regularization=0.1)
+ATTACK = Erased(
+    PHRASES, num_random_names=20, num_composed_names=30, num_neighbors=3, num_folds=4, inverse_regularization=0.1
+)
 SUMS = ("worst, {}", "worst, {}, chosen on other people", "combined, {}")
 
 
@@ -166,7 +170,7 @@ def test_random_names_have_no_face_and_are_the_same_for_every_model(known, crowd
 def test_direction_is_said_and_never_below_chance_and_only_of_what_is_not_held_out(known, crowd: People):
     findings = ATTACK.run(new_scene({"before": known()}, crowd))
     for found in findings:
-        is_held_out = found.kind.startswith("combined") or found.kind.endswith("other people")
+        is_held_out = found.kind.startswith("combined") or found.kind.endswith("chosen on other people")
         assert found.measure == ("AUC" if is_held_out else "AUC, better direction")
         assert is_held_out or found.value >= 0.5
     single = [found.value for found in findings if ":" in found.kind and found.group == "removed / kept"]
@@ -227,6 +231,7 @@ def test_name_scores_equal_slow_ones():
         lengths=torch.arange(7.0),
         prompts=unit_rows(3, 7, 5, seed=1),
         variants=unit_rows(2, 7, 5, seed=2),
+        from_parts=unit_rows(7, 5, seed=5),
         phrases=unit_rows(4, 5, seed=3),
         phrase_prompts=unit_rows(3, 4, 5, seed=4),
     )
@@ -234,6 +239,11 @@ def test_name_scores_equal_slow_ones():
         part.tolist() for part in (seen.names, seen.prompts, seen.variants, seen.phrases, seen.phrase_prompts)
     )
     found = name_scores(seen, num_neighbors=2)
+    middle = mean_row(names)
+    less = [[value - mean for value, mean in zip(name, middle, strict=True)] for name in names]
+    expected_less = [
+        [value - mean for value, mean in zip(part, middle, strict=True)] for part in seen.from_parts.tolist()
+    ]
     for row, name in enumerate(names):
         in_prompts = [prompt[row] for prompt in prompts]
         center = mean_row(in_prompts)
@@ -249,6 +259,7 @@ def test_name_scores_equal_slow_ones():
             ),
             "name: variance over prompts": fmean(math.dist(prompt, center) ** 2 for prompt in in_prompts),
             "name: length": row,
+            "name: agreement with its parts": cosine(less[row], expected_less[row]),
             "name: agreement of spellings": fmean(cosine(name, variant[row]) for variant in variants),
         }
         assert {kind: score[row].item() for kind, score in found.items()} == pytest.approx(expected, abs=1e-5)
@@ -274,6 +285,13 @@ def test_face_scores_equal_slow_ones(monkeypatch: pytest.MonkeyPatch):
         expected[f"{kind}, spread over photos"] = [stdev(numbers[n] for n in own) for own in by_person.values()]
     expected["face: variance over photos"] = [
         sum(variance([rows[n][dim] for n in own]) for dim in range(5)) for own in by_person.values()
+    ]
+    away = [
+        [value - mean for value, mean in zip(row, mean_row(list(means.values())), strict=True)]
+        for row in means.values()
+    ]
+    expected["face: nearest other people"] = [
+        fmean(sorted(cosine(one, other) for other in away if other is not one)[-2:]) for one in away
     ]
     for chunk in (2**22, 25):
         monkeypatch.setattr(erased, "_NUM_SIMILARITIES_PER_CHUNK", chunk)
@@ -314,7 +332,7 @@ def test_length_is_that_of_open_clip(tiny_clip: Clip, monkeypatch: pytest.Monkey
 
 def test_names_are_seen_in_their_prompts_and_spellings(tiny_clip: Clip):
     names = ["Ann Lee", "Bob Ray", "Cleo Diaz"]
-    seen = see_names(tiny_clip, names, PHRASES, TEMPLATES)
+    seen = see_names(tiny_clip, names, ["Dan Moss", "Eve Roe"], PHRASES, TEMPLATES)
     for row, name in enumerate(names):
         texts = [name, name.lower(), f"{name}'s", *(template.format(name) for template in TEMPLATES)]
         found = torch.stack([seen.names[row], *seen.variants[:, row], *seen.prompts[:, row]])
@@ -323,6 +341,33 @@ def test_names_are_seen_in_their_prompts_and_spellings(tiny_clip: Clip):
         texts = [phrase, *(template.format(phrase) for template in TEMPLATES)]
         found = torch.stack([seen.phrases[column], *seen.phrase_prompts[:, column]])
         torch.testing.assert_close(found, tiny_clip.embed_texts(texts))
+
+
+@dataclass(frozen=True)
+class Composed(Clip):
+    """A CLIP in which a name means what its parts mean together; of some names, what another name means."""
+
+    others: dict[str, str] = field(default_factory=dict)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        rows = [
+            sum((unit_row(part) for part in self.others.get(text, text).split()), 0.2 * unit_row(f"{text}!"))
+            for text in texts
+        ]
+        return normalize(torch.stack(rows), dim=-1)
+
+
+def test_name_that_means_somebody_else_is_told_by_its_parts(tiny_clip: Clip):
+    names, examples = random_names(60, seed=1), random_names(300, seed=2)
+    others = random_names(30, seed=3, exclude=names)
+    clips = [Composed(**vars(tiny_clip), others=dict(zip(names, moved, strict=False))) for moved in ((), others)]
+    aucs = []
+    for clip in clips:
+        found = clip.embed_texts(names), expected_from_parts(clip, names, examples)
+        agreement = (found[0] * found[1]).sum(-1)
+        aucs.append(roc_auc_score([1] * 30 + [0] * 30, -agreement))
+    assert 0.3 < aucs[0] < 0.7
+    assert aucs[1] > 0.99
 
 
 def test_worst_of_many_random_scores_flatters_the_attacker_but_not_one_chosen_on_others():

@@ -178,23 +178,24 @@ def test_removed_people_come_back_and_teach_the_other_photos(tiny_clip: Clip, kn
     findings = Relearning(**SETTINGS).run(seen)
     assert {name: clip.sha256() for name, clip in clips.items()} == before
     found = {(one.model, one.kind, one.group): one for one in findings}
-    assert len(found) == len(findings) == 2 * 2 * (2 * 2 + 2 + 1)
+    # There are two photos to learn from, so that the attack with four has two. Ratios are left out where never-seen
+    # people do not come back.
+    ratios = [one for one in findings if one.measure == "ratio"]
+    assert len(found) == len(findings) == 2 * 2 * (2 * 2 + 2) + len(ratios)
     assert found["before", "1 photos, 0 steps", "removed"].value == 1
-    assert found["before", "4 photos, steps to recover", "removed"].value == 0
+    assert found["before", "2 photos, steps to recover", "removed"].value == 0
     for group in ("removed", "never seen"):
-        start, end = (found["both", f"4 photos, {step} steps", group] for step in (0, 15))
+        start, end = (found["both", f"2 photos, {step} steps", group] for step in (0, 15))
         assert start.value < 0.4
         assert end.value > 0.6
         assert start.num_people == end.num_people == 3
-        assert 0 < found["both", "4 photos, steps to recover", group].value <= 15
-    assert found["before", "4 photos, steps to recover", "removed / never seen"].value < 1
-    # There are two photos to learn from, so that two, four and twenty are the same.
+        assert 0 < found["both", "2 photos, steps to recover", group].value <= 15
+    assert found["before", "2 photos, steps to recover", "removed / never seen"].value < 1
     again = Relearning(**{**SETTINGS, "num_photos": [2, 20], "models": ["both"], "max_people": 2, "steps": [1, 2]}).run(
         seen
     )
-    values = [[one.value for one in again if one.kind.startswith(f"{number} ")] for number in (2, 20)]
-    assert values[0] == values[1]
-    assert {one.num_people for one in again} == {2, 4}
+    assert {one.kind.split(",")[0] for one in again} == {"2 photos"}
+    assert {one.num_people for one in again} <= {2, 4}
 
 
 def test_nobody_comes_back_where_nothing_is_learnt(tiny_clip: Clip, crowd: People):
@@ -204,7 +205,7 @@ def test_nobody_comes_back_where_nothing_is_learnt(tiny_clip: Clip, crowd: Peopl
         rates = [one.value for one in findings if one.measure == "TPR" and one.group == group]
         assert len(set(rates)) == 1
     assert {one.value for one in findings if one.measure == "steps"} == {16.0}
-    assert [one.value for one in findings if one.measure == "ratio"] == [1.0, 1.0]
+    assert not [one for one in findings if one.measure == "ratio"]  # who never knew does not come back either
 
 
 def test_groups_are_as_large_as_each_other_and_seeded(tiny_clip: Clip, crowd: People):

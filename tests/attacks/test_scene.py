@@ -3,7 +3,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.attacks.scene import Scene, auc_finding, mean_finding
+from backdoor_privacy.attacks.scene import Scene, auc_finding, mean_finding, paired_p
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import People, Person
 
@@ -39,8 +39,25 @@ def test_interval_of_a_rate_holds_the_rate_and_narrows_with_people():
     assert many.high - many.low == pytest.approx(2 * 1.96 * (0.25 * 0.75 / 800) ** 0.5, rel=0.15)
     assert few.high - few.low > 5 * (many.high - many.low)
     assert (few.num_people, few.measure, few.held_out) == (8, "TPR", False)
-    nobody = mean_finding(torch.zeros(9), kind="x", model="both", group="removed")
-    assert (nobody.value, nobody.low, nobody.high) == (0, 0, 0)
+    assert few.outcomes == (1, 0, 0, 0, 1, 0, 0, 0)
+
+
+def test_interval_of_nobody_and_of_everybody_is_the_exact_one():
+    for value, interval in ((0, (0, 0.336267)), (1, (0.663733, 1))):  # 1 - 0.025 ** (1 / 9)
+        found = mean_finding(torch.full((9,), float(value)), kind="x", model="both", group="kept")
+        assert found.value == value
+        assert (found.low, found.high) == pytest.approx(interval, abs=1e-6)
+        assert found.outcomes == ()  # only removed people's are kept
+
+
+def test_same_people_are_compared_pair_by_pair():
+    assert paired_p([1, 1, 0, 0], [1, 1, 0, 0]) == 1
+    # Six changed one way and none the other: McNemar's exact p is 2 / 2 ** 6.
+    assert paired_p([1] * 6 + [0] * 4, [0] * 10) == pytest.approx(2 / 64)
+    shares = [0.1 * number for number in range(1, 9)]
+    assert paired_p(shares, [share / 2 for share in shares]) == pytest.approx(2 / 2**8)  # all signs alike
+    with pytest.raises(ValueError, match="zip"):
+        paired_p([1, 0], [1])
 
 
 def test_auc_is_scikit_learns_whatever_the_scale_and_ties():

@@ -192,7 +192,7 @@ def test_defence_gets_no_kind_that_is_held_out():
     assert "Ann Lee" not in found.values()
     assert found["title"] == "Dr. Ann Lee"
     assert found == {kind: spelling(kind, "Ann Lee", 0) for kind in found}
-    assert len([kind for kind, each in KINDS.items() if each.held_out]) == len(KINDS) - 9 == 14
+    assert len([kind for kind, each in KINDS.items() if each.held_out]) == len(KINDS) - 9 == 15
 
 
 def test_attack_misspells_otherwise_than_a_defence_with_the_scenes_seed():
@@ -301,9 +301,12 @@ def test_worst_kind_is_that_of_the_group():
     inferred = {kind: torch.zeros(4, dtype=torch.bool) for kind in (EXACT, *KINDS)}
     inferred["upper case"] = torch.tensor([True, True, True, True])
     inferred["hyphens"] = torch.tensor([True, False, False, True])
-    found = by_place(findings_of(inferred, [0, 1], "both", "kept", read_alike={"upper case"}))
+    found = by_place(
+        findings_of(inferred, [0, 1], "both", "kept", read_alike={"upper case"}, works={"hyphens", "diacritics"})
+    )
     assert found["worst held-out kind", "both", "kept"].value == 0.5
-    assert found["mean of held-out kinds", "both", "kept"].value == pytest.approx(0.5 / 13)
+    assert found["mean of held-out kinds", "both", "kept"].value == pytest.approx(0.5 / 14)
+    assert found["mean of held-out kinds that work before", "both", "kept"].value == pytest.approx(0.5 / 2)
     assert found["worst trainable kind", "both", "kept"].value == 0
     assert found["upper case", "both", "kept"].value == 1
 
@@ -332,7 +335,8 @@ def test_models_see_the_same_and_stay_as_they_are(tiny_clip: Clip, people: Peopl
     assert by_owner[0] == by_owner[1]
     assert not text.embedded
     assert findings == NameVariants(2).run(scene)
-    assert len(findings) == 3 * 3 * (1 + len(KINDS) + 4)
+    # The mean over kinds that work is there if any does.
+    assert len(findings) in (3 * 3 * (1 + len(KINDS) + more) for more in (4, 5))
     one = by_place(NameVariants(2).run(replace(scene, clips={"both": clips["both"], "before": clips["before"]})))
     assert all(by_place(findings)[place] == finding for place, finding in one.items())
 
