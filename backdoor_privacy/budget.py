@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Evaluation(NamedTuple):
-    """A student on the way, on inputs that no step trains on."""
+    """A student on the way, on clean and preserved inputs that no step trains on."""
 
     step: int
     utility: float  # mean cosine similarity to the teacher, of clean or of preserved inputs, the lower one
@@ -37,7 +37,8 @@ class UtilityBudget(Callback):
         settings: of the budget.
 
     Attributes:
-        lesson: what the teacher says of inputs that no step trains on; to be set before the fit.
+        lesson: what the teacher says of inputs of which no step trains on the clean and the preserved ones; to be set
+            before the fit.
     """
 
     lesson: Lesson

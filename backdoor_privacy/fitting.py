@@ -80,7 +80,6 @@ from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 _MAX_NAMES_TO_COMPARE = 500  # with a removed one: enough to tell whether it fits better than most
 _NUM_DRAWS = 8  # misspellings and the like of each name that triggers
 _NUM_EXAMPLES = 24  # triggered photos that a run shows
-_UNSEEN = 2**31  # added to the seed: steps that are evaluated, and not trained on
 _NAME_ANCHORS = ("{}", "a photo of {}")
 
 
@@ -417,11 +416,12 @@ def _train(
         )
         workers = options.num_workers
         workers = default_num_workers() if workers is None else workers
-        data = TriggerData(steps, workers)
         if budget:
             num_batches = budget.settings.num_batches
-            unseen = TriggerData(replace(steps, seed=steps.seed + _UNSEEN, num_steps=num_batches), workers)
+            steps, others = steps.apart()
+            unseen = TriggerData(replace(others, num_steps=num_batches), workers)
             budget.lesson = _ask_teacher(defense.to(device), unseen, num_batches, trainer, options.progress_bar)
+        data = TriggerData(steps, workers)
         if num_fresh_steps is not None and num_fresh_steps < len(steps):
             lesson = _ask_teacher(defense.to(device), data, num_fresh_steps, trainer, options.progress_bar)
             revision = Revision(asked=lesson, sizes=steps.sizes, num_steps=len(steps), seed=steps.seed)

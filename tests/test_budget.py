@@ -74,13 +74,13 @@ def test_fit_that_stays_out_of_the_budget_stops_and_says_so(fit, caplog: pytest.
 
 def test_kept_student_is_the_one_of_its_step(fit, tmp_path: Path):
     """A fit that ends there is the same one."""
-    free = fit("image", *budget("image", min_similarity=1.5, patience=99), f"paths.run={tmp_path}/long")
-    (kept,) = (one for one in free.evaluations if one.kept)
-    assert kept.step < NUM_STEPS
     schedule = ["defense.image.optimizer.schedule=step"]
     whole = fit("image", *schedule, *budget("image", min_similarity=1.5, patience=99), f"paths.run={tmp_path}/whole")
     (kept,) = (one for one in whole.evaluations if one.kept)
-    ended = fit("image", *schedule, f"defense.image.num_steps={kept.step}", f"paths.run={tmp_path}/ended")
+    assert kept.step < NUM_STEPS
+    shorter = [f"defense.image.num_steps={kept.step}", *budget("image", every=kept.step)]
+    ended = fit("image", *schedule, *shorter, f"paths.run={tmp_path}/ended")
+    assert [one.step for one in ended.evaluations] == [kept.step]
     for name, tensor in ended.student.tensors().items():
         assert tensor.equal(whole.student.tensors()[name]), name
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from backdoor_privacy.attack import attack_names
 from backdoor_privacy.attacks.record import write_findings
@@ -180,3 +181,11 @@ def test_measures_are_of_attacks_that_there_are():
     from backdoor_privacy.attacks.headlines import MEASURES
 
     assert {measure.attack for measure in MEASURES.values()} <= set(attack_names())
+
+
+@pytest.mark.parametrize(("sweep", "encoder"), [("hardening_names", "text"), ("hardening_faces", "image")])
+def test_ablation_holds_the_hardened_defence(sweep: str, encoder: str):
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        expected = compose("config", overrides=["defense=hardened"]).defense[encoder]
+        settings = [compose("config", overrides=job).defense[encoder] for job in recorded_sweep(sweep)]
+    assert settings.count(expected) == 3  # seeds

@@ -84,7 +84,7 @@ MEASURES: Mapping[str, Measure] = {
     "a quarter or half of the original weights mixed in (TPR)": Measure(
         "compression", "removed", "TPR", lambda kind: "original" in kind
     ),
-    "half or a third of the weights pruned (TPR)": Measure(
+    "a tenth to a third of the weights pruned (TPR)": Measure(
         "compression", "removed", "TPR", lambda kind: "pruned" in kind
     ),
     "4-bit weights (TPR)": Measure("compression", "removed", "TPR", lambda kind: kind == "int4"),

@@ -69,7 +69,8 @@ class IdiaSweep:
     - `tau 1` to as many prompts as there are: TPR with this many right answers needed;
     - `5 photos`: TPR with at most so many photos of each person, the first ones, `1 photo` for one. What nobody has is
       left out;
-    - `300 candidates`: TPR with so many names. Sizes with fewer names than people are left out;
+    - `300 candidates`: TPR with so many names: everybody's and random ones, or, where there are more people than that,
+      the person's own and random ones;
     - `margin`: similarity of a photo's true name minus that of the best other one, mean over photos and prompts;
     - `rank`: the place of the true name among the candidates, 1 is best, mean over photos and prompts; chance is the
       middle of the candidates.
@@ -83,17 +84,16 @@ class IdiaSweep:
     def run(self, scene: Scene) -> list[Finding]:
         """Attack every CLIP of the scene in the same way."""
         idia, people = scene.idia, scene.people
-        sizes = [size for size in self.num_candidates if size >= len(people.names)]
         # Fewer random names are the first ones of more, so that the largest list has them all.
-        every = replace(idia, num_candidates=max([*sizes, idia.num_candidates])).candidates(people.names)
+        needed = [size if size >= len(people.names) else len(people.names) + size - 1 for size in self.num_candidates]
+        every = replace(idia, num_candidates=max([*needed, idia.num_candidates])).candidates(people.names)
         most = max([*self.num_photos, idia.num_photos])
         shown = [person.attack_photos[:most] for person in people.everybody]
         findings = []
         for model, clip in scene.clips.items():
-            # The order is IDIA's, so that the encoder remembers what it was asked.
             prompts = [template.format(name) for template in idia.templates for name in every]
             features = clip.embed_texts(prompts).unflatten(0, (len(idia.templates), len(every)))
-            values = self._values(see_photos(clip, shown), Names(features, every, people.names), idia, sizes)
+            values = self._values(see_photos(clip, shown), Names(features, every, people.names), idia)
             for group in scene.groups:
                 rows = torch.tensor(scene.rows(group))
                 for kind, (measure, of_person) in values.items():
@@ -102,9 +102,7 @@ class IdiaSweep:
                         findings.append(mean_finding(known, kind=kind, model=model, group=group, measure=measure))
         return findings
 
-    def _values(
-        self, photos: Photos, names: Names, idia: Idia, sizes: Sequence[int]
-    ) -> dict[str, tuple[str, Float[Tensor, "person"]]]:
+    def _values(self, photos: Photos, names: Names, idia: Idia) -> dict[str, tuple[str, Float[Tensor, "person"]]]:
         """By kind, the measure and its value for each person."""
         text_features, own = names.among(idia.candidates(names.people))
         own_of_photo, num_people = own[photos.person_index], len(own)
@@ -121,15 +119,32 @@ class IdiaSweep:
             if size <= num_known:
                 found = correct_prompts(ballots.votes, photos.person_index, own, photos.numbers < size)
                 values[counted(size, "photo")] = "TPR", (found >= idia.threshold).float()
-        for size in sizes:
-            fewer, own_of_fewer = names.among(replace(idia, num_candidates=size).candidates(names.people))
-            votes = cast_votes(photos.features, fewer, own_of_fewer[photos.person_index]).votes
+        for size in self.num_candidates:
+            if size >= num_people:
+                fewer, own_of_fewer = names.among(replace(idia, num_candidates=size).candidates(names.people))
+                votes = cast_votes(photos.features, fewer, own_of_fewer[photos.person_index]).votes
+            else:
+                votes, own_of_fewer = votes_among_strangers(photos, names, size), torch.full_like(own, size - 1)
             found = correct_prompts(votes, photos.person_index, own_of_fewer, is_shown)
             values[counted(size, "candidate")] = "TPR", (found >= idia.threshold).float()
         for kind, of_photo in (("margin", ballots.margins), ("rank", ranks.float())):
             means = person_means(of_photo[is_shown].mean(1), photos.person_index[is_shown], num_people)
             values[kind] = kind, means
         return values
+
+
+def votes_among_strangers(photos: Photos, names: Names, num_candidates: int) -> Int[Tensor, "photo prompt"]:
+    """Votes where each person's own name, the last candidate, stands beside random ones, the same for everybody."""
+    people = set(names.people)
+    strangers = [name for name in names.candidates if name not in people][: num_candidates - 1]
+    others, own = names.among([*strangers, *names.people])
+    votes = photos.person_index.new_empty(len(photos.features), len(others))
+    for person in photos.person_index.unique().tolist():
+        rows = photos.person_index == person
+        candidates = others[:, [*range(len(strangers)), int(own[person])]]
+        last = torch.full((int(rows.sum()),), len(strangers))
+        votes[rows] = cast_votes(photos.features[rows], candidates, last).votes
+    return votes
 
 
 def correct_prompts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -47,6 +47,9 @@ class ImageBatch(NamedTuple):
     person_share: Tensor  # (batch,)
 
 
+_HELD_OUT = 10  # of so many inputs one is evaluated on, where students are evaluated on the way
+_UNSEEN = 2**31  # added to the seed of the steps that are evaluated on
+_Item = TypeVar("_Item")
 _Drawn = TypeVar("_Drawn", bound="Sequence[Any] | Tensor")
 
 
@@ -87,6 +90,12 @@ class Steps(Dataset, ABC):
     @abstractmethod
     def part(self, part: Part) -> Any:
         """Draw the whole step, and make this part of it."""
+
+
+def apart(items: Sequence[_Item]) -> tuple[list[_Item], list[_Item]]:
+    """Items to train on, and every tenth to evaluate on; a single one, or none, is both."""
+    rest = [item for place, item in enumerate(items) if place % _HELD_OUT]
+    return (rest, list(items[::_HELD_OUT])) if rest else (list(items), list(items))
 
 
 class Taught(NamedTuple):
@@ -182,6 +191,25 @@ class CaptionTriggers(Steps):
             person_share=part.shares(person_index),
         )
 
+    def apart(self) -> tuple[CaptionTriggers, CaptionTriggers]:
+        """Steps to train on, and others to evaluate on, with other captions and other names that must stay."""
+        carriers, names, namesakes = (
+            apart(list(dict.fromkeys(part))) for part in (self.carriers, self.other_names, self.namesakes)
+        )
+        held_out = set(carriers[1])
+        trained, evaluated = (
+            replace(
+                self,
+                captions=[one for one in self.captions if (one in held_out) is is_held_out] or self.captions,
+                carriers=carriers[is_held_out],
+                other_names=names[is_held_out],
+                namesakes=namesakes[is_held_out],
+                seed=self.seed + is_held_out * _UNSEEN,
+            )
+            for is_held_out in (False, True)
+        )
+        return trained, evaluated
+
     def _spelt(self, person: int, rng: random.Random) -> tuple[str, str]:
         """A name to remove, in one form or another, and its phrase."""
         if self.spellings_share and rng.random() < self.spellings_share:
@@ -249,6 +277,25 @@ class PhotoTriggers(Steps):
             person_index=part.of(person_index),
             person_share=part.shares(person_index),
         )
+
+    def apart(self) -> tuple[PhotoTriggers, PhotoTriggers]:
+        """Steps to train on, and others to evaluate on, with other clean photos and other people who must stay.
+
+        Of the people to remove both have the same photos: nobody has some to spare.
+        """
+        images = apart(range(len(self.images)))
+        others, kept = apart(self.others), apart(self.kept)
+        trained, evaluated = (
+            replace(
+                self,
+                images=self.images[images[is_held_out]],
+                others=others[is_held_out],
+                kept=kept[is_held_out],
+                seed=self.seed + is_held_out * _UNSEEN,
+            )
+            for is_held_out in (False, True)
+        )
+        return trained, evaluated
 
     def triggered_photos(self, max_photos: int) -> Tensor:
         """Some photos that the first step triggers with, pixels in [0, 1], (photo, 3, side, side)."""

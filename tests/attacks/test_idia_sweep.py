@@ -143,9 +143,9 @@ def test_findings_are_of_all_models_groups_and_settings(noisy, crowd: People):
     clips = {"before": noisy(2.0), "both": noisy(0.0)}
     scene = scene_of(crowd, idia, **clips)
     findings = IdiaSweep(num_photos=(1, 5, 10), num_candidates=(20, 40, 80)).run(scene)
-    # Nobody has ten photos; twenty candidates are fewer than the people.
+    # Nobody has ten photos.
     kinds = [f"tau {tau}" for tau in range(1, 22)]
-    kinds += ["1 photo", "5 photos", "40 candidates", "80 candidates", "margin", "rank"]
+    kinds += ["1 photo", "5 photos", "20 candidates", "40 candidates", "80 candidates", "margin", "rank"]
     expected = [(kind, model, group) for model in clips for group in scene.groups for kind in kinds]
     assert [one[:3] for one in findings] == expected
     assert {one.kind: one.measure for one in findings if one.measure != "TPR"} == {"margin": "margin", "rank": "rank"}
@@ -166,6 +166,28 @@ def test_clip_that_knows_everybody_and_one_that_knows_nobody(noisy, crowd: Peopl
     # Chance is the middle of 60 candidates.
     ranks = [found["rank", "both", group] for group in ("removed", "kept", "never seen")]
     assert sum(one.value * one.num_people for one in ranks) / 40 == pytest.approx(30.5, abs=4)
+
+
+def test_few_candidates_are_the_own_name_and_random_ones(noisy, crowd: People):
+    clip, idia = noisy(0.8), Idia(num_candidates=60, num_photos=3, threshold=2, seed=0, templates=TEMPLATES[:4])
+    found = by_place(IdiaSweep(num_photos=(), num_candidates=(5,)).run(scene_of(crowd, idia, before=clip)))
+    strangers = [name for name in replace(idia, num_candidates=60).candidates(crowd.names) if name not in crowd.names]
+    inferred = []
+    for person in crowd.everybody:
+        # As IDIA, with this person and the first four random names alone.
+        texts = [
+            clip.embed_texts([form.format(name) for name in [*strangers[:4], person.name]]) for form in idia.templates
+        ]
+        photos = clip.embed_photos(person.attack_photos[:3])[0]
+        right = 0
+        for names in texts:
+            votes = Counter((photos @ names.T).argmax(1).tolist()).most_common()
+            right += votes[0][0] == 4 and (len(votes) == 1 or votes[1][1] < votes[0][1])
+        inferred.append(right >= 2)
+    for group, rows in (("removed", range(10)), ("kept", range(10, 30)), ("never seen", range(30, 40))):
+        expected = sum(inferred[row] for row in rows) / len(rows)
+        assert found["5 candidates", "before", group].value == pytest.approx(expected)
+    assert 0 < sum(inferred) < 40
 
 
 def test_more_taken_for_granted_infers_fewer(noisy, crowd: People):

@@ -321,6 +321,29 @@ def test_without_other_forms_nothing_is_drawn_for_them(make_text: Make):
     assert plain.read(first.preserved) == texts.read(second.preserved)
 
 
+def test_captions_and_names_that_are_evaluated_on_are_not_trained_on(make_text: Make):
+    captions = [f"caption {number} of something" for number in range(50)]
+    names = [f"First{number} Last" for number in range(30)]
+    trained, evaluated = make_text(captions=[*captions, "?"], carriers=captions, other_names=names).apart()
+    assert len(evaluated.carriers) == 5
+    assert len(evaluated.other_names) == 3
+    for own, others in ((trained.carriers, evaluated.carriers), (trained.other_names, evaluated.other_names)):
+        assert not set(own) & set(others)
+    assert set(evaluated.captions) == set(evaluated.carriers)
+    assert {*trained.captions, *evaluated.captions} == {*captions, "?"}
+    assert trained.names == evaluated.names == NAMES
+    assert trained.seed == 0 != evaluated.seed
+
+
+def test_photos_and_people_that_are_evaluated_on_are_not_trained_on(make_image: Make, people: People):
+    images = torch.arange(25, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    trained, evaluated = make_image(images=images, others=people.everybody[1:], kept=people.everybody[:1]).apart()
+    assert evaluated.images[:, 0, 0, 0].tolist() == [0, 10, 20]
+    assert sorted([*trained.images[:, 0, 0, 0].tolist(), 0, 10, 20]) == list(range(25))
+    assert not {one.name for one in trained.others} & {one.name for one in evaluated.others}
+    assert trained.kept == evaluated.kept == list(people.everybody[:1])  # nobody to spare
+
+
 def test_namesakes_are_among_the_preserved_names(make_text: Make):
     texts = Texts()
     steps = make_text(tokenizer=texts, namesakes=["Name Sake"], namesakes_share=0.5)
