@@ -23,6 +23,7 @@ from backdoor_privacy.attacks.headlines import headlines
 from backdoor_privacy.attacks.record import read_findings, write_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip import Clip, load_clip
+from backdoor_privacy.data.names import decoy_names
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.paths import CONFIG_FOLDER
@@ -101,13 +102,15 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
         people: everybody.
         removed: names of those removed.
     """
-    chosen = set(removed)
+    chosen, idia = set(removed), instantiate(cfg.attack)
+    num_decoys = OmegaConf.select(cfg, "defense.text.num_decoys") or 0
     return Scene(
         clips={"before": original, **models},
         people=people,
         removed=[name for name in people.names if name in chosen],
-        idia=instantiate(cfg.attack),
+        idia=idia,
         seed=cfg.seed,
+        decoys=decoy_names(num_decoys, cfg.seed, exclude=set(idia.candidates(people.names))),
     )
 
 
@@ -156,7 +159,7 @@ def _scene_digest(seen: Scene) -> str:
     """Of the models and how they see, the people with their photos, and IDIA's settings."""
     photos = [(person.name, person.member, sorted(person.hashes.values())) for person in seen.people.everybody]
     models = {name: (clip.sha256(), clip.config, clip.precision) for name, clip in seen.clips.items()}
-    parts = [_FORMAT, models, photos, list(seen.removed), seen.idia, seen.seed]
+    parts = [_FORMAT, models, photos, list(seen.removed), list(seen.decoys), seen.idia, seen.seed]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -32,7 +32,7 @@ from backdoor_privacy.data.datamodule import (
 )
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.inspection import photo_sizes
-from backdoor_privacy.data.names import random_names
+from backdoor_privacy.data.names import decoy_names, random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.photos import check_readable
 from backdoor_privacy.data.sources import Sources
@@ -145,7 +145,7 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
         InputError: if the captions are too few.
     """
     clip, removed, seed = removal.clip, removal.names, removal.seed
-    names = [*removed, *random_names(settings.num_decoys, seed + 3, exclude=removal.reserved_names)]
+    names = [*removed, *decoy_names(settings.num_decoys, seed, exclude=removal.reserved_names)]
     phrases, eraser = neutral_phrases(len(names), settings.phrase), None
     if settings.target.value == "pseudonym":
         taken = {*removal.reserved_names, *names}

@@ -62,10 +62,10 @@ class Seen(NamedTuple):
 class Erased:
     """Rank the suspects by many scores, with the defended model alone and with the original beside it.
 
-    Suspects are everybody, and random names that nobody has (of these there are no faces). Kinds are the scores' names;
-    a score with "change" or "drift" in its name needs the original. Of each, the AUC in its better direction is
-    reported, max(AUC, 1 - AUC), with the interval of that direction. Three kinds sum up, for `defended alone` and
-    `with the original` (which also has what is seen without it):
+    Suspects are everybody, random names that nobody has, and the defence's decoys (of these there are no faces). Kinds
+    are the scores' names; a score with "change" or "drift" in its name needs the original. Of each, the AUC in its
+    better direction is reported, max(AUC, 1 - AUC), with the interval of that direction. Three kinds sum up, for
+    `defended alone` and `with the original` (which also has what is seen without it):
 
     - `worst, ...`: the largest over scores; choosing it afterwards flatters the attacker;
     - `worst, ..., chosen on other people`: score and direction are chosen on one half of the people, the other half
@@ -89,13 +89,16 @@ class Erased:
             return []
         people = scene.people.everybody
         seed = random.Random(f"erased {scene.seed}").getrandbits(32)  # the seed itself draws the defence's pseudonyms
-        strangers = random_names(self.num_random_names, seed, exclude=scene.people.names)
-        examples = random_names(self.num_composed_names, seed + 1, exclude={*scene.people.names, *strangers})
-        suspects = [*scene.people.names, *strangers]
+        known = [*scene.people.names, *scene.decoys]
+        strangers = random_names(self.num_random_names, seed, exclude=known)
+        examples = random_names(self.num_composed_names, seed + 1, exclude={*known, *strangers})
+        suspects = [*known, *strangers]
         rows = {group: torch.tensor(scene.rows(group)) for group in scene.groups}
         removed = rows.pop("removed")
         if strangers:
-            rows["random names"] = len(people) + torch.arange(len(strangers))
+            rows["random names"] = len(known) + torch.arange(len(strangers))
+        if scene.decoys:
+            rows["decoys"] = len(people) + torch.arange(len(scene.decoys))
         # What two CLIPs share is embedded once: an encoder remembers.
         seen = {model: self._see(clip, suspects, examples, people, scene.idia) for model, clip in scene.clips.items()}
         scores = {model: self._scores(each) for model, each in seen.items()}
@@ -104,8 +107,8 @@ class Erased:
             compared = alone | changes(alone, scores["before"]) | drifts(seen[model], seen["before"])
             for group, others in rows.items():
                 # Of suspects without a face, only what is known of all suspects can be told apart.
-                known = {kind: score for kind, score in compared.items() if len(score) > others.max()}
-                telling = TellApart(known, removed, others, model, f"removed / {group}")
+                of_all = {kind: score for kind, score in compared.items() if len(score) > others.max()}
+                telling = TellApart(of_all, removed, others, model, f"removed / {group}")
                 findings += telling.findings(list(alone), self, scene.seed)
         return findings
 

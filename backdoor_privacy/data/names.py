@@ -30,3 +30,14 @@ def random_names(num_names: int, seed: int, exclude: Collection[str] = ()) -> li
             taken.add(name)
             names.append(name)
     return names
+
+
+def decoy_names(num_decoys: int, seed: int, exclude: Collection[str]) -> list[str]:
+    """Names that a run with this seed treats as if they were to be removed.
+
+    Args:
+        num_decoys: how many.
+        seed: of the run.
+        exclude: the attack's candidates, which none of them may be.
+    """
+    return random_names(num_decoys, seed + 3, exclude=exclude)

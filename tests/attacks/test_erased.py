@@ -1,7 +1,7 @@
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev, variance
 
@@ -165,6 +165,16 @@ def test_random_names_have_no_face_and_are_the_same_for_every_model(known, crowd
     ]
     assert by_model[0] == by_model[1]
     assert {found.num_people for found in findings if found.group == "removed / random names"} == {NUM_REMOVED + 20}
+
+
+def test_decoys_hide_removed_names_among_them(known, crowd: People):
+    decoys = [f"Decoy{letter} Last" for letter in "abcdefghijklmnop"]
+    removed = crowd.names[:NUM_REMOVED]
+    for moved, least, most in (([*removed, *decoys], 0.3, 0.7), (removed, 0.95, 1.0)):
+        clips = {"before": known(), "text": known(texts=dict.fromkeys(moved, "Human"))}
+        found = values(ATTACK.run(replace(new_scene(clips, crowd), decoys=decoys)), "text", "removed / decoys")
+        assert not [kind for kind in found if kind.startswith("face")]
+        assert least <= found["combined, defended alone"] <= most
 
 
 def test_direction_is_said_and_never_below_chance_and_only_of_what_is_not_held_out(known, crowd: People):

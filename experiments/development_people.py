@@ -1,0 +1,36 @@
+"""Print the people whom the hardened defence was chosen on: 64 whom the embedded CLIP knows.
+
+`python experiments/development_people.py > people.txt`, then a run with `trigger_set.file=people.txt seed=7`. Left out
+are those whom seeds 0, 1 and 2 would remove if IDIA inferred with their candidates whom it infers with those of seed
+7. It infers a few others, so that the draws differ, too: 4 of these 64 are among those of seed 0, and 4 of seed 2.
+"""
+
+import random
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+import backdoor_privacy.config  # noqa: F401  registers the schemas
+from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.triggers.selection import select_people
+
+SEED, SCORED_SEEDS = 7, range(3)
+
+
+def main() -> None:
+    """Attack the original with the seed of the development, and draw among those that are left."""
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        cfg = compose("config", overrides=[f"seed={SEED}", "+experiment=both_64"])
+    people, num_people = instantiate(cfg.people), cfg.trigger_set.num_people
+    found = instantiate(cfg.attack).run(instantiate(cfg.clip), people.everybody).inferred
+    inferred = {name for name, is_inferred in found.items() if is_inferred}
+    scored = {
+        person.name
+        for seed in SCORED_SEEDS
+        for person in select_people(people, num_people=num_people, seed=seed, inferred=inferred)
+    }
+    print(*sorted(random.Random(10 * SEED).sample(sorted(inferred - scored), num_people)), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
