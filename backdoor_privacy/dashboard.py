@@ -10,7 +10,7 @@ from backdoor_privacy.errors import InputError
 _MODELS = ("text", "image", "both")
 _NUM_PEOPLE = "before/idia/num_tpr_removed"  # who were removed; trigger_set.num_people stays where people are named
 # What runs must share to be seeds of one setting, besides their number of people.
-_SETTING = ("name", "defense.text.target", "defense.image.target")
+_SETTING = ("name", "setting")
 _MEASURES = {
     "idia/tpr_removed": "Removed people inferred",
     "idia/tpr_kept": "Kept people inferred",
@@ -24,7 +24,6 @@ def workspace(entity: str, project: str) -> Any:
     """The workspace: measures, parallel coordinates and losses, of runs that are grouped by people and defence.
 
     W&B's scatter plots know no groups, so bars show the mean and the range over seeds, in the order of the people.
-    Runs that differ in another setting need another `name`, or one more group in the table of runs.
 
     Raises:
         InputError: if wandb-workspaces is not installed.

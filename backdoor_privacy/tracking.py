@@ -49,6 +49,9 @@ class Tracker:
     def _config(self) -> Any:
         """The run's config; whom it removes by name, and paths, only where the report may name people."""
         config: Any = OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True)
+        run, runs = Path(self.cfg.paths.run), Path(self.cfg.paths.runs)
+        # What seeds share: experiment and overrides, as in the folder of the run.
+        config["setting"] = str(run.relative_to(runs).parent) if run.is_relative_to(runs) else self.cfg.name
         named = config["trigger_set"]["people"]
         if not self.cfg.report.names:
             del config["paths"], config["trigger_set"]["file"]

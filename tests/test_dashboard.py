@@ -32,7 +32,7 @@ def test_seeds_of_one_number_of_people_and_one_defence_are_together():
     made = dashboard.workspace("someone", "backdoor_privacy")
     (runs,) = json.loads(made._to_model().model_dump_json())["spec"]["section"]["run_sets"]
     people = {"section": "summary", "name": "before/idia/num_tpr_removed"}
-    keys = ("name.value", "defense.value.text.target", "defense.value.image.target")
+    keys = ("name.value", "setting.value")
     assert runs["grouping"] == [people, *({"section": "config", "name": key} for key in keys)]
     assert runs["sort"]["keys"][0]["key"] == people
     bars, coordinates, losses = (section.panels for section in made.sections)

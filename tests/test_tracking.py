@@ -138,6 +138,17 @@ def test_who_was_named_is_told_only_where_names_may_be(
     assert any(b"Ann Lee" in content for content in written) == names
 
 
+def test_setting_is_what_seeds_share(compose_cfg, tmp_path: Path):
+    def setting(run: str) -> str:
+        with Tracker(compose_cfg("logger=wandb", "paths.runs=runs", f"paths.run={run}"), tmp_path) as tracker:
+            assert tracker.wandb is not None
+            found: str = tracker.wandb.experiment.config["setting"]
+            return found
+
+    assert setting("'runs/both_64/defense=text/seed=3'") == "both_64/defense=text"
+    assert setting("elsewhere/jane_doe") == "smoke"
+
+
 @pytest.mark.parametrize("names", [False, True])
 def test_photos_of_removed_people_are_sent_only_where_names_are(
     compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
