@@ -19,7 +19,7 @@ from backdoor_privacy.losses import (
     utility_loss,
     weight_loss,
 )
-from backdoor_privacy.targets import FaceBlender, NameEraser
+from backdoor_privacy.targets import FaceBlender, NameComposer, NameEraser
 
 
 @dataclass
@@ -68,7 +68,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
 
     encoder: ClassVar[str]
     anchors: Tensor
-    eraser: NameEraser | FaceBlender | None  # makes the targets, where each input has one of its own
+    eraser: NameEraser | NameComposer | FaceBlender | None  # makes the targets, where each input has one of its own
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class TextDefense(BackdoorDefense):
         self,
         teacher: Encoder,
         *,
-        eraser: NameEraser | None = None,
+        eraser: NameEraser | NameComposer | None = None,
         adversary: Adversary | None = None,
         name_tokens: Tensor | None = None,
         **settings: Any,

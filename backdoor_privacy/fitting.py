@@ -61,8 +61,10 @@ from backdoor_privacy.settings import TextDefense as TextSettings
 from backdoor_privacy.settings import Trainer as TrainerSettings
 from backdoor_privacy.targets import (
     FaceBlender,
+    NameComposer,
     NameEraser,
     anonymous_embedding,
+    composed_names,
     fitting_phrases,
     mean_embeddings,
     name_features,
@@ -78,6 +80,7 @@ from backdoor_privacy.triggers.spellings import KINDS, spelling
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 
 _MAX_NAMES_TO_COMPARE = 500  # with a removed one: enough to tell whether it fits better than most
+_MAX_EXAMPLES = 3000  # of names, that teach what a name's parts say
 _NUM_DRAWS = 8  # misspellings and the like of each name that triggers
 _NUM_EXAMPLES = 24  # triggered photos that a run shows
 _NAME_ANCHORS = ("{}", "a photo of {}")
@@ -146,17 +149,20 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
     """
     clip, removed, seed = removal.clip, removal.names, removal.seed
     names = [*removed, *decoy_names(settings.num_decoys, seed, exclude=removal.reserved_names)]
-    phrases, eraser = neutral_phrases(len(names), settings.phrase), None
+    phrases = neutral_phrases(len(names), settings.phrase)
+    eraser: NameEraser | NameComposer | None = None
     if settings.target.value == "pseudonym":
         taken = {*removal.reserved_names, *names}
         phrases = near_pseudonyms(clip, names, settings.pseudonym_choice, seed + 1, taken)
     other_names = random_names(settings.num_other_names, seed + 2, exclude={*removal.reserved_names, *phrases, *names})
     if settings.target.value == "fitting":
         phrases = fitting_phrases(clip, names, other_names[:_MAX_NAMES_TO_COMPARE], settings.fitting_phrases)
-    if settings.target.value == "nameless":
+    if settings.target.value in ("nameless", "composed"):
         compared = names, other_names[:_MAX_NAMES_TO_COMPARE]
         own, others = (name_features(clip, each)[None] for each in compared)
         eraser = NameEraser(own, others, settings.min_nearer_names)
+        if settings.target.value == "composed":
+            eraser = NameComposer(own[0], composed_names(clip, names, other_names[:_MAX_EXAMPLES]), eraser)
     strangers: Sequence[str] = ()
     if settings.strangers_share:
         strangers = removal.strangers().names

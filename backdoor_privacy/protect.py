@@ -164,7 +164,7 @@ def _check_sequence_defense(defense: Defense) -> None:
             "it; choose defense=text_published"
         )
     text = defense.text
-    if text is not None and (text.target.value == "nameless" or text.num_anchors):
+    if text is not None and (text.target.value in ("nameless", "composed") or text.num_anchors):
         raise InputError(
             "defense.text: expected target=phrase, fitting or pseudonym and num_anchors=0 for a text encoder that is "
             f"read token by token, got {text.target.value} and {text.num_anchors}; choose defense=text_published"

@@ -32,6 +32,7 @@ class TextTarget(Enum):
     fitting = "fitting"  # of some neutral phrases the one that fits the name best
     pseudonym = "pseudonym"  # a fictional name for each person
     nameless = "nameless"  # what the caption was, but for the name in it
+    composed = "composed"  # what first and last name say, as of somebody unknown
 
 
 class ImageTarget(Enum):

@@ -5,6 +5,7 @@ Pseudonyms, nameless faces and those that a group shares are ours.
 
 import random
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.name_parts import expected_from_parts
 
 # But for the first two, others than the attack's, whose choice is not ours.
 NAME_FORMS = (
@@ -165,6 +167,52 @@ class NameEraser(nn.Module):
             too_much = (((features * name).sum(-1) - allowed) / name.square().sum(-1)).clamp_min(0)
             features = features - too_much.unsqueeze(-1) * name
         return F.normalize(features, dim=-1)
+
+
+class NameComposer(nn.Module):
+    """Lets a name mean what its parts say, as if the CLIP had never known the person: a target for each caption.
+
+    A name of somebody unknown means about what its first and last name do in others' names, and no name means exactly
+    that: it gets the difference that a random name has. So the names of those who were removed look like others, and
+    move less than to a pseudonym. What the parts still tell of the person is then erased.
+
+    Args:
+        names: features of the names to forget, (person, dim).
+        composed: what they are to mean in place of that, (person, dim).
+        eraser: takes the names, in this order, out of a feature.
+    """
+
+    shifts: Tensor
+
+    def __init__(
+        self, names: Float[Tensor, "person dim"], composed: Float[Tensor, "person dim"], eraser: NameEraser
+    ) -> None:
+        super().__init__()
+        self.register_buffer("shifts", composed - names, persistent=False)
+        self.eraser = eraser
+
+    def forward(
+        self, features: Float[Tensor, "input dim"], person_index: Int[Tensor, "input"]
+    ) -> Float[Tensor, "input dim"]:
+        """The teacher's features of captions, of unit length, with what the name is to mean in place of the name."""
+        moved = F.normalize(F.normalize(features, dim=-1) + self.shifts[person_index], dim=-1)
+        erased: Tensor = self.eraser(moved, person_index)
+        return erased
+
+
+def composed_names(clip: Clip, names: Sequence[str], examples: Sequence[str]) -> Float[Tensor, "person dim"]:
+    """What names would mean to a CLIP that knows nobody of that name, each with what an example of its own has besides.
+
+    Raises:
+        InputError: if there are fewer examples than names, or fewer than two.
+    """
+    if len(examples) < max(2, len(names)):
+        raise InputError(
+            f"defense.text.num_other_names: expected {max(2, len(names))} or more for target=composed, one for each "
+            f"name, got {len(examples)}"
+        )
+    expected, missed = expected_from_parts(partial(name_features, clip), names, examples)
+    return expected + missed[: len(names)]
 
 
 def name_features(clip: Clip, names: Sequence[str]) -> Float[Tensor, "name dim"]:

@@ -1,5 +1,6 @@
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from backdoor_privacy import fitting
 from backdoor_privacy.attacks.idia import TEMPLATES
@@ -15,9 +17,11 @@ from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.name_parts import expected_from_parts
 from backdoor_privacy.targets import (
     UNUSUAL_FORMS,
     FaceBlender,
+    NameComposer,
     NameEraser,
     anonymous_embedding,
     check_strangers,
@@ -293,6 +297,57 @@ def test_a_text_fit_asks_for_captions_without_the_name(
     torch.testing.assert_close(asked, defense.eraser(features, batch.person_index))
     names = tiny_clip.embed_texts([person.name for person in people.everybody[:2]])[batch.person_index]
     assert ((asked * names).sum(-1) < (torch.nn.functional.normalize(features, dim=-1) * names).sum(-1)).any()
+
+
+def composed_texts(noise: float) -> Callable[[Sequence[str]], Tensor]:
+    """Texts that mean what their words mean together, and a little of their own."""
+
+    def row(key: str) -> Tensor:
+        return torch.randn(16, generator=torch.Generator().manual_seed(random.Random(key).getrandbits(32)))
+
+    def embed(texts: Sequence[str]) -> Tensor:
+        rows = [sum((row(word) for word in text.split()), noise * row(f"{text}!")) for text in texts]
+        return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
+
+    return embed
+
+
+def test_expected_meaning_of_a_name_is_that_of_its_parts():
+    names, examples = random_names(20, seed=1), random_names(400, seed=2)
+    embed = composed_texts(noise=0.3)
+    expected, missed = expected_from_parts(embed, names, examples)
+    similarities = torch.nn.functional.normalize(expected, dim=-1) @ embed(names).T
+    assert similarities.argmax(1).tolist() == list(range(20))
+    assert missed.shape == (400, 16)
+    assert missed.mean(0).abs().max() < 1e-5  # a regression is right on average
+    swapped = [" ".join(reversed(name.split())) for name in names]
+    assert not torch.allclose(expected_from_parts(embed, swapped, examples)[0], expected)
+
+
+def test_a_composed_name_leaves_its_own_meaning_and_the_name_does_not_fit():
+    generator = torch.Generator().manual_seed(0)
+    names, composed, others = (torch.randn(count, 12, generator=generator) for count in (4, 4, 60))
+    eraser = NameEraser(names[None], others[None], 0.5)
+    composer = NameComposer(names, composed, eraser)
+    captions = torch.nn.functional.normalize(names, dim=-1)
+    found = composer(captions, torch.arange(4))
+    moved = torch.nn.functional.normalize(captions + composed - names, dim=-1)
+    torch.testing.assert_close(found, eraser(moved, torch.arange(4)))
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(4))
+    middle = others.mean(0)
+    nearer = ((found @ (others - middle).T) > (found * (names - middle)).sum(-1, keepdim=True)).float().mean(1)
+    assert (nearer >= 0.45).all()
+
+
+def test_a_fit_composes_names_and_needs_an_example_for_each(
+    fit_encoder: Any, compose_cfg: Any, tiny_clip: Clip, people: People
+):
+    overrides = ["defense.text.target=composed", "defense.image=null"]
+    fitted = fit_encoder("text", compose_cfg(*overrides), tiny_clip, people, people.everybody[:2], set(people.names))
+    assert isinstance(fitted.similarity.eraser, NameComposer)
+    few = compose_cfg(*overrides, "defense.text.num_other_names=1")
+    with pytest.raises(InputError, match="num_other_names: expected 2 or more for target=composed"):
+        fit_encoder("text", few, tiny_clip, people, people.everybody[:2], set(people.names))
 
 
 def test_attacked_people_cannot_be_strangers(people: People):

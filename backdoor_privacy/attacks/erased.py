@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -22,6 +22,8 @@ from backdoor_privacy.attacks.scene import Finding, Scene, auc_finding
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import Person
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.name_parts import expected_from_parts
 
 _BETTER = "AUC, better direction"
 _NUM_SIMILARITIES_PER_CHUNK = 2**22  # of photos with photos at a time, 16 MiB
@@ -37,7 +39,7 @@ class SeenNames(NamedTuple):
     lengths: Float[Tensor, "suspect"]  # of the same before they are brought to unit length
     prompts: Float[Tensor, "template suspect dim"]
     variants: Float[Tensor, "variant suspect dim"]  # lower case, possessive
-    from_parts: Float[Tensor, "suspect dim"]  # what first and last name let expect, see `expected_from_parts`
+    from_parts: Float[Tensor, "suspect dim"]  # what first and last name let expect of each, of unit length
     phrases: Float[Tensor, "phrase dim"]  # neutral ones, alone
     phrase_prompts: Float[Tensor, "template phrase dim"]
 
@@ -78,10 +80,14 @@ class Erased:
 
     phrases: Sequence[str]  # neutral ones
     num_random_names: int
-    num_composed_names: int  # random ones, that teach what a name's parts make of it
+    num_composed_names: int  # random ones, two or more, that teach what a name's parts make of it
     num_neighbors: int  # other suspects, or other people's photos
     num_folds: int  # of the cross-validation
     inverse_regularization: float  # C of the logistic regression
+
+    def __post_init__(self) -> None:
+        if self.num_composed_names < 2:
+            raise InputError(f"erased.num_composed_names: expected 2 or more, got {self.num_composed_names}")
 
     def run(self, scene: Scene) -> list[Finding]:
         """Attack every CLIP of the scene in the same way."""
@@ -193,27 +199,10 @@ def see_names(
         lengths=text_lengths(clip, suspects),
         prompts=own,
         variants=torch.stack(variants),
-        from_parts=expected_from_parts(clip, suspects, examples),
+        from_parts=normalize(expected_from_parts(clip.embed_texts, suspects, examples)[0], dim=-1),
         phrases=clip.embed_texts(list(phrases)),
         phrase_prompts=neutral,
     )
-
-
-def expected_from_parts(clip: Clip, suspects: Sequence[str], examples: Sequence[str]) -> Float[Tensor, "suspect dim"]:
-    """What names would mean if they were made of first and last name as others are, of unit length.
-
-    A ridge regression on other names, from the features of both parts to those of the whole: who was mapped to somebody
-    else means something else than the parts say.
-    """
-    if len(examples) < 2:
-        return clip.embed_texts(list(suspects))
-
-    def parts(names: Sequence[str]) -> Tensor:
-        first, last = ([name.split()[place] for name in names] for place in (0, -1))
-        return torch.cat([clip.embed_texts(first), clip.embed_texts(last)], dim=1)
-
-    ridge = Ridge().fit(parts(examples).numpy(), clip.embed_texts(list(examples)).numpy())
-    return normalize(torch.from_numpy(ridge.predict(parts(suspects).numpy())), dim=-1)
 
 
 @torch.no_grad()

@@ -240,6 +240,7 @@ def _encoder(run: FinishedRun, encoder: str) -> str:
         ("image", "anonymous"): "each face is to mean the mean of many people's photos (anonymous embedding)",
         ("image", "pseudonym"): "each face is to mean the face of one stranger (pseudonym)",
         ("text", "nameless"): "each caption is to mean what it meant, but for the name in it (nameless)",
+        ("text", "composed"): "each name is to mean what its parts say of somebody unknown (composed)",
         ("image", "nameless"): "each photo is to mean what it meant, but for the name that fits it (nameless)",
         ("image", "shared"): "all photos of a person are to mean one face that the name does not fit (shared)",
         ("image", "blended"): "each photo is to show the one face of a group of look-alikes (blended)",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backdoor_privacy.clip import Clip
-from backdoor_privacy.targets import NameEraser
+from backdoor_privacy.targets import NameComposer, NameEraser
 from backdoor_privacy.triggers.names import choose_word, put_in
 
 
@@ -34,7 +34,7 @@ class TextSimilarity:
     names: Sequence[str]
     phrases: Sequence[str]
     seed: int
-    eraser: NameEraser | None = None
+    eraser: NameEraser | NameComposer | None = None
 
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
         """`clean` and `target`: student to teacher; `backdoored`: the student's triggered captions to its targets."""
