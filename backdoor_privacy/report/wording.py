@@ -54,7 +54,7 @@ def otherwise(run: FinishedRun) -> str:
     worst = found_otherwise(run)
     if worst is None:
         return "No other attack that was run finds any of their names."
-    label = worst.label.removesuffix(" (TPR)")
+    label = worst.label.removesuffix(" (TPR)").removeprefix("worst ")
     return f"Of the other attacks, the worst finds the names of {worst.finding.value:.0%} of them: {label}."
 
 

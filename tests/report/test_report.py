@@ -249,7 +249,7 @@ def test_page_says_what_was_found(page: Page) -> None:
         (0.0, "No other attack that was run finds any of their names.", "None still inferred"),
         (
             0.5,
-            "the worst finds the names of 50% of them: worst tower swap.",
+            "the worst finds the names of 50% of them: tower swap.",
             "None still inferred by IDIA, some found by",
         ),
     ],
