@@ -197,6 +197,15 @@ def test_headlines_are_the_worst_of_removed_people_and_then_what_others_pay():
     assert [row.control for row in rows] == [None, found["tower_swap"][2], None, None]
 
 
+def test_what_few_candidates_find_by_chance_is_no_headline():
+    few, photos = (
+        Finding(kind, "both", "removed", "TPR", value, 0, 1, 4)
+        for kind, value in (("10 candidates", 0.6), ("1 photo", 0.1))
+    )
+    (row,) = headlines({"idia_sweep": [few, photos]})
+    assert row.finding == photos
+
+
 def test_every_attack_has_its_config():
     for name in attack_names():
         assert (CONFIG_FOLDER / "attack" / f"{name}.yaml").is_file(), name
