@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import webdataset as wds
+from rich.console import Console
 from rich.progress import track
 
 from backdoor_privacy.data.personas.roster import Group, Persona, people_of
@@ -55,11 +56,12 @@ def world_part(part: Part, cache: str, seed: int = 0, limit: int | None = None) 
 
 
 def _map(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> list[Any]:
-    """Apply a function in all processors, with a progress bar."""
+    """Apply a function in all processors, with a progress bar (on standard error: others print results)."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
         chunksize = max(1, min(64, len(items) // (8 * (os.cpu_count() or 1))))
-        return list(track(pool.map(function, items, chunksize=chunksize), f"Drawing {title}", len(items)))
+        results, console = pool.map(function, items, chunksize=chunksize), Console(stderr=True)
+        return list(track(results, f"Drawing {title}", len(items), console=console))
 
 
 def _write_photo(item: tuple[Sample, str]) -> tuple[int, int, int, int] | None:
