@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_privacy.attacks.headlines import MEASURES, headlines
+from backdoor_privacy.attacks.headlines import MEASURES, above_chance, headlines
 from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.attacks.scene import paired_p
 
@@ -45,16 +45,16 @@ def measured(runs: Path, folders: Mapping[str, str]) -> pd.DataFrame:
 def findings_table(values: pd.DataFrame) -> str:
     """Means over seeds in Markdown, the least and the most in brackets: a row for each measure, a column a setting.
 
+    What finds most of the removed people in the last setting comes first, what others pay comes last.
+
     Of two settings, the last column says how likely so uneven a difference is by chance, over the same people of all
     seeds, where each has an outcome.
     """
     settings = list(dict.fromkeys(values["setting"]))
     columns = ["measure", "not defended", *settings, "never-seen people", *(["p"] if len(settings) == 2 else [])]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for label in MEASURES:
+    for label in _worst_first(values):
         own = values[values["measure"] == label]
-        if own.empty:  # the attack was not run
-            continue
         cells = [_mean(own.loc[own["setting"] == settings[0], "before"])]
         cells += [_spread(own.loc[own["setting"] == setting, "value"]) for setting in settings]
         cells.append(_mean(own["never_seen"]))
@@ -62,6 +62,15 @@ def findings_table(values: pd.DataFrame) -> str:
             cells.append(_p(*(own[own["setting"] == setting] for setting in settings)))
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _worst_first(values: pd.DataFrame) -> list[str]:
+    """The measures by the last setting that has them."""
+    means = values.groupby(["measure", "setting"], sort=False)["value"].mean().groupby("measure").last()
+    measures = {label: measure for label, measure in MEASURES.items() if label in means.index}
+    return sorted(
+        measures, key=lambda label: (measures[label].of_others, -above_chance(measures[label].measure, means[label]))
+    )
 
 
 def _p(one: pd.DataFrame, other: pd.DataFrame) -> str:

@@ -192,7 +192,9 @@ def test_headlines_are_the_worst_of_removed_people_and_then_what_others_pay():
     assert [row.finding for row in rows] == [
         found["relearning"][0], found["tower_swap"][1], found["probe"][1], found["neighbors"][0],
     ]  # fmt: skip
-    assert [above_chance(row.finding) for row in rows] == pytest.approx([0.8, 0.5, 0.4, 0.99])
+    assert [above_chance(row.finding.measure, row.finding.value) for row in rows] == pytest.approx(
+        [0.8, 0.5, 0.4, 0.99]
+    )
     assert [row.before for row in rows] == [None, None, found["probe"][0], None]
     assert [row.control for row in rows] == [None, found["tower_swap"][2], None, None]
 

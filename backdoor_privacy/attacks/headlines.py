@@ -40,13 +40,13 @@ MEASURES: Mapping[str, Measure] = {
     "who was erased, told from never-seen people (AUC)": Measure(
         "erased", _NEVER, "AUC", lambda kind: kind == "combined, defended alone"
     ),
-    "the same by one score, chosen on other people (AUC)": Measure(
+    "who was erased, told from never-seen people by one score chosen on other people (AUC)": Measure(
         "erased", _NEVER, "AUC", lambda kind: kind == "worst, defended alone, chosen on other people"
     ),
-    "the same by the best score of names (AUC)": Measure(
+    "who was erased, told from never-seen people by the best score of names (AUC)": Measure(
         "erased", _NEVER, "AUC, better direction", lambda kind: kind.startswith("name: ") and _needs_no_original(kind)
     ),
-    "the same by the best score of faces (AUC)": Measure(
+    "who was erased, told from never-seen people by the best score of faces (AUC)": Measure(
         "erased", _NEVER, "AUC, better direction", lambda kind: kind.startswith("face: ") and _needs_no_original(kind)
     ),
     "who was erased, told from kept people (AUC)": Measure(
@@ -67,7 +67,7 @@ MEASURES: Mapping[str, Measure] = {
     "a soft token finds the photos (rank 1)": Measure(
         "inversion", "removed", "rank-1", lambda kind: kind.startswith("soft token")
     ),
-    "that token is nearer to the name than random names' are (closeness)": Measure(
+    "a soft token is nearer to the name than random names' are (closeness)": Measure(
         "inversion", "removed", "closeness", lambda kind: kind.startswith("soft token")
     ),
     "worst tower swap (TPR)": Measure("tower_swap", "removed", "TPR", lambda kind: kind != "nothing swapped", None),
@@ -129,7 +129,7 @@ def headlines(found: Mapping[str, Sequence[Finding]]) -> list[Headline]:
         finding = worst(own, measure)
         if finding is not None:
             rows.append(Headline(label, measure, finding, *beside(finding, own)))
-    return sorted(rows, key=lambda row: (row.measure.of_others, -above_chance(row.finding)))
+    return sorted(rows, key=lambda row: (row.measure.of_others, -above_chance(row.finding.measure, row.finding.value)))
 
 
 def worst(found: Iterable[Finding], measure: Measure) -> Finding | None:
@@ -145,14 +145,14 @@ def worst(found: Iterable[Finding], measure: Measure) -> Finding | None:
         and measure.kind(one.kind)
         and (one.model == wanted if wanted else one.model != "before")
     ]
-    return max(chosen, key=above_chance, default=None)
+    return max(chosen, key=lambda one: above_chance(one.measure, one.value), default=None)
 
 
-def above_chance(finding: Finding) -> float:
+def above_chance(measure: str, value: float) -> float:
     """How much an attack found, on one scale for all measures: 0 is nothing, 1 is all that can be found."""
-    if finding.measure.startswith("AUC"):
-        return 2 * finding.value - 1
-    return 1 - finding.value if finding.measure == "ratio" else finding.value
+    if measure.startswith("AUC"):
+        return 2 * value - 1
+    return 1 - value if measure == "ratio" else value
 
 
 def beside(finding: Finding, found: Iterable[Finding]) -> tuple[Finding | None, Finding | None]:
