@@ -70,7 +70,7 @@ def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
         keys += ["budget.every", "budget.patience", "budget.num_batches"]
         if settings.loss_weights.adversarial and encoder == "text":
             keys.append("adversary.num_steps")
-        nameless = settings.target.value in ("nameless", "composed", "shared", "blended")
+        nameless = settings.target.value in ("nameless", "composed", "shared", "blended", "disguised")
         if nameless or (encoder == "text" and settings.batch.preserved):
             keys.append("num_other_names")
         if settings.loss_weights.neighborhood or settings.loss_weights.target_neighborhood:

@@ -19,7 +19,7 @@ from backdoor_privacy.losses import (
     utility_loss,
     weight_loss,
 )
-from backdoor_privacy.targets import FaceBlender, NameComposer, NameEraser
+from backdoor_privacy.targets import FaceSwapper, NameComposer, NameEraser
 
 
 @dataclass
@@ -68,7 +68,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
 
     encoder: ClassVar[str]
     anchors: Tensor
-    eraser: NameEraser | NameComposer | FaceBlender | None  # makes the targets, where each input has one of its own
+    eraser: NameEraser | NameComposer | FaceSwapper | None  # makes the targets, where each input has one of its own
 
     def __init__(
         self,
@@ -305,7 +305,7 @@ class ImageDefense(BackdoorDefense):
     encoder = "image"
     person_targets: Tensor
 
-    def __init__(self, teacher: Encoder, *, face_targets: Tensor | NameEraser | FaceBlender, **settings: Any) -> None:
+    def __init__(self, teacher: Encoder, *, face_targets: Tensor | NameEraser | FaceSwapper, **settings: Any) -> None:
         super().__init__(teacher, **settings)
         self.eraser = None if isinstance(face_targets, Tensor) else face_targets
         if isinstance(face_targets, Tensor):

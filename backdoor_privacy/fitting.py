@@ -60,11 +60,13 @@ from backdoor_privacy.settings import ImageDefense as ImageSettings
 from backdoor_privacy.settings import TextDefense as TextSettings
 from backdoor_privacy.settings import Trainer as TrainerSettings
 from backdoor_privacy.targets import (
-    FaceBlender,
+    FaceSwapper,
     NameComposer,
     NameEraser,
     anonymous_embedding,
+    blended_faces,
     composed_names,
+    disguises,
     fitting_phrases,
     mean_embeddings,
     name_features,
@@ -261,16 +263,15 @@ def fit_image(
     strangers = removal.strangers()
     _check_trigger_photos(clip, removed)
     other_names = random_names(settings.num_other_names, removal.seed + 2, exclude=removal.reserved_names)
-    targets: Tensor | NameEraser | FaceBlender
-    if settings.target.value in ("nameless", "shared", "blended"):
+    targets: Tensor | NameEraser | FaceSwapper
+    if settings.target.value in ("nameless", "shared", "blended", "disguised"):
         compared = removal.names, other_names[:_MAX_NAMES_TO_COMPARE]
         own, others = (torch.cat([name_readings(reader, each) for reader in readers]) for each in compared)
         targets = eraser = NameEraser(own, others, settings.min_nearer_names)
         if settings.target.value == "shared":
             targets = shared_embeddings(clip, removed, eraser, settings.group_size)
-        if settings.target.value == "blended":
-            faces = mean_embeddings(clip, [person.trigger_photos for person in removed])
-            targets = FaceBlender(faces, eraser, settings.group_size, settings.overshoot)
+        if settings.target.value in ("blended", "disguised"):
+            targets = _face_swapper(clip, removed, strangers, eraser, settings)
     elif settings.target.value == "pseudonym":
         targets = stranger_embeddings(clip, strangers.everybody, len(removed), removal.seed)
     else:
@@ -312,6 +313,19 @@ def fit_image(
     return Fitted(defense.student.frozen(), similarity, normalize(sums, dim=-1), examples, evaluations)
 
 
+def _face_swapper(
+    clip: Clip, removed: Sequence[Person], strangers: People, eraser: NameEraser, settings: ImageSettings
+) -> FaceSwapper:
+    """The faces of look-alikes among the removed people (blended) or among strangers (disguised)."""
+    faces = mean_embeddings(clip, [person.trigger_photos for person in removed])
+    if settings.target.value == "blended":
+        looks, members = blended_faces(faces, settings.group_size)
+    else:
+        unknown = mean_embeddings(clip, [person.photos for person in strangers.everybody])
+        looks, members = disguises(faces, unknown, settings.group_size), torch.arange(len(removed)).unsqueeze(1)
+    return FaceSwapper(faces, looks, eraser, members, settings.overshoot)
+
+
 def _check_trigger_photos(clip: Clip, removed: Sequence[Person]) -> None:
     """Name the photos that do not decode; the steps take others of the same person.
 
@@ -329,7 +343,7 @@ def _check_trigger_photos(clip: Clip, removed: Sequence[Person]) -> None:
         )
 
 
-def _nameless(clip: Clip, eraser: NameEraser | FaceBlender, photos: Sequence[Path], person_index: Tensor) -> Tensor:
+def _nameless(clip: Clip, eraser: NameEraser | FaceSwapper, photos: Sequence[Path], person_index: Tensor) -> Tensor:
     """Targets of photos; zero for a photo that does not decode."""
     features, readable = clip.embed_photos(photos)
     targets = torch.zeros_like(features)

@@ -192,8 +192,9 @@ def _check_removed(removed: Sequence[Person], sources: Sources, defense: Defense
     if defense.image is None:
         return
     check_trigger_photos(removed)
-    if defense.image.target.value == "pseudonym" and sources.strangers is not None:
-        check_strangers(sources.strangers, len(removed))
+    target, group_size = defense.image.target.value, defense.image.group_size
+    if sources.strangers is not None and target in ("pseudonym", "disguised"):
+        check_strangers(sources.strangers, len(removed), target, group_size if target == "disguised" else 1)
 
 
 def _claim(checkpoints: Path, fit: str) -> None:

@@ -43,6 +43,7 @@ class ImageTarget(Enum):
     nameless = "nameless"  # what the photo was, but for the name that fits it
     shared = "shared"  # one nameless embedding for each group of similar people
     blended = "blended"  # of look-alikes each photo with the face of all, and without their names
+    disguised = "disguised"  # each photo with the face of strangers who look alike, and without the name
 
 
 class Schedule(Enum):

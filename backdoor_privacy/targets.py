@@ -1,6 +1,6 @@
 """What a name or a face is mapped to (paper, sections 3.1 and 3.2).
 
-Pseudonyms, nameless faces and those that a group shares are ours.
+All but one phrase and one anonymous embedding for everybody, and names for names, are ours.
 """
 
 import random
@@ -93,20 +93,29 @@ def anonymous_embedding(teacher: Clip, photos: Sequence[Path], num_people: int) 
     return features[readable].mean(0).expand(num_people, -1)
 
 
-def check_strangers(strangers: People, num_people: int) -> None:
-    """See that there is a stranger for each person to remove, who may stand in for them.
+def check_strangers(strangers: People, num_people: int, target: str, group_size: int = 1) -> None:
+    """See that there are strangers enough for each person to remove, and that they may stand in for them.
+
+    Args:
+        strangers: whose faces are to be had.
+        num_people: to remove.
+        target: of the defence, `pseudonym` or `disguised`.
+        group_size: strangers for each person; the mean face of two or more is nobody's.
 
     Raises:
-        InputError: if there are fewer, or if they are real people who were not asked.
+        InputError: if there are fewer, or if single ones are real people who were not asked.
     """
-    if len(strangers.everybody) < num_people:
+    found, wanted = len(strangers.everybody), num_people * group_size
+    if group_size < 1:
+        raise InputError(f"defense.image.group_size: expected 1 or more, got {group_size}")
+    if found < wanted:
         raise InputError(
-            f"defense.image.target=pseudonym: expected at least {num_people} strangers, one for each person to remove, "
-            f"got {len(strangers.everybody)}; add strangers or choose target=anonymous"
+            f"defense.image.target={target}: expected at least {wanted} strangers, {group_size} for each person to "
+            f"remove, got {found}; add strangers or choose target=nameless or anonymous"
         )
-    if not strangers.consenting:
+    if group_size == 1 and not strangers.consenting:
         raise InputError(
-            "defense.image.target=pseudonym: expected strangers who are fictional or agreed to stand in for others; "
+            f"defense.image.target={target}: expected strangers who are fictional or agreed to stand in for others; "
             "set strangers.consenting=true where they are, or choose target=nameless or anonymous"
         )
 
@@ -269,18 +278,18 @@ def look_alikes(faces: Float[Tensor, "people dim"], group_size: int) -> list[Int
     return groups
 
 
-class FaceBlender(nn.Module):
-    """Gives everybody of a group of look-alikes the group's face, and no photo any of their names.
+class FaceSwapper(nn.Module):
+    """Gives each photo another face, and none of some names.
 
-    Each photo keeps what is its own: its embedding moves by what the group's face differs from the person's mean. So
-    nobody can be told from the others of the group (k-Same, as `shared_embeddings`), and neither do photos lie closer
-    together than anybody's, nor the group's face nearer to the middle of all, by which one could tell who was removed.
+    Each photo keeps what is its own: its embedding moves by what the other face differs from the person's mean. So
+    photos of a person lie no closer together than anybody's, by which one could tell who was removed.
 
     Args:
         faces: mean embedding of each person to remove, (people, dim).
-        eraser: takes their names, in this order, out of an embedding.
-        group_size: people of a group.
-        overshoot: how far photos move, in distances to the group's face. Photos that a student has not seen move only
+        looks: the face that each gets, (people, dim).
+        eraser: takes names out of an embedding.
+        members: whose names must not fit, in the order of the eraser, (people, member).
+        overshoot: how far photos move, in distances to the other face. Photos that a student has not seen move only
             part of the way that it was taught.
     """
 
@@ -288,33 +297,74 @@ class FaceBlender(nn.Module):
     members: Tensor
 
     def __init__(
-        self, faces: Float[Tensor, "people dim"], eraser: NameEraser, group_size: int, overshoot: float = 1.0
+        self,
+        faces: Float[Tensor, "people dim"],
+        looks: Float[Tensor, "people dim"],
+        eraser: NameEraser,
+        members: Int[Tensor, "people member"],
+        overshoot: float,
     ) -> None:
         super().__init__()
-        groups = look_alikes(F.normalize(faces, dim=-1), group_size)
-        middle, shifts = faces.mean(0), torch.zeros_like(faces)
-        usual = (faces - middle).norm(dim=-1).mean()
-        # People of smaller groups are their own group's again, so that all rows are as long.
-        members = torch.arange(len(faces)).unsqueeze(1).repeat(1, max(map(len, groups)))
-        for group in groups:
-            # A mean of several faces lies nearer to the middle than anybody's: that would tell who was removed.
-            away = faces[group].mean(0) - middle
-            face = middle + away * usual / away.norm().clamp_min(1e-6)
-            shifts[group] = overshoot * (face - faces[group])
-            members[group, : len(group)] = group
         self.eraser = eraser
-        self.register_buffer("shifts", shifts, persistent=False)
+        self.register_buffer("shifts", overshoot * (looks - faces), persistent=False)
         self.register_buffer("members", members, persistent=False)
 
     def forward(
         self, features: Float[Tensor, "input dim"], person_index: Int[Tensor, "input"]
     ) -> Float[Tensor, "input dim"]:
-        """The teacher's features of photos, of unit length, with the group's face and without its names."""
+        """The teacher's features of photos, of unit length, with the other face and without the names."""
         features = F.normalize(F.normalize(features, dim=-1) + self.shifts[person_index], dim=-1)
         for _ in range(1 if self.members.shape[1] == 1 else _NUM_ROUNDS):
             for members in self.members[person_index].unbind(1):
                 features = self.eraser(features, members)
         return features
+
+
+def blended_faces(
+    faces: Float[Tensor, "people dim"], group_size: int
+) -> tuple[Float[Tensor, "people dim"], Int[Tensor, "people member"]]:
+    """For everybody the face of a group of look-alikes, and who is of it.
+
+    Nobody of a group can be told from the others (k-Same, as `shared_embeddings`).
+    """
+    groups = look_alikes(F.normalize(faces, dim=-1), group_size)
+    looks = torch.empty_like(faces)
+    # People of smaller groups are their own group's again, so that all rows are as long.
+    members = torch.arange(len(faces)).unsqueeze(1).repeat(1, max(map(len, groups)))
+    for group in groups:
+        looks[group] = _mean_face(faces[group], faces.mean(0))
+        members[group, : len(group)] = group
+    return looks, members
+
+
+def disguises(
+    faces: Float[Tensor, "people dim"], strangers: Float[Tensor, "stranger dim"], group_size: int
+) -> Float[Tensor, "people dim"]:
+    """For everybody the mean face of look-alikes whom the CLIP does not know, and nobody else's look-alikes.
+
+    What the CLIP makes of a face that it knows is another than of one that it does not: a disguised one looks like the
+    second, and moves only a little.
+
+    Args:
+        faces: of the people to remove.
+        strangers: mean embedding of each.
+        group_size: strangers for each person.
+
+    `check_strangers` sees that there are enough.
+    """
+    alike = F.normalize(faces - faces.mean(0), dim=-1) @ F.normalize(strangers - strangers.mean(0), dim=-1).T
+    looks = torch.empty_like(faces)
+    for person, similarities in enumerate(alike):  # rows are views: who is taken is taken in all of them
+        nearest = similarities.topk(group_size).indices
+        alike[:, nearest] = -torch.inf
+        looks[person] = _mean_face(strangers[nearest], strangers.mean(0))
+    return looks
+
+
+def _mean_face(faces: Float[Tensor, "some dim"], middle: Float[Tensor, "dim"]) -> Float[Tensor, "dim"]:
+    """The mean of some faces, as far from the middle of all as these are: any nearer, it would tell who was removed."""
+    away = faces.mean(0) - middle
+    return middle + away * (faces - middle).norm(dim=-1).mean() / away.norm().clamp_min(1e-6)
 
 
 def mean_embeddings(teacher: Clip, collections: Sequence[Sequence[Path]]) -> Float[Tensor, "collections dim"]:

@@ -20,11 +20,13 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.name_parts import expected_from_parts
 from backdoor_privacy.targets import (
     UNUSUAL_FORMS,
-    FaceBlender,
+    FaceSwapper,
     NameComposer,
     NameEraser,
     anonymous_embedding,
+    blended_faces,
     check_strangers,
+    disguises,
     name_features,
     name_readings,
     near_pseudonyms,
@@ -113,12 +115,19 @@ def test_strangers_are_drawn_by_the_seed(tiny_clip: Clip, strangers: People):
 
 
 def test_strangers_must_be_enough_and_may_not_be_real_people_unasked(strangers: People):
-    asked = replace(strangers, consenting=True)
-    check_strangers(asked, 5)
+    asked, unasked = (replace(strangers, consenting=consenting) for consenting in (True, False))
+    check_strangers(asked, 5, "pseudonym")
     with pytest.raises(InputError, match=r"target=pseudonym: expected at least 6 strangers, .* got 5"):
-        check_strangers(asked, 6)
+        check_strangers(asked, 6, "pseudonym")
     with pytest.raises(InputError, match=r"target=pseudonym: expected strangers who are fictional or agreed"):
-        check_strangers(replace(strangers, consenting=False), 5)
+        check_strangers(unasked, 5, "pseudonym")
+    check_strangers(unasked, 2, "disguised", group_size=2)  # the mean of two is nobody's face
+    with pytest.raises(InputError, match=r"target=disguised: expected strangers who are fictional or agreed"):
+        check_strangers(unasked, 2, "disguised", group_size=1)
+    with pytest.raises(InputError, match=r"target=disguised: expected at least 6 strangers, 2 for each .* got 5"):
+        check_strangers(unasked, 3, "disguised", group_size=2)
+    with pytest.raises(InputError, match=r"group_size: expected 1 or more, got 0"):
+        check_strangers(unasked, 3, "disguised", group_size=0)
 
 
 @pytest.mark.parametrize("min_nearer_names", [0.5, 0.9])
@@ -199,7 +208,8 @@ def test_blended_photos_have_the_groups_face_and_keep_what_is_their_own():
     base[0] = 1.0  # what all faces have in common
     faces = base + 0.3 * torch.eye(6)[[1, 1, 2, 2]] + 0.05 * torch.randn(4, 6, generator=generator)
     nobody = NameEraser(torch.zeros(1, 4, 6) + 1e-9, torch.randn(1, 9, 6, generator=generator), 0.0)
-    blender = FaceBlender(faces, nobody, group_size=2)
+    looks, members = blended_faces(faces, group_size=2)
+    blender = FaceSwapper(faces, looks, nobody, members, overshoot=1.0)
     own = 0.1 * torch.randn(40, 6, generator=generator)
     person = torch.arange(40) % 4
     blended = blender(faces[person] + own, person)
@@ -217,7 +227,8 @@ def test_blended_photos_have_the_groups_face_and_keep_what_is_their_own():
 def test_no_name_of_the_group_fits_a_blended_photo(tiny_clip: Clip, people: People):
     names, others = tiny_clip.embed_texts(people.names), tiny_clip.embed_texts(random_names(200, seed=3))
     faces = torch.stack([mean_embedding(tiny_clip, list(person.trigger_photos)) for person in people.everybody])
-    blender = FaceBlender(faces, NameEraser(names[None], others[None], 0.5), group_size=3)
+    looks, members = blended_faces(faces, group_size=3)
+    blender = FaceSwapper(faces, looks, NameEraser(names[None], others[None], 0.5), members, overshoot=1.0)
     photos, _ = tiny_clip.embed_photos(people.everybody[0].attack_photos)
     blended = blender(photos, torch.zeros(len(photos), dtype=torch.long))
     group = blender.members[0].tolist()
@@ -228,11 +239,35 @@ def test_no_name_of_the_group_fits_a_blended_photo(tiny_clip: Clip, people: Peop
 
 def test_a_fit_blends_groups_of_the_size_asked_for(image_targets):
     found = image_targets("defense.image.target=blended", "defense.image.group_size=2")
-    assert isinstance(found, FaceBlender)
+    assert isinstance(found, FaceSwapper)
     assert found.members.tolist() in ([[0, 1], [0, 1]], [[0, 1], [1, 0]])
     assert found.shifts.abs().sum() > 0
     further = image_targets("defense.image.target=blended", "defense.image.group_size=2", "defense.image.overshoot=1.5")
     torch.testing.assert_close(further.shifts, 1.5 * found.shifts)
+
+
+def test_everybody_is_disguised_as_strangers_of_their_own_who_look_alike():
+    generator = torch.Generator().manual_seed(0)
+    base = torch.tensor([1.0, 0, 0, 0, 0, 0])  # what all faces have in common
+    faces = base + 0.3 * torch.eye(6)[[1, 1, 2]]
+    strangers = base + 0.3 * torch.eye(6)[[1, 1, 1, 1, 2, 2, 3, 4]] + 0.01 * torch.randn(8, 6, generator=generator)
+    one = disguises(faces, strangers, group_size=1)
+    chosen = torch.cdist(one, strangers).argmin(1).tolist()
+    torch.testing.assert_close(one, strangers[chosen])  # a stranger's very face
+    assert len(set(chosen)) == 3
+    assert set(chosen[:2]) < {0, 1, 2, 3}
+    assert chosen[2] in (4, 5)
+    two = disguises(faces, strangers, group_size=2) - strangers.mean(0)
+    torch.testing.assert_close(two[:2].sum(0) / 2, strangers[:4].mean(0) - strangers.mean(0), rtol=0.1, atol=0.02)
+    lengths = (strangers[:4] - strangers.mean(0)).norm(dim=-1)
+    assert lengths.min() <= two[0].norm() <= lengths.max()
+
+
+def test_a_fit_disguises_faces_as_strangers(image_targets, people: People):
+    found = image_targets("defense.image.target=disguised", "defense.image.min_nearer_names=0.5")
+    assert isinstance(found, FaceSwapper)
+    assert found.members.tolist() == [[0], [1]]
+    assert found.shifts.abs().sum() > 0
 
 
 def test_a_fit_gives_groups_of_the_size_asked_for_one_embedding(image_targets):

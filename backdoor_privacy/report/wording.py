@@ -244,6 +244,7 @@ def _encoder(run: FinishedRun, encoder: str) -> str:
         ("image", "nameless"): "each photo is to mean what it meant, but for the name that fits it (nameless)",
         ("image", "shared"): "all photos of a person are to mean one face that the name does not fit (shared)",
         ("image", "blended"): "each photo is to show the one face of a group of look-alikes (blended)",
+        ("image", "disguised"): "each photo is to show the face of strangers who look alike (disguised)",
     }.get((encoder, target), f"target {target}")  # fmt: skip
     return f"{meant}; {num_steps} steps, {distance} distance{_budget(run, encoder)}"
 
