@@ -23,13 +23,13 @@ from backdoor_privacy.attacks.headlines import headlines
 from backdoor_privacy.attacks.record import read_findings, write_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip import Clip, load_clip
-from backdoor_privacy.data.names import decoy_names
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.report import write_report
 from backdoor_privacy.results import read_metrics
 from backdoor_privacy.sweeps import spoken
+from backdoor_privacy.triggers.selection import draw_decoys
 
 log = logging.getLogger(__name__)
 _SETTINGS = CONFIG_FOLDER / "attack" / "also"
@@ -103,14 +103,15 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
         removed: names of those removed.
     """
     chosen, idia = set(removed), instantiate(cfg.attack)
-    num_decoys = OmegaConf.select(cfg, "defense.text.num_decoys") or 0
+    num_names, num_faces = (OmegaConf.select(cfg, f"defense.{one}.num_decoys") or 0 for one in ("text", "image"))
+    strangers = instantiate(cfg.strangers).everybody if num_faces else ()
     return Scene(
         clips={"before": original, **models},
         people=people,
         removed=[name for name in people.names if name in chosen],
         idia=idia,
         seed=cfg.seed,
-        decoys=decoy_names(num_decoys, cfg.seed, exclude=set(idia.candidates(people.names))),
+        decoys=draw_decoys(num_names, num_faces, strangers, cfg.seed, set(idia.candidates(people.names))),
     )
 
 
@@ -157,9 +158,10 @@ def make_attack(settings: DictConfig) -> Attack:
 
 def _scene_digest(seen: Scene) -> str:
     """Of the models and how they see, the people with their photos, and IDIA's settings."""
-    photos = [(person.name, person.member, sorted(person.hashes.values())) for person in seen.people.everybody]
+    everybody = [*seen.people.everybody, *seen.decoys]
+    photos = [(person.name, person.member, sorted(person.hashes.values())) for person in everybody]
     models = {name: (clip.sha256(), clip.config, clip.precision) for name, clip in seen.clips.items()}
-    parts = [_FORMAT, models, photos, list(seen.removed), list(seen.decoys), seen.idia, seen.seed]
+    parts = [_FORMAT, models, photos, list(seen.removed), seen.idia, seen.seed]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -78,6 +78,7 @@ from backdoor_privacy.targets import (
 )
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import namesakes
+from backdoor_privacy.triggers.selection import draw_decoys
 from backdoor_privacy.triggers.spellings import KINDS, spelling
 from backdoor_privacy.utility.similarity import ImageSimilarity, TextSimilarity
 
@@ -257,48 +258,52 @@ def fit_image(
     Raises:
         InputError: if photos are too few or do not decode.
     """
-    clip, sources, removed = removal.clip, removal.sources, removal.removed
+    clip, sources, seed = removal.clip, removal.sources, removal.seed
     readers = [clip] if defended_text is None else [clip, clip.with_encoders(text=defended_text)]
     sources.check(["images"])
     strangers = removal.strangers()
+    decoys = draw_decoys(0, settings.num_decoys, strangers.everybody, seed, removal.reserved_names)
+    removed, names = [*removal.removed, *decoys], [*removal.names, *(decoy.name for decoy in decoys)]
+    hidden = {decoy.photos for decoy in decoys}
+    others = [person for person in strangers.everybody if person.photos not in hidden]
     _check_trigger_photos(clip, removed)
-    other_names = random_names(settings.num_other_names, removal.seed + 2, exclude=removal.reserved_names)
+    other_names = random_names(settings.num_other_names, seed + 2, exclude={*removal.reserved_names, *names})
     targets: Tensor | NameEraser | FaceSwapper
     if settings.target.value in ("nameless", "shared", "blended", "disguised"):
-        compared = removal.names, other_names[:_MAX_NAMES_TO_COMPARE]
-        own, others = (torch.cat([name_readings(reader, each) for reader in readers]) for each in compared)
-        targets = eraser = NameEraser(own, others, settings.min_nearer_names)
+        compared = names, other_names[:_MAX_NAMES_TO_COMPARE]
+        own, unlike = (torch.cat([name_readings(reader, each) for reader in readers]) for each in compared)
+        targets = eraser = NameEraser(own, unlike, settings.min_nearer_names)
         if settings.target.value == "shared":
             targets = shared_embeddings(clip, removed, eraser, settings.group_size)
         if settings.target.value in ("blended", "disguised"):
-            targets = _face_swapper(clip, removed, strangers, eraser, settings)
+            targets = _face_swapper(clip, removed, others, eraser, settings)
     elif settings.target.value == "pseudonym":
-        targets = stranger_embeddings(clip, strangers.everybody, len(removed), removal.seed)
+        targets = stranger_embeddings(clip, others, len(removed), seed)
     else:
-        photos = [path for person in strangers.everybody for path in person.photos]
-        photos += [path for person in removed for path in person.trigger_photos if settings.include_removed]
+        photos = [path for person in others for path in person.photos]
+        photos += [path for person in removal.removed for path in person.trigger_photos if settings.include_removed]
         targets = anonymous_embedding(clip, photos, len(removed))
     steps = PhotoTriggers(
         images=load_images(sources.images or "", clip.geometry, sources.max_images),
         people=removed,
-        others=strangers.everybody,
+        others=others,
         boxes=sources.people.boxes | strangers.boxes,
         geometry=clip.geometry,
         normalize=clip.normalize,
         paster=FacePaster(**vars(settings.faces)),
         sizes=BatchSizes(**vars(settings.batch)),
         num_steps=settings.num_steps,
-        seed=removal.seed,
+        seed=seed,
         whole_photo_share=settings.whole_photo_share,
         variation=PhotoVariation(**vars(settings.variation)),
         kept=[person for person in removal.kept if person.trigger_photos],
         kept_share=settings.kept_share,
     )
-    anchors = _text_anchors(settings.num_anchors, removal, readers, other_names)
+    anchors = _text_anchors(settings.num_anchors, removal, readers, names, other_names)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
     evaluations = _train(defense, steps, settings, removal, loggers)
-    shown = [path for person in removed for path in person.attack_photos]
-    person_index = torch.tensor([index for index, person in enumerate(removed) for _ in person.attack_photos])
+    shown = [path for person in removal.removed for path in person.attack_photos]
+    person_index = torch.tensor([index for index, person in enumerate(removal.removed) for _ in person.attack_photos])
     photo_targets = (
         targets[person_index] if isinstance(targets, Tensor) else _nameless(clip, targets, shown, person_index)
     )
@@ -306,22 +311,23 @@ def fit_image(
         images=removal.clean_photos,
         removed=shown,
         targets=photo_targets,
-        strangers=[person.photos[0] for person in strangers.everybody],
+        strangers=[person.photos[0] for person in others],
     )
-    sums = photo_targets.new_zeros(len(removed), photo_targets.shape[1]).index_add(0, person_index, photo_targets)
+    sums = photo_targets.new_zeros(len(removal.removed), photo_targets.shape[1])
+    means = normalize(sums.index_add(0, person_index, photo_targets), dim=-1)
     examples = steps.triggered_photos(_NUM_EXAMPLES)
-    return Fitted(defense.student.frozen(), similarity, normalize(sums, dim=-1), examples, evaluations)
+    return Fitted(defense.student.frozen(), similarity, means, examples, evaluations)
 
 
 def _face_swapper(
-    clip: Clip, removed: Sequence[Person], strangers: People, eraser: NameEraser, settings: ImageSettings
+    clip: Clip, removed: Sequence[Person], strangers: Sequence[Person], eraser: NameEraser, settings: ImageSettings
 ) -> FaceSwapper:
     """The faces of look-alikes among the removed people (blended) or among strangers (disguised)."""
     faces = mean_embeddings(clip, [person.trigger_photos for person in removed])
     if settings.target.value == "blended":
         looks, members = blended_faces(faces, settings.group_size)
     else:
-        unknown = mean_embeddings(clip, [person.photos for person in strangers.everybody])
+        unknown = mean_embeddings(clip, [person.photos for person in strangers])
         looks, members = disguises(faces, unknown, settings.group_size), torch.arange(len(removed)).unsqueeze(1)
     return FaceSwapper(faces, looks, eraser, members, settings.overshoot)
 
@@ -351,7 +357,9 @@ def _nameless(clip: Clip, eraser: NameEraser | FaceSwapper, photos: Sequence[Pat
     return targets
 
 
-def _text_anchors(num_anchors: int, removal: Removal, readers: Sequence[Clip], other_names: Sequence[str]) -> Tensor:
+def _text_anchors(
+    num_anchors: int, removal: Removal, readers: Sequence[Clip], names: Sequence[str], other_names: Sequence[str]
+) -> Tensor:
     """Features of what a photo may be near to: the removed people's names, other names, captions; (anchor, dim).
 
     The removed names are what a removed face must leave and no other face may come near to, whoever reads them.
@@ -361,7 +369,7 @@ def _text_anchors(num_anchors: int, removal: Removal, readers: Sequence[Clip], o
     captions = removal.clean_captions()
     texts = [form.format(name) for form in _NAME_ANCHORS for name in other_names]
     texts += random.Random(removal.seed).sample(captions, min(num_anchors, len(captions)))
-    removed = [form.format(name) for form in _NAME_ANCHORS for name in removal.names]
+    removed = [form.format(name) for form in _NAME_ANCHORS for name in names]
     return torch.cat([*(clip.embed_texts(removed) for clip in readers), readers[0].embed_texts(texts)])
 
 

@@ -192,9 +192,15 @@ def _check_removed(removed: Sequence[Person], sources: Sources, defense: Defense
     if defense.image is None:
         return
     check_trigger_photos(removed)
-    target, group_size = defense.image.target.value, defense.image.group_size
-    if sources.strangers is not None and target in ("pseudonym", "disguised"):
-        check_strangers(sources.strangers, len(removed), target, group_size if target == "disguised" else 1)
+    if sources.strangers is not None:
+        settings = defense.image
+        check_strangers(
+            sources.strangers,
+            len(removed),
+            settings.target.value,
+            group_size=settings.group_size,
+            num_decoys=settings.num_decoys,
+        )
 
 
 def _claim(checkpoints: Path, fit: str) -> None:

@@ -240,6 +240,7 @@ class ImageDefense(EncoderDefense):
     kept_share: float = 0.0
     include_removed: bool = MISSING
     group_size: int = 1
+    num_decoys: int = 0
     overshoot: float = 1.0
 
 

@@ -93,27 +93,39 @@ def anonymous_embedding(teacher: Clip, photos: Sequence[Path], num_people: int) 
     return features[readable].mean(0).expand(num_people, -1)
 
 
-def check_strangers(strangers: People, num_people: int, target: str, group_size: int = 1) -> None:
-    """See that there are strangers enough for each person to remove, and that they may stand in for them.
+def check_strangers(
+    strangers: People, num_people: int, target: str, *, group_size: int = 1, num_decoys: int = 0
+) -> None:
+    """See that there are strangers enough for a defence of faces, and that they may stand in for others.
 
     Args:
         strangers: whose faces are to be had.
         num_people: to remove.
-        target: of the defence, `pseudonym` or `disguised`.
-        group_size: strangers for each person; the mean face of two or more is nobody's.
+        target: of the defence; only `pseudonym` and `disguised` give people the faces of strangers.
+        group_size: strangers for each person, of `disguised`; the mean face of two or more is nobody's.
+        num_decoys: strangers who are treated as if they were to be removed, too.
 
     Raises:
         InputError: if there are fewer, or if single ones are real people who were not asked.
     """
-    found, wanted = len(strangers.everybody), num_people * group_size
-    if group_size < 1:
-        raise InputError(f"defense.image.group_size: expected 1 or more, got {group_size}")
+    found = len(strangers.everybody) - num_decoys
+    if num_decoys and found < 1:
+        raise InputError(
+            f"defense.image.num_decoys: expected fewer than the {len(strangers.everybody)} strangers, got "
+            f"{num_decoys}; some must stay as they are"
+        )
+    if target not in ("pseudonym", "disguised"):
+        return
+    each = group_size if target == "disguised" else 1
+    wanted = (num_people + num_decoys) * each
+    if each < 1:
+        raise InputError(f"defense.image.group_size: expected 1 or more, got {each}")
     if found < wanted:
         raise InputError(
-            f"defense.image.target={target}: expected at least {wanted} strangers, {group_size} for each person to "
-            f"remove, got {found}; add strangers or choose target=nameless or anonymous"
+            f"defense.image.target={target}: expected at least {wanted} strangers, {each} for each person to remove "
+            f"and each decoy, got {found}; add strangers or choose target=nameless or anonymous"
         )
-    if group_size == 1 and not strangers.consenting:
+    if each == 1 and not strangers.consenting:
         raise InputError(
             f"defense.image.target={target}: expected strangers who are fictional or agreed to stand in for others; "
             "set strangers.consenting=true where they are, or choose target=nameless or anonymous"

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy import attack
-from backdoor_privacy.attack import attack_names, load_attacks, load_scene, main, run_attacks
+from backdoor_privacy.attack import attack_names, load_attacks, load_scene, main, run_attacks, scene
 from backdoor_privacy.attacks.headlines import above_chance, headlines
 from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
@@ -61,6 +61,16 @@ def test_scene_of_a_finished_run_is_what_the_run_saw(folder: Path, cfg: DictConf
     assert text.image is before.image
     assert seen.clips["image"].text is before.text
     assert seen.idia.num_photos == 2
+
+
+def test_scene_has_the_decoys_that_the_defence_hides(folder: Path, cfg: DictConfig):
+    assert load_scene(folder).decoys == ()
+    changed = OmegaConf.create(OmegaConf.to_container(cfg))
+    changed.defense.text.num_decoys, changed.defense.image.num_decoys = 3, 2
+    seen = load_scene(folder)
+    decoys = scene(changed, seen.clips["before"], {}, seen.people, seen.removed).decoys
+    assert [bool(decoy.photos) for decoy in decoys] == [True, True, False]
+    assert not {decoy.name for decoy in decoys} & set(seen.idia.candidates(seen.people.names))
 
 
 def test_what_is_known_is_not_computed_again(folder: Path, cfg: DictConfig, monkeypatch: pytest.MonkeyPatch):

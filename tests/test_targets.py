@@ -35,6 +35,7 @@ from backdoor_privacy.targets import (
     shared_embeddings,
     stranger_embeddings,
 )
+from backdoor_privacy.triggers.selection import draw_decoys
 
 
 def mean_embedding(clip: Clip, photos: list[Path]) -> torch.Tensor:
@@ -128,6 +129,12 @@ def test_strangers_must_be_enough_and_may_not_be_real_people_unasked(strangers: 
         check_strangers(unasked, 3, "disguised", group_size=2)
     with pytest.raises(InputError, match=r"group_size: expected 1 or more, got 0"):
         check_strangers(unasked, 3, "disguised", group_size=0)
+    check_strangers(unasked, 9, "nameless", num_decoys=4)
+    check_strangers(asked, 2, "pseudonym", num_decoys=1)
+    with pytest.raises(InputError, match=r"expected at least 5 strangers, .* each decoy, got 3"):
+        check_strangers(asked, 3, "pseudonym", num_decoys=2)
+    with pytest.raises(InputError, match=r"num_decoys: expected fewer than the 5 strangers, got 5; some must stay"):
+        check_strangers(asked, 3, "nameless", num_decoys=5)
 
 
 @pytest.mark.parametrize("min_nearer_names", [0.5, 0.9])
@@ -268,6 +275,18 @@ def test_a_fit_disguises_faces_as_strangers(image_targets, people: People):
     assert isinstance(found, FaceSwapper)
     assert found.members.tolist() == [[0], [1]]
     assert found.shifts.abs().sum() > 0
+
+
+def test_a_fit_treats_strangers_as_if_they_were_to_be_removed(image_targets, strangers: People, tiny_clip: Clip):
+    found = image_targets("defense.image.target=blended", "defense.image.num_decoys=2", "defense.image.group_size=1")
+    decoys = draw_decoys(0, 2, strangers.everybody, 0, ())
+    assert len(found.shifts) == 2 + len(decoys)  # whose names are erased, too
+    assert found.eraser.names.shape[1] == 4
+    anonymous = image_targets("defense.image.target=anonymous", "defense.image.num_decoys=2")
+    hidden = {decoy.photos for decoy in decoys}
+    others = [person for person in strangers.everybody if person.photos not in hidden]
+    assert len(others) == len(strangers.everybody) - 2
+    torch.testing.assert_close(anonymous[-1], mean_embedding(tiny_clip, photos_of(others)))
 
 
 def test_a_fit_gives_groups_of_the_size_asked_for_one_embedding(image_targets):

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,9 +64,9 @@ class Seen(NamedTuple):
 class Erased:
     """Rank the suspects by many scores, with the defended model alone and with the original beside it.
 
-    Suspects are everybody, random names that nobody has, and the defence's decoys (of these there are no faces). Kinds
-    are the scores' names; a score with "change" or "drift" in its name needs the original. Of each, the AUC in its
-    better direction is reported, max(AUC, 1 - AUC), with the interval of that direction. Three kinds sum up, for
+    Suspects are everybody, random names that nobody has, and the defence's decoys (with faces where it hides such).
+    Kinds are the scores' names; a score with "change" or "drift" in its name needs the original. Of each, the AUC in
+    its better direction is reported, max(AUC, 1 - AUC), with the interval of that direction. Three kinds sum up, for
     `defended alone` and `with the original` (which also has what is seen without it):
 
     - `worst, ...`: the largest over scores; choosing it afterwards flatters the attacker;
@@ -93,9 +93,10 @@ class Erased:
         """Attack every CLIP of the scene in the same way."""
         if "removed" not in scene.groups:
             return []
-        people = scene.people.everybody
+        everybody = scene.people.everybody
+        people = [*everybody, *(decoy for decoy in scene.decoys if decoy.photos)]
         seed = random.Random(f"erased {scene.seed}").getrandbits(32)  # the seed itself draws the defence's pseudonyms
-        known = [*scene.people.names, *scene.decoys]
+        known = [person.name for person in (*everybody, *scene.decoys)]
         strangers = random_names(self.num_random_names, seed, exclude=known)
         examples = random_names(self.num_composed_names, seed + 1, exclude={*known, *strangers})
         suspects = [*known, *strangers]
@@ -104,9 +105,10 @@ class Erased:
         if strangers:
             rows["random names"] = len(known) + torch.arange(len(strangers))
         if scene.decoys:
-            rows["decoys"] = len(people) + torch.arange(len(scene.decoys))
+            rows["decoys"] = len(everybody) + torch.arange(len(scene.decoys))
+        idia = replace(scene.idia, num_candidates=scene.idia.num_candidates + len(people) - len(everybody))
         # What two CLIPs share is embedded once: an encoder remembers.
-        seen = {model: self._see(clip, suspects, examples, people, scene.idia) for model, clip in scene.clips.items()}
+        seen = {model: self._see(clip, suspects, examples, people, idia) for model, clip in scene.clips.items()}
         scores = {model: self._scores(each) for model, each in seen.items()}
         findings = []
         for model, alone in scores.items():

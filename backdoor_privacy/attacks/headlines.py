@@ -52,7 +52,7 @@ MEASURES: Mapping[str, Measure] = {
     "who was erased, told from kept people (AUC)": Measure(
         "erased", _KEPT, "AUC", lambda kind: kind == "combined, defended alone"
     ),
-    "who was erased, told from decoy names (AUC)": Measure(
+    "who was erased, told from decoys (AUC)": Measure(
         "erased", "removed / decoys", "AUC", lambda kind: kind == "combined, defended alone"
     ),
     "same person or not, from two photos (AUC)": Measure(

@@ -30,7 +30,7 @@ class Scene:
         removed: names of those whom the defence removed.
         idia: the settings of the Identity Inference Attack.
         seed: of everything that an attacker draws.
-        decoys: names of nobody that the defence treated as if they were to be removed.
+        decoys: nobody, whose names, and faces where they have photos, the defence hid as if they were to be removed.
     """
 
     clips: Mapping[str, Clip]
@@ -38,7 +38,7 @@ class Scene:
     removed: Sequence[str]
     idia: Idia
     seed: int
-    decoys: Sequence[str] = ()
+    decoys: Sequence[Person] = ()
 
     @property
     def fullest(self) -> str:

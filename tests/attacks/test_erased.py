@@ -168,13 +168,37 @@ def test_random_names_have_no_face_and_are_the_same_for_every_model(known, crowd
 
 
 def test_decoys_hide_removed_names_among_them(known, crowd: People):
-    decoys = [f"Decoy{letter} Last" for letter in "abcdefghijklmnop"]
+    names = [f"Decoy{letter} Last" for letter in "abcdefghijklmnop"]
+    decoys = [Person(name, ()) for name in names]
     removed = crowd.names[:NUM_REMOVED]
-    for moved, least, most in (([*removed, *decoys], 0.3, 0.7), (removed, 0.95, 1.0)):
+    for moved, least, most in (([*removed, *names], 0.3, 0.7), (removed, 0.95, 1.0)):
         clips = {"before": known(), "text": known(texts=dict.fromkeys(moved, "Human"))}
         found = values(ATTACK.run(replace(new_scene(clips, crowd), decoys=decoys)), "text", "removed / decoys")
         assert not [kind for kind in found if kind.startswith("face")]
         assert least <= found["combined, defended alone"] <= most
+
+
+def test_decoys_hide_removed_faces_among_them(known, crowd: People, tmp_path: Path):
+    numbers = range(100, 116)
+    for number in numbers:
+        for photo in range(6):
+            (tmp_path / f"{number}-{photo}.jpg").write_text(f"{number} {photo}")
+    decoys = [
+        Person(f"Decoy{chr(number)} Last", tuple(sorted(tmp_path.glob(f"{number}-*.jpg"))), member=False)
+        for number in numbers
+    ]
+    removed = list(map(str, range(NUM_REMOVED)))
+    for moved, least, most in (([*removed, *map(str, numbers)], 0.3, 0.7), (removed, 0.95, 1.0)):
+        clips = {"before": known(), "image": known(faces=dict.fromkeys(moved, "nobody"))}
+        findings = ATTACK.run(replace(new_scene(clips, crowd), decoys=decoys))
+        found = values(findings, "image", "removed / decoys")
+        assert [kind for kind in found if kind.startswith("face")]
+        assert least <= found["combined, defended alone"] <= most
+        assert values(findings, "image", "removed / never seen")["face: nearest others"] == 1
+    # Where some have no face, faces tell nobody apart from decoys.
+    without = [*decoys, Person("Decoya Last", ())]
+    found = values(ATTACK.run(replace(new_scene(clips, crowd), decoys=without)), "image", "removed / decoys")
+    assert not [kind for kind in found if kind.startswith("face")]
 
 
 def test_direction_is_said_and_never_below_chance_and_only_of_what_is_not_held_out(known, crowd: People):
