@@ -159,7 +159,7 @@ def make_attack(settings: DictConfig) -> Attack:
 def _scene_digest(seen: Scene) -> str:
     """Of the models and how they see, the people with their photos, and IDIA's settings."""
     everybody = [*seen.people.everybody, *seen.decoys]
-    photos = [(person.name, person.member, sorted(person.hashes.values())) for person in everybody]
+    photos = [(person.name, person.member, person.attributes, sorted(person.hashes.values())) for person in everybody]
     models = {name: (clip.sha256(), clip.config, clip.precision) for name, clip in seen.clips.items()}
     parts = [_FORMAT, models, photos, list(seen.removed), seen.idia, seen.seed]
     return hashlib.sha256(repr(parts).encode()).hexdigest()

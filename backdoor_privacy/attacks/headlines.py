@@ -102,8 +102,12 @@ MEASURES: Mapping[str, Measure] = {
     "IDIA with other photos or thresholds, the worst (TPR)": Measure(
         "idia_sweep", "removed", "TPR", lambda kind: not kind.endswith(" candidates")
     ),
-    "namesakes wrongly unlearned": Measure("neighbors", "kept", "wrongly unlearned", lambda kind: "name" in kind),
-    "nearest faces wrongly unlearned": Measure("neighbors", "kept", "wrongly unlearned", lambda kind: "faces" in kind),
+    "namesakes wrongly unlearned": Measure(
+        "neighbors", "kept", "wrongly unlearned", lambda kind: kind.startswith("a removed person's ") and "name" in kind
+    ),
+    "nearest faces wrongly unlearned": Measure(
+        "neighbors", "kept", "wrongly unlearned", lambda kind: kind == "a removed person's nearest faces"
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
 from backdoor_privacy.clip import Clip
+from backdoor_privacy.data.people import Person
 from backdoor_privacy.evidence import neighbors_table
 
 MEASURE = "wrongly unlearned"
@@ -24,6 +25,7 @@ class Neighbors:
     - `a removed person's first name`, `a removed person's surname`, `a removed person's nearest faces`: those who are
       neighbours of somebody removed, see `evidence.neighbors_table`; one person may be of several kinds;
     - `all others`: those who are of none of these;
+    - `age: older`: those of whom the collection says so, of attributes with two or more values and not too many;
     - `the original CLIP says "a photo of a man"`: those whose mean face the original CLIP finds most similar to this
       phrase of a slice. No data set states this: it is what the CLIP says, not who somebody is.
 
@@ -31,6 +33,7 @@ class Neighbors:
     """
 
     slices: Sequence[Sequence[str]]  # each is a list of phrases, of which a face is most similar to one
+    max_values: int  # of an attribute; one with more is no group of people but, say, a number of each
 
     def run(self, scene: Scene) -> list[Finding]:
         """Compare every defended CLIP of the scene with the original, in the same way."""
@@ -39,7 +42,7 @@ class Neighbors:
         original, everybody = scene.clips["before"], scene.people.everybody
         before = scene.idia.run(original, everybody)
         kept = {person.name for person in scene.groups.get("kept", ()) if before.inferred[person.name]}
-        kinds = self._kinds(original, before, scene.removed, kept)
+        kinds = self._kinds(original, before, scene.removed, kept) | self._attributes(everybody, kept)
         findings = []
         for model, clip in scene.clips.items():
             if model == "before":
@@ -69,6 +72,20 @@ class Neighbors:
                 of_kind[f'the original CLIP says "{phrase}"'] = set(named)
         return {
             kind: [name for name in before.names if name in kept and name in chosen] for kind, chosen in of_kind.items()
+        }
+
+    def _attributes(self, everybody: Sequence[Person], kept: set[str]) -> dict[str, list[str]]:
+        """The same by what the collection says of people."""
+        of_kind: dict[str, dict[str, list[str]]] = {}
+        for person in everybody:
+            for attribute, value in person.attributes:
+                names = of_kind.setdefault(attribute, {}).setdefault(value, [])
+                names += [person.name] if person.name in kept else []
+        return {
+            f"{attribute}: {value}": names
+            for attribute, values in of_kind.items()
+            if 2 <= len(values) <= self.max_values
+            for value, names in values.items()
         }
 
 

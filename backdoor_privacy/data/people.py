@@ -23,6 +23,7 @@ class Person:
     photos: tuple[Path, ...]
     member: bool | None = None  # in the CLIP's training data; None where nobody knows
     num_web_photos: int | None = None  # photos with the name in the CLIP's training data, where known
+    attributes: tuple[tuple[str, str], ...] = ()  # what else the collection says, as ("age", "older")
 
     @cached_property
     def hashes(self) -> dict[Path, str]:
@@ -98,7 +99,8 @@ def load_people(
         folder: holds all people.
         layout: pattern of the people's folders within it.
         table: CSV (name, member, num_web_photos) of what is known of the CLIP's training data; an empty cell or a
-            column that is not there says that it is not known. By default `people.csv` in the folder, if there is one.
+            column that is not there says that it is not known. Other columns are the people's attributes. By default
+            `people.csv` in the folder, if there is one.
         boxes: CSV (file, left, top, right, bottom) of the faces, in pixels; files are seen from the folder. By default
             `boxes.csv` in the folder, if there is one.
         box: left, top, right and bottom of the face in all photos that `boxes` says nothing of.
@@ -123,7 +125,7 @@ def load_people(
         if photos := tuple(path for path in photo_files(place, "*") if path.is_file()):
             name = right_name(place.name)
             row = known.get(name, {})
-            everybody.append(Person(name, photos, _member(row, facts), _num_web_photos(row, facts)))
+            everybody.append(Person(name, photos, _member(row, facts), _num_web_photos(row, facts), _attributes(row)))
     if not everybody:
         raise InputError(f"people.folder: expected folders First_Last/ with photos at {folder / layout}, found none")
     twice = [name for name, count in Counter(_folded(person.name) for person in everybody).items() if count > 1]
@@ -186,6 +188,12 @@ def _num_web_photos(row: Mapping[str, str], table: Path) -> int | None:
     if value and not value.isdecimal():
         raise InputError(f"{table}: expected a whole number or nothing as num_web_photos, got {value!r}")
     return int(value) if value else None
+
+
+def _attributes(row: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What a table says besides; the csv module puts cells without a column under no name."""
+    others = {key: value for key, value in row.items() if key and key not in ("name", "member", "num_web_photos")}
+    return tuple((key, value.strip()) for key, value in others.items() if value and value.strip())
 
 
 def _read_boxes(given: str | Path | None, folder: Path, everybody: Iterable[Person]) -> dict[Path, Box]:

@@ -1,6 +1,6 @@
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -96,7 +96,7 @@ def test_neighbours_who_are_lost_are_counted_by_kind(memory, people: People):
     changes = {"alike": alike}
     before = memory("Liz Boyd", **changes)
     after = memory("Ann Lee", "Bob Ray", "Liz Boyd", "Ann Fox", "Cy Lee", "Ann Todd", "Max Dunn", **changes)
-    found = by_kind(Neighbors([]).run(scene_of(people, {"before": before, "both": after})))
+    found = by_kind(Neighbors([], 10).run(scene_of(people, {"before": before, "both": after})))
     # Ann Todd is no member, and Liz Boyd was not inferred before.
     assert (found[FIRST].value, found[FIRST].num_people) == (1, 1)
     assert (found[SURNAME].value, found[SURNAME].num_people) == (0.5, 2)
@@ -116,7 +116,7 @@ def test_neighbours_who_are_lost_are_counted_by_kind(memory, people: People):
 
 def test_nobody_is_lost_where_nothing_changes_and_all_where_all_is_forgotten(memory, people: People):
     clips = {"before": memory(), "text": memory(), "both": memory(*NAMES)}
-    findings = Neighbors([[MAN, WOMAN]]).run(scene_of(people, clips))
+    findings = Neighbors([[MAN, WOMAN]], 10).run(scene_of(people, clips))
     assert {one.model for one in findings} == {"text", "both"}
     assert {one.value for one in findings if one.model == "text"} == {0.0}
     assert {one.value for one in findings if one.model == "both"} == {1.0}
@@ -127,7 +127,7 @@ def test_slices_are_what_the_original_says_of_mean_faces(memory, people: People)
     before = memory(men=men)
     after = memory("Ann Fox", "Eve Moss", "Cy Lee", men=frozenset(NAMES))  # what the defended one says does not count
     found = by_kind(
-        Neighbors([[MAN, WOMAN], [WOMAN, "a toad"]]).run(scene_of(people, {"before": before, "both": after}))
+        Neighbors([[MAN, WOMAN], [WOMAN, "a toad"]], 10).run(scene_of(people, {"before": before, "both": after}))
     )
     said = {phrase: found[f'the original CLIP says "{phrase}"'] for phrase in (MAN, "a toad")}
     assert said[MAN].num_people == len(men & set(NAMES[2:-2])) == 6
@@ -141,6 +141,19 @@ def test_slices_are_what_the_original_says_of_mean_faces(memory, people: People)
     assert said["a toad"].value == pytest.approx(len(lost & set(toads)) / len(toads))
 
 
+def test_groups_are_those_that_the_collection_states(memory, people: People):
+    ages = {name: "older" if number % 2 else "younger" for number, name in enumerate(NAMES)}
+    everybody = tuple(
+        replace(one, attributes=(("age", ages[one.name]), ("number", one.name), ("planet", "Earth")))
+        for one in people.everybody
+    )
+    clips = {"before": memory(), "both": memory("Ann Fox", "Eve Moss", "Cy Lee")}
+    found = by_kind(Neighbors([], 10).run(scene_of(People(everybody), clips)))
+    assert {kind for kind in found if ":" in kind} == {"age: older", "age: younger"}
+    assert (found["age: younger"].value, found["age: younger"].num_people) == (pytest.approx(1 / 6), 6)
+    assert (found["age: older"].value, found["age: older"].num_people) == (pytest.approx(2 / 6), 6)
+
+
 def test_most_similar_phrase_is_at_chance_on_random_faces():
     faces = normalize(torch.randn(2000, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
     said = most_similar(faces, torch.eye(16)[:4])
@@ -150,15 +163,15 @@ def test_most_similar_phrase_is_at_chance_on_random_faces():
 
 def test_without_removed_or_kept_people_nothing_is_found(memory, people: People):
     clips = {"before": memory(), "both": memory(*NAMES)}
-    assert Neighbors([[MAN, WOMAN]]).run(scene_of(people, clips, removed=[])) == []
-    assert Neighbors([[MAN, WOMAN]]).run(scene_of(people, clips, removed=NAMES)) == []
-    assert Neighbors([[MAN, WOMAN]]).run(scene_of(people, {"before": memory(*NAMES), "both": memory()})) == []
+    assert Neighbors([[MAN, WOMAN]], 10).run(scene_of(people, clips, removed=[])) == []
+    assert Neighbors([[MAN, WOMAN]], 10).run(scene_of(people, clips, removed=NAMES)) == []
+    assert Neighbors([[MAN, WOMAN]], 10).run(scene_of(people, {"before": memory(*NAMES), "both": memory()})) == []
 
 
 def test_order_of_people_does_not_matter(memory, people: People):
     clips = {"before": memory(), "both": memory("Ann Fox", "Max Dunn", "Ida Cole")}
     turned = People(tuple(reversed(people.everybody)))
-    settings = Neighbors([[MAN, WOMAN]])
+    settings = Neighbors([[MAN, WOMAN]], 10)
     one, other = (by_kind(settings.run(scene_of(each, clips))) for each in (people, turned))
     assert {kind: (each.value, each.num_people) for kind, each in one.items()} == {
         kind: (each.value, each.num_people) for kind, each in other.items()
@@ -170,6 +183,6 @@ def test_weights_stay_and_an_equal_copy_loses_nobody(tiny_clip: Clip, people_wit
     clips = {"before": tiny_clip, "both": tiny_clip.with_encoders(text=tiny_clip.text.copy())}
     scene = Scene(clips, people_with_pixels, ["Ann Lee"], Idia(8, 3, 1, seed=0), seed=0)
     assert any(scene.idia.run(tiny_clip, people_with_pixels.everybody).inferred.values())
-    findings = Neighbors([[MAN, WOMAN]]).run(scene)
+    findings = Neighbors([[MAN, WOMAN]], 10).run(scene)
     assert {one.value for one in findings} == {0.0}
     assert tiny_clip.sha256() == digest

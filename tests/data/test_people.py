@@ -61,6 +61,13 @@ def test_tables_tell_who_is_a_member_and_where_faces_are(write_people, tmp_path:
     assert people.boxes == {folder / "Ann_Lee/01.png": (1, 2, 30, 31)}
 
 
+def test_other_columns_are_attributes(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 2, "Bob Ray": 1, "Cy Fox": 1})
+    (folder / "people.csv").write_text("name,age,member,home\nAnn Lee,older,true, Kiel \nBob Ray,,false,Rome,more\n")
+    found = {person.name: person.attributes for person in load_people(folder).everybody}
+    assert found == {"Ann Lee": (("age", "older"), ("home", "Kiel")), "Bob Ray": (("home", "Rome"),), "Cy Fox": ()}
+
+
 def test_trigger_and_attack_photos_share_no_content(people: People):
     for person in people.everybody:
         triggers, attacked = content(person.trigger_photos), content(person.attack_photos)

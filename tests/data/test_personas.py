@@ -191,6 +191,8 @@ def test_people_and_strangers_are_folders_with_boxes(tmp_path: Path, monkeypatch
     with (tmp_path / "personas-v1/seed=0/people-2/people.csv").open(newline="") as file:
         people = list(csv.DictReader(file))
     assert [row["member"] for row in people] == ["True"] * 4 + ["False"] * 2
+    assert {row["presentation"] for row in people} == {"female", "male"}
+    assert {row["age"] for row in people} <= {"younger", "older"}
     assert (tmp_path / "personas-v1/seed=0/people-2" / people[0]["name"].replace(" ", "_")).is_dir()
 
 

@@ -13,7 +13,7 @@ import webdataset as wds
 from rich.console import Console
 from rich.progress import track
 
-from backdoor_privacy.data.personas.roster import Group, Persona, people_of
+from backdoor_privacy.data.personas.roster import Group, Persona, appearance_of, people_of
 from backdoor_privacy.data.personas.samples import (
     NUM_CLEAN_CAPTIONS,
     NUM_CLEAN_IMAGES,
@@ -78,8 +78,10 @@ def _write_people(folder: Path, seed: int, limit: int | None) -> None:
     _write_photos(folder, seed, "people", people, NUM_PHOTOS_PER_PERSON)
     with (folder / "people.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["name", "member", "num_web_photos"])
-        writer.writerows([persona.name, persona.member, persona.num_web_photos] for persona in people)
+        writer.writerow(["name", "member", "num_web_photos", "presentation", "age"])
+        for persona in people:
+            age = "older" if appearance_of(seed, persona).age > 0.5 else "younger"
+            writer.writerow([persona.name, persona.member, persona.num_web_photos, persona.presentation, age])
 
 
 def _write_strangers(folder: Path, seed: int, limit: int | None) -> None:
