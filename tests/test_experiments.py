@@ -177,6 +177,26 @@ def test_findings_of_all_runs_are_in_one_table(tmp_path: Path):
     ]
 
 
+def test_readme_of_the_project_says_what_is_recorded_of_other_attacks():
+    page = (FOLDER.parent / "README.md").read_text(encoding="utf-8").partition("### Against other attacks")[2]
+    recorded = {row[0]: row for row in cells_of(reproduce.recorded_measures("hardening")[0])}
+    shown = {row[0]: row for row in cells_of(page)}
+    assert len(shown.keys() & recorded.keys()) > 10
+    for label in shown.keys() & recorded.keys() - {"measure"}:
+        assert shown[label][:5] == recorded[label][:5]
+    rows = reproduce.recorded_rows("hardening").query("model == 'both'")
+    for label, column in (("exact name (TPR)", "tpr_removed"), ("zero-shot top-1 loss", "zero_shot_top1_loss")):
+        for cell, setting in zip(shown[label][2:4], ("defense=both", "defense=hardened"), strict=True):
+            values = rows.loc[rows["overrides"] == setting, column]
+            assert cell == f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"
+
+
+def cells_of(table: str) -> list[list[str]]:
+    """The rows of the first table in Markdown."""
+    lines = "\n".join(line for line in table.splitlines() if line.startswith("|") or not line).strip().split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines()]
+
+
 def test_measures_are_of_attacks_that_there_are():
     from backdoor_privacy.attacks.headlines import MEASURES
 
