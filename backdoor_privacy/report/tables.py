@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import binomtest
 
-from backdoor_privacy.attacks.headlines import beside, headlines
+from backdoor_privacy.attacks.headlines import MEASURES, beside, headlines
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.figures import model_label, people_of
@@ -102,17 +102,20 @@ def attacks_table(run: FinishedRun) -> Table:
 
 
 def findings_table(run: FinishedRun) -> Table:
-    """All that other attacks than IDIA found of the removed people, attack by attack."""
-    rows = []
+    """All that other attacks than IDIA found of the removed people, and of those who are harmed, attack by attack."""
+    rows, of_others = [], {measure.attack for measure in MEASURES.values() if measure.of_others}
     for name, found in run.attacks.items():
         for finding in found:
-            if finding.model != "before" and finding.group.startswith("removed"):
+            if finding.model != "before" and (finding.group.startswith("removed") or name in of_others):
                 before, control = beside(finding, found)
                 held_out = ", never trained on" if finding.held_out else ""
                 note = f"{finding.measure} of {finding.group}, {model_label(finding.model)}{held_out}"
                 label = f"{name.replace('_', ' ')}: {finding.kind}"
                 rows.append(Row(label, note, [_found(before), _found(finding), _found(control)]))
-    caption = "Every finding about removed people; in small, the 95 % confidence interval (bootstrap over people)"
+    caption = (
+        "Every finding about removed people, and about whom their removal harms; in small, the 95 % confidence "
+        "interval (bootstrap over people)"
+    )
     return Table("findings", caption, _ATTACK_COLUMNS, rows)
 
 

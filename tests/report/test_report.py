@@ -269,6 +269,23 @@ def test_verdict_says_what_other_attacks_find(
     assert sentence in (folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("attack", "is_shown"), [("neighbors", True), ("probe", False)])
+def test_page_says_whom_a_removal_harms_where_nothing_else_was_asked(
+    make_run: MakeRun, attack: str, is_shown: bool
+) -> None:
+    folder = make_run()
+    found = [
+        Finding("a removed person's surname", "both", "kept", "wrongly unlearned", 0.25, 0, 1, 4),
+        Finding("age: older", "both", "kept", "wrongly unlearned", 0.5, 0, 1, 4),
+    ]
+    write_findings(folder / f"attacks/{attack}.json", "x", found, 1.0)
+    write_report(folder)
+    page = (folder / "report.html").read_text()
+    assert ("namesakes wrongly unlearned" in page) == is_shown
+    assert ("neighbors: age: older" in page) == is_shown
+    assert "Every finding" in page or not is_shown
+
+
 def test_page_needs_nothing_else_and_is_accessible(page: Page) -> None:
     assert page.open == []
     tags = [tag for tag, _ in page.elements]
