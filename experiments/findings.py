@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_privacy.attacks.headlines import MEASURES, above_chance, headlines
+from backdoor_privacy.attacks.headlines import MEASURES, headlines
 from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.attacks.scene import paired_p
 
@@ -68,9 +68,7 @@ def _worst_first(values: pd.DataFrame) -> list[str]:
     """The measures by the last setting that has them."""
     means = values.groupby(["measure", "setting"], sort=False)["value"].mean().groupby("measure").last()
     measures = {label: measure for label, measure in MEASURES.items() if label in means.index}
-    return sorted(
-        measures, key=lambda label: (measures[label].of_others, -above_chance(measures[label].measure, means[label]))
-    )
+    return sorted(measures, key=lambda label: measures[label].rank(means[label]))
 
 
 def _p(one: pd.DataFrame, other: pd.DataFrame) -> str:

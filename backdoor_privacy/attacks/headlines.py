@@ -31,6 +31,10 @@ class Measure(NamedTuple):
         """Whether it is a share of the removed people who are found by their names."""
         return self.measure == "TPR" and self.attack != "relearning"  # which teaches them anew
 
+    def rank(self, value: float) -> tuple[bool, float]:
+        """Where a value of it comes among others: the worst for the removed people first, what others pay last."""
+        return self.of_others, -above_chance(self.measure, value)
+
 
 # What is left of the removed people comes first, what others pay last.
 MEASURES: Mapping[str, Measure] = {
@@ -133,7 +137,7 @@ def headlines(found: Mapping[str, Sequence[Finding]]) -> list[Headline]:
         finding = worst(own, measure)
         if finding is not None:
             rows.append(Headline(label, measure, finding, *beside(finding, own)))
-    return sorted(rows, key=lambda row: (row.measure.of_others, -above_chance(row.finding.measure, row.finding.value)))
+    return sorted(rows, key=lambda row: row.measure.rank(row.finding.value))
 
 
 def worst(found: Iterable[Finding], measure: Measure) -> Finding | None:
