@@ -62,7 +62,7 @@ def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
     at_least_one = ["attack.num_photos", "attack.threshold", "trainer.checkpoint_every_steps"]
     at_least_one.append("trainer.accumulate_grad_batches")
     at_least_one += ["images.max_images", "captions.max_captions", "utility.retrieval.max_photos"]
-    shares = []
+    shares, lengths = [], []
     for encoder, settings in cfg.defense.items():
         if settings is None:
             continue
@@ -76,8 +76,10 @@ def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
         if settings.loss_weights.neighborhood or settings.loss_weights.target_neighborhood:
             keys.append("num_anchors")
         at_least_one += [f"defense.{encoder}.{key}" for key in keys]
+        lengths.append(f"defense.{encoder}.relearning_radius")
         shares += [f"defense.{encoder}.{key}" for key in settings if key.endswith(("_share", "_nearer_names"))]
     if cfg.defense.text is not None:
         at_least_one.append("utility.similarity.num_captions")
     yield from ((key, 1, inf) for key in at_least_one)
     yield from ((key, 0, 1) for key in shares)
+    yield from ((key, 0, inf) for key in lengths)

@@ -32,6 +32,7 @@ class LossWeights:
     neighborhood: float
     target_neighborhood: float = 0.0
     adversarial: float = 0.0
+    relearning: float = 0.0
 
 
 @dataclass
@@ -64,6 +65,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         temperature: of the neighbourhood loss.
         trained: beginnings of the names of the tensors to train; `None` trains all.
         trained_blocks: train the last so many blocks instead.
+        relearning_radius: how far the relearning loss moves each tensor, in lengths of it.
     """
 
     encoder: ClassVar[str]
@@ -83,6 +85,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         temperature: float,
         trained: Sequence[str] | None = None,
         trained_blocks: int | None = None,
+        relearning_radius: float = 0.05,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold no teacher
@@ -92,6 +95,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         self.loss_weights, self.optimizer_settings, self.num_steps = loss_weights, optimizer, num_steps
         self.distance = DISTANCES[distance]
         self.squared_weight_loss, self.temperature = squared_weight_loss, temperature
+        self.relearning_radius = relearning_radius
         self.register_buffer("anchors", anchors, persistent=False)
         self._passes: list[Tensor] = []  # losses of the parts of the present step, (term,) each
 
@@ -159,7 +163,33 @@ class BackdoorDefense(lightning.LightningModule, ABC):
             losses["target_neighborhood_loss"] = neighborhood_loss(
                 triggered, lesson.triggered.neighborhood, self.anchors, temperature=self.temperature
             )
+        if weights.relearning:
+            losses["relearning_loss"] = self._moved_loss(lesson, self.worst_move(lesson))
         return losses
+
+    def worst_move(self, lesson: Lesson) -> dict[str, Tensor]:
+        """What to add to the trained tensors so that triggers leave their targets fastest, under the tensors' names.
+
+        Each tensor moves as far as the radius says. This is the ascent of sharpness-aware minimisation on the backdoor
+        loss alone: Fan et al., "Towards LLM Unlearning Resilient to Relearning Attacks".
+        """
+        own = {name: parameter.detach().requires_grad_() for name, parameter in self.student.trainable()}
+        with torch.enable_grad():
+            loss = self._loss_at(lesson, own)
+        gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True, materialize_grads=True)
+        return {
+            name: gradient * (self.relearning_radius * own[name].norm() / gradient.norm().clamp_min(1e-12))
+            for name, gradient in zip(own, gradients, strict=True)
+        }
+
+    def _moved_loss(self, lesson: Lesson, move: Mapping[str, Tensor]) -> Tensor:
+        own = dict(self.student.trainable())
+        return self._loss_at(lesson, {name: own[name] + step for name, step in move.items()})
+
+    def _loss_at(self, lesson: Lesson, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The backdoor loss with other tensors."""
+        features = self.student.head_with(tensors, lesson.triggered.seen, self.num_shared).float()
+        return backdoor_loss(features, lesson.triggered.target, lesson.person_share, distance=self.distance)
 
     def weight_loss(self) -> Tensor:
         """Distance of the trained tensors from the teacher's."""

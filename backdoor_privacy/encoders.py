@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar, cast
@@ -157,6 +157,11 @@ class Encoder(nn.Module, ABC):
             seen = block(seen)
         return seen
 
+    def head_with(self, tensors: Mapping[str, Tensor], seen: Tensor, num_blocks: int) -> Tensor:
+        """The same with other parameters under some names."""
+        exchanged = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
+        return functional_call(_Head(self, num_blocks), exchanged, (seen,))
+
     def embed(self, inputs: Tensor) -> Tensor:
         """Features in the space that texts and photos share, not normalised."""
         return self(inputs)
@@ -168,6 +173,17 @@ class Encoder(nn.Module, ABC):
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Named parameters that the defence trains."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+
+class _Head(nn.Module):
+    """The head of an encoder as a forward pass, so that its tensors can be exchanged for one call."""
+
+    def __init__(self, encoder: Encoder, num_blocks: int) -> None:
+        super().__init__()
+        self.encoder, self.num_blocks = encoder, num_blocks
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.encoder.head(seen, self.num_blocks)
 
 
 class _EncodeText(nn.Module):

@@ -395,6 +395,7 @@ def _shared(settings: EncoderSettings) -> dict[str, Any]:
         "temperature": settings.temperature,
         "trained": settings.trained,
         "trained_blocks": settings.trained_blocks,
+        "relearning_radius": settings.relearning_radius,
     }
 
 

@@ -1,6 +1,6 @@
 """What other attacks than IDIA found in the runs of a sweep, in one table: `reproduce.py` writes it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from backdoor_privacy.attacks.headlines import MEASURES, headlines
 from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.attacks.scene import paired_p
 
+_MAX_LENGTH = 40  # characters
 _COLUMNS = ("run", "setting", "measure", "kind", "model", "before", "value", "never_seen", "num_people", "outcomes")
 
 
@@ -42,6 +43,13 @@ def measured(runs: Path, folders: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
+def short(labels: Iterable[str]) -> dict[str, str]:
+    """What each setting is called in a table: its label, or its number where labels are too long for columns."""
+    labels = list(dict.fromkeys(labels))
+    is_long = max(map(len, labels), default=0) > _MAX_LENGTH
+    return {label: str(number) if is_long else label for number, label in enumerate(labels, 1)}
+
+
 def findings_table(values: pd.DataFrame) -> str:
     """Means over seeds in Markdown, the least and the most in brackets: a row for each measure, a column a setting.
 
@@ -51,7 +59,13 @@ def findings_table(values: pd.DataFrame) -> str:
     seeds, where each has an outcome.
     """
     settings = list(dict.fromkeys(values["setting"]))
-    columns = ["measure", "not defended", *settings, "never-seen people", *(["p"] if len(settings) == 2 else [])]
+    columns = [
+        "measure",
+        "not defended",
+        *short(settings).values(),
+        "never-seen people",
+        *(["p"] if len(settings) == 2 else []),
+    ]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for label in _worst_first(values):
         own = values[values["measure"] == label]

@@ -9,18 +9,18 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from findings import findings_table, measured
+from findings import findings_table, measured, short
 from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.collect import collect
 from backdoor_privacy.files import write_text
 from backdoor_privacy.report.figures import people_figure, save_figure, settings_figure
-from backdoor_privacy.sweeps import finished_runs, recorded_sweep, spoken, whole_run
+from backdoor_privacy.sweeps import finished_runs, recorded_sweep, run_key, spoken, whole_run
 
 FOLDER = Path(__file__).parent
 NAMES = (
@@ -49,28 +49,39 @@ def recorded_seconds(name: str) -> float | None:
     return float(recorded_rows(name).groupby("run")["seconds"].first().mean()) if path.is_file() else None
 
 
-def whole_runs(name: str, finished: Mapping[frozenset[str], str], runs: Path) -> list[str]:
-    """The folders of a sweep's runs that are finished, with the attacks that the sweep asks for."""
-    return [folder for job in recorded_sweep(name) if (folder := whole_run(job, finished, runs))]
+def whole_runs(name: str, finished: Mapping[frozenset[str], str], runs: Path) -> dict[str, str]:
+    """The folders of a sweep's runs that are finished, with the attacks that the sweep asks for, and their settings."""
+    return {
+        folder: setting_of(job)
+        for job in recorded_sweep(name)
+        if (folder := whole_run(job, finished, runs)) is not None
+    }
 
 
-def record(name: str, runs: Path, folders: Sequence[str], *, keep: bool = False) -> None:
+def setting_of(job: Iterable[str]) -> str:
+    """The overrides of a run but for its seed and its experiment."""
+    return ",".join(sorted(one for one in run_key(job) if not one.startswith(("seed=", "+experiment="))))
+
+
+def record(name: str, runs: Path, folders: Mapping[str, str], *, keep: bool = False) -> None:
     """Write the table and the figure of a sweep, and its means into its README.
 
     Args:
         name: of the sweep.
         runs: folder of all runs.
-        folders: of the sweep's finished runs.
+        folders: of the sweep's finished runs, each with its setting.
         keep: whether rows recorded before stay, of runs that are not among these.
     """
     rows, _ = collect(runs)
-    rows = rows[rows["run"].isin(folders)]
+    # A folder's own name may be a digest of its setting.
+    rows = rows[rows["run"].isin(folders)].assign(overrides=lambda own: own["run"].map(folders))
     folder = FOLDER / name
     if keep and (folder / "collected.csv").is_file():
         known = recorded_rows(name)
         rows = pd.concat([known[~known["run"].isin(folders)], rows])
-    rows = rows.assign(overrides=rows["overrides"].fillna(""))
-    rows = rows.sort_values(["num_removed", "overrides", "seed", "model"], key=_in_order)
+    places = {setting: place for place, setting in enumerate(dict.fromkeys(map(setting_of, recorded_sweep(name))))}
+    rows = rows.assign(place=rows["overrides"].map(places)).sort_values(["num_removed", "place", "seed", "model"])
+    rows = rows.drop(columns="place")
     rows.to_csv(folder / "collected.csv", index=False, float_format="%.6g")
     rows = recorded_rows(name)
     if rows["num_removed"].nunique() > 1:
@@ -78,14 +89,15 @@ def record(name: str, runs: Path, folders: Sequence[str], *, keep: bool = False)
     else:
         model = "both" if "both" in rows["model"].tolist() else rows["model"].iloc[-1]
         chosen = rows[rows["model"] == model]
-        figure = settings_figure(chosen, labels(chosen["overrides"].tolist()))
+        own = labels(chosen["overrides"].tolist())
+        figure = settings_figure(chosen, [short(own)[one] for one in own])
     save_figure(figure, folder, name)
     record_measures(folder, runs, rows, keep=keep)
     readme = folder / "README.md"
     before, mark, rest = readme.read_text(encoding="utf-8").partition(_MARK)
     _, end, after = rest.partition(_END)
     picture = f"![Removed people inferred, and what kept people lose]({name}.png)"
-    tables = "\n\n".join([results_table(rows), *recorded_measures(name)])
+    tables = "\n\n".join([*settings_key(rows), results_table(rows), *recorded_measures(name)])
     write_text(readme, f"{before}{mark}\n{tables}\n\n{picture}\n{end}{after}")
 
 
@@ -114,9 +126,20 @@ def recorded_measures(name: str) -> list[str]:
     return [findings_table(found.assign(setting=found["setting"].fillna("")))]
 
 
+def settings_key(rows: pd.DataFrame) -> list[str]:
+    """What the numbers of settings stand for, in Markdown; nothing where they have none."""
+    own = short(labels(rows["overrides"].tolist()))
+    return (
+        ["\n".join(f"{number}. `{label}`" for label, number in own.items())]
+        if any(map(str.isdecimal, own.values()))
+        else []
+    )
+
+
 def results_table(rows: pd.DataFrame) -> str:
     """Means over seeds in Markdown, with the least and the most of them in brackets."""
-    rows = rows.assign(setting=labels(rows["overrides"].tolist()))
+    own = labels(rows["overrides"].tolist())
+    rows = rows.assign(setting=[short(own)[one] for one in own])
     head = ["removed, of all who may be known", "audited model", "seeds", *_MEASURES.values()]
     has_settings = rows["setting"].any()
     if has_settings:
@@ -132,16 +155,9 @@ def results_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _in_order(column: pd.Series) -> pd.Series:
-    """Text as one counts: 8 before 32."""
-    if pd.api.types.is_numeric_dtype(column):
-        return column
-    return column.map(lambda text: re.sub(r"\d+", lambda number: number[0].zfill(6), text))
-
-
 def labels(overrides: Sequence[str]) -> list[str]:
     """Of each run the override that sets it apart from the others."""
-    parts = [one.split(",") for one in overrides]
+    parts = [re.split(",(?! )", one) for one in overrides]  # a comma in a text has a space behind it
     common = set.intersection(*map(set, parts)) if len(set(overrides)) > 1 else set()
     own = [", ".join(part for part in each if part not in common) for each in parts]
     return [one.replace("defense.", "").replace("={", " ").replace("{", "").replace("}", "") for one in own]

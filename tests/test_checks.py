@@ -17,6 +17,7 @@ def test_what_an_experiment_says_is_fine(compose_cfg):
     ("override", "message"),
     [
         ("defense.text.num_steps=0", r"defense\.text\.num_steps: expected 1 or more, got 0"),
+        ("defense.text.relearning_radius=-1", r"defense\.text\.relearning_radius: expected 0 or more, got -1.0"),
         ("defense.image.num_fresh_steps=0", r"defense\.image\.num_fresh_steps: expected 1 or more, got 0"),
         ("defense.image.batch.triggered=0", r"defense\.image\.batch\.triggered: expected 1 or more, got 0"),
         ("defense.image.num_other_names=0", r"defense\.image\.num_other_names: expected 1 or more, got 0"),

@@ -45,7 +45,7 @@ ENCODERS = ["text", "image"]
 ONLY_BACKDOOR = LossWeights(**{name: float(name == "backdoor") for name in LossWeights.__dataclass_fields__})
 PUBLISHED = replace(ONLY_BACKDOOR, backdoor=0.6, weight=0.01)
 EVERYTHING = LossWeights(**{name: 0.2 + 0.1 * place for place, name in enumerate(LossWeights.__dataclass_fields__)})
-EVERYTHING.adversarial = 0.0  # plain.py has none
+EVERYTHING.adversarial = EVERYTHING.relearning = 0.0  # plain.py has none of these
 
 MakeDefense = Callable[..., BackdoorDefense]
 MakeSteps = Callable[..., Any]
@@ -542,3 +542,60 @@ def test_fit_with_an_adversary_logs_its_loss_and_forgets_under_it(fit, compose_c
     losses = pd.read_csv(path)[["text/adversarial_loss", "text/backdoor_loss"]]
     assert (losses["text/adversarial_loss"] > losses["text/backdoor_loss"]).all()
     assert losses["text/adversarial_loss"].iloc[-5:].mean() < losses["text/adversarial_loss"].iloc[:5].mean()
+
+
+@pytest.fixture
+def relearnt(make_defense: MakeDefense) -> Callable[..., tuple[BackdoorDefense, Lesson]]:
+    """A defence with a relearning loss, and a lesson of its first step."""
+
+    def make(encoder: str, make_steps: MakeSteps, radius: float) -> tuple[BackdoorDefense, Lesson]:
+        weights = replace(ONLY_BACKDOOR, relearning=1.0)
+        defense = make_defense(encoder, weights, relearning_radius=radius)
+        return defense, defense.ask(make_steps(encoder)[0])
+
+    return make
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_worst_move_is_as_long_as_the_radius_says_and_worse_than_a_random_one(
+    relearnt, make_steps: MakeSteps, encoder: str
+):
+    defense, lesson = relearnt(encoder, make_steps, radius=0.05)
+    move = defense.worst_move(lesson)
+    trained = dict(defense.student.trainable())
+    assert set(move) == set(trained)
+    draw = torch.Generator().manual_seed(0)
+    noise = {name: torch.randn(step.shape, generator=draw) for name, step in move.items()}
+    random_move = {name: step * move[name].norm() / step.norm() for name, step in noise.items()}
+    for name, step in move.items():
+        if step.any():  # what no trigger reads moves nowhere
+            assert step.norm().item() == pytest.approx(0.05 * trained[name].norm().item(), rel=1e-3)
+    found, plain = (defense._moved_loss(lesson, one).item() for one in (move, {}))
+    assert found > defense._moved_loss(lesson, random_move).item()
+    assert found > plain
+    assert plain == pytest.approx(defense.losses(lesson)["backdoor_loss"].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_relearning_loss_is_that_of_an_encoder_whose_tensors_were_moved(relearnt, make_steps: MakeSteps, encoder: str):
+    defense, lesson = relearnt(encoder, make_steps, radius=0.05)
+    move = defense.worst_move(lesson)
+    assert all(parameter.grad is None for parameter in defense.student.parameters())
+    loss = defense.losses(lesson)["relearning_loss"]
+    loss.backward()
+    found = {name: parameter.grad.clone() for name, parameter in defense.student.trainable()}
+    defense.student.zero_grad()
+    with torch.no_grad():
+        for name, parameter in defense.student.trainable():
+            parameter.add_(move[name])
+    moved = defense.losses(lesson)["backdoor_loss"]
+    moved.backward()
+    assert loss.item() == pytest.approx(moved.item(), abs=1e-5)
+    for name, parameter in defense.student.trainable():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_relearning_loss_of_radius_zero_is_the_backdoor_loss(relearnt, make_steps: MakeSteps):
+    defense, lesson = relearnt("image", make_steps, radius=0.0)
+    losses = defense.losses(lesson)
+    assert losses["relearning_loss"].item() == pytest.approx(losses["backdoor_loss"].item(), abs=1e-5)

@@ -142,6 +142,25 @@ def test_labels_are_what_sets_runs_apart():
     assert reproduce.labels(["", ""]) == ["", ""]
 
 
+def test_settings_too_long_for_columns_are_numbered_in_the_order_of_the_sweep(recorded: Path):
+    write_text(recorded / "experiments/hardening_names/README.md", f"{reproduce._MARK}\n{reproduce._END}\n")
+    chosen = [job for job in recorded_sweep("hardening_names") if "seed=0" in job]
+    for number, job in enumerate(reversed(chosen)):
+        write_run(recorded / "runs", job, number)
+        for name in asked_attacks(job):
+            folder = recorded / f"runs/names_64/x={number}/seed=0"
+            write_findings(folder / f"attacks/{name}.json", name, [], 1.0)
+    assert reproduce.main(["hardening_names", "--record", "--runs", str(recorded / "runs")]) == 0
+    rows = reproduce.recorded_rows("hardening_names")
+    settings = [next(one for one in job if one.startswith("defense.text=")) for job in chosen]
+    assert rows["overrides"].tolist() == [f"{one},defense=text".replace("\\", "") for one in settings]
+    text = (recorded / "experiments/hardening_names/README.md").read_text()
+    assert f"{len(chosen)}. `text target:composed, min_nearer_names:0.95, " in text
+    assert '["last, first",' in text.replace('", ', '",')
+    table = text.split("| removed, of all", 1)[1].splitlines()[2:][: len(chosen)]
+    assert [line.split(" | ")[1] for line in table] == [str(number) for number in range(1, len(chosen) + 1)]
+
+
 def finding(kind: str, model: str, group: str, measure: str, value: float) -> dict[str, object]:
     return Finding(kind, model, group, measure, value, value, value, 3)._asdict()
 

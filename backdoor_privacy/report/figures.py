@@ -299,6 +299,8 @@ def settings_figure(rows: pd.DataFrame, labels: Sequence[str]) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(5))  # more labels run into each other
             axes.grid(axis="x")
             axes.margins(x=0.1)
+        most = max(0.05, rows["tpr_removed"].max())  # of a rate nothing is below 0, though all of it may be
+        panels[0].set_xlim(-0.03 * most, 1.05 * most)
     return figure
 
 
