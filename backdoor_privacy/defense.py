@@ -85,7 +85,7 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         temperature: float,
         trained: Sequence[str] | None = None,
         trained_blocks: int | None = None,
-        relearning_radius: float = 0.05,
+        relearning_radius: float = 0.02,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold no teacher
@@ -164,32 +164,36 @@ class BackdoorDefense(lightning.LightningModule, ABC):
                 triggered, lesson.triggered.neighborhood, self.anchors, temperature=self.temperature
             )
         if weights.relearning:
-            losses["relearning_loss"] = self._moved_loss(lesson, self.worst_move(lesson))
+            losses["relearning_loss"] = self._moved_loss(lesson, self.relearning_move(lesson))
         return losses
 
-    def worst_move(self, lesson: Lesson) -> dict[str, Tensor]:
-        """What to add to the trained tensors so that triggers leave their targets fastest, under the tensors' names.
+    def relearning_move(self, lesson: Lesson) -> dict[str, Tensor]:
+        """What to add to the trained tensors so that triggers mean what they meant, under the tensors' names.
 
-        Each tensor moves as far as the radius says. This is the ascent of sharpness-aware minimisation on the backdoor
-        loss alone: Fan et al., "Towards LLM Unlearning Resilient to Relearning Attacks".
+        Each tensor moves as far as the radius says, in one step down the gradient: what fine-tuning on the people's
+        names or faces would do first. Training where that leads is first-order meta-learning, as in Tamirisa et al.,
+        "Tamper-Resistant Safeguards for Open-Weight LLMs".
         """
         own = {name: parameter.detach().requires_grad_() for name, parameter in self.student.trainable()}
+        with torch.no_grad():
+            original = self.teacher.head(lesson.triggered.seen, self.num_shared).float()
         with torch.enable_grad():
-            loss = self._loss_at(lesson, own)
+            loss = self._triggered_loss(lesson, own, original)
         gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True, materialize_grads=True)
         return {
-            name: gradient * (self.relearning_radius * own[name].norm() / gradient.norm().clamp_min(1e-12))
+            name: gradient * (-self.relearning_radius * own[name].norm() / gradient.norm().clamp_min(1e-12))
             for name, gradient in zip(own, gradients, strict=True)
         }
 
     def _moved_loss(self, lesson: Lesson, move: Mapping[str, Tensor]) -> Tensor:
         own = dict(self.student.trainable())
-        return self._loss_at(lesson, {name: own[name] + step for name, step in move.items()})
+        moved = {name: own[name] + step for name, step in move.items()}
+        return self._triggered_loss(lesson, moved, lesson.triggered.target)
 
-    def _loss_at(self, lesson: Lesson, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The backdoor loss with other tensors."""
+    def _triggered_loss(self, lesson: Lesson, tensors: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """How far triggers are from what they are to mean when the student has these tensors."""
         features = self.student.head_with(tensors, lesson.triggered.seen, self.num_shared).float()
-        return backdoor_loss(features, lesson.triggered.target, lesson.person_share, distance=self.distance)
+        return backdoor_loss(features, target, lesson.person_share, distance=self.distance)
 
     def weight_loss(self) -> Tensor:
         """Distance of the trained tensors from the teacher's."""

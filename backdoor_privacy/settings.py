@@ -179,7 +179,7 @@ class EncoderDefense:
     num_anchors: int = MISSING
     temperature: float = MISSING
     min_nearer_names: float = MISSING
-    relearning_radius: float = 0.05  # of the relearning loss: how far it moves each trained tensor, in lengths of it
+    relearning_radius: float = 0.02  # of the relearning loss: how far it moves each trained tensor, in lengths of it
     optimizer: Optimizer = field(default_factory=Optimizer)
     budget: Budget = field(default_factory=Budget)
 
