@@ -70,7 +70,7 @@ def findings_table(values: pd.DataFrame) -> str:
     for label in _worst_first(values):
         own = values[values["measure"] == label]
         cells = [_mean(own.loc[own["setting"] == settings[0], "before"])]
-        cells += [_spread(own.loc[own["setting"] == setting, "value"]) for setting in settings]
+        cells += [spread(own.loc[own["setting"] == setting, "value"]) for setting in settings]
         cells.append(_mean(own["never_seen"]))
         if len(settings) == 2:
             cells.append(_p(*(own[own["setting"] == setting] for setting in settings)))
@@ -79,10 +79,19 @@ def findings_table(values: pd.DataFrame) -> str:
 
 
 def _worst_first(values: pd.DataFrame) -> list[str]:
-    """The measures by the last setting that has them."""
+    """The measures by the last setting that has them; what no setting changes is left out."""
+    changed = (values["value"] - values["before"]).abs().fillna(1).groupby(values["measure"]).max()
+    values = values[values["measure"].map(changed) > 0]
     means = values.groupby(["measure", "setting"], sort=False)["value"].mean().groupby("measure").last()
     measures = {label: measure for label, measure in MEASURES.items() if label in means.index}
     return sorted(measures, key=lambda label: measures[label].rank(means[label]))
+
+
+def spread(values: pd.Series) -> str:
+    """The mean, with the least and the most in brackets where there are several; nothing where there are none."""
+    values = values.dropna()
+    several = f" ({values.min():.3f} to {values.max():.3f})" if len(values) > 1 else ""
+    return "" if values.empty else f"{values.mean():.3f}{several}"
 
 
 def _p(one: pd.DataFrame, other: pd.DataFrame) -> str:
@@ -104,8 +113,3 @@ def _p(one: pd.DataFrame, other: pd.DataFrame) -> str:
 def _mean(values: pd.Series) -> str:
     known = values.dropna()
     return "" if known.empty else f"{known.mean():.3f}"
-
-
-def _spread(values: pd.Series) -> str:
-    known = values.dropna()
-    return "" if known.empty else f"{known.mean():.3f} ({known.min():.3f} to {known.max():.3f})"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from findings import findings_table, measured, short
+from findings import findings_table, measured, short, spread
 from rich.console import Console
 from rich.table import Table
 
@@ -149,8 +149,7 @@ def results_table(rows: pd.DataFrame) -> str:
         cells = [f"{people:.0f} of {people + group['num_kept'].mean():.0f}", setting, model, str(len(group))]
         cells = cells if has_settings else [cell for cell in cells if cell]
         for column in _MEASURES:
-            values = group[column]
-            cells.append(f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})")
+            cells.append(spread(group[column]))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
