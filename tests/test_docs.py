@@ -129,6 +129,7 @@ def _make_tiny(cfg: DictConfig, clip: Path) -> None:
         zero_shot.folder.limit = 4
     choice = cfg.trigger_set
     choice.require_inferred = False
+    choice.file = None  # another command writes it
     if choice.people is not None:  # the small world has few of its people
         choice.people, choice.num_people = None, len(choice.people)
     if choice.num_people is not None:
