@@ -89,8 +89,7 @@ def record(name: str, runs: Path, folders: Mapping[str, str], *, keep: bool = Fa
     else:
         model = "both" if "both" in rows["model"].tolist() else rows["model"].iloc[-1]
         chosen = rows[rows["model"] == model]
-        own = labels(chosen["overrides"].tolist())
-        figure = settings_figure(chosen, [short(own)[one] for one in own])
+        figure = settings_figure(chosen, short_labels(chosen["overrides"].tolist()))
     save_figure(figure, folder, name)
     record_measures(folder, runs, rows, keep=keep)
     readme = folder / "README.md"
@@ -129,17 +128,13 @@ def recorded_measures(name: str) -> list[str]:
 def settings_key(rows: pd.DataFrame) -> list[str]:
     """What the numbers of settings stand for, in Markdown; nothing where they have none."""
     own = short(labels(rows["overrides"].tolist()))
-    return (
-        ["\n".join(f"{number}. `{label}`" for label, number in own.items())]
-        if any(map(str.isdecimal, own.values()))
-        else []
-    )
+    numbered = [f"{number}. `{label}`" for label, number in own.items() if number != label]
+    return ["\n".join(numbered)] if numbered else []
 
 
 def results_table(rows: pd.DataFrame) -> str:
     """Means over seeds in Markdown, with the least and the most of them in brackets."""
-    own = labels(rows["overrides"].tolist())
-    rows = rows.assign(setting=[short(own)[one] for one in own])
+    rows = rows.assign(setting=short_labels(rows["overrides"].tolist()))
     head = ["removed, of all who may be known", "audited model", "seeds", *_MEASURES.values()]
     has_settings = rows["setting"].any()
     if has_settings:
@@ -160,6 +155,13 @@ def labels(overrides: Sequence[str]) -> list[str]:
     common = set.intersection(*map(set, parts)) if len(set(overrides)) > 1 else set()
     own = [", ".join(part for part in each if part not in common) for each in parts]
     return [one.replace("defense.", "").replace("={", " ").replace("{", "").replace("}", "") for one in own]
+
+
+def short_labels(overrides: Sequence[str]) -> list[str]:
+    """The same as they stand in tables and figures."""
+    own = labels(overrides)
+    shown = short(own)
+    return [shown[one] for one in own]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
