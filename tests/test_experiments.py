@@ -156,7 +156,7 @@ def test_settings_too_long_for_columns_are_numbered_in_the_order_of_the_sweep(re
     assert rows["overrides"].tolist() == [f"{one},defense=text".replace("\\", "") for one in settings]
     text = (recorded / "experiments/hardening_names/README.md").read_text()
     assert f"{len(chosen)}. `text target:composed, min_nearer_names:0.95, " in text
-    assert '["last, first",' in text.replace('", ', '",')
+    assert '["last, first", lower case, ' in text
     table = text.split("| removed, of all", 1)[1].splitlines()[2:][: len(chosen)]
     assert [line.split(" | ")[1] for line in table] == [str(number) for number in range(1, len(chosen) + 1)]
 
