@@ -37,8 +37,8 @@ run: $(STAMP) ## the main job: attack, remove 64 names and faces, attack again
 smoke: $(STAMP) ## the whole line, tiny: seconds
 	@$(BIN)/python -m backdoor_privacy +experiment=smoke $(ARGS)
 
-test: $(STAMP) ## the fast tests: CPU, no network
-	@$(BIN)/python -m pytest -q -m "not slow and not network and not gpu" $(ARGS)
+test: $(STAMP) ## the fast tests, on all cores: CPU, no network
+	@$(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=worksteal -m "not slow and not network and not gpu" $(ARGS)
 
 test-all: $(STAMP) ## every test
 	@$(BIN)/python -m pytest -q $(ARGS)
