@@ -33,7 +33,7 @@ from backdoor_privacy.triggers.selection import draw_decoys
 
 log = logging.getLogger(__name__)
 _SETTINGS = CONFIG_FOLDER / "attack" / "also"
-_FORMAT = 2  # to be counted up when an attack finds something else of the same
+_FORMAT = 3  # to be counted up when an attack finds something else of the same
 
 
 def attack_names() -> list[str]:

@@ -29,17 +29,21 @@ class BenignFineTuning:
     num_candidates: int | None = None  # names of IDIA; `None`: as many as IDIA has
     models: Sequence[str] | None = None  # of the scene; `None`: the original and the fullest
 
+    def __post_init__(self) -> None:
+        self._fine_tuning()
+        checked_steps("benign", self.steps)
+
     def run(self, scene: Scene) -> list[Finding]:
         """Attack the chosen models.
 
         Raises:
-            InputError: if a setting is out of range, there is no such model, or nobody but the removed people.
+            InputError: if there is no such model, or nobody but the removed people.
         """
         models = scene.models("benign", self.models)
         steps = checked_steps("benign", self.steps)
         taught, attacked = self.people(scene)
         idia = scene.idia if self.num_candidates is None else replace(scene.idia, num_candidates=self.num_candidates)
-        settings = FineTuning(self.batch_size, self.learning_rate, self.temperature)
+        settings = self._fine_tuning()
         everybody = [person for people in attacked.values() for person in people]
         findings = []
         for model in models:
@@ -52,6 +56,9 @@ class BenignFineTuning:
                     own = torch.tensor([inferred[person.name] for person in people])
                     findings.append(mean_finding(own, kind=f"{step} steps", model=model, group=group))
         return findings
+
+    def _fine_tuning(self) -> FineTuning:
+        return FineTuning(self.batch_size, self.learning_rate, self.temperature)
 
     def people(self, scene: Scene) -> tuple[list[Lesson], dict[str, list[Person]]]:
         """What is taught, and who is attacked, by group.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.photos import PhotoMemory, as_bytes, read_photo
+from backdoor_privacy.errors import InputError
 from backdoor_privacy.hardware import fastest_attention
 
 _CAPTION = "a photo of {}"
@@ -33,6 +34,13 @@ class FineTuning:
     batch_size: int  # pairs per step, each of another person
     learning_rate: float
     temperature: float | None  # of the contrastive loss; `None`: the model's own
+
+    def __post_init__(self) -> None:
+        # The contrastive loss of one pair is zero: nothing would be learnt, and nobody come back.
+        if self.batch_size < 2:
+            raise InputError(f"fine-tuning: batch_size: expected 2 or more pairs, got {self.batch_size}")
+        if self.temperature is not None and self.temperature <= 0:
+            raise InputError(f"fine-tuning: temperature: expected more than 0, or null, got {self.temperature}")
 
     def run(
         self, clip: Clip, taught: Sequence[Lesson], others: Sequence[Lesson], steps: Sequence[int], seed: int

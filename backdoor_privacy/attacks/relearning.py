@@ -16,6 +16,7 @@ from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 
 _RECOVERED = 0.5  # TPR
+_LEAST = 0.25  # TPR that never-seen people must come to; below it their steps are chance
 _NUM_RESAMPLES = 1000
 
 
@@ -30,8 +31,10 @@ class Relearning:
 
     Kinds are named by the photos that there are, at most. Besides the TPR after each step, `steps` to recover are the
     first ones with a TPR of 0.5 or more, interpolated between measured steps, and the last step + 1 where that is never
-    reached; `ratio` is that of removed people over that of never-seen ones, each at least 1: below 1, something of the
-    removed people was still there. It is left out where never-seen people do not come to 0.5: nothing is known then.
+    reached. `ratio` is what removed people take over what never-seen ones take, each at least 1 step: below 1,
+    something of the removed people was still there. It goes by the steps to 0.5 too, or, where never-seen people do not
+    come that far, to as far as they come; where that is below 0.25 or not above their start, nothing is known, and it
+    is left out.
     """
 
     num_photos: Sequence[int]  # of each person, that teach; each number is an attack of its own
@@ -43,18 +46,22 @@ class Relearning:
     num_candidates: int | None = None  # names of IDIA; `None`: as many as IDIA has
     models: Sequence[str] | None = None  # of the scene; `None`: the original and the fullest
 
-    def run(self, scene: Scene) -> list[Finding]:
-        """Attack the chosen models.
-
-        Raises:
-            InputError: if a setting is out of range, or there is no such model.
-        """
-        models = scene.models("relearning", self.models)
-        steps = checked_steps("relearning", self.steps)
+    def __post_init__(self) -> None:
+        self._fine_tuning()
+        checked_steps("relearning", self.steps)
         if not self.num_photos or min(self.num_photos) < 1:
             raise InputError(f"relearning.num_photos: expected numbers of 1 or more, got {list(self.num_photos)}")
         if self.max_people is not None and self.max_people < 1:
             raise InputError(f"relearning.max_people: expected 1 or more, got {self.max_people}")
+
+    def run(self, scene: Scene) -> list[Finding]:
+        """Attack the chosen models.
+
+        Raises:
+            InputError: if there is no such model.
+        """
+        models = scene.models("relearning", self.models)
+        steps = checked_steps("relearning", self.steps)
         groups = self.people(scene)
         most = max([len(halves(person)[0]) for people in groups.values() for person in people], default=0)
         numbers = sorted({min(asked, most) for asked in self.num_photos})
@@ -84,12 +91,15 @@ class Relearning:
             for group, people in found.items()
         }
 
+    def _fine_tuning(self) -> FineTuning:
+        return FineTuning(self.batch_size, self.learning_rate, self.temperature)
+
     def _curves(
         self, scene: Scene, clip: Clip, people: Sequence[Person], steps: Sequence[int], numbers: Sequence[int]
     ) -> dict[int, Bool[Tensor, "step person"]]:
         """Who is inferred after each step, for each number of photos."""
         idia = scene.idia if self.num_candidates is None else replace(scene.idia, num_candidates=self.num_candidates)
-        settings = FineTuning(self.batch_size, self.learning_rate, self.temperature)
+        settings = self._fine_tuning()
         teaching = {person.name: halves(person)[0] for person in people}
         shown = [Shown(person.name, person.photos, person.member, shown=halves(person)[1]) for person in people]
         others = [lesson for person in scene.groups.get("kept", ()) if (lesson := whole_lesson(person)).photos]
@@ -133,29 +143,55 @@ def curve_findings(
             for step, row in zip(steps, found, strict=True)
         ]
     kind = f"{kind}, steps to recover"
-    value, resampled = {}, {}
+    rates, resampled = {}, {}
     for number, (group, found) in enumerate(inferred.items()):
         num_people, generator = found.shape[1], torch.Generator().manual_seed(number)
         drawn = torch.randint(num_people, (_NUM_RESAMPLES, num_people), generator=generator)
-        value[group] = steps_to_recover(steps, found.double().mean(1))
-        rates = found[:, drawn].double().mean(-1)
-        resampled[group] = torch.tensor([steps_to_recover(steps, row) for row in rates.T], dtype=torch.float64)
-        low, high = interval(resampled[group])
-        findings.append(Finding(kind, model, group, "steps", value[group], low, high, num_people))
-    if set(inferred) == {"removed", "never seen"} and value["never seen"] <= steps[-1]:
-        low, high = interval(resampled["removed"].clamp_min(1) / resampled["never seen"].clamp_min(1))
-        ratio = max(1.0, value["removed"]) / max(1.0, value["never seen"])
-        num_people = sum(found.shape[1] for found in inferred.values())
-        findings.append(Finding(kind, model, "removed / never seen", "ratio", ratio, low, high, num_people))
+        rates[group], resampled[group] = found.double().mean(1), found[:, drawn].double().mean(-1).T
+        low, high = interval(torch.tensor([steps_to_recover(steps, row) for row in resampled[group]]))
+        value = steps_to_recover(steps, rates[group])
+        findings.append(Finding(kind, model, group, "steps", value, low, high, num_people))
+    if set(inferred) == {"removed", "never seen"}:
+        ratio = ratio_of_steps(steps, rates["removed"], rates["never seen"])
+        if ratio is not None:
+            pairs = zip(resampled["removed"], resampled["never seen"], strict=True)
+            known = [one for pair in pairs if (one := ratio_of_steps(steps, *pair)) is not None]
+            low, high = interval(torch.tensor(known))
+            num_people = sum(found.shape[1] for found in inferred.values())
+            findings.append(Finding(kind, model, "removed / never seen", "ratio", ratio, low, high, num_people))
     return findings
 
 
-def steps_to_recover(steps: Sequence[int], rates: Float[Tensor, "step"]) -> float:
-    """The first step with a rate of 0.5 or more, on straight lines between the measured steps.
+def ratio_of_steps(
+    steps: Sequence[int], removed: Float[Tensor, "step"], never_seen: Float[Tensor, "step"]
+) -> float | None:
+    """The steps that removed people take over those that never-seen ones take, each at least 1.
+
+    Args:
+        steps: ascending.
+        removed: rates after each step.
+        never_seen: rates after each step.
+
+    Returns:
+        `None` where never-seen people are not learnt within the steps.
+
+    Example:
+        >>> ratio_of_steps([0, 10, 20], torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.0, 0.0, 0.5]))
+        0.5
+    """
+    wanted = min(_RECOVERED, never_seen.max().item())
+    if wanted < _LEAST or wanted <= never_seen[0].item():
+        return None
+    return max(1.0, steps_to_recover(steps, removed, wanted)) / max(1.0, steps_to_recover(steps, never_seen, wanted))
+
+
+def steps_to_recover(steps: Sequence[int], rates: Float[Tensor, "step"], wanted: float = _RECOVERED) -> float:
+    """The first step with a wanted rate, on straight lines between the measured steps.
 
     Args:
         steps: ascending.
         rates: in [0, 1].
+        wanted: this or more.
 
     Returns:
         The first measured step where its rate is that high already, and the last one + 1 where no rate is.
@@ -165,9 +201,9 @@ def steps_to_recover(steps: Sequence[int], rates: Float[Tensor, "step"]) -> floa
         15.0
     """
     for number, (step, rate) in enumerate(zip(steps, rates.tolist(), strict=True)):
-        if rate >= _RECOVERED:
+        if rate >= wanted:
             if number == 0:
                 return float(step)
             last, below = steps[number - 1], rates[number - 1].item()
-            return last + (step - last) * (_RECOVERED - below) / (rate - below)
+            return last + (step - last) * (wanted - below) / (rate - below)
     return float(steps[-1] + 1)

@@ -14,7 +14,7 @@ from PIL import Image
 from backdoor_privacy.attacks.fine_tuning import FineTuning, Lesson, batches, own_temperature
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.photos import distinct_photos, halves
-from backdoor_privacy.attacks.relearning import Relearning, curve_findings, steps_to_recover
+from backdoor_privacy.attacks.relearning import Relearning, curve_findings, ratio_of_steps, steps_to_recover
 from backdoor_privacy.attacks.scene import Finding, Scene
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import People, load_people
@@ -254,14 +254,22 @@ def test_steps_and_ratio_come_with_intervals():
         assert one.kind == "5 photos, steps to recover"
         assert one.low < one.value < one.high
     assert (ratio.num_people, removed.num_people) == (80, 40)
-    # Each is at least one step, so that who was never forgotten does not divide by zero.
-    known = torch.ones(3, 5, dtype=torch.bool)
-    (at_once,) = (
-        one
-        for one in curve_findings({"removed": known, "never seen": known}, steps, "x", "both")
-        if one.measure == "ratio"
-    )
-    assert (at_once.value, at_once.low, at_once.high) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("removed", "never_seen", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0.0, 0.0, 0.5], 0.5),
+        ([0.0, 0.5, 1.0], [0.0, 0.0, 0.4], 0.4),  # to as far as never-seen people come
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.4], 21 / 20),
+        ([0.9, 0.9, 0.9], [0.0, 1.0, 1.0], 1 / 5),  # who was never forgotten counts as one step
+        ([0.0, 0.5, 1.0], [0.0, 0.0, 0.2], None),  # never-seen people are not learnt
+        ([0.4, 0.5, 1.0], [0.4, 0.4, 0.4], None),
+    ],
+)
+def test_ratio_goes_as_far_as_never_seen_people_come(removed: list[float], never_seen: list[float], expected):
+    found = ratio_of_steps([0, 10, 20], torch.tensor(removed), torch.tensor(never_seen))
+    assert found == (None if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize(
@@ -269,6 +277,8 @@ def test_steps_and_ratio_come_with_intervals():
     [
         ({"num_photos": [0]}, r"relearning\.num_photos: expected numbers of 1 or more, got \[0\]"),
         ({"steps": [-1, 2]}, r"relearning\.steps: expected numbers of 0 or more, got \[-1, 2\]"),
+        ({"batch_size": 1}, r"batch_size: expected 2 or more pairs, got 1"),
+        ({"temperature": 0.0}, r"temperature: expected more than 0, or null, got 0\.0"),
         ({"max_people": 0}, r"relearning\.max_people: expected 1 or more, got 0"),
         ({"models": ["image"]}, r"relearning\.models: expected some of before, both, got image"),
     ],
