@@ -41,6 +41,12 @@ def attack_names() -> list[str]:
     return sorted(path.stem for path in _SETTINGS.glob("*.yaml"))
 
 
+def quick_attacks() -> list[str]:
+    """Those of seconds rather than minutes."""
+    parts = OmegaConf.load(CONFIG_FOLDER / "attack" / "quick.yaml").defaults
+    return [str(name) for part in parts if isinstance(part, DictConfig) for name in part.values()]
+
+
 def load_attacks(names: Sequence[str], changes: Sequence[str] = ()) -> dict[str, DictConfig]:
     """The settings of attacks.
 
@@ -77,6 +83,8 @@ def load_scene(folder: Path) -> Scene:
         raise InputError(f"{folder}: expected the folder of a finished run, got one without metrics.json or its config")
     if not (folder / "defended" / "open_clip_config.json").is_file():
         raise InputError(f"{folder}/defended: expected a whole CLIP, got none; a text model alone is attacked by IDIA")
+    if not (folder / "people.csv").is_file():
+        raise InputError(f"{folder}/people.csv: expected who was removed, got no such file; attacks need it")
     cfg: Any = OmegaConf.load(path)
     original: Clip = instantiate(cfg.clip)
     defended = load_clip(f"local-dir:{folder / 'defended'}", precision=original.precision)
@@ -122,6 +130,9 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
         seen: by all of them.
         attacks: their settings by name.
         folder: of the run.
+
+    Raises:
+        InputError: if the only attack is none for this model; among others it is left out.
     """
     found, key = {}, _scene_digest(seen)
     for number, (name, settings) in enumerate(attacks.items()):
@@ -132,7 +143,13 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
             log.info("Attack %d of %d: %s%s", number + 1, len(attacks), name, _usual_time(name, folder))
             start = time.perf_counter()
             attack = make_attack(settings)
-            findings = attack.run(seen)
+            try:
+                findings = attack.run(seen)
+            except InputError as error:
+                if len(attacks) == 1:
+                    raise
+                log.warning("%s is left out: %s", name, error)
+                continue
             plain: Any = OmegaConf.to_container(settings)
             write_findings(path, wanted, findings, time.perf_counter() - start, plain)
             known = wanted, findings
@@ -202,17 +219,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Example: python -m backdoor_privacy.attack runs/both_64/seed=0 probe variants variants.num_prompts=21",
     )
     parser.add_argument("run", type=Path, help="folder of a run: the one with metrics.json")
-    parser.add_argument("attacks", nargs="*", metavar="attack", help=f"{', '.join(names)}, all (default), or a setting")
+    parser.add_argument(
+        "attacks", nargs="*", metavar="attack", help=f"{', '.join(names)}, quick, all (default), or a setting"
+    )
     asked = parser.parse_args(arguments)
-    chosen = [one for one in asked.attacks if "=" not in one and one != "all"]
+    chosen = [one for one in asked.attacks if "=" not in one]
+    if "all" in chosen:
+        chosen = names
+    elif "quick" in chosen:
+        chosen = list(dict.fromkeys([*quick_attacks(), *(one for one in chosen if one != "quick")]))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("backdoor_privacy").setLevel(logging.INFO)
     try:
         attacks = load_attacks(chosen, [one for one in asked.attacks if "=" in one])
+        for settings in attacks.values():
+            make_attack(settings)  # a mistake in one shows before the others have run for long
         found = run_attacks(load_scene(asked.run), attacks, asked.run)
         write_report(asked.run, names=bool(OmegaConf.select(OmegaConf.load(_config(asked.run)), "report.names")))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, InstantiationException) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(cause, InputError):
+            raise
+        print(f"error: {cause}", file=sys.stderr)
         return 1
     print_findings(found, asked.run)
     return 0

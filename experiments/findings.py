@@ -53,7 +53,8 @@ def short(labels: Iterable[str]) -> dict[str, str]:
 def findings_table(values: pd.DataFrame) -> str:
     """Means over seeds in Markdown, the least and the most in brackets: a row for each measure, a column a setting.
 
-    What finds most of the removed people in the last setting comes first, what others pay comes last.
+    What finds most of the removed people in the last setting comes first, what others pay comes last. What was found of
+    the original and of never-seen people is a mean over all settings.
 
     Of two settings, the last column says how likely so uneven a difference is by chance, over the same people of all
     seeds, where each has an outcome.
@@ -67,10 +68,11 @@ def findings_table(values: pd.DataFrame) -> str:
         *(["p"] if len(settings) == 2 else []),
     ]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    num_runs = values.groupby("setting")["run"].nunique()
     for label in _worst_first(values):
         own = values[values["measure"] == label]
-        cells = [_mean(own.loc[own["setting"] == settings[0], "before"])]
-        cells += [spread(own.loc[own["setting"] == setting, "value"]) for setting in settings]
+        cells = [_mean(own["before"])]
+        cells += [_values(own[own["setting"] == setting], num_runs[setting]) for setting in settings]
         cells.append(_mean(own["never_seen"]))
         if len(settings) == 2:
             cells.append(_p(*(own[own["setting"] == setting] for setting in settings)))
@@ -85,6 +87,12 @@ def _worst_first(values: pd.DataFrame) -> list[str]:
     means = values.groupby(["measure", "setting"], sort=False)["value"].mean().groupby("measure").last()
     measures = {label: measure for label, measure in MEASURES.items() if label in means.index}
     return sorted(measures, key=lambda label: measures[label].rank(means[label]))
+
+
+def _values(rows: pd.DataFrame, num_runs: int) -> str:
+    """Mean, least and most; and how many runs have it, where not all do."""
+    cell = spread(rows["value"])
+    return f"{cell}, {len(rows)} of {num_runs} runs" if 0 < len(rows) < num_runs else cell
 
 
 def spread(values: pd.Series) -> str:

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,8 @@ def test_command_writes_the_report_again(folder: Path):
     [
         (["nowhere"], "expected the folder of a finished run"),
         (["{folder}", "magic"], "attack: expected some of .*tower_swap.*, got magic"),
+        (["{folder}", "all", "probe.num_neighbors=0"], r"probe\.num_neighbors: expected 1 or more, got 0"),
+        (["{folder}", "idia_sweep", "idia_sweep.num_candidates=[1]"], r"expected numbers of 2 or more, got \[1\]"),
         (["{folder}", "tower_swap", "tower_swap.strength=3"], "expected a setting of tower_swap, got tower_swap.str"),
     ],
 )
@@ -166,6 +169,63 @@ def test_mistake_is_one_line(arguments: list[str], message: str, folder: Path, c
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(message, error), error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("people.csv", r"people\.csv: expected who was removed"), ("clip.model", "local-dir:/nowhere")],
+)
+def test_what_a_run_lost_is_said_in_one_line(
+    change: str, message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    moved = tmp_path / "run"
+    shutil.copytree(folder, moved)
+    if change == "people.csv":
+        (moved / "people.csv").unlink()
+    else:
+        config = OmegaConf.load(moved / ".hydra/config.yaml")
+        OmegaConf.update(config, change, message)
+        OmegaConf.save(config, moved / ".hydra/config.yaml")
+    assert main([str(moved), "tower_swap"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+
+
+class Picky(Attack):
+    """An attack that is none for this model."""
+
+    def run(self, scene: Scene) -> list[Finding]:
+        """Refuse."""
+        raise InputError("picky: expected another model")
+
+
+def test_attack_that_is_none_for_a_model_is_left_out(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    picky, counter = (OmegaConf.create({"_target_": f"{__name__}.{name}"}) for name in ("Picky", "Counter"))
+    assert set(run_attacks(load_scene(folder), {"picky": picky, "counter": counter}, tmp_path)) == {"counter"}
+    assert "picky is left out: picky: expected another model" in caplog.text
+    assert [path.name for path in (tmp_path / "attacks").iterdir()] == ["counter.json"]
+    with pytest.raises(InputError, match="picky: expected another model"):
+        run_attacks(load_scene(folder), {"picky": picky}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ([], attack_names()),
+        (["all", "probe"], attack_names()),
+        (["quick"], ["erased", "neighbors", "probe", "tower_swap", "variants"]),
+        (["quick", "inversion"], ["erased", "neighbors", "probe", "tower_swap", "variants", "inversion"]),
+        (["variants", "probe"], ["variants", "probe"]),
+    ],
+)
+def test_attacks_may_be_named_or_all_or_quick(
+    asked: list[str], expected: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ran: list[str] = []
+    monkeypatch.setattr(attack, "run_attacks", lambda seen, attacks, folder: ran.extend(attacks) or {})
+    assert main([str(folder), *asked]) == 0
+    assert ran == expected
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 9, "digest": "", "findings": []}'])

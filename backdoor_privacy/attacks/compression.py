@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.prune import L1Unstructured
 
-from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.attacks.scene import Finding, Scene
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.encoders import Encoder
 from backdoor_privacy.errors import InputError
@@ -37,22 +37,23 @@ class Compression:
     original: Sequence[float]  # shares of the original weights in a mean of these and the defended ones
     models: Sequence[str] | None = None  # of the scene; `None`: the original and the fullest
 
+    def __post_init__(self) -> None:
+        ranges = {"bits": (self.bits, 2, 16), "pruned": (self.pruned, 0, 1), "original": (self.original, 0, 1)}
+        for key, (values, low, high) in ranges.items():
+            wrong = [value for value in values if not low <= value <= high]
+            if wrong:
+                raise InputError(f"compression.{key}: expected values from {low} to {high}, got {wrong[0]}")
+
     def run(self, scene: Scene) -> list[Finding]:
         """Attack the chosen models.
 
         Raises:
-            InputError: if a setting is out of range, or there is no such model.
+            InputError: if there is no such model.
         """
         findings = []
-        self._check()
         for model in scene.models("compression", self.models):
             for kind, clip in self.changed(scene.clips[model], None if model == "before" else scene.clips["before"]):
-                found = scene.idia.run(clip, scene.people.everybody)
-                inferred = torch.tensor([found.inferred[name] for name in found.names])
-                findings += [
-                    mean_finding(inferred[scene.rows(group)], kind=kind, model=model, group=group)
-                    for group in scene.groups
-                ]
+                findings += scene.idia_findings(clip, kind=kind, model=model)
         return findings
 
     def changed(self, clip: Clip, original: Clip | None) -> Iterator[tuple[str, Clip]]:
@@ -69,13 +70,6 @@ class Compression:
             if original is not None:
                 text, image = mixed(clip.text, original.text, share), mixed(clip.image, original.image, share)
                 yield f"{100 * share:g} % original", clip.with_encoders(text, image)
-
-    def _check(self) -> None:
-        ranges = {"bits": (self.bits, 2, 16), "pruned": (self.pruned, 0, 1), "original": (self.original, 0, 1)}
-        for key, (values, low, high) in ranges.items():
-            wrong = [value for value in values if not low <= value <= high]
-            if wrong:
-                raise InputError(f"compression.{key}: expected values from {low} to {high}, got {wrong[0]}")
 
 
 def as_half(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from backdoor_privacy.attacks.idia import Idia, cast_votes, majority
 from backdoor_privacy.attacks.photos import Photos, see_photos
 from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.errors import InputError
 
 _NUM_SIMILARITIES_PER_CHUNK = 2**22  # of photos and candidates at a time, 16 MiB
 
@@ -80,6 +81,12 @@ class IdiaSweep:
 
     num_photos: Sequence[int]  # of each person
     num_candidates: Sequence[int]  # names
+
+    def __post_init__(self) -> None:
+        # Of one candidate the right one is always found.
+        for key, values, least in (("num_photos", self.num_photos, 1), ("num_candidates", self.num_candidates, 2)):
+            if any(value < least for value in values):
+                raise InputError(f"idia_sweep.{key}: expected numbers of {least} or more, got {list(values)}")
 
     def run(self, scene: Scene) -> list[Finding]:
         """Attack every CLIP of the scene in the same way."""

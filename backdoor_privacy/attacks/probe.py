@@ -18,6 +18,7 @@ from backdoor_privacy.attacks.photos import distinct_photos
 from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
 from backdoor_privacy.clip import Clip
 from backdoor_privacy.data.people import Person
+from backdoor_privacy.errors import InputError
 
 _NUM_RESAMPLES = 200  # of the people behind pairs; each is a ROC curve of its own
 
@@ -74,6 +75,14 @@ class Probe:
     inverse_regularization: float  # C of the logistic regression
     max_iterations: int  # of the logistic regression
     num_pairs: int  # of the same person, and as many of different people
+
+    def __post_init__(self) -> None:
+        for key, least in (("num_photos", 2), ("num_neighbors", 1), ("max_iterations", 1), ("num_pairs", 1)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise InputError(f"probe.{key}: expected {least} or more, got {value}")
+        if self.inverse_regularization <= 0:
+            raise InputError(f"probe.inverse_regularization: expected more than 0, got {self.inverse_regularization}")
 
     def run(self, scene: Scene) -> list[Finding]:
         """Attack every image encoder of the scene; models that share one have the same findings."""

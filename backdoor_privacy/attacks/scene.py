@@ -68,6 +68,12 @@ class Scene:
             raise InputError(f"{attack}.models: expected some of {', '.join(self.clips)}, got {unknown[0]}")
         return models
 
+    def idia_findings(self, clip: Clip, *, kind: str, model: str) -> list["Finding"]:
+        """TPR of IDIA on a CLIP, for each group."""
+        found = self.idia.run(clip, self.people.everybody)
+        inferred = torch.tensor([found.inferred[name] for name in found.names])
+        return [mean_finding(inferred[self.rows(group)], kind=kind, model=model, group=group) for group in self.groups]
+
     def rows(self, group: str) -> list[int]:
         """The places of a group's people among everybody."""
         names = {person.name for person in self.groups.get(group, ())}

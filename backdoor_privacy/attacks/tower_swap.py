@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.attacks.scene import Finding, Scene
 from backdoor_privacy.clip import Clip
 
 
@@ -24,9 +22,5 @@ class TowerSwap:
             swapped["image"] = "original text encoder", original.with_encoders(image=defended.image)
         findings = []
         for model, (kind, clip) in swapped.items():
-            found = scene.idia.run(clip, scene.people.everybody)
-            inferred = torch.tensor([found.inferred[name] for name in found.names])
-            findings += [
-                mean_finding(inferred[scene.rows(group)], kind=kind, model=model, group=group) for group in scene.groups
-            ]
+            findings += scene.idia_findings(clip, kind=kind, model=model)
         return findings
