@@ -21,6 +21,8 @@ from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 
 _NUM_RESAMPLES = 200  # of the people behind pairs; each is a ROC curve of its own
+_ACCEPTED = 0.01  # of two people's pairs, at most, where the share of one person's is measured
+_OF_ROC = ("AUC", "EER", "TPR at 1 % FPR")
 
 
 class Faces(NamedTuple):
@@ -53,11 +55,12 @@ class Pairs(NamedTuple):
     is_same: Bool[Tensor, "pair"]
 
 
-class Errors(NamedTuple):
-    """How well a similarity tells the same person from another."""
+class Verification(NamedTuple):
+    """How well a similarity tells the same person from another: what its ROC curve comes down to."""
 
     auc: float  # area under the ROC curve
     eer: float  # the rate of wrongly accepted pairs where it is that of wrongly rejected ones
+    tpr: float  # the rate of rightly accepted pairs where at most 1 % are wrongly accepted
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ class Probe:
 
     Measures of `linear probe` and `k-NN`: `accuracy`, the mean over people of the share of their photos that is right,
     and `excess over chance`, the same minus 1 / number of people. Removed people are classified among removed ones; of
-    the other groups as many people are drawn. Measures of `face verification`, over all people of a group: `AUC` and
-    `EER`. A person with fewer than two photos is left out, and a group with fewer than two people.
+    the other groups as many people are drawn. Measures of `face verification`, over all people of a group: `AUC`,
+    `EER` and `TPR at 1 % FPR`. A person with fewer than two photos is left out, and a group with fewer than two people.
     """
 
     num_photos: int | None  # of each person, at most
@@ -130,11 +133,11 @@ class Probe:
         pairs = draw_pairs(faces.person_index, self.num_pairs, seed)
         similarities = (faces.features[pairs.left] * faces.features[pairs.right]).sum(-1)
         people = torch.stack([faces.person_index[pairs.left], faces.person_index[pairs.right]])
-        found = verification_errors(similarities, pairs.is_same)
-        resampled = torch.tensor(resampled_errors(similarities, pairs.is_same, people), dtype=torch.float64)
+        found = verification(similarities, pairs.is_same)
+        resampled = torch.tensor(resampled_verification(similarities, pairs.is_same, people), dtype=torch.float64)
         return [
             Finding("face verification", "", group, measure, value, *interval(drawn), faces.num_people)
-            for measure, value, drawn in zip(("AUC", "EER"), found, resampled.unbind(1), strict=True)
+            for measure, value, drawn in zip(_OF_ROC, found, resampled.unbind(1), strict=True)
         ]
 
 
@@ -216,28 +219,31 @@ def draw_pairs(person_index: Int[Tensor, "photo"], num_pairs: int, seed: int) ->
     return Pairs(left, right, torch.arange(2 * num_pairs) < num_pairs)
 
 
-def verification_errors(
+def verification(
     similarities: Float[Tensor, "pair"], is_same: Bool[Tensor, "pair"], weights: Float[Tensor, "pair"] | None = None
-) -> Errors:
-    """AUC and equal error rate of telling the same person from another, each pair counted as often as its weight."""
-    wrongly, rightly, _ = roc_curve(
-        is_same.numpy(), similarities.numpy(), sample_weight=None if weights is None else weights.numpy()
-    )
+) -> Verification:
+    """Telling the same person from another by a threshold, each pair counted as often as its weight."""
+    own = None if weights is None else weights.numpy()
+    wrongly, rightly, _ = roc_curve(is_same.numpy(), similarities.numpy(), sample_weight=own, drop_intermediate=False)
     # Errors are equal where wrongly accepted = wrongly rejected = 1 - rightly accepted, between two thresholds or so.
-    return Errors(float(auc(wrongly, rightly)), float(np.interp(0, wrongly + rightly - 1, wrongly)))
+    return Verification(
+        auc=float(auc(wrongly, rightly)),
+        eer=float(np.interp(0, wrongly + rightly - 1, wrongly)),
+        tpr=float(rightly[wrongly <= _ACCEPTED].max()),
+    )
 
 
-def resampled_errors(
+def resampled_verification(
     similarities: Float[Tensor, "pair"], is_same: Bool[Tensor, "pair"], people: Int[Tensor, "two pair"]
-) -> list[Errors]:
+) -> list[Verification]:
     """The same for people drawn again and again: a pair counts as often as its people were drawn (together)."""
     generator = torch.Generator().manual_seed(0)
     num_people = int(people.max()) + 1
-    found: list[Errors] = []
+    found: list[Verification] = []
     while len(found) < _NUM_RESAMPLES:
         drawn = torch.randint(num_people, (num_people,), generator=generator)
         times = torch.bincount(drawn, minlength=num_people).double()
         weights = torch.where(is_same, times[people[0]], times[people[0]] * times[people[1]])
         if weights[is_same].any() and weights[~is_same].any():  # not one person all over
-            found.append(verification_errors(similarities, is_same, weights))
+            found.append(verification(similarities, is_same, weights))
     return found

@@ -17,9 +17,9 @@ from backdoor_privacy.attacks.probe import (
     draw_pairs,
     linear_probe,
     nearest_neighbors,
-    resampled_errors,
+    resampled_verification,
     see_faces,
-    verification_errors,
+    verification,
 )
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip import Clip
@@ -106,6 +106,7 @@ def test_faces_that_a_clip_knows_are_told_apart_in_every_group(seeing, crowd: Pe
         )
     assert min(values(findings, "face verification", "AUC").values()) > 0.97
     assert max(values(findings, "face verification", "EER").values()) < 0.08
+    assert min(values(findings, "face verification", "TPR at 1 % FPR").values()) > 0.5
     num_people = {(found.kind, found.group): found.num_people for found in findings}
     assert {num_people[kind, group] for kind in ("linear probe", "k-NN") for group in ("removed", "kept")} == {8}
     assert num_people["face verification", "kept"] == 14
@@ -136,6 +137,7 @@ def test_faces_that_were_mapped_to_one_point_are_told_apart_no_more(seeing, crow
         assert accuracy["removed"] < 0.35 < 0.9 < accuracy["kept"]
     assert values(findings, "face verification", "AUC", "image")["removed"] == pytest.approx(0.5, abs=0.1)
     assert values(findings, "face verification", "EER", "image")["removed"] == pytest.approx(0.5, abs=0.1)
+    assert values(findings, "face verification", "TPR at 1 % FPR", "image")["removed"] < 0.1
     assert values(findings, "face verification", "AUC", "before")["removed"] > 0.97
 
 
@@ -287,9 +289,12 @@ def test_pairs_are_of_one_person_or_of_two():
     assert not torch.equal(pairs.left, draw_pairs(person_index, 4000, seed=1).left)
 
 
-def slow_errors(positives: list[float], negatives: list[float]) -> tuple[float, float]:
-    """AUC by counting pairs; equal error rate between the two thresholds where the errors cross."""
+def slow_errors(positives: list[float], negatives: list[float]) -> tuple[float, float, float]:
+    """AUC by counting pairs; equal error rate between the two thresholds where the errors cross; TPR at 1 % FPR."""
     wins = sum((one > other) + 0.5 * (one == other) for one in positives for other in negatives)
+    # Above the threshold are as many of the others as may be accepted.
+    strictest = sorted(negatives, reverse=True)[len(negatives) // 100]
+    found = sum(score > strictest for score in positives) / len(positives)
     previous = (0.0, 1.0)  # wrongly accepted, wrongly rejected where nobody is accepted
     for threshold in sorted({*positives, *negatives}, reverse=True):
         accepted = sum(score >= threshold for score in negatives) / len(negatives)
@@ -297,24 +302,24 @@ def slow_errors(positives: list[float], negatives: list[float]) -> tuple[float, 
         if accepted >= rejected:
             before, after = previous[1] - previous[0], rejected - accepted
             share = before / (before - after)
-            return wins / len(positives) / len(negatives), previous[0] + share * (accepted - previous[0])
+            return wins / len(positives) / len(negatives), previous[0] + share * (accepted - previous[0]), found
         previous = accepted, rejected
     raise AssertionError
 
 
 @pytest.mark.parametrize("digits", [1, 6])  # few digits: ties
 @pytest.mark.parametrize("shift", [0.0, 0.4, 5.0])
-def test_verification_errors_equal_slow_ones(digits: int, shift: float):
+def test_verification_equal_slow_ones(digits: int, shift: float):
     generator = torch.Generator().manual_seed(2)
     scores = (torch.randn(70, generator=generator) * 0.5).round(decimals=digits)
     is_same = torch.arange(70) < 30
     scores = scores + shift * is_same
     expected = slow_errors(scores[:30].tolist(), scores[30:].tolist())
-    assert verification_errors(scores, is_same) == pytest.approx(expected, abs=1e-6)
+    assert verification(scores, is_same) == pytest.approx(expected, abs=1e-6)
     times = torch.randint(4, (70,), generator=generator)
     repeated = scores.repeat_interleave(times), is_same.repeat_interleave(times)
-    found = verification_errors(scores, is_same, times.double())
-    assert found == pytest.approx(verification_errors(*repeated), abs=1e-6)
+    found = verification(scores, is_same, times.double())
+    assert found == pytest.approx(verification(*repeated), abs=1e-6)
 
 
 def test_interval_is_over_people_and_not_over_pairs():
@@ -322,12 +327,12 @@ def test_interval_is_over_people_and_not_over_pairs():
     people = torch.stack([torch.arange(400) % 4, (torch.arange(400) + (torch.arange(400) >= 200)) % 4])
     is_same = torch.arange(400) < 200
     similarities = torch.where(is_same, (people[0] >= 2).float(), torch.full((400,), 0.5))
-    aucs = [errors.auc for errors in resampled_errors(similarities, is_same, people)]
+    aucs = [errors.auc for errors in resampled_verification(similarities, is_same, people)]
     expected = {0, 0.25, 0.5, 0.75, 1}
     assert len(aucs) == 40
     assert {round(value, 6) for value in aucs} <= expected
     assert len(set(aucs)) > 2
-    assert verification_errors(similarities, is_same).auc == pytest.approx(0.5)
+    assert verification(similarities, is_same).auc == pytest.approx(0.5)
 
 
 def test_resampling_equals_a_slow_one():
@@ -335,7 +340,7 @@ def test_resampling_equals_a_slow_one():
     pairs = draw_pairs(person_index, 80, seed=1)
     people = torch.stack([person_index[pairs.left], person_index[pairs.right]])
     similarities = torch.randn(160, generator=torch.Generator().manual_seed(1)) + pairs.is_same
-    found = resampled_errors(similarities, pairs.is_same, people)
+    found = resampled_verification(similarities, pairs.is_same, people)
     generator = torch.Generator().manual_seed(0)
     num_checked = 0
     while num_checked < len(found):
