@@ -16,7 +16,7 @@ from open_clip.transform import PreprocessCfg
 from open_clip.transformer import QuickGELU
 from torch import nn
 
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.hub import cached_file
 
 LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # how the names of models begin that are no architectures
@@ -162,8 +162,3 @@ def _checked(key: str, value: Any) -> Any:
         "clip.preprocess: expected mean and std of three colours, interpolation (bicubic, bilinear), resize_mode "
         f"(shortest, longest, squash) or fill_color (0 to 255), got {key}: {value}"
     )
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of many names."""
-    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")

@@ -22,8 +22,8 @@ from backdoor_privacy.data.inspection import has_header, names_in, num_different
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards
-from backdoor_privacy.errors import InputError, one_line_errors
-from backdoor_privacy.findings import Data, Finding, Photos, findings, some
+from backdoor_privacy.errors import InputError, one_line_errors, some
+from backdoor_privacy.findings import Data, Finding, Photos, findings
 from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot

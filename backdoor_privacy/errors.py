@@ -2,14 +2,22 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger("backdoor_privacy")
+_MAX_SHOWN = 5
 
 
 class InputError(ValueError):
     """Something that the user can mend; said in one line: the key, what was expected, what came, what to do."""
+
+
+def some(items: Iterable[object]) -> str:
+    """The first few, and how many there are besides."""
+    texts = [str(item) for item in items]
+    rest = len(texts) - _MAX_SHOWN
+    return ", ".join(texts[:_MAX_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @contextmanager

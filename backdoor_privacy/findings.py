@@ -1,6 +1,6 @@
 """What is wrong with the data of a run, and what of it stops the run: the rules behind `check_data`."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -12,11 +12,9 @@ from backdoor_privacy.data.inspection import num_different, odd_names, outside, 
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import MAX_UNREADABLE_SHARE
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.settings import Config
 from backdoor_privacy.triggers.selection import named_people, select_people
-
-_MAX_SHOWN = 5
 
 
 class Finding(NamedTuple):
@@ -84,13 +82,6 @@ def findings(data: Data) -> list[Finding]:
     except InputError as error:
         found.append(Finding(str(error), stops=True))
     return found + [finding for rule in rules for finding in rule(data)]
-
-
-def some(items: Iterable[object]) -> str:
-    """The first few, and how many there are besides."""
-    texts = [str(item) for item in items]
-    rest = len(texts) - _MAX_SHOWN
-    return ", ".join(texts[:_MAX_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _candidates(data: Data) -> Iterator[Finding]:

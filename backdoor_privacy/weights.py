@@ -16,10 +16,9 @@ from backdoor_privacy.architecture import (
     SCHEMES,
     as_override,
     model_config,
-    some,
     tags_by_preprocessing,
 )
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.hub import cached_file, reachable
 
 

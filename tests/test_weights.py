@@ -179,7 +179,7 @@ def test_weight_file_that_lacks_a_tensor_is_an_error(architecture: Any, tiny_cli
             "nowhere",
             r"^clip\.pretrained: expected a tag of test-tiny \(somewhere\) or a weight file, got nowhere",
         ),
-        ("ViT-B-32", "no_such_tag", r"expected a tag of ViT-B-32 \(openai, laion400m_e31, .* \.\.\.\)"),
+        ("ViT-B-32", "no_such_tag", r"expected a tag of ViT-B-32 \(openai, laion400m_e31, .* and \d+ more\)"),
         ("no-such-model", "openai", r"^clip\.model: expected an architecture of open_clip \(.*\), got no-such-model"),
         ("local-dir:{tiny}", "openai", r"^clip\.pretrained: expected null for local-dir:.*own weights, got openai"),
         ("hf-hub:a/b", "openai", r"^clip\.pretrained: expected null for hf-hub:a/b"),
