@@ -42,7 +42,7 @@ def attack_names() -> list[str]:
 
 
 def quick_attacks() -> list[str]:
-    """Those of seconds rather than minutes."""
+    """The faster ones, which `conf/attack/quick.yaml` lists."""
     parts = OmegaConf.load(CONFIG_FOLDER / "attack" / "quick.yaml").defaults
     return [str(name) for part in parts if isinstance(part, DictConfig) for name in part.values()]
 
