@@ -31,7 +31,7 @@ from backdoor_privacy.results import read_metrics
 from backdoor_privacy.sweeps import spoken
 from backdoor_privacy.triggers.selection import draw_decoys
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("backdoor_privacy.attack")  # also where this is the command
 _SETTINGS = CONFIG_FOLDER / "attack" / "also"
 _FORMAT = 3  # to be counted up when an attack finds something else of the same
 
