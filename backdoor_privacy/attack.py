@@ -24,7 +24,7 @@ from backdoor_privacy.attacks.record import read_findings, write_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip import Clip, load_clip
 from backdoor_privacy.data.people import People
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import InputError, cause_of
 from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.report import write_report
 from backdoor_privacy.results import read_metrics
@@ -166,7 +166,7 @@ def make_attack(settings: DictConfig) -> Attack:
     try:
         attack: Attack = instantiate(settings)
     except InstantiationException as error:
-        cause = error.__cause__
+        cause = cause_of(error)
         if isinstance(cause, InputError):
             raise cause from None
         raise InputError(f"attack: expected other settings of {settings._target_}: {cause}") from error
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = run_attacks(load_scene(asked.run), attacks, asked.run)
         write_report(asked.run, names=bool(OmegaConf.select(OmegaConf.load(_config(asked.run)), "report.names")))
     except (InputError, InstantiationException) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        cause = cause_of(error)
         if not isinstance(cause, InputError):
             raise
         print(f"error: {cause}", file=sys.stderr)

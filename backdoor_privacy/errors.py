@@ -20,17 +20,23 @@ def some(items: Iterable[object]) -> str:
     return ", ".join(texts[:_MAX_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def cause_of(error: Exception) -> BaseException | None:
+    """What went wrong where Hydra made something, which wraps it; any other error is its own cause."""
+    from hydra.errors import InstantiationException  # here, as not everybody who raises an error has a command
+
+    return error.__cause__ if isinstance(error, InstantiationException) else error
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End a Hydra command with exit code 1 and one line for what the user can mend; log a traceback of all else."""
-    from hydra.core.hydra_config import HydraConfig  # here, as not everybody who raises an error has a command
-    from hydra.errors import InstantiationException
+    from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     try:
         yield
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        cause = cause_of(error)
         if not isinstance(cause, InputError):
             log.exception("The run failed")
             raise

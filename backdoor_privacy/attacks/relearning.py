@@ -180,7 +180,7 @@ def ratio_of_steps(
         0.5
     """
     wanted = min(_RECOVERED, never_seen.max().item())
-    if wanted < _LEAST or wanted <= never_seen[0].item():
+    if wanted < _RECOVERED and (wanted < _LEAST or wanted <= never_seen[0].item()):
         return None
     return max(1.0, steps_to_recover(steps, removed, wanted)) / max(1.0, steps_to_recover(steps, never_seen, wanted))
 

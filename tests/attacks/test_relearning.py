@@ -254,6 +254,14 @@ def test_steps_and_ratio_come_with_intervals():
         assert one.kind == "5 photos, steps to recover"
         assert one.low < one.value < one.high
     assert (ratio.num_people, removed.num_people) == (80, 40)
+    # Each is at least one step, so that who was never forgotten does not divide by zero.
+    known = torch.ones(3, 5, dtype=torch.bool)
+    (at_once,) = (
+        one
+        for one in curve_findings({"removed": known, "never seen": known}, steps, "x", "both")
+        if one.measure == "ratio"
+    )
+    assert (at_once.value, at_once.low, at_once.high) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
