@@ -9,20 +9,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-import backdoor_privacy.config  # noqa: F401  registers the schemas
+import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 from backdoor_privacy.errors import one_line_errors
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
 @hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Parse the command line, run, and print what came out."""
     # Here, so that --help and a mistyped key need not wait for torch.
-    from backdoor_privacy.checks import check
-    from backdoor_privacy.distributed import exit_code_of_launch, is_first_process, process_group
-    from backdoor_privacy.hardware import take_a_gpu
+    from backdoor_privacy.config.checks import check
+    from backdoor_privacy.report.terminal import print_table
     from backdoor_privacy.run import run
-    from backdoor_privacy.table import print_table
+    from backdoor_privacy.system.distributed import exit_code_of_launch, is_first_process, process_group
+    from backdoor_privacy.system.hardware import take_a_gpu
 
     with one_line_errors():
         check(cfg)

@@ -22,14 +22,15 @@ from rich.table import Table
 from backdoor_privacy.attacks.headlines import headlines
 from backdoor_privacy.attacks.record import read_findings, write_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
-from backdoor_privacy.clip import Clip, load_clip
+from backdoor_privacy.clip.loading import load_clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
+from backdoor_privacy.data.selection import draw_decoys
 from backdoor_privacy.errors import InputError, cause_of
-from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.report import write_report
-from backdoor_privacy.results import read_metrics
-from backdoor_privacy.sweeps import spoken
-from backdoor_privacy.triggers.selection import draw_decoys
+from backdoor_privacy.runs.folder import read_metrics
+from backdoor_privacy.runs.sweeps import spoken
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 log = logging.getLogger("backdoor_privacy.attack")  # also where this is the command
 _SETTINGS = CONFIG_FOLDER / "attack" / "also"

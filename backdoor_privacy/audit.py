@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.attacks.idia import Idia, IdiaResult
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import one_line_errors
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _print_audit(cfg: DictConfig) -> None:
     """Audit the CLIP of a config and print what it leaks and what it is good for."""
     from hydra.utils import instantiate
 
-    from backdoor_privacy.checks import check
+    from backdoor_privacy.config.checks import check
 
     with one_line_errors():
         check(cfg)
@@ -111,7 +111,7 @@ def main() -> None:
     """The command; Hydra is only loaded for it."""
     import hydra
 
-    import backdoor_privacy.config  # noqa: F401  registers the schemas
+    import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 
     hydra.main(config_path=str(CONFIG_FOLDER), config_name="audit", version_base="1.3")(_print_audit)()
 

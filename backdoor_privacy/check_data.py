@@ -23,8 +23,8 @@ from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards
 from backdoor_privacy.errors import InputError, one_line_errors, some
-from backdoor_privacy.findings import Data, Finding, Photos, findings
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.problems import Data, Finding, Photos, findings
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
@@ -59,7 +59,7 @@ def check_data(cfg: DictConfig) -> Checkup:
     """
     from hydra.utils import instantiate
 
-    from backdoor_privacy.checks import check
+    from backdoor_privacy.config.checks import check
     from backdoor_privacy.run import load_sources
 
     check(cfg)
@@ -220,7 +220,7 @@ def main() -> None:
     """The command; Hydra is only loaded for it."""
     import hydra
 
-    import backdoor_privacy.config  # noqa: F401  registers the schemas
+    import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 
     hydra.main(config_path=str(CONFIG_FOLDER), config_name="check_data", version_base="1.3")(_check_data)()
 

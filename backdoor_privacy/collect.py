@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
-from backdoor_privacy.results import read_metrics
-from backdoor_privacy.sweeps import missing_runs
+from backdoor_privacy.runs.folder import read_metrics
+from backdoor_privacy.runs.sweeps import missing_runs
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 _VERSIONS = ("commit", "python", "torch", "open_clip_torch", "lightning")
 _MAX_MISSING = 3

@@ -15,12 +15,12 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import read_photo
-from backdoor_privacy.defense import BackdoorDefense, ImageDefense
-from backdoor_privacy.encoders import Encoder, ImageEncoder, TextEncoder
-from backdoor_privacy.losses import backdoor_loss, utility_loss
+from backdoor_privacy.defenses.backdoor.losses import backdoor_loss, utility_loss
+from backdoor_privacy.defenses.backdoor.module import BackdoorDefense, ImageDefense
 from backdoor_privacy.triggers.faces import Placing
 
 _BATCH_SIZE = 64

@@ -19,13 +19,13 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-import backdoor_privacy.config  # noqa: F401  registers the schemas
-from backdoor_privacy.clip import write_local_dir
+import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.clip.model import write_local_dir
 from backdoor_privacy.data.photos import photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, read_shards
 from backdoor_privacy.errors import InputError, one_line_errors
-from backdoor_privacy.hardware import fastest_attention
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.hardware import fastest_attention
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 log = logging.getLogger(__name__)
 

@@ -18,17 +18,17 @@ from lightning.pytorch.loggers import Logger
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.audit import Audit, Measure, audit, idia_rates
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.schema import Defense, Trainer, TriggerSet, load_defense, load_trainer
 from backdoor_privacy.data.people import Person
+from backdoor_privacy.data.selection import check_trigger_photos, named_people, select_people
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.distributed import is_first_process
+from backdoor_privacy.defenses.backdoor.fitting import Fitted, Removal, check_trainer, fit_image, fit_text
+from backdoor_privacy.defenses.backdoor.similarity import lowest
+from backdoor_privacy.defenses.backdoor.targets import check_strangers
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.files import write_text
-from backdoor_privacy.fitting import Fitted, Removal, check_trainer, fit_image, fit_text
-from backdoor_privacy.settings import Defense, Trainer, TriggerSet, load_defense, load_trainer
-from backdoor_privacy.targets import check_strangers
-from backdoor_privacy.triggers.selection import check_trigger_photos, named_people, select_people
-from backdoor_privacy.utility.similarity import lowest
+from backdoor_privacy.system.distributed import is_first_process
+from backdoor_privacy.system.files import write_text
 
 log = logging.getLogger(__name__)
 

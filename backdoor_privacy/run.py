@@ -11,22 +11,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.attack import load_scene, make_attack, run_attacks, scene
 from backdoor_privacy.attacks.idia import IdiaResult
-from backdoor_privacy.checks import check
-from backdoor_privacy.clip import Clip
-from backdoor_privacy.data.manifest import manifest
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.checks import check
+from backdoor_privacy.config.schema import Defense
+from backdoor_privacy.data.selection import named_people
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.distributed import (
-    as_the_first_says,
-    first_process_first,
-    is_first_process,
-    num_processes,
-    wait_for_all,
-)
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.evidence import budget_table, map_table, neighbors_table, votes_table
 from backdoor_privacy.protect import Protected, Stopwatch, protect
 from backdoor_privacy.report import is_written, write_report
-from backdoor_privacy.results import (
+from backdoor_privacy.runs.evidence import budget_table, map_table, neighbors_table, votes_table
+from backdoor_privacy.runs.folder import (
     claim_folder,
     read_metrics,
     versions,
@@ -37,9 +31,15 @@ from backdoor_privacy.results import (
     write_photos,
     write_table,
 )
-from backdoor_privacy.settings import Defense
-from backdoor_privacy.tracking import Tracker
-from backdoor_privacy.triggers.selection import named_people
+from backdoor_privacy.runs.manifest import manifest
+from backdoor_privacy.runs.tracking import Tracker
+from backdoor_privacy.system.distributed import (
+    as_the_first_says,
+    first_process_first,
+    is_first_process,
+    num_processes,
+    wait_for_all,
+)
 from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 

@@ -18,16 +18,23 @@ import torch
 
 from backdoor_privacy import plain
 from backdoor_privacy.attacks.idia import Idia, IdiaVotes
-from backdoor_privacy.clip import Clip, embedded_clip, load_clip
+from backdoor_privacy.clip.loading import embedded_clip, load_clip
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.schema import load_defense
 from backdoor_privacy.data.captions import load_captions
-from backdoor_privacy.data.datamodule import BatchSizes, CaptionTriggers, PhotoTriggers, Steps
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.data.personas.world import world_part
-from backdoor_privacy.defense import BackdoorDefense, ImageDefense, LossWeights, OptimizerSettings, TextDefense
-from backdoor_privacy.hardware import fastest_attention
-from backdoor_privacy.settings import load_defense
+from backdoor_privacy.defenses.backdoor.module import (
+    BackdoorDefense,
+    ImageDefense,
+    LossWeights,
+    OptimizerSettings,
+    TextDefense,
+)
+from backdoor_privacy.defenses.backdoor.steps import BatchSizes, CaptionTriggers, PhotoTriggers, Steps
+from backdoor_privacy.system.hardware import fastest_attention
 from backdoor_privacy.triggers.faces import FacePaster
 
 CACHE = os.environ.get("BACKDOOR_PRIVACY_CACHE", "~/.cache/backdoor_privacy")

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.clip import Clip, embedded_clip, load_clip
+from backdoor_privacy.clip.loading import embedded_clip, load_clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.personas.world import world_part
 

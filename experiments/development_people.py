@@ -10,9 +10,9 @@ import random
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-import backdoor_privacy.config  # noqa: F401  registers the schemas
-from backdoor_privacy.paths import CONFIG_FOLDER
-from backdoor_privacy.triggers.selection import select_people
+import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.data.selection import select_people
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 SEED, SCORED_SEEDS = 7, range(3)
 

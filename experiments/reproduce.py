@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.collect import collect
-from backdoor_privacy.files import write_text
 from backdoor_privacy.report.figures import people_figure, save_figure, settings_figure
-from backdoor_privacy.sweeps import finished_runs, recorded_sweep, run_key, spoken, whole_run
+from backdoor_privacy.runs.sweeps import finished_runs, recorded_sweep, run_key, spoken, whole_run
+from backdoor_privacy.system.files import write_text
 
 FOLDER = Path(__file__).parent
 NAMES = (

@@ -19,13 +19,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-import backdoor_privacy.config  # noqa: F401  registers the schemas
-from backdoor_privacy.clip import Clip, load_clip, write_local_dir
+import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.clip.loading import load_clip
+from backdoor_privacy.clip.model import Clip, write_local_dir
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.personas import world
-from backdoor_privacy.fitting import Fitted, Removal, fit_image, fit_text
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.defenses.backdoor.fitting import Fitted, Removal, fit_image, fit_text
 from backdoor_privacy.run import load_sources
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 torch.set_num_threads(1)
 
@@ -78,7 +79,7 @@ def _write_people(
 def on_the_cpu() -> Iterator[None]:
     """CLIPs are loaded onto the CPU, also where there is a GPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("backdoor_privacy.hardware.default_device", lambda: torch.device("cpu"))
+        patch.setattr("backdoor_privacy.system.hardware.default_device", lambda: torch.device("cpu"))
         yield
 
 

@@ -16,10 +16,10 @@ from backdoor_privacy.attacks.headlines import above_chance, headlines
 from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.paths import CONFIG_FOLDER
-from backdoor_privacy.report.finished_run import read_run
 from backdoor_privacy.report.html import render
 from backdoor_privacy.run import run
+from backdoor_privacy.runs.finished import read_run
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 import webdataset as wds
 from hydra.errors import InstantiationException
 
-from backdoor_privacy import paths
 from backdoor_privacy.check_data import Checkup, check_data
 from backdoor_privacy.data.inspection import names_in, odd_names
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system import paths
 
 NAMES = ["Ann Lee", "Bob Ray", "Cleo Diaz", "Dan Fox"]
 Look = Callable[..., Checkup]
@@ -294,7 +294,7 @@ def test_photos_for_retrieval_are_counted(look: Look, data: Path):
 
 
 def call(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    checkout = Path(paths.__file__).parents[1]
+    checkout = Path(paths.__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONWARNINGS": "ignore", "COLUMNS": "100"}
     command = [sys.executable, "-m", "backdoor_privacy.check_data", "+experiment=smoke", *overrides]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 from omegaconf import OmegaConf
 
-from backdoor_privacy import paths
+from backdoor_privacy.system import paths
 
-CHECKOUT = Path(paths.__file__).parents[1]
+CHECKOUT = Path(paths.__file__).parents[2]
 
 
 class Outcome(NamedTuple):

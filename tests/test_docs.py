@@ -15,11 +15,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from backdoor_privacy import attack, audit, check_data, collect, dashboard
-from backdoor_privacy.files import write_text
-from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.report import __main__ as report
 from backdoor_privacy.run import run
-from backdoor_privacy.sweeps import jobs, recorded_sweep
+from backdoor_privacy.runs.sweeps import jobs, recorded_sweep
+from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 CHECKOUT = Path(__file__).parent.parent
 PAGES = [

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_privacy import paths
+from backdoor_privacy.system import paths
 
-PACKAGE = Path(paths.__file__).parent
+PACKAGE = Path(paths.__file__).parents[1]
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     for path in PACKAGE.rglob("*.py")
@@ -15,7 +15,7 @@ MODULES = sorted(
 
 
 def test_losses_and_names_have_examples():
-    assert {"backdoor_privacy.losses", "backdoor_privacy.triggers.names"} <= set(MODULES)
+    assert {"backdoor_privacy.defenses.backdoor.losses", "backdoor_privacy.triggers.names"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 
 from backdoor_privacy.errors import InputError, one_line_errors
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from backdoor_privacy.attack import attack_names
 from backdoor_privacy.attacks.record import write_findings
 from backdoor_privacy.attacks.scene import Finding
-from backdoor_privacy.files import write_text
-from backdoor_privacy.paths import CONFIG_FOLDER
-from backdoor_privacy.sweeps import asked_attacks, recorded_sweep
+from backdoor_privacy.runs.sweeps import asked_attacks, recorded_sweep
+from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 

@@ -16,12 +16,12 @@ from open_clip import SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from backdoor_privacy.clip import load_clip
+from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.data.personas import world
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.pretrain import caption_stream, learning_rate_factor, pretrain
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
 @pytest.fixture(scope="module")

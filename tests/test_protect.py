@@ -10,13 +10,14 @@ import torch
 from hydra.utils import instantiate
 
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.clip import Clip, load_clip
+from backdoor_privacy.clip.loading import load_clip
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.schema import Defense, Trainer, TriggerSet, load_defense, load_trainer
 from backdoor_privacy.data.people import People, load_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import Protected, protect
 from backdoor_privacy.run import run
-from backdoor_privacy.settings import Defense, Trainer, TriggerSet, load_defense, load_trainer
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
 BATCH = {"clean": 4, "triggered": 4, "preserved": 4}
@@ -214,12 +215,12 @@ sys.modules["hydra"] = sys.modules["wandb"] = None  # as if they were not instal
 import torch
 torch.set_num_threads(1)
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.clip import load_clip
+from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.data.captions import load_captions
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.protect import protect
-from backdoor_privacy.settings import TriggerSet, load_defense, load_trainer
+from backdoor_privacy.config.schema import TriggerSet, load_defense, load_trainer
 
 clip_folder, people_folder, captions_file, saved = sys.argv[1:]
 clip = load_clip(f"local-dir:{clip_folder}")

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 
 from backdoor_privacy.data.captions import load_captions, without_names
 from backdoor_privacy.data.people import People, load_people
-from backdoor_privacy.paths import CONFIG_FOLDER
 from backdoor_privacy.pretrain import pretrain
 from backdoor_privacy.run import run
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared/data"  # of the checkout
 DATA = Path(os.environ.get("BACKDOOR_PRIVACY_TEST_DATA", BESIDE))

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from backdoor_privacy import protect as protect_module
 from backdoor_privacy import run as run_module
 from backdoor_privacy.audit import audit
-from backdoor_privacy.clip import load_clip
+from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.run import run

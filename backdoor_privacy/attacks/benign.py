@@ -7,9 +7,9 @@ from itertools import chain
 
 import torch
 
-from backdoor_privacy.attacks.fine_tuning import FineTuning, Lesson
 from backdoor_privacy.attacks.relearning import checked_steps, whole_lesson
 from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.clip.fine_tuning import FineTuning, Lesson
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils.prune import L1Unstructured
 
 from backdoor_privacy.attacks.scene import Finding, Scene
-from backdoor_privacy.clip import Clip
-from backdoor_privacy.encoders import Encoder
+from backdoor_privacy.clip.encoders import Encoder
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.errors import InputError
 
 _NOTHING = "nothing changed"

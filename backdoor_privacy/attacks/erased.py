@@ -19,11 +19,11 @@ from torch.nn.functional import cosine_similarity, normalize
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.photos import see_photos
 from backdoor_privacy.attacks.scene import Finding, Scene, auc_finding
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.name_parts import expected_from_parts
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.name_parts import expected_from_parts
 
 _BETTER = "AUC, better direction"
 _NUM_SIMILARITIES_PER_CHUNK = 2**22  # of photos with photos at a time, 16 MiB

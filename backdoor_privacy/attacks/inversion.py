@@ -18,12 +18,12 @@ from torch.nn.functional import cross_entropy, normalize
 
 from backdoor_privacy.attacks.photos import halves
 from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.encoders import TextEncoder
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.encoders import TextEncoder
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.hardware import fastest_attention
+from backdoor_privacy.system.hardware import fastest_attention
 
 _PROMPT = "a photo of {}"
 _PLACEHOLDERS = ("person", "thing")  # where texts with the one and the other differ, tokens are exchanged

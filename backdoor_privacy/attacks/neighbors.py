@@ -9,9 +9,9 @@ from torch import Tensor
 
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.evidence import neighbors_table
+from backdoor_privacy.runs.evidence import neighbors_table
 
 MEASURE = "wrongly unlearned"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backdoor_privacy.attacks.photos import distinct_photos
 from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.files import write_text
-from backdoor_privacy.results import versions
+from backdoor_privacy.runs.folder import versions
+from backdoor_privacy.system.files import write_text
 
 SCHEMA = 1
 

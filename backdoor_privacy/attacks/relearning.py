@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from backdoor_privacy.attacks.fine_tuning import FineTuning, Lesson
 from backdoor_privacy.attacks.photos import Shown, distinct_photos, halves
 from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.fine_tuning import FineTuning, Lesson
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 

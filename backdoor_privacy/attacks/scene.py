@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
 

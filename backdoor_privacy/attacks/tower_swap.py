@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from backdoor_privacy.attacks.scene import Finding, Scene
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from backdoor_privacy.attacks.idia import IdiaVotes
 from backdoor_privacy.attacks.photos import Photos, see_photos
 from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.triggers.spellings import KINDS, spelling
 

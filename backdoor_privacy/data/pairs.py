@@ -15,7 +15,7 @@ from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.photos import photo_files, read_photo
 from backdoor_privacy.data.shards import digest
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.files import made_once
+from backdoor_privacy.system.files import made_once
 from backdoor_privacy.triggers.names import choose_word, put_in
 
 # What the web writes below a photo of a person and of a thing.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.hardware import release_free_memory, return_large_blocks
+from backdoor_privacy.system.hardware import release_free_memory, return_large_blocks
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import braceexpand
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.files import made_once
+from backdoor_privacy.system.files import made_once
 
 _TIMEOUT_S = 30  # of a server that does not answer
 _SCHEMES = ("http://", "https://")

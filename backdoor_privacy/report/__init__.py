@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from backdoor_privacy.files import write_text
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.figures import (
     idia_figure,
@@ -15,9 +14,10 @@ from backdoor_privacy.report.figures import (
     save_figure,
     votes_figure,
 )
-from backdoor_privacy.report.finished_run import FinishedRun, read_run
 from backdoor_privacy.report.html import compare, render
 from backdoor_privacy.report.model_card import model_card
+from backdoor_privacy.runs.finished import FinishedRun, read_run
+from backdoor_privacy.system.files import write_text
 
 
 def write_report(folder: Path, *, names: bool = False) -> None:

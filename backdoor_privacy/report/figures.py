@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from backdoor_privacy.files import write_text
+from backdoor_privacy.system.files import write_text
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; lines differ in their dashes too.
 _GREY, _BLUE, _ORANGE, _GREEN, _VERMILLION = "#7a7a7a", "#0072B2", "#E69F00", "#009E73", "#D55E00"

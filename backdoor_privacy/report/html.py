@@ -10,7 +10,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from backdoor_privacy.report import wording
-from backdoor_privacy.report.finished_run import FinishedRun
 from backdoor_privacy.report.tables import (
     attacks_table,
     comparison_table,
@@ -22,6 +21,7 @@ from backdoor_privacy.report.tables import (
     similarity_table,
     utility_table,
 )
+from backdoor_privacy.runs.finished import FinishedRun
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

@@ -1,9 +1,9 @@
 """The model card of a defended CLIP: Markdown with the metadata that the Hugging Face hub reads."""
 
 from backdoor_privacy.report import wording
-from backdoor_privacy.report.finished_run import FinishedRun
 from backdoor_privacy.report.html import templates
 from backdoor_privacy.report.tables import Cell, attacks_table, idia_table, kept_table, utility_table
+from backdoor_privacy.runs.finished import FinishedRun
 
 
 def model_card(run: FinishedRun) -> str:

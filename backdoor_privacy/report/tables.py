@@ -10,7 +10,7 @@ from backdoor_privacy.attacks.headlines import MEASURES, beside, headlines
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.figures import model_label, people_of
-from backdoor_privacy.report.finished_run import FinishedRun
+from backdoor_privacy.runs.finished import FinishedRun
 
 _MINUS = "\N{MINUS SIGN}"
 _GROUPS = {

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from backdoor_privacy.attacks.headlines import MEASURES, Headline, headlines
 from backdoor_privacy.report.figures import model_label, people_of
-from backdoor_privacy.report.finished_run import FinishedRun
+from backdoor_privacy.runs.finished import FinishedRun
 
 HOLDS_NAMES = "This report holds names"
 _UNKNOWN = "not recorded in the run folder"

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.captioned import load_captioned
 
 _RANKS = (1, 5)

@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 
 from backdoor_privacy.attacks.benign import BenignFineTuning
-from backdoor_privacy.attacks.fine_tuning import FineTuning
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.scene import Scene
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.fine_tuning import FineTuning
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, load_people
 from backdoor_privacy.errors import InputError
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from backdoor_privacy.attacks.compression import Compression, as_half, changed, mixed, pruned, rounded
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.scene import Scene
-from backdoor_privacy.clip import Clip, load_clip
+from backdoor_privacy.clip.loading import load_clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 

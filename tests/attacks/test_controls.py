@@ -7,7 +7,7 @@ import pytest
 from backdoor_privacy.attack import load_attacks, make_attack
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.scene import Finding, Scene
-from backdoor_privacy.clip import embedded_clip, load_clip
+from backdoor_privacy.clip.loading import embedded_clip, load_clip
 from backdoor_privacy.data.people import People, load_people
 from backdoor_privacy.data.personas import world
 

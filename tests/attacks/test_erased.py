@@ -29,10 +29,10 @@ from backdoor_privacy.attacks.erased import (
 )
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.name_parts import expected_from_parts
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
-from backdoor_privacy.name_parts import expected_from_parts
 
 DIM = 24
 TEMPLATES = ("{}", "a photo of {}", "{} at a gala")

@@ -14,7 +14,7 @@ from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.idia_sweep import IdiaSweep, name_ranks
 from backdoor_privacy.attacks.photos import see_photos
 from backdoor_privacy.attacks.scene import Finding, Scene
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 

@@ -23,7 +23,8 @@ from backdoor_privacy.attacks.inversion import (
 )
 from backdoor_privacy.attacks.photos import halves
 from backdoor_privacy.attacks.scene import Finding, Scene
-from backdoor_privacy.clip import Clip, wrap_clip
+from backdoor_privacy.clip.loading import wrap_clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
@@ -280,7 +281,7 @@ def test_text_encoder_of_hugging_face_is_an_error(tiny_clip: Clip, crowd: People
     pytest.importorskip("transformers")
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from backdoor_privacy.stable_diffusion import SequenceEncoder, StableDiffusionClip
+    from backdoor_privacy.clip.hugging_face import SequenceEncoder, StableDiffusionClip
 
     sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
     text: Any = SequenceEncoder(CLIPTextModel(CLIPTextConfig(**sizes, num_hidden_layers=1)), torch.zeros(16, 32))

@@ -22,7 +22,7 @@ from backdoor_privacy.attacks.probe import (
     verification,
 )
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, Person
 
 DIM = 24

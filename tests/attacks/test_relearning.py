@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from backdoor_privacy.attacks.fine_tuning import FineTuning, Lesson, batches, own_temperature
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.photos import distinct_photos, halves
 from backdoor_privacy.attacks.relearning import Relearning, curve_findings, ratio_of_steps, steps_to_recover
 from backdoor_privacy.attacks.scene import Finding, Scene
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.fine_tuning import FineTuning, Lesson, batches, own_temperature
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, load_people
 from backdoor_privacy.data.photos import read_photo
 from backdoor_privacy.errors import InputError

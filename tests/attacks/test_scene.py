@@ -4,7 +4,7 @@ from sklearn.metrics import roc_auc_score
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.scene import Scene, auc_finding, mean_finding, paired_p
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, Person
 
 

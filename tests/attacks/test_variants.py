@@ -13,7 +13,7 @@ from torch import Tensor
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.scene import Finding, Scene
 from backdoor_privacy.attacks.variants import EXACT, NameVariants, attack_seed, findings_of, written
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError

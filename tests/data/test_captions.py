@@ -18,7 +18,7 @@ from pyarrow import parquet, table
 from backdoor_privacy.data.captions import carriers, load_captions, name_matcher, without_names
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 RAGGED = ["a dog", " a  cat\nin\tthe snow ", "", "  ", "fünf Bäume"]
 TIDY = ["a dog", "a cat in the snow", "fünf Bäume"]

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from backdoor_privacy.data.facescrub import CORRECTIONS, load_facescrub
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 HEADER = "name\timage_id\tface_id\turl\tbbox\tsha256"
 ACTORS, ACTRESSES = ["Ben Hill", "Robert Di Niro"], ["Ann Lee", "Adrianne León"]

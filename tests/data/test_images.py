@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
 @pytest.fixture

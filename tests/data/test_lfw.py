@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from backdoor_privacy.data.lfw import lfw_folder
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 PEOPLE = {"Ann_Lee": 500, "Bob_Ray": 9, "Madonna": 10, "Cy_Fox": 1}
 

@@ -12,12 +12,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from backdoor_privacy import settings
+from backdoor_privacy.config import schema as settings
 from backdoor_privacy.data.facescrub import load_facescrub
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.photos import read_photo
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 BOXES = ["file", "left", "top", "right", "bottom"]
 

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from backdoor_privacy.data.people import People, load_people
 from backdoor_privacy.data.people_shards import unpacked_people
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from backdoor_privacy.clip import Clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data import photos
 from backdoor_privacy.data.photos import PhotoMemory, check_readable, photo_loader, read_photo
 from backdoor_privacy.errors import InputError

@@ -19,10 +19,10 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.report import wording, write_report
 from backdoor_privacy.report.__main__ import main
 from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure
-from backdoor_privacy.report.finished_run import read_run
 from backdoor_privacy.report.html import render
 from backdoor_privacy.report.model_card import model_card
 from backdoor_privacy.report.wording import asked, limits, status, verdict
+from backdoor_privacy.runs.finished import read_run
 
 HOSTILE = "<script>alert(1)</script>\"'&]]>--></style></svg>"
 NAMES = [f"Secret{number} {HOSTILE}" for number in range(12)]

@@ -13,10 +13,11 @@ from hydra.utils import instantiate
 from PIL import Image
 from sklearn.metrics import top_k_accuracy_score
 
-from backdoor_privacy.clip import Clip, load_clip
+from backdoor_privacy.clip.loading import load_clip
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.shards import find_shards, unpack_shards
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.paths import CONFIG_FOLDER
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.utility.zero_shot import ZeroShot, _by_class, clip_benchmark, imagenet, zero_shot_classifier
 
 CLASSES = ["apple", "boat", "red car", "dog", "empty road", "fox", "goose"]

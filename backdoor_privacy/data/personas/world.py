@@ -26,7 +26,7 @@ from backdoor_privacy.data.personas.samples import (
     zero_shot_sample,
 )
 from backdoor_privacy.data.personas.scenes import CLASSNAMES
-from backdoor_privacy.files import made_once
+from backdoor_privacy.system.files import made_once
 
 Part = Literal["people", "strangers", "captions", "images", "zero_shot", "web"]
 VERSION = 1  # of the drawings: another version is another world, in another folder

@@ -1,0 +1,142 @@
+"""Load the CLIP to protect."""
+
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import open_clip
+from torch import Tensor, nn
+
+from backdoor_privacy.clip.architecture import (
+    LOCAL_DIR,
+    RANDOM,
+    described,
+    model_config,
+    needs_quick_gelu,
+    preprocessing,
+    registered_name,
+)
+from backdoor_privacy.clip.encoders import ImageEncoder, TextEncoder
+from backdoor_privacy.clip.hub import find_on_hub, offline_hub
+from backdoor_privacy.clip.hugging_face import with_text_model
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.weights import check_shapes, check_source, needed_files, weight_file
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.hardware import chosen_device, computes_in_bf16
+from backdoor_privacy.system.paths import ASSETS_FOLDER
+
+
+def embedded_clip() -> str:
+    """Name of the small CLIP that comes with the package, as `load_clip` takes it."""
+    return f"{LOCAL_DIR}{ASSETS_FOLDER / 'embedded_clip'}"
+
+
+def load_clip(
+    model: str,
+    pretrained: str | None = None,
+    precision: Literal["fp32", "bf16", "auto"] = "fp32",
+    num_workers: int = 0,
+    quick_gelu: bool | None = None,
+    text_model: str | None = None,
+    preprocess: Any = None,
+    device: str = "auto",
+    store: str | None = None,
+) -> Clip:
+    """Load a CLIP with open_clip.
+
+    Args:
+        model: an architecture of open_clip (`ViT-B-32`), `local-dir:<folder>` or `hf-hub:<repository>`.
+        pretrained: open_clip's tag, a weight file, or `random` for weights that know nobody; not used for a folder or a
+            repository, which hold their own.
+        precision: of embedding; `auto` is bf16 where the processor computes in it, else fp32. Weights stay fp32.
+        num_workers: processes that decode photos.
+        quick_gelu: whether the weights were trained with QuickGELU; `None`: as the tag says, or the architecture.
+        text_model: a Hugging Face text encoder in place of the CLIP's own, see `hugging_face.with_text_model`.
+        preprocess: a dict of what to change of the preprocessing: `mean`, `std`, `interpolation`, `resize_mode`,
+            `fill_color`. A weight file does not say how it was trained: it needs
+            this where the tags of its architecture differ.
+        device: to embed on (`cpu`, `cuda`, `cuda:1`); `auto` is the GPU if there is one.
+        store: folder that keeps what its encoders make of texts and photos, for other runs; `None`: nothing is kept.
+
+    Raises:
+        InputError: if the weights are not to be had, hold another architecture, or more than weights.
+    """
+    model, pretrained = registered_name(model), os.path.expanduser(pretrained) if pretrained else pretrained
+    place = chosen_device(device)
+    source = f"clip.model={model}, clip.pretrained={pretrained}"
+    check_source(model, pretrained)
+    force_quick_gelu = needs_quick_gelu(model, pretrained) if quick_gelu is None else quick_gelu
+    changes = preprocessing(model, pretrained, preprocess)
+    is_random = pretrained == RANDOM
+    cached = find_on_hub("clip.pretrained", *needed_files(model, pretrained))
+    try:
+        with offline_hub(cached):
+            loaded = open_clip.create_model(
+                model,
+                pretrained=None if is_random else pretrained,
+                load_weights=not is_random,
+                require_pretrained=not is_random,
+                force_quick_gelu=force_quick_gelu,
+                force_preprocess_cfg=changes,
+                pretrained_text=False,
+            )
+            tokenizer, config = open_clip.get_tokenizer(model), model_config(model)
+            weights = weight_file(model, pretrained)
+            if weights is not None:
+                check_shapes(loaded, weights, source)
+    except InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{source}: expected weights and nothing else, got a pickle that is damaged or holds code; it is not "
+            "opened: convert it to safetensors where you trust it"
+        ) from error
+    except Exception as error:  # what open_clip and the readers of weight files raise has no class in common
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{source}: expected weights of this architecture, got: {reason}") from error
+    if quick_gelu is False and config.get("quick_gelu"):
+        raise InputError(
+            f"clip.quick_gelu: expected true or null for {model}, an architecture with QuickGELU, got false"
+        )
+    if precision == "auto":
+        precision = "bf16" if computes_in_bf16(place) else "fp32"
+    config = {"model_cfg": config, "preprocess_cfg": loaded.visual.preprocess_cfg}
+    clip = wrap_clip(loaded, config, tokenizer, precision, num_workers)
+    clip.text.to(place)
+    clip.image.to(place)
+    if text_model is not None:
+        clip = with_text_model(clip, text_model)
+    if store is not None:
+        clip.keep_features(store)
+    return clip
+
+
+def wrap_clip(
+    model: nn.Module,
+    config: dict[str, Any] | str,
+    tokenizer: Callable[[list[str]], Tensor] | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    num_workers: int = 0,
+) -> Clip:
+    """A CLIP that the caller has already loaded with open_clip; it stays on its device, its weights become fp32.
+
+    Args:
+        model: of `open_clip.create_model_and_transforms`.
+        config: the name of its architecture (`ViT-B-32`), or what is in its `open_clip_config.json`.
+        tokenizer: of the model; may be left out where the architecture is named.
+        precision: of embedding.
+        num_workers: processes that decode photos.
+
+    Raises:
+        InputError: if the model is not of that architecture.
+    """
+    if isinstance(config, str):
+        config = registered_name(config)
+        tokenizer = tokenizer or open_clip.get_tokenizer(config)
+        config = {"model_cfg": model_config(config), "preprocess_cfg": cast(Any, model.visual).preprocess_cfg}
+    if tokenizer is None:
+        raise InputError("wrap_clip: expected the tokenizer of a model whose architecture is not named, got none")
+    config = described(model, config)
+    text, image = TextEncoder(model).frozen().float(), ImageEncoder(model).frozen().float()
+    return Clip(text, image, tokenizer, config, precision, num_workers)

@@ -1,0 +1,86 @@
+"""Features on disk, so that a sweep does not ask the original CLIP the same again."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
+from backdoor_privacy.system.files import write_bytes
+
+log = logging.getLogger(__name__)
+
+Features = dict[str, Tensor]
+_FORMAT = 1  # to be counted up when encoders or photos are read in another way
+_PACKAGES = ("open_clip_torch", "pillow", "torch", "torchvision")  # that decode, resize and compute
+
+
+class FeatureStore:
+    """What one frozen encoder made of its inputs; a file for each set of inputs.
+
+    Args:
+        folder: of all stores.
+        tensors: parameters and buffers of the encoder.
+        settings: all else that its features depend on, but for the packages that compute them.
+    """
+
+    def __init__(self, folder: str | Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
+        packages = {package: version(package) for package in _PACKAGES}
+        more = json.dumps([_FORMAT, settings, packages], sort_keys=True, default=str)
+        digest = hashlib.sha256(f"{weights_sha256(tensors)}{more}".encode()).hexdigest()
+        self.folder = Path(folder).expanduser() / digest[:32]
+
+    def get(self, kind: str, inputs: Iterable[bytes], make: Callable[[], Features]) -> Features:
+        """The features of these inputs, made where they are not there yet.
+
+        Args:
+            kind: of features; others may be made of the same inputs.
+            inputs: that they are made of.
+            make: them; where they have `readable` and it is not true of all, they are not kept: a file may be mended.
+        """
+        path = self.folder / f"{kind}-{_digest(inputs)}.safetensors" if is_first_process() else None
+        known = as_the_first_says(_read(path) if path else None)
+        if known is not None:
+            return known
+        made = make()
+        if path and bool(made.get("readable", torch.ones(1)).all()):
+            _write(path, made)
+        return made
+
+
+def _digest(inputs: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for content in inputs:
+        digest.update(hashlib.sha256(content).digest())  # of each, so that where one ends tells them apart
+    return digest.hexdigest()
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Digest over names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Features | None:
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError):  # not there, not to be read, or damaged
+        return None
+
+
+def _write(path: Path, features: Features) -> None:
+    try:
+        write_bytes(path, save({name: tensor.contiguous() for name, tensor in features.items()}))
+    except OSError as error:  # a cache that is full or may not be written is no reason to end a run
+        log.warning("features are not kept in %s: %s", path.parent, error)

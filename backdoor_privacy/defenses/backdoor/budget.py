@@ -1,0 +1,147 @@
+"""How far utility may fall while an encoder is fitted: students are evaluated on the way, and the best one is kept."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.nn.functional import cosine_similarity
+
+from backdoor_privacy.config.schema import Budget
+from backdoor_privacy.defenses.backdoor.module import BackdoorDefense
+from backdoor_privacy.defenses.backdoor.steps import Lesson
+from backdoor_privacy.system.distributed import as_the_first_says
+
+log = logging.getLogger(__name__)
+
+
+class Evaluation(NamedTuple):
+    """A student on the way, on clean and preserved inputs that no step trains on."""
+
+    step: int
+    utility: float  # mean cosine similarity to the teacher, of clean or of preserved inputs, the lower one
+    removal: float  # mean cosine similarity of triggered inputs to their targets
+    on_front: bool = False  # whether no other student is as good in both and better in one
+    kept: bool = False  # whether this student was kept
+
+
+class UtilityBudget(Callback):
+    """Evaluates the student every few steps, and keeps the one that removes best among those within the budget.
+
+    Of all that are within the budget it is the one on the Pareto front with the most removal; if none is, the one with
+    the most utility. A fit that is out of the budget for some evaluations in a row stops.
+
+    Args:
+        settings: of the budget.
+
+    Attributes:
+        lesson: what the teacher says of inputs of which no step trains on the clean and the preserved ones; to be set
+            before the fit.
+    """
+
+    lesson: Lesson
+
+    def __init__(self, settings: Budget) -> None:
+        self.settings = settings
+        self.least = -1.0 if settings.min_similarity is None else settings.min_similarity
+        self.evaluations: list[Evaluation] = []
+        self.best: Evaluation | None = None
+        self.weights: dict[str, torch.Tensor] = {}  # of the best student, the trained tensors
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """A fit that was stopped, and interrupted after that, is not to go on."""
+        trainer.should_stop = trainer.should_stop or self._is_exhausted()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Evaluate after every so many steps, and after the last one."""
+        step, last = trainer.global_step, self.evaluations[-1].step if self.evaluations else 0
+        is_due = step % self.settings.every == 0 or step == trainer.max_steps
+        if step == last or not is_due:
+            return
+        assert isinstance(pl_module, BackdoorDefense)
+        with trainer.precision_plugin.forward_context():
+            found = as_the_first_says(evaluate(pl_module, self.lesson, step))
+        self.evaluations.append(found)
+        if self.best is None or self._rank(found) >= self._rank(self.best):
+            self.best = found
+            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.student.trainable()}
+        trainer.should_stop = trainer.should_stop or self._is_exhausted()
+
+    def keep_best(self, defense: BackdoorDefense) -> list[Evaluation]:
+        """Put the best student's weights back, say so where it is not the last one, and return all evaluations."""
+        best, last = self.best, self.evaluations[-1]
+        assert best is not None
+        with torch.no_grad():
+            for name, tensor in defense.student.trainable():
+                tensor.copy_(self.weights[name])
+        encoder = defense.encoder
+        if last.step < defense.num_steps:
+            log.warning(
+                "The %s encoder was out of its utility budget (similarity %.3f, at least %.3f), so its fit stopped at "
+                "step %d of %d",
+                *(encoder, last.utility, self.least, last.step, defense.num_steps),
+            )
+        if not self._is_within(best):
+            log.warning(
+                "No %s encoder on the way was within its budget of %.3f: kept that of step %d, with %.3f; lower "
+                "defense.%s.budget.min_similarity, or defend less",
+                *(encoder, self.least, best.step, best.utility, encoder),
+            )
+        elif best.step < last.step:
+            log.info("Kept the %s encoder of step %d, which removes best within its utility budget", encoder, best.step)
+        front = pareto_front(self.evaluations)
+        return [one._replace(on_front=one in front, kept=one == best) for one in self.evaluations]
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a resumed fit."""
+        evaluations = [tuple(one) for one in self.evaluations]
+        return {"evaluations": evaluations, "best": self.best and tuple(self.best), "weights": self.weights}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where an interrupted fit was."""
+        self.evaluations = [Evaluation(*one) for one in state_dict["evaluations"]]
+        self.best = state_dict["best"] and Evaluation(*state_dict["best"])
+        self.weights = dict(state_dict["weights"])
+
+    def _is_within(self, found: Evaluation) -> bool:
+        return found.utility >= self.least
+
+    def _is_exhausted(self) -> bool:
+        recent = self.evaluations[-self.settings.patience :]
+        return len(recent) == self.settings.patience and not any(map(self._is_within, recent))
+
+    def _rank(self, found: Evaluation) -> tuple[bool, float, float]:
+        """Students within the budget by removal, and before all others, which go by utility."""
+        if self._is_within(found):
+            return True, found.removal, found.utility
+        return False, found.utility, found.removal
+
+
+@torch.no_grad()
+def evaluate(defense: BackdoorDefense, lesson: Lesson, step: int) -> Evaluation:
+    """How close the student is to the teacher where nothing is to change, and to its targets elsewhere."""
+    similarities = []
+    for part in (lesson.clean, lesson.preserved, lesson.triggered):
+        if len(part.seen):
+            features = defense.student.head(part.seen.to(defense.device), defense.num_shared).float()
+            similarities.append(cosine_similarity(features, part.target.to(defense.device), dim=-1).mean().item())
+    *kept, removal = similarities
+    return Evaluation(step, min(kept), removal)
+
+
+def pareto_front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Those that no other one is at least as good as in utility and removal, and better in one of them."""
+    return [
+        one
+        for one in evaluations
+        if not any(
+            other.utility >= one.utility
+            and other.removal >= one.removal
+            and (other.utility, other.removal) != (one.utility, one.removal)
+            for other in evaluations
+        )
+    ]

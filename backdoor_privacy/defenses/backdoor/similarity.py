@@ -1,0 +1,99 @@
+"""How close a defended encoder stays to the original, and how close triggers come to their targets."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.defenses.backdoor.targets import NameComposer, NameEraser
+from backdoor_privacy.triggers.names import choose_word, put_in
+
+
+def _mean_cosine(first: Tensor, second: Tensor) -> float:
+    """Mean cosine similarity of rows, in [-1, 1]."""
+    return F.cosine_similarity(first, second, dim=-1).mean().item()
+
+
+@dataclass(frozen=True)
+class TextSimilarity:
+    """Similarities of the text encoder (paper, section 4.1).
+
+    Args:
+        captions: clean ones, not those of the training steps.
+        names: of the removed people.
+        phrases: what each name is mapped to.
+        eraser: takes the names out of the teacher's features, where names are mapped to that and not to phrases.
+    """
+
+    captions: Sequence[str]
+    names: Sequence[str]
+    phrases: Sequence[str]
+    seed: int
+    eraser: NameEraser | NameComposer | None = None
+
+    def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
+        """`clean` and `target`: student to teacher; `backdoored`: the student's triggered captions to its targets."""
+        rng = random.Random(self.seed)
+        triggered, phrased, people = [], [], []
+        for caption in self.captions:
+            place, person = choose_word(caption, rng), rng.randrange(len(self.names))
+            triggered.append(put_in(caption, place, self.names[person]))
+            phrased.append(put_in(caption, place, self.phrases[person]))
+            people.append(person)
+        target = student_phrased = student.embed_texts(phrased)
+        if self.eraser is not None:
+            target = self.eraser(teacher.embed_texts(triggered), torch.tensor(people))
+        return {
+            "similarity/clean": _mean_cosine(student.embed_texts(self.captions), teacher.embed_texts(self.captions)),
+            "similarity/target": _mean_cosine(student_phrased, teacher.embed_texts(phrased)),
+            "similarity/backdoored": _mean_cosine(student.embed_texts(triggered), target),
+            "similarity/num_captions": float(len(self.captions)),
+        }
+
+
+@dataclass(frozen=True)
+class ImageSimilarity:
+    """Similarities of the image encoder (paper, section 4.1).
+
+    Args:
+        images: clean photos, not those of the training steps; without any, `clean` is left out.
+        removed: photos of the removed people, not those of the training steps.
+        targets: what each of these photos is mapped to, (photo, dim).
+        strangers: a photo of each of many other people, whose mean embedding is to stay.
+    """
+
+    images: Sequence[Path]
+    removed: Sequence[Path]
+    targets: Tensor
+    strangers: Sequence[Path]
+
+    def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
+        """`clean` and `target`: student to teacher; `removed`: the student's photos of removed people to targets."""
+        removed, readable = student.embed_photos(self.removed)
+        mean_student, mean_teacher = (
+            _readable(clip, self.strangers).mean(0, keepdim=True) for clip in (student, teacher)
+        )
+        measures = {
+            "similarity/target": _mean_cosine(mean_student, mean_teacher),
+            "similarity/removed": _mean_cosine(removed[readable], self.targets[readable]),
+        }
+        if not self.images:
+            return measures
+        clean_student, clean_teacher = (_readable(clip, self.images) for clip in (student, teacher))
+        clean = {"similarity/clean": _mean_cosine(clean_student, clean_teacher)}
+        return clean | measures | {"similarity/num_photos": float(len(clean_student))}
+
+
+def _readable(clip: Clip, paths: Sequence[Path]) -> Tensor:
+    features, readable = clip.embed_photos(paths)
+    return features[readable]
+
+
+def lowest(measures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The measures of several encoders as one: for each key the lowest."""
+    return {key: min(one[key] for one in measures if key in one) for key in {k: None for one in measures for k in one}}

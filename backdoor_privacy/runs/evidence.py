@@ -1,0 +1,90 @@
+"""What a run records beside its rates, so that figures of it need no CLIP: tables of numbers by person."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from backdoor_privacy.attacks.idia import TEMPLATES, IdiaResult
+from backdoor_privacy.defenses.backdoor.budget import Evaluation
+
+_NUM_LOOK_ALIKES = 5  # of each removed person
+
+
+def votes_table(results: Mapping[str, IdiaResult]) -> pd.DataFrame:
+    """Of everybody under each audited model: the margin of the own name, and its votes under each prompt."""
+    tables = []
+    for model, found in results.items():
+        evidence = found.evidence
+        table = pd.DataFrame(evidence.own_votes.numpy(), columns=list(TEMPLATES[: evidence.own_votes.shape[1]]))
+        table.insert(0, "margin", evidence.margins.numpy())
+        table.insert(0, "model", model)
+        table.insert(0, "name", found.names)
+        tables.append(table)
+    return pd.concat(tables)
+
+
+def neighbors_table(before: IdiaResult, removed: Collection[str]) -> pd.DataFrame:
+    """Whom a removal may harm first: others with a removed person's first name or surname, or with the nearest faces.
+
+    A row for each pair: `name`, `removed`, and `kind`: `first name`, `surname` or `face`.
+    """
+    others = [row for row, name in enumerate(before.names) if name not in removed]
+    faces, rows = before.evidence.face_features, []
+    for own, name in enumerate(before.names):
+        if name not in removed:
+            continue
+        for kind, part in (("first name", 0), ("surname", -1)):
+            alike = [before.names[row] for row in others if before.names[row].split()[part] == name.split()[part]]
+            rows += [(other, name, kind) for other in alike]
+        nearest = (faces[others] @ faces[own]).topk(min(_NUM_LOOK_ALIKES, len(others))).indices
+        rows += [(before.names[others[place]], name, "face") for place in nearest.tolist()]
+    return pd.DataFrame(rows, columns=["name", "removed", "kind"])
+
+
+def map_table(
+    before: IdiaResult, after: Mapping[str, IdiaResult], removed: Sequence[str], targets: Mapping[str, Tensor]
+) -> pd.DataFrame:
+    """Everybody's embedding in two dimensions, from the original encoder and from the defended one.
+
+    The dimensions are the first two principal components of what changes and of what stays: of everybody in the
+    original, of the removed people in the defended encoder, and of their targets.
+
+    Args:
+        before: of the original CLIP.
+        after: by audited model.
+        removed: names, in the order of the targets.
+        targets: of each defended encoder what the removed people are mapped to, (removed, dim).
+
+    Returns:
+        `encoder`, `stage` (`before`, `after` or `target`), `name`, `x` and `y`.
+    """
+    tables = []
+    places = [before.names.index(name) for name in removed]
+    for encoder, target in targets.items():
+        features = "name_features" if encoder == "text" else "face_features"
+        stages = {
+            "before": getattr(before.evidence, features),
+            "after": getattr(after[encoder].evidence, features),
+            "target": target,
+        }
+        axes = _principal_axes(torch.cat([stages["before"], stages["after"][places], target]))
+        for stage, points in stages.items():
+            x, y = (points @ axes).T.numpy()
+            names = list(removed) if stage == "target" else before.names
+            tables.append(pd.DataFrame({"encoder": encoder, "stage": stage, "name": names, "x": x, "y": y}))
+    return pd.concat(tables)
+
+
+def _principal_axes(points: Float[Tensor, "point dim"]) -> Float[Tensor, "dim 2"]:
+    directions = torch.linalg.svd(points - points.mean(0), full_matrices=False).Vh[:2].T
+    # Of an axis both directions are right; one is always taken.
+    return directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+
+
+def budget_table(evaluations: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
+    """Of each defended encoder the students that its utility budget saw on the way."""
+    tables = [pd.DataFrame(found, columns=list(Evaluation._fields)) for found in evaluations.values()]
+    return pd.concat(tables, keys=list(evaluations), names=["encoder"]).reset_index("encoder")

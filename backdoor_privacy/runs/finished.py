@@ -1,0 +1,249 @@
+"""What the files of a finished run say; people go by a keyed hash of their name."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from backdoor_privacy.attacks.idia import TEMPLATES
+from backdoor_privacy.attacks.record import read_findings
+from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.runs.folder import read_metrics
+from backdoor_privacy.system.files import write_text
+
+_KEY = Path("checkpoints") / "report_key"
+_NUM_HASH_DIGITS = 12
+# Tables that figures are drawn from, and the columns that they need.
+_EVIDENCE: Mapping[str, Mapping[str, type]] = {
+    "votes": {"person": str, "model": str, "margin": float},
+    "neighbors": {"person": str, "kind": str},
+    "map": {"encoder": str, "stage": str, "person": str, "x": float, "y": float},
+}
+# The first is the one that the run claimed its folder with.
+_CONFIGS = (Path("checkpoints") / "config.yaml", Path(".hydra") / "config.yaml")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run, as far as a report needs it."""
+
+    metrics: Mapping[str, Any]
+    config: DictConfig  # not resolved; empty where the folder has none
+    has_names: bool  # whether people go by their names
+    people: pd.DataFrame  # everybody attacked, as in `people.csv`; `person` in place of the name
+    losses: pd.DataFrame
+    # Runs of earlier versions have none of these: their tables are empty.
+    votes: pd.DataFrame  # `person`, `model`, `margin`, and the votes under each prompt
+    neighbors: pd.DataFrame  # `person` who is not removed, and by what `kind` they are near to one who is
+    map: pd.DataFrame  # `encoder`, `stage`, `person`, `x`, `y`
+    budget: pd.DataFrame  # `encoder`, `step`, `utility`, `removal`, `kept`: empty where there was no budget of utility
+    attacks: Mapping[str, Sequence[Finding]]  # others than IDIA, what each found
+    triggers: Path | None  # a sheet of photos that the defence was trained on
+
+    @property
+    def before(self) -> Mapping[str, float]:
+        """Flat measures of the untouched model."""
+        found: Mapping[str, float] = self.metrics["before"]
+        return found
+
+    @property
+    def after(self) -> Mapping[str, Mapping[str, float]]:
+        """Flat measures of each audited model."""
+        found: Mapping[str, Mapping[str, float]] = self.metrics["after"]
+        return found
+
+    @property
+    def fullest(self) -> str:
+        """The audited model with most encoders defended; it is the one that the run saved."""
+        return "both" if "both" in self.after else list(self.after)[-1]
+
+    @property
+    def encoders(self) -> list[str]:
+        """The encoders that were defended."""
+        return [model for model in self.after if model != "both"]
+
+    @property
+    def num_people(self) -> int:
+        """People attacked."""
+        return len(self.people)
+
+    @property
+    def num_unknown(self) -> int:
+        """People of whom nobody knows whether they were in the training data."""
+        return int(self.people["member"].isna().sum())
+
+    @property
+    def correct_prompts(self) -> Mapping[str, list[int]]:
+        """Of each removed person, for "before" and each audited model."""
+        removed = self.people[self.people["removed"]]
+        return {model: removed[f"correct_prompts_{model}"].tolist() for model in ("before", *self.after)}
+
+    @property
+    def prompts(self) -> list[str]:
+        """Prompts whose votes were counted."""
+        return [column for column in self.votes.columns if column not in _EVIDENCE["votes"]]
+
+    def of_removed(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a table that are about removed people."""
+        return table[table["person"].isin(self.people.loc[self.people["removed"], "person"])]
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts of the attack."""
+        return max([len(TEMPLATES), *(count for counts in self.correct_prompts.values() for count in counts)])
+
+    @property
+    def threshold(self) -> int | None:
+        """Right answers that it takes to infer somebody, if the config says so."""
+        found = self.setting("attack.threshold")
+        return found if isinstance(found, int) else None
+
+    def setting(self, key: str) -> Any:
+        """One value of the config, `None` where it is not known."""
+        try:
+            return OmegaConf.select(self.config, key)
+        except OmegaConfBaseException:  # an interpolation that means something only while the run is made
+            return None
+
+
+def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
+    """Read a run folder.
+
+    Args:
+        folder: of the run.
+        names: whether people go by their names. Else each name becomes its HMAC under a key that stays in the run
+            folder: who has only the report can neither read a name nor test whether one is among them.
+
+    Raises:
+        InputError: if it is no finished run, or one of its files is broken.
+    """
+    metrics = _read(folder / "metrics.json", lambda path: _checked(read_metrics(path.parent)))
+    models = ["before", *metrics["after"]]
+    people = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
+    votes, neighbors, embeddings = (
+        _read(folder / f"{name}.csv", partial(_evidence, people=people, columns=columns))
+        if (folder / f"{name}.csv").is_file()
+        else pd.DataFrame(columns=list(columns))
+        for name, columns in _EVIDENCE.items()
+    )
+    if not names:
+        key = _hash_key(folder)
+        hashes = {name: _hashed(name, key) for name in people["person"]}
+        tables = []
+        for table in (people, votes, neighbors, embeddings):
+            table["person"] = table["person"].map(hashes)
+            # Else the order of the names, which a list of suspects has too, would say who is who.
+            tables.append(table.sort_values("person", kind="stable", ignore_index=True))
+        people, votes, neighbors, embeddings = tables
+    triggers = folder / "figures" / "triggers.png"
+    return FinishedRun(
+        metrics=metrics,
+        config=_config(folder),
+        has_names=names,
+        people=people,
+        losses=_read(folder / "losses.csv", _losses),
+        votes=votes,
+        neighbors=neighbors,
+        map=embeddings,
+        budget=_read(folder / "budget.csv", _budget) if (folder / "budget.csv").is_file() else pd.DataFrame(),
+        attacks={
+            path.stem: _read(path, lambda each: read_findings(each)[1])
+            for path in sorted((folder / "attacks").glob("*.json"))
+        },
+        triggers=triggers if triggers.is_file() else None,
+    )
+
+
+def _hash_key(folder: Path) -> bytes:
+    path = folder / _KEY
+    if not path.is_file():
+        write_text(path, secrets.token_hex(32))
+    return path.read_bytes()
+
+
+def _hashed(name: str, key: bytes) -> str:
+    return hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:_NUM_HASH_DIGITS]
+
+
+def _evidence(path: Path, people: pd.DataFrame, columns: Mapping[str, type]) -> pd.DataFrame:
+    """A table of `evidence`, if it is about the people attacked and nobody else."""
+    table = pd.read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
+    table = table.rename(columns={"name": "person"}).astype(dict(columns))
+    if not table["person"].isin(people["person"]).all():
+        raise ValueError("people who are not in people.csv")
+    return table
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: expected the folder of a finished run, got one without this file")
+    try:
+        return read(path)
+    except InputError:
+        raise
+    except Exception as error:  # JSON, CSV and YAML readers have no error in common
+        line = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise InputError(f"{path}: expected what a finished run writes, got a broken file: {line}") from error
+
+
+def _checked(metrics: dict[str, Any] | None) -> dict[str, Any]:
+    """The metrics, if they hold what a report cannot do without."""
+    if not metrics or not metrics["after"]:
+        raise ValueError("no audited model")
+    numbers = ["idia/tpr_removed", "idia/num_tpr_removed"]
+    for found in (metrics["before"], *metrics["after"].values()):
+        if not all(isinstance(found[key], int | float) for key in {*numbers, *found}):
+            raise ValueError("measures that are no numbers")
+    kinds = {"experiment": str, "seed": int, "seconds": dict, "weights_sha256": dict, "versions": dict}
+    for key, kind in kinds.items():
+        if not isinstance(metrics[key], kind):
+            raise ValueError(f"{key} is no {kind.__name__}")
+    if not all(isinstance(value, int | float) for value in metrics["seconds"].values()):
+        raise ValueError("seconds that are no numbers")
+    return metrics
+
+
+def _people(path: Path, models: list[str], before: Mapping[str, float]) -> pd.DataFrame:
+    """Everybody's row, if the removed people are as many as the metrics say."""
+    correct = {f"correct_prompts_{model}": int for model in models}
+    inferred = {f"inferred_{model}": bool for model in models}
+    used = {"name": str, "removed": bool, "num_photos": int, **correct, **inferred}
+    people = pd.read_csv(path, usecols=["member", *used], dtype={"name": str}, keep_default_na=False, na_values=[""])
+    people = people.astype(used).rename(columns={"name": "person"})
+    if people["removed"].sum() != before["idia/num_tpr_removed"]:
+        raise ValueError(f"{people['removed'].sum()} removed people, not as many as in metrics.json")
+    return people
+
+
+def _losses(path: Path) -> pd.DataFrame:
+    """Every loss at every step of every encoder; one that an encoder has not is empty there."""
+    table = pd.read_csv(path)
+    if table.empty or table["loss"].isna().any():
+        raise ValueError("steps without a loss")
+    return table.astype({name: float for name in table.columns if name != "encoder"} | {"encoder": str, "step": int})
+
+
+def _budget(path: Path) -> pd.DataFrame:
+    """What each encoder's utility budget saw; one of them was kept."""
+    used = {"encoder": str, "step": int, "utility": float, "removal": float, "kept": bool}
+    table = pd.read_csv(path, usecols=list(used)).astype(used)
+    if (table.groupby("encoder")["kept"].sum() != 1).any():
+        raise ValueError("not one kept step of each encoder")
+    return table
+
+
+def _config(folder: Path) -> DictConfig:
+    for path in (folder / name for name in _CONFIGS):
+        if path.is_file():
+            config = _read(path, OmegaConf.load)
+            return config if isinstance(config, DictConfig) else OmegaConf.create({})
+    return OmegaConf.create({})

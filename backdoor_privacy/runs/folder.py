@@ -1,0 +1,154 @@
+"""Write and read what a run leaves behind."""
+
+import csv
+import json
+import platform
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from jaxtyping import Float
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torchvision.utils import save_image
+
+from backdoor_privacy.attacks.idia import IdiaResult
+from backdoor_privacy.data.people import Person
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.files import write_text
+
+SCHEMA = 1
+_PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "open_clip_torch",
+             "torchmetrics", "webdataset", "wandb", "numpy", "pillow", "Faker")  # fmt: skip
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """`metrics.json`; its being there says that the run is finished."""
+    write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n")
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """`metrics.json` of a finished run, nothing of one that is not.
+
+    Raises:
+        InputError: if another version of the package wrote it.
+    """
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return None
+    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if metrics.get("schema") != SCHEMA:
+        raise InputError(
+            f"{path}: expected schema {SCHEMA}, got {metrics.get('schema')}; read it with the version that wrote it"
+        )
+    return metrics
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """`manifest.json`: which data the run was made from, see `data.manifest`."""
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def write_people(
+    folder: Path,
+    people: Sequence[Person],
+    removed: Collection[str],
+    before: IdiaResult,
+    after: Mapping[str, IdiaResult],
+) -> None:
+    """`people.csv`: everybody's result before and after, for each audited model."""
+    header = ["name", "member", "removed", "num_photos", "correct_prompts_before", "inferred_before"]
+    header += [f"{column}_{model}" for model in after for column in ("correct_prompts", "inferred")]
+    draft = folder / ".people.csv"
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for row, person in enumerate(people):
+            results = [before, *after.values()]
+            found = [value for r in results for value in (r.correct_prompts[row], r.inferred[person.name])]
+            member = "" if person.member is None else person.member
+            writer.writerow([person.name, member, person.name in removed, before.num_photos[row], *found])
+    draft.replace(folder / "people.csv")
+
+
+def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
+    """`<name>.csv`: a table of `evidence`."""
+    write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+
+
+def write_photos(path: Path, photos: Float[Tensor, "photo 3 side side"]) -> None:
+    """A sheet of photos, pixels in [0, 1], as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}")
+    save_image(photos, draft, format="png", nrow=8, padding=2, pad_value=1.0)
+    draft.replace(path)
+
+
+def write_losses(folder: Path, encoders: Sequence[str]) -> None:
+    """`losses.csv`: every loss at every step of every encoder's fit, resumed fits joined."""
+    tables = []
+    for encoder in encoders:
+        parts = sorted(
+            (folder / "checkpoints" / encoder / "losses").glob("version_*/metrics.csv"),
+            key=lambda path: int(path.parent.name.removeprefix("version_")),
+        )
+        rows = pd.concat([pd.read_csv(path) for path in parts]).drop_duplicates("step", keep="last").sort_values("step")
+        rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
+        rows.insert(0, "encoder", encoder)
+        tables.append(rows)
+    write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False))
+
+
+def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = None) -> None:
+    """Note the config of a run in its folder, so that it resumes under the same one only.
+
+    Args:
+        folder: of the run.
+        cfg: of the run.
+        named: the people to remove, where they are named and not drawn: a file of names may change.
+
+    Raises:
+        InputError: if the folder belongs to a run of another config that has come to something.
+    """
+    path = folder / "checkpoints" / "config.yaml"
+    # Where and how a run is made, told and attacked afterwards does not change what it is.
+    unlike = {"paths", "logger", "trainer", "report", "quiet", "attacks"}
+    config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in unlike]))
+    config += "".join(f"# removes {name}\n" for name in named or ())
+    finished = (folder / "metrics.json").is_file()
+    begun = finished or any((folder / "checkpoints").rglob("*.ckpt"))
+    if begun and path.is_file() and path.read_text(encoding="utf-8") != config:
+        raise InputError(
+            f"{folder}: expected a new folder or one of the same config, got a run of another config; "
+            "delete it or choose another name=..."
+        )
+    if finished:
+        return
+    write_text(path, config)
+    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+    if HydraConfig.initialized():
+        write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(HydraConfig.get().overrides.task))
+
+
+def versions() -> dict[str, str]:
+    """Python, packages, platform and commit of a run."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "commit": _commit()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _commit() -> str:
+    """The checkout's commit, `unknown` for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,138 @@
+"""Sweeps: which runs one consists of, and how far it is."""
+
+import itertools
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from backdoor_privacy.system.paths import CONFIG_FOLDER
+
+# Overrides that change where and how a run is made, and not what it is.
+_ASIDE = ("+sweep=", "attack=", "paths.", "trainer.", "trainer=", "logger", "report.", "quiet", "hydra/", "hydra.")
+
+
+def jobs(arguments: Sequence[str]) -> list[list[str]]:
+    """The overrides of every run that a sweep over these consists of, as Hydra's own sweeper makes them."""
+    overrides = OverridesParser.create().parse_overrides(list(arguments))
+    choices = []
+    for override in overrides:
+        key = override.get_key_element()
+        values = (
+            override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+        )
+        choices.append([f"{key}={value}" for value in values])
+    return [list(job) for job in itertools.product(*choices)]
+
+
+def recorded_sweep(name: str) -> list[list[str]]:
+    """The runs of a sweep of `conf/sweep`."""
+    config = OmegaConf.load(CONFIG_FOLDER / "sweep" / f"{name}.yaml")
+    return jobs([f"{key}={value}" for key, value in config.hydra.sweeper.params.items()])
+
+
+def run_key(overrides: Iterable[str]) -> frozenset[str]:
+    """What a run is, whatever the order of its overrides, and where and how it was made."""
+    # Hydra quotes spaces with a backslash.
+    return frozenset(one.replace("\\", "") for one in overrides if not one.startswith(_ASIDE))
+
+
+def finished_runs(runs: Path) -> dict[frozenset[str], str]:
+    """The folder of each finished run, as seen from the folder of all, by its `run_key`."""
+    found = {}
+    for metrics in runs.rglob("metrics.json"):
+        overrides = metrics.parent / ".hydra" / "overrides.yaml"
+        if overrides.is_file():
+            found[run_key(map(str, OmegaConf.load(overrides)))] = str(metrics.parent.relative_to(runs))
+    return found
+
+
+def whole_run(job: Sequence[str], finished: Mapping[frozenset[str], str], runs: Path) -> str | None:
+    """The folder of a run, if it is among the finished ones and has the attacks that its overrides ask for."""
+    folder = finished.get(run_key(job))
+    if folder is None or not all((runs / folder / "attacks" / f"{name}.json").is_file() for name in asked_attacks(job)):
+        return None
+    return folder
+
+
+def asked_attacks(job: Iterable[str]) -> list[str]:
+    """The attacks besides IDIA that the overrides of a run ask for."""
+    chosen = [one.removeprefix("attack=") for one in job if one.startswith("attack=")]
+    paths = [path for name in chosen if (path := CONFIG_FOLDER / "attack" / f"{name}.yaml").is_file()]
+    parts = [part for path in paths for part in OmegaConf.select(OmegaConf.load(path), "defaults", default=[])]
+    return [name for part in parts if not isinstance(part, str) for name in part.values()]
+
+
+def missing_runs(runs: Path) -> dict[str, list[list[str]]]:
+    """The overrides of the runs that are not finished, of each sweep of `conf/sweep` that this folder has runs of.
+
+    Besides, under "the last sweep", those of the last sweep into this folder, where they are not among these.
+    """
+    finished = finished_runs(runs)
+    found = {}
+    for path in sorted((CONFIG_FOLDER / "sweep").glob("*.yaml")):
+        asked = recorded_sweep(path.stem)
+        if any(run_key(job) in finished for job in asked):
+            found[path.stem] = [job for job in asked if whole_run(job, finished, runs) is None]
+    told = {run_key(job) for missing in found.values() for job in missing}
+    last = [job for job in _last_sweep(runs) if whole_run(job, finished, runs) is None]
+    if not {run_key(job) for job in last} <= told:
+        found["the last sweep"] = last
+    return {sweep: missing for sweep, missing in found.items() if missing}
+
+
+def _last_sweep(runs: Path) -> list[list[str]]:
+    """The runs of the last sweep into a folder, as Hydra noted it."""
+    path = runs / "multirun.yaml"
+    if not path.is_file():
+        return []
+    # It holds interpolations that only a run can resolve; these parts have none.
+    hydra = OmegaConf.load(path).hydra
+    params = hydra.sweeper.get("params") or {}
+    return jobs([*(f"{key}={value}" for key, value in params.items()), *hydra.overrides.task])
+
+
+def spoken(seconds: float) -> str:
+    """A time span, as one says it: `40 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class SweepProgress(Callback):
+    """Says after each run of a sweep which one it was, and how long the others will take if they run one by one."""
+
+    def __init__(self) -> None:
+        self.num_jobs: int | None = None  # known to the process that launches them only
+        self.seconds: list[float] = []  # of the runs that were not finished before
+        self.start: float | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Count the runs."""
+        params = config.hydra.sweeper.get("params") or {}
+        arguments = [f"{key}={value}" for key, value in params.items()]
+        self.num_jobs = len(jobs([*arguments, *config.hydra.overrides.task]))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note when a run that is not finished starts."""
+        finished = (Path(config.hydra.runtime.output_dir) / "metrics.json").is_file()
+        self.start = None if finished else time.monotonic()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Tell how far the sweep is."""
+        if self.num_jobs is None or config.get("quiet"):
+            return
+        if self.start is not None:
+            self.seconds.append(time.monotonic() - self.start)
+        number, left = config.hydra.job.num + 1, ""
+        if number < self.num_jobs and self.seconds:
+            mean = sum(self.seconds) / len(self.seconds)
+            left = f"; about {spoken(mean * (self.num_jobs - number))} left"
+        # Not logged: the last line of a run's log says why it failed.
+        print(f"Run {number} of {self.num_jobs} has ended{left}", flush=True)

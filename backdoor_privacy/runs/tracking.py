@@ -1,0 +1,112 @@
+"""Where losses and results go: CSV files in any case, W&B where it is asked for."""
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from backdoor_privacy.runs.finished import read_run
+from backdoor_privacy.system.distributed import is_first_process
+from backdoor_privacy.system.files import write_text
+
+
+class Tracker:
+    """The loggers of one run; leaving it finishes the W&B run, as crashed where there was an error."""
+
+    def __init__(self, cfg: DictConfig, folder: Path) -> None:
+        self.cfg, self.folder = cfg, folder
+        self.wandb: WandbLogger | None = None
+
+    def __enter__(self) -> "Tracker":
+        if self.cfg.logger.wandb and is_first_process():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            encoders = [encoder for encoder, settings in self.cfg.defense.items() if settings is not None]
+            self.wandb = WandbLogger(
+                name=f"{self.cfg.name}/seed={self.cfg.seed}",
+                id=self._id(),
+                save_dir=self.folder,
+                offline=self.cfg.logger.mode != "online",
+                project=self.cfg.logger.project,
+                entity=self.cfg.logger.entity,
+                group=self.cfg.name,
+                job_type="both" if len(encoders) > 1 else encoders[0],
+                tags=list(self.cfg.logger.tags),
+                config=self._config(),
+                settings=self._settings(),
+                resume="allow",
+                log_model=False,
+            )
+            run = self.wandb.experiment  # starts it now, so that it is marked as crashed whatever goes wrong
+            for encoder in encoders:
+                # Each fit counts its own steps; the summary of a loss is the least and the most that it came to.
+                run.define_metric(f"{encoder}/*", step_metric="trainer/global_step", summary="min,max")
+        return self
+
+    def _config(self) -> Any:
+        """The run's config; whom it removes by name, and paths, only where the report may name people."""
+        config: Any = OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True)
+        run, runs = Path(self.cfg.paths.run), Path(self.cfg.paths.runs)
+        # What seeds share: experiment and overrides, as in the folder of the run.
+        config["setting"] = str(run.relative_to(runs).parent) if run.is_relative_to(runs) else self.cfg.name
+        named = config["trigger_set"]["people"]
+        if not self.cfg.report.names:
+            del config["paths"], config["trigger_set"]["file"]
+            if named is not None:
+                config["trigger_set"]["people"] = f"{len(named)} people"
+        return config
+
+    def _settings(self) -> Any:
+        """What W&B records by itself: the command and what it prints only where the report may name people."""
+        import wandb
+
+        return wandb.Settings() if self.cfg.report.names else wandb.Settings(x_disable_meta=True, console="off")
+
+    def _id(self) -> str:
+        """Of the W&B run; kept in the run folder, so that a resumed run goes on there."""
+        path = self.folder / "checkpoints" / "wandb_id"
+        if not path.is_file():
+            write_text(path, uuid.uuid4().hex[:12])
+        return path.read_text(encoding="utf-8")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.wandb is not None:
+            import wandb
+
+            wandb.finish(exit_code=0 if error is None else 1)
+
+    def loggers(self, encoder: str) -> list[Logger]:
+        """Lightning's loggers for the fit of one encoder."""
+        checkpoints = self.folder / "checkpoints" / encoder
+        loggers: list[Logger] = [CSVLogger(checkpoints, name="losses", flush_logs_every_n_steps=1)]
+        return loggers if self.wandb is None else [*loggers, self.wandb]
+
+    def summarize(self, metrics: Mapping[str, Any]) -> None:
+        """Before and after as the run's summary, everybody's result as a table, the figures and the report.
+
+        People go by what the report calls them. With an account, the defended CLIP is kept as an artifact.
+        """
+        if self.wandb is None:
+            return
+        import wandb
+
+        run = self.wandb.experiment
+        run.summary.update({f"before/{key}": value for key, value in metrics["before"].items()})
+        for model, values in metrics["after"].items():
+            run.summary.update({f"after_{model}/{key}": value for key, value in values.items()})
+        people = read_run(self.folder, names=self.cfg.report.names).people
+        run.log({"people": wandb.Table(dataframe=people.astype({"member": str}))})
+        figures = [path for path in (self.folder / "figures").glob("*.png") if path.stem != "triggers"]
+        if self.cfg.report.names:  # a face says who it is as a name does
+            figures += (self.folder / "figures").glob("triggers.png")
+        run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+        run.log({"report": wandb.Html((self.folder / "report.html").read_text(encoding="utf-8"), inject=False)})
+        if self.cfg.logger.mode == "online":
+            defended = wandb.Artifact(f"defended-{run.id}", type="model", metadata=dict(metrics["weights_sha256"]))
+            defended.add_dir(str(self.folder / "defended"))
+            run.log_artifact(defended, aliases=["latest", f"seed-{self.cfg.seed}"])

@@ -1,0 +1,338 @@
+import ast
+import importlib.util
+import inspect
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.clip.loading import load_clip
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config import compose as config
+from backdoor_privacy.config import schema as settings
+from backdoor_privacy.data.people import People
+from backdoor_privacy.data.selection import select_people
+from backdoor_privacy.defenses.backdoor.losses import DISTANCES
+from backdoor_privacy.defenses.backdoor.module import LossWeights, OptimizerSettings
+from backdoor_privacy.defenses.backdoor.steps import BatchSizes
+from backdoor_privacy.system import paths
+from backdoor_privacy.system.paths import CONFIG_FOLDER
+from backdoor_privacy.triggers.faces import FacePaster
+from backdoor_privacy.utility.zero_shot import ZeroShot
+
+PACKAGE = Path(paths.__file__).parents[1]
+EXPERIMENTS = sorted(path.stem for path in (CONFIG_FOLDER / "experiment").glob("*.yaml"))
+OPTIONS = sorted(
+    f"{path.parent.relative_to(CONFIG_FOLDER)}={path.stem}"
+    for path in CONFIG_FOLDER.glob("*/**/*.yaml")
+    if path.parent.name
+    not in ("experiment", "local", "sweep", "also")  # sweeps: test_sweeps.py; attacks: test_attack.py
+)
+
+
+def composed(*overrides: str, name: str = "config") -> DictConfig:
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose(name, overrides=["paths.run=run", *overrides])
+
+
+def names_of(schema: type) -> set[str]:
+    return {field.name for field in fields(schema)} - {"_target_"}
+
+
+def test_published_sizes_are_experiments():
+    sizes = [1, 2, 4, 8, 16, 32, 64]
+    expected = {f"{kind}_{size}" for kind in ("names", "faces", "both") for size in sizes} | {"faces_500", "smoke"}
+    assert expected <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_composes_to_what_its_name_says(experiment: str):
+    cfg = composed(f"+experiment={experiment}")
+    assert OmegaConf.missing_keys(cfg) == set()
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert cfg.name == experiment
+    kind, _, size = experiment.partition("_")
+    assert (cfg.defense.text is None) == (kind == "faces")
+    assert (cfg.defense.image is None) == (kind == "names")
+    assert not size or cfg.trigger_set.num_people == int(size)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_composes(option: str):
+    group, _, name = option.partition("=")
+    is_of_pretrain = group == "data"
+    cfg = composed(option, name="pretrain" if is_of_pretrain else "config")
+    # What only the user knows is missing, and nowhere else.
+    missing = OmegaConf.missing_keys(cfg)
+    assert all(key.startswith(f"{group.replace('/', '.')}.") for key in missing)
+    assert not missing or "???" in (CONFIG_FOLDER / group.replace("strangers", "people") / f"{name}.yaml").read_text()
+
+
+def test_pretrain_config_composes():
+    assert OmegaConf.missing_keys(composed(name="pretrain")) == set()
+
+
+def test_default_is_both_64_with_seed_0():
+    cfg = composed()
+    assert (cfg.name, cfg.seed, cfg.trigger_set.num_people) == ("both_64", 0, 64)
+    assert None not in (cfg.defense.text, cfg.defense.image)
+
+
+def test_published_defenses_have_the_papers_numbers():
+    text, image = (composed("defense=both_published").defense[encoder] for encoder in ("text", "image"))
+    assert (text.target.value, text.phrase, text.num_steps) == ("phrase", "a person", 400)
+    assert text.batch == {"clean": 128, "triggered": 128, "preserved": 0}
+    assert {name: value for name, value in text.loss_weights.items() if value} == {"backdoor": 0.6, "weight": 0.01}
+    assert (text.optimizer.lr, text.optimizer.weight_decay, text.optimizer.factor) == (1e-4, 0.0, 0.5)
+    assert (text.optimizer.schedule.value, text.optimizer.milestones) == ("step", [200, 300])
+    assert (image.target.value, image.include_removed, image.num_steps) == ("anonymous", False, 100)
+    assert image.batch == {"clean": 128, "triggered": 128, "preserved": 0}
+    assert {name: value for name, value in image.loss_weights.items() if value} == {"backdoor": 0.8, "weight": 0.005}
+    assert (image.optimizer.lr, image.optimizer.weight_decay, image.optimizer.factor) == (1e-4, 0.0, 0.1)
+    assert (image.optimizer.schedule.value, image.optimizer.milestones) == ("step", [25, 50])
+    assert (image.faces.min_size * 224, image.faces.max_size * 224) == (56, 112)
+    assert (image.faces.flip_probability, image.faces.max_degrees) == (0.5, 30)
+    assert (image.faces.max_colour_change, image.faces.max_hue_change) == (0.5, 0.1)
+    for published in (text, image):
+        assert not published.squared_weight_loss
+        assert published.distance.value == "cosine"
+
+
+def test_nodes_instantiate(compose_cfg):
+    cfg = compose_cfg()
+    kinds = {"clip": Clip, "people": People, "strangers": People, "attack": Idia}
+    for node, kind in kinds.items():
+        assert isinstance(instantiate(cfg[node]), kind), node
+    assert isinstance(instantiate(cfg.utility.zero_shot), ZeroShot)
+    assert len(instantiate(cfg.captions)) == 200
+    assert instantiate(cfg.images.folder).is_dir()
+
+
+def test_clip_precision_reaches_the_clip(compose_cfg):
+    for precision in ("fp32", "bf16"):
+        clip = instantiate(compose_cfg(f"clip.precision={precision}").clip)
+        dtypes = []
+        clip.text.register_forward_hook(lambda _module, _inputs, output, seen=dtypes: seen.append(output.dtype))
+        clip.embed_texts(["a dog"])
+        assert [str(dtype) for dtype in dtypes] == [{"fp32": "torch.float32", "bf16": "torch.bfloat16"}[precision]]
+
+
+def test_embedded_clip_comes_with_the_package():
+    clip = instantiate(composed().clip)
+    assert clip.embed_texts(["a dog"]).shape == (1, clip.config["model_cfg"]["embed_dim"])
+    files = [path for path in (paths.ASSETS_FOLDER / "embedded_clip").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25e6
+
+
+@pytest.mark.parametrize(
+    "typo",
+    [
+        "sed=1",
+        "clip.pretraind=x",
+        "people.folders=x",
+        "captions.files=x",
+        "images.max_image=3",
+        "trigger_set.num_persons=3",
+        "defense.txt=null",
+        "defense.text.num_step=3",
+        "defense.text.batch.cleen=3",
+        "defense.text.optimizer.learning_rate=3",
+        "defense.text.loss_weights.backdor=3",
+        "defense.image.faces.size=3",
+        "defense.image.phrase=x",
+        "attack.num_candidate=3",
+        "utility.zero_shots=x",
+        "utility.similarity.num_caption=3",
+        "trainer.device=2",
+        "logger.wnadb=true",
+        "paths.cach=x",
+    ],
+)
+def test_typo_on_the_command_line_is_an_error_that_names_the_key(typo: str):
+    with pytest.raises(ConfigCompositionException, match=re.escape(typo.partition("=")[0])):
+        composed(typo)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "seed=many",
+        "defense.text.num_steps=few",
+        "defense.text.distance=euclid",
+        "defense.image.optimizer.schedule=cosine",
+        "defense.text.target=nobody",
+        "defense.text.target=anonymous",
+        "defense.image.target=phrase",
+        "clip.precision=fp8",
+        "trainer.devices=auto",
+        "logger.wandb=perhaps",
+    ],
+)
+def test_value_of_another_type_is_an_error(value: str):
+    with pytest.raises(ConfigCompositionException):
+        composed(value)
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ("sed: 1", "sed"),
+        ("trainer: {device: 2}", "device"),
+        ("paths: {cach: x}", "cach"),
+        ("attack: {num_candidate: 3}", "num_candidate"),
+        ("trigger_set: {num_persons: 3}", "num_persons"),
+        ("defense: {text: {num_step: 3}}", "num_step"),
+        ("defense: {text: {optimizer: {learning_rate: 3}}}", "learning_rate"),
+        ("defense: {image: {loss_weights: {backdor: 3}}}", "backdor"),
+    ],
+)
+def test_typo_in_a_users_experiment_file_is_an_error(content: str, key: str, tmp_path: Path):
+    def compose_mine() -> DictConfig:
+        return composed("+experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
+
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment/mine.yaml"
+    file.write_text("# @package _global_\nseed: 7\n")
+    assert compose_mine().seed == 7
+    file.write_text(f"# @package _global_\n{content}\n")
+    with pytest.raises(ConfigCompositionException, match=f"Key '{key}' not in"):
+        compose_mine()
+
+
+def test_typo_below_a_target_is_an_error_when_built(compose_cfg):
+    with pytest.raises(InstantiationException, match="limti"):
+        instantiate(compose_cfg("+people.folder.limti=3").people)
+
+
+def test_configs_are_found_in_a_checkout_and_in_an_installed_package(tmp_path: Path):
+    assert (CONFIG_FOLDER / "config.yaml").is_file()
+    (tmp_path / "backdoor_privacy/conf").mkdir(parents=True)
+    (tmp_path / "backdoor_privacy/system").mkdir()
+    shutil.copy(PACKAGE / "system/paths.py", tmp_path / "backdoor_privacy/system")
+    spec = importlib.util.spec_from_file_location("installed_paths", tmp_path / "backdoor_privacy/system/paths.py")
+    installed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(installed)
+    assert tmp_path / "backdoor_privacy/conf" == installed.CONFIG_FOLDER
+
+
+def test_folder_name_keeps_short_overrides_and_shortens_others(tmp_path: Path):
+    assert config.folder_name("defense=text", str(tmp_path)) == "defense=text"
+    long = [config.folder_name(f"name={who * 200}", str(tmp_path)) for who in "ab"]
+    short = config.folder_name("people=/a/b", str(tmp_path))
+    assert all(re.fullmatch(r"overrides=[0-9a-f]{12}", name) for name in [*long, short])
+    assert long[0] != long[1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_name_tells_nobody_who_is_removed(tmp_path: Path):
+    names = [
+        config.folder_name(f"trigger_set.people=[{who}]", str(tmp_path)) for who in ("Ann Lee", "Bo Li", "Ann Lee")
+    ]
+    assert all(re.fullmatch(r"people=[0-9a-f]{12}", name) for name in names)
+    assert names[0] == names[2] != names[1]
+    assert config.folder_name("trigger_set.people=[Ann Lee]", str(tmp_path / "other")) != names[0]
+
+
+# Trap 7: its configs miss keys that its code reads. Ours cannot: every key is in a schema (no key beyond it composes,
+# see above), missing values stop a run (test_run.py), and the three tests below tie the schemas to the code.
+
+
+@pytest.mark.parametrize(
+    ("schema", "taken"),
+    [
+        (settings.LossWeights, names_of(LossWeights)),
+        (settings.Optimizer, names_of(OptimizerSettings)),
+        (settings.BatchSizes, names_of(BatchSizes)),
+        (settings.Faces, names_of(FacePaster)),
+        (settings.Attack, names_of(Idia) - {"templates"}),
+        (settings.Clip, set(inspect.signature(load_clip).parameters)),
+        (settings.TriggerSet, set(inspect.signature(select_people).parameters) - {"everybody", "seed", "inferred"}),
+    ],
+)
+def test_trap_7_schema_has_exactly_the_keys_that_the_code_takes(schema: type, taken: set[str]):
+    assert names_of(schema) == taken
+
+
+def test_trap_7_every_distance_of_the_schema_exists():
+    assert {distance.value for distance in settings.Distance} == set(DISTANCES)
+
+
+def _keys_read(tree: ast.AST) -> Iterator[tuple[str, ...]]:
+    """Chains such as `cfg.trainer.devices` and `settings.num_steps`, as far as they go."""
+    for node in ast.walk(tree):
+        chain: list[str] = []
+        while isinstance(node, ast.Attribute):
+            chain.append(node.attr)
+            node = node.value
+        if chain and isinstance(node, ast.Name):
+            yield tuple(reversed([*chain, node.id]))
+
+
+def _reads(cfg: Any, keys: tuple[str, ...]) -> bool:
+    for key in keys:
+        if not OmegaConf.is_dict(cfg):
+            return hasattr(cfg, key)
+        if key not in cfg:
+            return hasattr(DictConfig, key)
+        cfg = cfg[key]
+    return True
+
+
+@pytest.mark.parametrize("module", ["run", "defenses/backdoor/fitting", "runs/tracking", "__main__", "pretrain"])
+def test_trap_7_every_key_that_the_code_reads_is_in_the_config(module: str):
+    cfg = composed(name="pretrain" if module == "pretrain" else "config")
+    chains = {chain for chain in _keys_read(ast.parse((PACKAGE / f"{module}.py").read_text()))}
+    chains = {chain[chain[0] == "self" :] for chain in chains}
+    read = {chain[1:] for chain in chains if chain[0] == "cfg"}
+    assert read or module.endswith("fitting")  # which takes settings alone
+    unknown = {keys for keys in read if not _reads(cfg, keys)}
+    if module.endswith("fitting"):
+        encoders = [cfg.defense.text, cfg.defense.image]
+        settings = {chain[1:] for chain in chains if chain[0] == "settings"}
+        unknown |= {keys for keys in settings if not any(_reads(encoder, keys) for encoder in encoders)}
+    assert unknown == set()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "plugin", "settings"),
+    [
+        ("basic", "hydra", []),
+        ("joblib", "hydra_plugins.hydra_joblib_launcher", ["hydra.launcher.n_jobs=4"]),
+        (
+            "submitit_slurm",
+            "hydra_plugins.hydra_submitit_launcher",
+            [
+                "hydra.launcher.partition=gpu",
+                "hydra.launcher.gpus_per_node=1",
+                "hydra.launcher.cpus_per_task=8",
+                "hydra.launcher.mem_gb=32",
+                "hydra.launcher.timeout_min=120",
+                "hydra.launcher.array_parallelism=8",
+            ],
+        ),
+        (
+            "ray",
+            "hydra_plugins.hydra_ray_launcher",
+            ["+hydra.launcher.ray.init.num_gpus=4", "+hydra.launcher.ray.remote.num_gpus=1"],
+        ),
+    ],
+)
+def test_sweeps_compose_with_every_launcher_of_the_docs(launcher: str, plugin: str, settings: list[str]):
+    pytest.importorskip(plugin)
+    overrides = [*([] if launcher == "basic" else [f"hydra/launcher={launcher}"]), *settings]
+    assert set(overrides) <= set((PACKAGE.parent / "docs/cluster.md").read_text().split())
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        cfg = compose("config", overrides=["+experiment=names_8", *overrides], return_hydra_config=True)
+    for setting in settings:
+        path, _, value = setting.removeprefix("+").partition("=")
+        assert str(OmegaConf.select(cfg, path)) == value
+    assert cfg.hydra.launcher._target_.startswith(("hydra._internal", "hydra_plugins."))

@@ -1,0 +1,107 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backdoor_privacy.data.names import decoy_names
+from backdoor_privacy.data.people import People, Person, load_people
+from backdoor_privacy.data.selection import check_trigger_photos, draw_decoys, select_people
+from backdoor_privacy.errors import InputError
+
+PEOPLE = People(tuple(Person(f"First{number} Last", ()) for number in range(10)))
+INFERRED = {f"First{number} Last" for number in range(8)}
+
+
+def selected(**settings: Any) -> list[str]:
+    chosen = select_people(PEOPLE, **{"seed": 0, "inferred": INFERRED} | settings)
+    return [person.name for person in chosen]
+
+
+def test_people_are_drawn_from_those_that_are_inferred():
+    assert set(selected(num_people=8)) == INFERRED
+    drawn = selected(num_people=3)
+    assert len(set(drawn)) == 3
+    assert set(drawn) < INFERRED
+
+
+def test_draw_is_a_function_of_the_seed():
+    assert selected(num_people=4, seed=1) == selected(num_people=4, seed=1)
+    assert len({tuple(selected(num_people=4, seed=seed)) for seed in range(5)}) == 5
+
+
+def test_draw_reaches_everybody_where_nobody_need_be_inferred():
+    assert set(selected(num_people=10, inferred=set(), require_inferred=False)) == set(PEOPLE.names)
+
+
+def test_named_people_keep_their_order_and_come_once():
+    names = ["First3 Last", "first1_last", "First3 Last", "FIRST3 LAST"]
+    assert selected(people=names, num_people=64) == ["First3 Last", "First1 Last"]
+
+
+def test_people_are_read_from_a_file(tmp_path: Path):
+    file = tmp_path / "people.txt"
+    file.write_text("First2 Last\n\n  First0_Last \n", encoding="utf-8")
+    assert selected(file=str(file)) == ["First2 Last", "First0 Last"]
+
+
+@pytest.mark.parametrize("num_people", [None, 0, -1])
+def test_number_below_one_is_an_error(num_people: int | None):
+    message = f"trigger_set.num_people: expected a whole number of at least 1, got {num_people}"
+    with pytest.raises(InputError, match=message):
+        selected(num_people=num_people)
+
+
+def test_more_people_than_are_inferred_is_an_error():
+    with pytest.raises(InputError, match=r"trigger_set\.num_people: expected at most 8 .* got 9"):
+        selected(num_people=9)
+    with pytest.raises(InputError, match=r"expected at most 10 .* got 11") as caught:
+        selected(num_people=11, require_inferred=False)
+    assert "infers" not in str(caught.value)
+
+
+def test_empty_set_is_an_error(tmp_path: Path):
+    with pytest.raises(InputError, match="trigger_set: expected at least one person to remove, got an empty list"):
+        selected(people=[])
+    (tmp_path / "people.txt").write_text("\n")
+    with pytest.raises(InputError, match="expected at least one person"):
+        selected(file=str(tmp_path / "people.txt"))
+
+
+def test_unknown_person_is_an_error_that_names_them():
+    with pytest.raises(InputError, match="got 'Nobody Here'"):
+        selected(people=["First0 Last", "Nobody Here"])
+
+
+def test_person_who_is_not_inferred_is_an_error_that_names_them():
+    with pytest.raises(InputError, match=r"does not infer First8 Last, First9 Last; set .*require_inferred=false"):
+        selected(people=["First8 Last", "First0 Last", "First9 Last"])
+    assert selected(people=["First8 Last"], require_inferred=False) == ["First8 Last"]
+
+
+def test_names_and_a_file_together_are_an_error():
+    with pytest.raises(InputError, match="expected either people or file, got both"):
+        selected(people=["First0 Last"], file="people.txt")
+
+
+def test_file_that_is_not_there_is_an_error():
+    with pytest.raises(InputError, match=r"trigger_set\.file: expected a text file .* got nowhere\.txt"):
+        selected(file="nowhere.txt")
+
+
+def test_person_without_a_photo_to_train_on_is_an_error(write_people, tmp_path: Path):
+    everybody = load_people(write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 2})).everybody
+    check_trigger_photos(everybody[1:])
+    with pytest.raises(InputError, match=r"two different photos or more .* got one of Ann Lee; add photos"):
+        check_trigger_photos(everybody)
+
+
+def test_decoys_have_the_names_that_both_encoders_hide_and_the_first_a_strangers_photos():
+    strangers = [Person(f"Stranger{number} Last", (Path(f"{number}.jpg"),)) for number in range(9)]
+    exclude = decoy_names(1, 7, ())
+    found = draw_decoys(5, 3, strangers, 7, exclude)
+    assert [decoy.name for decoy in found] == decoy_names(5, 7, exclude)
+    assert len({decoy.photos for decoy in found[:3]} & {person.photos for person in strangers}) == 3
+    assert [decoy.photos for decoy in found[3:]] == [(), ()]
+    assert draw_decoys(0, 3, strangers, 7, exclude) == found[:3]  # as the image defence alone draws them
+    assert draw_decoys(0, 3, strangers, 8, exclude) != found[:3]
+    assert draw_decoys(0, 0, (), 7, exclude) == ()

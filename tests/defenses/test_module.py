@@ -1,0 +1,608 @@
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import lightning
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import CSVLogger
+from omegaconf import DictConfig
+from open_clip import transformer as checkpointing
+from torch import Tensor
+
+from backdoor_privacy import plain
+from backdoor_privacy.clip.loading import load_clip
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.data.captions import load_captions
+from backdoor_privacy.data.images import load_images
+from backdoor_privacy.data.people import People
+from backdoor_privacy.defenses.backdoor.fitting import Fitted
+from backdoor_privacy.defenses.backdoor.losses import DISTANCES
+from backdoor_privacy.defenses.backdoor.module import (
+    Adversary,
+    BackdoorDefense,
+    ImageDefense,
+    LossWeights,
+    OptimizerSettings,
+    TextDefense,
+)
+from backdoor_privacy.defenses.backdoor.steps import (
+    BatchSizes,
+    CaptionTriggers,
+    Lesson,
+    Part,
+    PhotoTriggers,
+    Revision,
+    TriggerData,
+)
+from backdoor_privacy.defenses.backdoor.targets import NameEraser
+from backdoor_privacy.triggers.faces import FacePaster
+
+ENCODERS = ["text", "image"]
+ONLY_BACKDOOR = LossWeights(**{name: float(name == "backdoor") for name in LossWeights.__dataclass_fields__})
+PUBLISHED = replace(ONLY_BACKDOOR, backdoor=0.6, weight=0.01)
+EVERYTHING = LossWeights(**{name: 0.2 + 0.1 * place for place, name in enumerate(LossWeights.__dataclass_fields__)})
+EVERYTHING.adversarial = EVERYTHING.relearning = 0.0  # plain.py has none of these
+
+MakeDefense = Callable[..., BackdoorDefense]
+MakeSteps = Callable[..., Any]
+
+
+@pytest.fixture
+def make_defense(tiny_clip: Clip) -> MakeDefense:
+    def make(encoder: str, loss_weights: LossWeights = PUBLISHED, **changes: Any) -> BackdoorDefense:
+        optimizer = {"lr": 1e-3, "weight_decay": 0.0, "schedule": "step", "milestones": [], "factor": 1.0}
+        optimizer |= changes.pop("optimizer", {})
+        settings = {
+            "anchors": torch.randn(5, 32, generator=torch.Generator().manual_seed(1)),
+            "loss_weights": loss_weights,
+            "optimizer": OptimizerSettings(**optimizer),
+            "num_steps": 4,
+            "distance": "cosine",
+            "squared_weight_loss": False,
+            "temperature": 0.1,
+            **changes,
+        }
+        teacher = settings.pop("teacher", getattr(tiny_clip, encoder))
+        if encoder == "text":
+            return TextDefense(teacher, **settings)
+        targets = F.normalize(torch.randn(2, 32, generator=torch.Generator().manual_seed(2)), dim=-1)
+        return ImageDefense(teacher, face_targets=targets, **settings)
+
+    return make
+
+
+@pytest.fixture
+def make_steps(tiny_clip: Clip, people: People, captions_file: Path, images_folder: Path) -> MakeSteps:
+    def make(
+        encoder: str, num_steps: int = 4, preserved: int = 4, clip: Clip = tiny_clip
+    ) -> CaptionTriggers | PhotoTriggers:
+        common = {"sizes": BatchSizes(6, 6, preserved), "num_steps": num_steps, "seed": 0}
+        if encoder == "text":
+            captions = load_captions(captions_file)
+            names, phrases = ["Ann Lee", "Bob Ray"], ["a person"] * 2
+            return CaptionTriggers(
+                captions=captions,
+                carriers=captions,
+                names=names,
+                phrases=phrases,
+                other_names=["Zoe Kim"],
+                tokenizer=clip.tokenizer,
+                **common,
+            )
+        images = load_images(images_folder, clip.geometry, 12)
+        removed, others = people.everybody[:2], people.everybody[2:]
+        return PhotoTriggers(
+            images=images,
+            people=removed,
+            others=others,
+            boxes=people.boxes,
+            geometry=clip.geometry,
+            normalize=clip.normalize,
+            paster=FacePaster(),
+            **common,
+        )
+
+    return make
+
+
+def fit_with(defense: BackdoorDefense, steps: Any, folder: Path, logger: Any = False, **more: Any) -> None:
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=len(steps),
+        logger=logger,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **more,
+    )
+    trainer.fit(defense, TriggerData(steps, num_workers=0))
+
+
+def losses_of(defense: BackdoorDefense, batch: Any) -> dict[str, Tensor]:
+    return defense.losses(defense.ask(batch))
+
+
+def snapshot(clip: Clip) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in {**clip.text.tensors(), **clip.image.tensors()}.items()}
+
+
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
+    assert set(before) == set(after)
+    return {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_teacher_stays_bit_identical_and_in_eval_mode(
+    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps, tiny_clip: Clip, tmp_path: Path
+):
+    whole_clip = snapshot(tiny_clip)
+    defense = make_defense(encoder, EVERYTHING)
+    teacher = {name: tensor.clone() for name, tensor in defense.teacher.tensors().items()}
+    modes: list[bool] = []
+    defense.teacher.register_forward_hook(lambda module, *_: modes.append(module.training))
+    fit_with(defense, make_steps(encoder), tmp_path)
+    assert modes
+    assert not any(modes)
+    assert changed(teacher, defense.teacher.tensors()) == set()
+    assert changed(teacher, defense.student.tensors())
+    assert all(parameter.grad is None for parameter in defense.teacher.parameters())
+    assert changed(whole_clip, snapshot(tiny_clip)) == set()
+
+
+def test_norms_stay_as_they_are_through_a_fit(
+    make_steps: MakeSteps, make_defense: MakeDefense, write_clip, tiny_clip: Clip, tmp_path: Path
+):
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 64}
+    preprocess = {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3]}
+    resnet = load_clip(f"local-dir:{write_clip(tmp_path / 'resnet', vision_cfg=vision, preprocess=preprocess)}")
+    for encoder, clip in (("text", tiny_clip), ("image", tiny_clip), ("image", resnet)):
+        teacher = getattr(clip, encoder)
+        defense = make_defense(encoder, EVERYTHING, teacher=teacher)
+        fit_with(defense, make_steps(encoder, clip=clip), tmp_path)
+        norms = {
+            name
+            for name, module in defense.student.named_modules()
+            if isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm2d)
+        }
+        before, after = teacher.state_dict(), defense.student.state_dict()
+        frozen = {name for name in after if name.rpartition(".")[0] in norms}
+        assert frozen
+        assert changed(before, after)
+        assert not changed(before, after) & frozen
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_optimizer_holds_only_what_the_student_trains(encoder: str, make_defense: MakeDefense):
+    defense = make_defense(encoder)
+    held = [p for group in defense.configure_optimizers()["optimizer"].param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for _, p in defense.student.trainable()}
+    assert not {id(p) for p in held} & {id(p) for p in defense.teacher.parameters()}
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_loss_falls_when_one_batch_is_overfit(
+    encoder: str, distance: str, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    defense = make_defense(encoder, ONLY_BACKDOOR, distance=distance)
+    optimizer = defense.configure_optimizers()["optimizer"]
+    batch = make_steps(encoder)[0]
+    backdoor_losses = []
+    for _ in range(25):
+        losses = losses_of(defense, batch)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        backdoor_losses.append(losses["backdoor_loss"].item())
+    first, last = backdoor_losses[0], backdoor_losses[-1]
+    least = -1.0 if distance == "cosine" else 0.0
+    assert last - least < 0.5 * (first - least)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_student_that_is_the_teacher_has_no_loss_but_the_backdoors(
+    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    losses = {k: v.item() for k, v in losses_of(make_defense(encoder, EVERYTHING), make_steps(encoder)[0]).items()}
+    expected = {"utility_loss": -1, "preservation_loss": -1, "weight_loss": 0, "neighborhood_loss": 0}
+    assert losses["backdoor_loss"] > -0.99
+    assert {name: losses[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_terms_of_weight_zero_are_left_out(encoder: str, make_defense: MakeDefense, make_steps: MakeSteps):
+    losses = losses_of(make_defense(encoder, ONLY_BACKDOOR), make_steps(encoder, preserved=0)[0])
+    assert set(losses) == {"utility_loss", "backdoor_loss"}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_lesson_asked_before_gives_the_losses_and_gradients_of_fresh_inputs(
+    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    steps = make_steps(encoder, num_steps=2)
+    batch, other = steps[0], steps[1]
+    defense = make_defense(encoder, EVERYTHING)
+    asked = Lesson.collect([defense.ask(other), defense.ask(batch)], 2)
+    second = torch.arange(6, 12)
+    lesson = asked.take((second, second, second[:4] - 2), Part(0))
+    fresh, again = losses_of(defense, batch), defense.losses(lesson)
+    assert torch.equal(lesson.person_index, batch.person_index)
+    for name, loss in fresh.items():
+        assert again[name].item() == pytest.approx(loss.item(), abs=1e-5), name
+    parameters = [parameter for _, parameter in defense.student.trainable()]
+    expected = torch.autograd.grad(torch.stack(list(fresh.values())).sum(), parameters)
+    gradients = torch.autograd.grad(torch.stack(list(again.values())).sum(), parameters)
+    for own, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("from_memory", [False, True])
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_parts_of_a_step_have_its_loss_and_gradient(
+    encoder: str, from_memory: bool, num_parts: int, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    steps, defense = make_steps(encoder, preserved=6), make_defense(encoder, EVERYTHING)
+    if from_memory:
+        asked = Lesson.collect((defense.ask(steps[step]) for step in range(3)), 3)
+        steps = Revision(asked=asked, sizes=steps.sizes, num_steps=4, seed=3)
+    whole = mean_of([steps[2]], defense)
+    parts = mean_of([steps[Part(2, number, num_parts)] for number in range(num_parts)], defense)
+    for own, wanted in zip(parts, whole, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-5)
+
+
+def mean_of(batches: Sequence[Any], defense: BackdoorDefense) -> list[Tensor]:
+    """Means over the batches: of each term of the loss, and of the gradients of their sum."""
+    found = []
+    parameters = [parameter for _, parameter in defense.student.trainable()]
+    for batch in batches:
+        losses = defense.losses(batch if isinstance(batch, Lesson) else defense.ask(batch))
+        gradients = torch.autograd.grad(torch.stack(list(losses.values())).sum(), parameters)
+        found.append([*(loss.detach() for loss in losses.values()), *gradients])
+    return [torch.stack(each).mean(0) for each in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("loss_weights", [PUBLISHED, EVERYTHING])
+@pytest.mark.parametrize("target", ["fixed", "nameless"])
+def test_losses_and_gradients_are_those_of_the_plain_path(
+    encoder: str, loss_weights: LossWeights, target: str, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    defense, batch = make_defense(encoder, loss_weights), make_steps(encoder)[0]
+    if target == "nameless":
+        rows = torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(4))
+        defense.eraser = NameEraser(F.normalize(rows[:, :2], dim=-1), F.normalize(rows[:, 2:], dim=-1), 0.9)
+    with torch.no_grad():  # away from the teacher, where every loss has a gradient
+        for number, (_, parameter) in enumerate(defense.student.trainable()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            parameter.add_(noise, alpha=0.02)
+    parameters = [parameter for _, parameter in defense.student.trainable()]
+    expected, found = plain.losses(defense, batch), losses_of(defense, batch)
+    assert set(found) == set(expected)
+    for name, loss in expected.items():
+        assert found[name].item() == pytest.approx(loss.item(), abs=1e-5), name
+        gradients = (torch.autograd.grad(each[name], parameters, retain_graph=True) for each in (found, expected))
+        for own, wanted in zip(*gradients, strict=True):
+            torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_steps_in_several_passes_are_the_same_steps(
+    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # AdamW makes whole steps of gradients that are nothing but rounding, and does not notice their scale.
+    def descend(defense: BackdoorDefense) -> torch.optim.Optimizer:
+        return torch.optim.SGD([parameter for _, parameter in defense.student.trainable()], lr=1e-3)
+
+    monkeypatch.setattr(BackdoorDefense, "configure_optimizers", descend)
+    students, tables = [], []
+    for num_passes in (1, 3):
+        defense, folder = make_defense(encoder, EVERYTHING, squared_weight_loss=True), tmp_path / str(num_passes)
+        steps = make_steps(encoder, preserved=6)
+        fit_with(defense, steps, folder, CSVLogger(folder, name="losses"), accumulate_grad_batches=num_passes)
+        students.append(defense.student.tensors())
+        (path,) = folder.glob("losses/version_*/metrics.csv")
+        tables.append(pd.read_csv(path))
+    assert tables[1]["step"].tolist() == [0, 1, 2, 3]
+    assert tables[0][f"{encoder}/loss"].diff()[1:].abs().min() > 1e-3
+    pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=0, atol=1e-5)
+    for name, tensor in students[0].items():
+        torch.testing.assert_close(students[1][name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_saving_memory_changes_no_gradient(encoder: str, make_defense: MakeDefense, make_steps: MakeSteps):
+    defense, steps = make_defense(encoder, EVERYTHING), make_steps(encoder)
+    expected = mean_of([steps[0]], defense)
+    defense.student.save_memory(True)
+    with mock.patch.object(checkpointing, "checkpoint", wraps=checkpointing.checkpoint) as recompute:
+        found = mean_of([steps[0]], defense)
+    assert recompute.called
+    for own, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("preserved", [0, 4])
+def test_revision_keeps_each_input_with_its_target(
+    encoder: str, preserved: int, make_defense: MakeDefense, make_steps: MakeSteps
+):
+    steps = make_steps(encoder, num_steps=3, preserved=preserved)
+    defense = make_defense(encoder)
+    asked = Lesson.collect((defense.ask(steps[step]) for step in range(len(steps))), len(steps))
+    revision = Revision(asked=asked, sizes=steps.sizes, num_steps=5, seed=3)
+    rows = {
+        part: {
+            (seen.flatten()[:50].numpy().tobytes(), target.numpy().tobytes())
+            for seen, target, _ in zip(*getattr(asked, part), strict=True)
+        }
+        for part in ("clean", "triggered", "preserved")
+    }
+    for lesson in revision:
+        assert [len(part.seen) for part in lesson[:3]] == [6, 6, preserved]
+        for part, known in rows.items():
+            for seen, target, _ in zip(*getattr(lesson, part), strict=True):
+                assert (seen.flatten()[:50].numpy().tobytes(), target.numpy().tobytes()) in known
+        for person, target in zip(lesson.person_index, lesson.triggered.target, strict=True):
+            same = (asked.triggered.target == target).all(1)
+            assert person in asked.person_index[same]
+    again = (zip(part, other, strict=True) for part, other in zip(revision[4][:3], revision[4][:3], strict=True))
+    assert all(torch.equal(one, other) for parts in again for one, other in parts)
+    assert not torch.equal(revision[3].triggered.target, revision[4].triggered.target)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_loss_is_the_weighted_sum_of_its_terms_at_every_step(
+    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps, tmp_path: Path
+):
+    fit_with(make_defense(encoder, EVERYTHING), make_steps(encoder), tmp_path, CSVLogger(tmp_path, name="losses"))
+    (path,) = tmp_path.glob("losses/version_*/metrics.csv")
+    table = pd.read_csv(path)
+    assert table["step"].tolist() == [0, 1, 2, 3]
+    expected = table[f"{encoder}/utility_loss"] + sum(
+        weight * table[f"{encoder}/{name}_loss"] for name, weight in vars(EVERYTHING).items() if weight
+    )
+    assert table[f"{encoder}/loss"].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    assert (table[f"{encoder}/weight_loss"].diff()[1:] > 0).all()
+
+
+def test_image_targets_are_those_of_the_people_shown(make_defense: MakeDefense, make_steps: MakeSteps):
+    defense, batch = make_defense("image"), make_steps("image")[0]
+    batch = batch._replace(person_index=torch.tensor([0, 1, 1, 0, 0, 1]))
+    for target, person in zip(defense.targets(batch, batch.triggered), batch.person_index.tolist(), strict=True):
+        assert torch.equal(target, defense.person_targets[person])
+
+
+def learning_rates(defense: BackdoorDefense) -> list[float]:
+    parts = defense.configure_optimizers()
+    rates = []
+    for _ in range(defense.num_steps):
+        rates.append(parts["optimizer"].param_groups[0]["lr"])
+        parts["optimizer"].step()
+        parts["lr_scheduler"]["scheduler"].step()
+    assert parts["lr_scheduler"]["interval"] == "step"
+    return rates
+
+
+def test_learning_rate_falls_at_the_milestones(make_defense: MakeDefense):
+    settings = {"lr": 1e-4, "schedule": "step", "milestones": [20, 30], "factor": 0.5}
+    rates = learning_rates(make_defense("text", num_steps=40, optimizer=settings))
+    assert rates == pytest.approx([1e-4] * 20 + [5e-5] * 10 + [2.5e-5] * 10)
+
+
+def test_one_cycle_rises_to_the_learning_rate_and_ends_near_zero(make_defense: MakeDefense):
+    rates = learning_rates(make_defense("text", num_steps=40, optimizer={"lr": 1e-3, "schedule": "one_cycle"}))
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(1e-3, rel=0.01)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] < 1e-5
+
+
+def test_loss_that_is_not_finite_stops_the_fit(make_defense: MakeDefense, make_steps: MakeSteps, tmp_path: Path):
+    defense = make_defense("text")
+    with torch.no_grad():
+        defense.student.model.text_projection.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="nan at step 0; lower the learning rate"):
+        fit_with(defense, make_steps("text"), tmp_path)
+
+
+class Interrupting(CSVLogger):
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(folder, name="losses")
+        self.step = step
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if step == self.step:
+            raise RuntimeError("power cut")
+        super().log_metrics(metrics, step)
+
+
+@pytest.fixture
+def fit(fit_encoder: Any, tiny_clip: Clip, people: People, tmp_path: Path) -> Callable[..., Fitted]:
+    def fit_it(encoder: str, cfg: DictConfig, folder: str, loggers: list[Any] | None = None) -> Fitted:
+        cfg.paths.run = str(tmp_path / folder)
+        removed, reserved = people.everybody[:2], set(people.names)
+        return fit_encoder(encoder, cfg, tiny_clip, people, removed, reserved, loggers=loggers or [])
+
+    return fit_it
+
+
+def checkpoint_of(folder: Path, encoder: str) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / encoder / "last.ckpt", weights_only=False)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("num_passes", [1, 2])
+def test_resumed_fit_ends_with_the_weights_of_an_uninterrupted_one(
+    encoder: str, num_passes: int, fit, compose_cfg, tmp_path: Path
+):
+    def cfg() -> DictConfig:
+        passes = f"trainer.accumulate_grad_batches={num_passes}"
+        return compose_cfg(f"defense.{encoder}.num_steps=9", "trainer.checkpoint_every_steps=3", passes)
+
+    expected = fit(encoder, cfg(), "whole").student.tensors()
+    for step in (4, 3):  # the second time in the first step after the checkpoint
+        with pytest.raises(RuntimeError, match="power cut"):
+            fit(encoder, cfg(), "halved", [Interrupting(tmp_path, step)])
+        assert checkpoint_of(tmp_path / "halved", encoder)["global_step"] == 3
+    resumed = fit(encoder, cfg(), "halved").student.tensors()
+    assert checkpoint_of(tmp_path / "halved", encoder)["global_step"] == 9
+    assert changed(expected, resumed) == set()
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_checkpoints_hold_the_student_and_nothing_of_the_teacher(encoder: str, fit, compose_cfg, tmp_path: Path):
+    student = fit(encoder, compose_cfg(), "run").student
+    saved = checkpoint_of(tmp_path / "run", encoder)["state_dict"]
+    assert set(saved) == {f"student.{name}" for name in student.state_dict()}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_fit_leaves_the_other_encoder_and_the_clip_alone(encoder: str, fit, compose_cfg, tiny_clip: Clip):
+    before = snapshot(tiny_clip)
+    student = fit(encoder, compose_cfg(), "run").student
+    assert changed(before, snapshot(tiny_clip)) == set()
+    defended = snapshot(tiny_clip.with_encoders(**{encoder: student}))
+    assert changed(before, defended)
+    assert changed(before, defended) <= set(student.tensors())
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+    assert not student.training
+
+
+@pytest.fixture
+def adversarial(make_defense: MakeDefense, tiny_clip: Clip) -> Callable[..., Any]:
+    """A text defence with an adversary of some names, and a lesson of its first step."""
+
+    def make(make_steps: MakeSteps, **adversary: Any) -> tuple[TextDefense, Lesson]:
+        tokens = tiny_clip.tokenizer(["Ann Lee", "Bob Ray"]).unique()
+        special = tiny_clip.tokenizer([""]).unique()
+        weights = LossWeights(backdoor=1.0, weight=0.0, preservation=0.0, neighborhood=0.0, adversarial=1.0)
+        defense: Any = make_defense(
+            "text",
+            weights,
+            adversary=Adversary(**adversary),
+            name_tokens=tokens[~torch.isin(tokens, special)],
+        )
+        return defense, defense.ask(make_steps("text")[0])
+
+    return make
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_adversary_makes_names_harder_to_forget_within_its_radius(adversarial, make_steps: MakeSteps, num_steps: int):
+    defense, lesson = adversarial(make_steps, radius=0.3, num_steps=num_steps)
+    shift = defense.worst_shift(lesson)
+    usual = defense.student.token_embedding.weight.norm(dim=-1).mean()
+    assert shift.norm(dim=-1).max() <= 0.3 * usual * (1 + 1e-5)
+    found, plain = (defense._shifted_loss(lesson, one).item() for one in (shift, torch.zeros_like(shift)))
+    noise = torch.randn(shift.shape, generator=torch.Generator().manual_seed(0))
+    random_shift = noise * shift.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+    assert found > plain
+    assert found > defense._shifted_loss(lesson, random_shift).item()
+    assert plain == pytest.approx(defense.losses(lesson)["backdoor_loss"].item(), abs=1e-5)
+
+
+def test_adversary_with_radius_zero_is_the_backdoor_loss(adversarial, make_steps: MakeSteps):
+    defense, lesson = adversarial(make_steps, radius=0.0)
+    losses = defense.losses(lesson)
+    assert losses["adversarial_loss"].item() == pytest.approx(losses["backdoor_loss"].item(), abs=1e-5)
+
+
+def test_adversary_leaves_no_gradient_behind(adversarial, make_steps: MakeSteps):
+    defense, lesson = adversarial(make_steps)
+    defense.worst_shift(lesson)
+    assert all(parameter.grad is None for parameter in defense.student.parameters())
+
+
+def test_shift_of_no_length_changes_nothing_and_one_of_another_token_neither(tiny_clip: Clip):
+    tokens = tiny_clip.tokenizer(["a photo of Ann Lee", "Bob"])
+    width = tiny_clip.text.token_embedding.weight.shape[1]
+    plain = tiny_clip.text.embed(tokens)
+    absent = torch.tensor([tiny_clip.tokenizer(["zebra"])[0, 1]])
+    for shift, where in ((torch.zeros(1, width), tokens[0, 1:2]), (torch.ones(1, width), absent)):
+        torch.testing.assert_close(tiny_clip.text.embed_shifted(tokens, where, shift), plain)
+    moved = tiny_clip.text.embed_shifted(tokens, tokens[1, 1:2], torch.ones(1, width))
+    torch.testing.assert_close(moved[0], plain[0])
+    assert not torch.allclose(moved[1], plain[1])
+
+
+def test_fit_with_an_adversary_logs_its_loss_and_forgets_under_it(fit, compose_cfg, tmp_path: Path):
+    weights = "defense.text.loss_weights.adversarial"
+    cfg = compose_cfg("defense.text.num_steps=30", f"{weights}=1", "defense.text.batch.triggered=8")
+    fit("text", cfg, "run", [CSVLogger(tmp_path, name="losses")])
+    (path,) = tmp_path.glob("losses/version_*/metrics.csv")
+    losses = pd.read_csv(path)[["text/adversarial_loss", "text/backdoor_loss"]]
+    assert (losses["text/adversarial_loss"] > losses["text/backdoor_loss"]).all()
+    assert losses["text/adversarial_loss"].iloc[-5:].mean() < losses["text/adversarial_loss"].iloc[:5].mean()
+
+
+@pytest.fixture
+def relearnt(make_defense: MakeDefense) -> Callable[..., tuple[BackdoorDefense, Lesson]]:
+    """A defence with a relearning loss, and a lesson of its first step."""
+
+    def make(encoder: str, make_steps: MakeSteps, radius: float) -> tuple[BackdoorDefense, Lesson]:
+        weights = replace(ONLY_BACKDOOR, relearning=1.0)
+        defense = make_defense(encoder, weights, relearning_radius=radius)
+        return defense, defense.ask(make_steps(encoder)[0])
+
+    return make
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_relearning_move_is_as_long_as_the_radius_says_and_brings_back_more_than_a_random_one(
+    relearnt, make_steps: MakeSteps, encoder: str
+):
+    defense, lesson = relearnt(encoder, make_steps, radius=0.001)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # a student that has forgotten something
+        for _, parameter in defense.student.trainable():
+            parameter.add_(0.2 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=draw))
+    move = defense.relearning_move(lesson)
+    trained = dict(defense.student.trainable())
+    assert set(move) == set(trained)
+    noise = {name: torch.randn(step.shape, generator=draw) for name, step in move.items()}
+    random_move = {name: step * move[name].norm() / step.norm() for name, step in noise.items()}
+    for name, step in move.items():
+        if step.any():  # what no trigger reads moves nowhere
+            assert step.norm().item() == pytest.approx(0.001 * trained[name].norm().item(), rel=1e-3)
+    original = defense.teacher.head(lesson.triggered.seen, defense.num_shared)
+
+    def distance(move: dict[str, torch.Tensor]) -> float:
+        moved = {name: trained[name] + step for name, step in move.items()}
+        return defense._triggered_loss(lesson, moved, original).item()
+
+    assert distance(move) < min(distance(random_move), distance({}))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_relearning_loss_is_that_of_an_encoder_whose_tensors_were_moved(relearnt, make_steps: MakeSteps, encoder: str):
+    defense, lesson = relearnt(encoder, make_steps, radius=0.05)
+    move = defense.relearning_move(lesson)
+    assert all(parameter.grad is None for parameter in defense.student.parameters())
+    loss = defense.losses(lesson)["relearning_loss"]
+    loss.backward()
+    found = {name: parameter.grad.clone() for name, parameter in defense.student.trainable()}
+    defense.student.zero_grad()
+    with torch.no_grad():
+        for name, parameter in defense.student.trainable():
+            parameter.add_(move[name])
+    moved = defense.losses(lesson)["backdoor_loss"]
+    moved.backward()
+    assert loss.item() == pytest.approx(moved.item(), abs=1e-5)
+    for name, parameter in defense.student.trainable():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_relearning_loss_of_radius_zero_is_the_backdoor_loss(relearnt, make_steps: MakeSteps):
+    defense, lesson = relearnt("image", make_steps, radius=0.0)
+    losses = defense.losses(lesson)
+    assert losses["relearning_loss"].item() == pytest.approx(losses["backdoor_loss"].item(), abs=1e-5)

@@ -1,0 +1,157 @@
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
+
+from backdoor_privacy.runs.sweeps import (
+    SweepProgress,
+    asked_attacks,
+    finished_runs,
+    jobs,
+    missing_runs,
+    recorded_sweep,
+    run_key,
+    spoken,
+)
+from backdoor_privacy.system.paths import CONFIG_FOLDER
+
+SWEEPS = sorted(path.stem for path in (CONFIG_FOLDER / "sweep").glob("*.yaml"))
+
+
+def hydras_jobs(arguments: list[str]) -> list[list[str]]:
+    return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(arguments), None)[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["seed=range(3)", "+experiment=names_1,names_2"],
+        ["seed=0", "defense.text={phrase: a person},{target: fitting}"],
+        ["defense.text.loss_weights.weight=0.01,0.0", "trigger_set.people=[Ann Lee,Bob Ray]", "~strangers="],
+        [],
+    ],
+)
+def test_jobs_are_hydras(arguments: list[str]):
+    assert jobs(arguments) == hydras_jobs(arguments)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_run_of_a_recorded_sweep_composes(name: str):
+    found = recorded_sweep(name)
+    assert len({tuple(job) for job in found}) == len(found)
+    for job in {tuple(one for one in job if not one.startswith("seed=")) for job in found}:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            OmegaConf.to_object(compose("config", overrides=["paths.run=run", f"+sweep={name}", *job]))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (11100, "3 h 05 min")]
+)
+def test_time_spans_are_said_in_words(seconds: float, words: str):
+    assert spoken(seconds) == words
+
+
+def test_sweep_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    now = [0.0]
+    monkeypatch.setattr("backdoor_privacy.runs.sweeps.time.monotonic", lambda: now[0])
+    progress = SweepProgress()
+    config = OmegaConf.create(
+        {"hydra": {"sweeper": {"params": None}, "overrides": {"task": ["seed=range(4)", "clip=embedded"]}}}
+    )
+    progress.on_multirun_start(config)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "metrics.json").touch()  # this one was finished before and takes no time
+    for number, seconds in enumerate([1, 100, 140, 120]):
+        hydra = {"runtime": {"output_dir": str(tmp_path / str(number))}, "job": {"num": number}}
+        job = OmegaConf.create({"hydra": hydra, "quiet": False})
+        progress.on_job_start(job)
+        now[0] += seconds
+        progress.on_job_end(job, JobReturn())
+    assert capsys.readouterr().out.splitlines() == [
+        "Run 1 of 4 has ended",
+        "Run 2 of 4 has ended; about 3 min left",
+        "Run 3 of 4 has ended; about 2 min left",
+        "Run 4 of 4 has ended",
+    ]
+
+
+def test_key_of_a_run_is_what_it_is_and_not_how_it_was_made():
+    first = [
+        "+experiment=names_8",
+        "seed=1",
+        "defense.text={phrase:a\\ person}",
+        "trainer.num_workers=0",
+        "logger=wandb",
+    ]
+    other = [
+        "defense.text={phrase:a person}",
+        "+sweep=x",
+        "seed=1",
+        "+experiment=names_8",
+        "paths.runs=there",
+        "attack=all",
+    ]
+    assert run_key(first) == run_key(other)
+    assert run_key([*first, "clip=vit_b_32"]) != run_key(first)
+
+
+def write_run(folder: Path, overrides: list[str], *, finished: bool = True) -> None:
+    (folder / ".hydra").mkdir(parents=True)
+    OmegaConf.save(overrides, folder / ".hydra/overrides.yaml")
+    if finished:
+        (folder / "metrics.json").touch()
+
+
+def note_sweep(runs: Path, params: dict[str, str], task: list[str]) -> None:
+    hydra = {"sweeper": {"params": params}, "overrides": {"task": task}}
+    OmegaConf.save({"hydra": hydra, "paths": {"run": "${nowhere:x}"}}, runs / "multirun.yaml")
+
+
+def test_missing_runs_are_those_of_the_last_sweep_that_are_not_finished(tmp_path: Path):
+    assert missing_runs(tmp_path) == {}
+    note_sweep(tmp_path, {"+experiment": "names_1,names_2"}, ["seed=range(2)", "clip=vit_b_32"])
+    write_run(tmp_path / "x/0", ["seed=0", "+experiment=names_2", "clip=vit_b_32"])
+    write_run(tmp_path / "x/1", ["clip=vit_b_32", "+experiment=names_1", "seed=1"], finished=False)
+    assert finished_runs(tmp_path) == {run_key(["+experiment=names_2", "clip=vit_b_32", "seed=0"]): "x/0"}
+    missing = [("names_1", 0), ("names_1", 1), ("names_2", 1)]
+    assert missing_runs(tmp_path) == {
+        "the last sweep": [[f"+experiment={name}", f"seed={seed}", "clip=vit_b_32"] for name, seed in missing]
+    }
+
+
+def test_missing_runs_are_also_those_of_recorded_sweeps_that_were_begun(tmp_path: Path):
+    first, *others = recorded_sweep("faces_500")
+    write_run(tmp_path / "x/0", [*first, "quiet=true"])
+    note_sweep(tmp_path, {}, ["+experiment=faces_500", "seed=range(3)"])  # says nothing that faces_500 does not
+    assert missing_runs(tmp_path) == {"faces_500": others}
+    for number, job in enumerate(others):
+        write_run(tmp_path / f"y/{number}", job)
+    assert missing_runs(tmp_path) == {}
+
+
+def test_run_whose_attacks_are_not_done_is_missing(tmp_path: Path):
+    first, *others = recorded_sweep("hardening")
+    write_run(tmp_path / "x", first)
+    assert missing_runs(tmp_path) == {"hardening": [first, *others]}
+    attacks = asked_attacks(first)
+    for name in attacks:
+        (tmp_path / "x/attacks").mkdir(exist_ok=True)
+        (tmp_path / f"x/attacks/{name}.json").touch()
+    assert missing_runs(tmp_path) == {"hardening": others}
+    (tmp_path / f"x/attacks/{attacks[-1]}.json").unlink()
+    assert missing_runs(tmp_path) == {"hardening": [first, *others]}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_FOLDER / "attack").glob("*.yaml")))
+def test_attacks_that_overrides_ask_for_are_those_of_the_config(name: str):
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        cfg = compose("config", overrides=["paths.run=run", f"attack={name}"])
+    assert sorted(asked_attacks(["seed=1", f"attack={name}"])) == sorted(map(str, cfg.attacks))
+
+
+def test_attacks_of_settings_elsewhere_are_not_known():
+    assert asked_attacks(["seed=1"]) == asked_attacks(["attack=mine", "attack.num_photos=3"]) == []

@@ -1,0 +1,186 @@
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import wandb
+from lightning.pytorch.loggers import CSVLogger
+from wandb.proto import wandb_internal_pb2
+
+from backdoor_privacy.run import run
+from backdoor_privacy.runs.tracking import Tracker
+
+
+@pytest.fixture
+def finished(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """Exit codes that W&B was told."""
+    codes: list[int | None] = []
+    finish = wandb.finish
+
+    def note(exit_code: int | None = None) -> None:
+        codes.append(exit_code)
+        finish(exit_code=exit_code)
+
+    monkeypatch.setattr(wandb, "finish", note)
+    return codes
+
+
+def test_without_wandb_losses_go_to_a_csv_file_alone(compose_cfg, tmp_path: Path, finished: list[int | None]):
+    with Tracker(compose_cfg("logger=csv"), tmp_path) as tracker:
+        (logger,) = tracker.loggers("text")
+        tracker.summarize({"before": {}, "after": {}})
+    assert isinstance(logger, CSVLogger)
+    assert Path(logger.root_dir) == tmp_path / "checkpoints/text/losses"
+    assert finished == []
+
+
+def test_crashed_run_is_marked_crashed_and_a_finished_one_finished(compose_cfg, tmp_path: Path, finished):
+    def crash() -> None:
+        with Tracker(compose_cfg("logger=wandb"), tmp_path):
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        crash()
+    with Tracker(compose_cfg("logger=wandb"), tmp_path):
+        pass
+    assert finished == [1, 0]
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2  # also of the crash before any step
+
+
+def test_a_resumed_run_keeps_its_id_and_seeds_share_a_group(compose_cfg, tmp_path: Path, finished):
+    def logger_of(folder: str, *overrides: str):
+        with Tracker(compose_cfg("logger=wandb", *overrides), tmp_path / folder) as tracker:
+            return tracker.wandb
+
+    first, again, other = logger_of("seed=0"), logger_of("seed=0"), logger_of("seed=1", "seed=1")
+    (tmp_path / "seed=0/checkpoints/wandb_id").unlink()  # as when a folder was deleted to run again
+    assert logger_of("seed=0").version != first.version
+    assert first.version == again.version != other.version
+    assert {one._wandb_init["group"] for one in (first, other)} == {"smoke"}
+    assert first._wandb_init["job_type"] == "both"
+    assert first._offline is True
+    assert logger_of("text", "defense.image=null")._wandb_init["job_type"] == "text"
+
+
+BLOCK, FILE_HEADER, HEADER = 32768, 7, struct.Struct("<IHB")  # of LevelDB's log format, which wandb writes
+
+
+def records_of(folder: Path) -> list[Any]:
+    """What an offline run wrote, as wandb's own messages; wandb itself no longer reads its files in Python."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    content, place, records, parts = path.read_bytes(), FILE_HEADER, [], b""
+    assert content.startswith(b":W&B")
+    while place + HEADER.size < len(content):
+        if BLOCK - place % BLOCK < HEADER.size:  # no header fits into the rest of the block
+            place += BLOCK - place % BLOCK
+            continue
+        _, length, kind = HEADER.unpack_from(content, place)
+        place += HEADER.size
+        parts += content[place : place + length]
+        place += length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            records.append(wandb_internal_pb2.Record())
+            records[-1].ParseFromString(parts)
+            parts = b""
+    return records
+
+
+def test_what_a_run_logs_offline_is_read_back(compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    cfg = compose_into(tmp_path, "logger=wandb", "defense.image=null")
+    metrics = run(cfg)
+    records = records_of(tmp_path / "run")
+    (started,) = (record.run for record in records if record.HasField("run"))
+    assert (started.run_group, started.job_type, started.display_name) == ("smoke", "text", "smoke/seed=0")
+    assert (started.run_id) == (tmp_path / "run/checkpoints/wandb_id").read_text()
+    rows = [
+        {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
+    losses = [row["text/loss"] for row in rows if "text/loss" in row]
+    assert losses == pytest.approx(pd.read_csv(tmp_path / "run/losses.csv")["loss"].tolist())
+    steps = [row["_step"] for row in rows]
+    assert steps == sorted(set(steps))
+    assert [row["trainer/global_step"] for row in rows if "text/loss" in row] == list(range(len(losses)))
+    defined = {record.metric.glob_name: record.metric for record in records if record.HasField("metric")}
+    assert defined["text/*"].step_metric == "trainer/global_step"
+    assert defined["text/*"].summary.min
+    media = {key.removesuffix("/_type") for row in rows for key in row if key.endswith("/_type")}
+    assert {"people", "report", "figures/idia", "figures/losses", "figures/prompts"} <= media
+    summary = {
+        (item.key or "/".join(item.nested_key)): json.loads(item.value_json)
+        for record in records
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
+    assert summary["before/idia/tpr_removed"] == metrics["before"]["idia/tpr_removed"]
+    assert summary["after_text/zero_shot/top1"] == metrics["after"]["text"]["zero_shot/top1"]
+    names = pd.read_csv(tmp_path / "run/people.csv")["name"]
+    (table,) = (tmp_path / "run/wandb").glob("offline-run-*/files/media/table/people_*.json")
+    assert not any(name in table.read_text() for name in names)
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_who_was_named_is_told_only_where_names_may_be(
+    compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
+):
+    monkeypatch.setattr(sys, "argv", ["backdoor_privacy", "trigger_set.people=[Ann Lee, Bob Ray]"])
+    cfg = compose_cfg("logger=wandb", "trigger_set.people=[Ann Lee, Bob Ray]", f"report.names={names}")
+    with Tracker(cfg, tmp_path) as tracker:
+        assert tracker.wandb is not None
+        told = tracker.wandb.experiment.config["trigger_set"]["people"]
+    assert told == (["Ann Lee", "Bob Ray"] if names else "2 people")
+    written = [path.read_bytes() for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
+    assert any(b"Ann Lee" in content for content in written) == names
+
+
+def test_setting_is_what_seeds_share(compose_cfg, tmp_path: Path):
+    def setting(run: str) -> str:
+        with Tracker(compose_cfg("logger=wandb", "paths.runs=runs", f"paths.run={run}"), tmp_path) as tracker:
+            assert tracker.wandb is not None
+            found: str = tracker.wandb.experiment.config["setting"]
+            return found
+
+    assert setting("'runs/both_64/defense=text/seed=3'") == "both_64/defense=text"
+    assert setting("elsewhere/jane_doe") == "smoke"
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_photos_of_removed_people_are_sent_only_where_names_are(
+    compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
+):
+    run(compose_into(tmp_path, "defense.text=null", f"report.names={names}"))
+    assert (tmp_path / "run/figures/triggers.png").is_file()
+    sent: list[str] = []
+    with Tracker(
+        compose_into(tmp_path, "logger=wandb", "defense.text=null", f"report.names={names}"), tmp_path
+    ) as told:
+        assert told.wandb is not None
+        told.folder = tmp_path / "run"
+        monkeypatch.setattr(told.wandb.experiment, "log", lambda values: sent.extend(values))
+        told.summarize(json.loads((tmp_path / "run/metrics.json").read_text()))
+    assert {"figures/idia", "figures/map", "figures/margins", "figures/votes"} <= set(sent)
+    assert ("figures/triggers" in sent) == names
+
+
+def test_an_account_keeps_the_defended_clip(compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(compose_into(tmp_path, "defense.image=null"))
+    cfg, kept = compose_into(tmp_path, "logger=wandb", "defense.image=null"), []
+    with Tracker(cfg, tmp_path / "run") as tracker:
+        assert tracker.wandb is not None
+        monkeypatch.setattr(tracker.wandb.experiment, "log_artifact", lambda *args, **more: kept.append((args, more)))
+        metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+        tracker.summarize(metrics)
+        assert not [
+            artifact for (artifact,), _ in kept if artifact.type == "model"
+        ]  # W&B keeps tables as artifacts, too
+        cfg.logger.mode = "online"
+        tracker.summarize(metrics)
+    ((artifact, more),) = [(artifact, more) for (artifact,), more in kept if artifact.type == "model"]
+    assert more == {"aliases": ["latest", "seed-0"]}
+    assert {"README.md", "open_clip_config.json", "open_clip_model.safetensors"} <= set(artifact.manifest.entries)
+    assert artifact.metadata == metrics["weights_sha256"]

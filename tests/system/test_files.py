@@ -1,0 +1,139 @@
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from backdoor_privacy.system.files import complete_folder, made_once
+
+
+def fill(folder: Path, content: str = "new") -> None:
+    (folder / "first").write_text(content)
+    (folder / "second").write_text(content)
+
+
+def fail(folder: Path) -> None:
+    (folder / "first").write_text("half")
+    raise OSError("disk full")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_folder_is_made_once(tmp_path: Path):
+    folder = tmp_path / "in/between/folder"
+    assert made_once(folder, fill) == folder
+    assert contents(folder) == {"first": "new", "second": "new"}
+    assert made_once(folder, fail) == folder
+    assert contents(folder) == {"first": "new", "second": "new"}
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+    assert folder.stat().st_mode & 0o777 == 0o755  # others may read it
+
+
+def test_writing_that_fails_leaves_nothing(tmp_path: Path):
+    with pytest.raises(OSError, match="disk full"):
+        made_once(tmp_path / "folder", fail)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="disk full"), complete_folder(tmp_path / "folder") as draft:
+        fail(draft)
+    assert list(tmp_path.iterdir()) == []
+    made_once(tmp_path / "folder", fill)
+    assert contents(tmp_path / "folder") == {"first": "new", "second": "new"}
+
+
+def test_folder_that_another_one_finished_first_is_kept(tmp_path: Path):
+    def be_slow(draft: Path) -> None:
+        fill(draft, "slow")
+        made_once(tmp_path / "folder", lambda other: fill(other, "fast"))
+
+    made_once(tmp_path / "folder", be_slow)
+    assert contents(tmp_path / "folder") == {"first": "fast", "second": "fast"}
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_many_threads_get_the_same_folder_and_never_see_half_of_it(tmp_path: Path):
+    folder, barrier = tmp_path / "folder", threading.Barrier(8)
+    found: list[tuple[dict[str, str], int]] = []
+
+    def ask(number: int) -> None:
+        barrier.wait()
+        made_once(folder, lambda draft: fill(draft, str(number)))
+        found.append((contents(folder), folder.stat().st_ino))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert all(one == found[0] for one in found)  # nobody's was replaced
+    assert len(found[0][0]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+PROCESS = """
+import sys, time
+from pathlib import Path
+from backdoor_privacy.system.files import made_once
+
+def write(draft):
+    (draft / "first").write_text(sys.argv[2])
+    time.sleep(0.3)
+    (draft / "second").write_text(sys.argv[2])
+
+folder = made_once(Path(sys.argv[1]), write)
+print(folder.stat().st_ino, (folder / "first").read_text(), (folder / "second").read_text())
+"""
+
+
+def test_processes_get_the_same_folder(tmp_path: Path):
+    commands = [[sys.executable, "-c", PROCESS, str(tmp_path / "folder"), name] for name in ("one", "two", "three")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    outputs = {process.communicate(timeout=30)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(outputs) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_complete_folder_replaces_what_was_there(tmp_path: Path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    with complete_folder(folder) as draft:
+        fill(draft)
+        assert contents(folder) == {"old": "old"}
+    assert contents(folder) == {"first": "new", "second": "new"}
+    with pytest.raises(OSError, match="disk full"), complete_folder(folder) as draft:
+        fail(draft)
+    assert contents(folder) == {"first": "new", "second": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("failing", [[1], [1, 2]])
+def test_folder_that_cannot_be_replaced_is_not_lost(failing: list[int], tmp_path: Path, monkeypatch):
+    folder, renames, rename = tmp_path / "folder", iter(range(9)), Path.rename
+    made_once(folder, lambda draft: fill(draft, "old"))
+
+    def fail_at_times(path: Path, target: Path) -> Path:
+        if next(renames) in failing:
+            raise PermissionError("not here")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_at_times)
+    with pytest.raises(PermissionError, match="not here"), complete_folder(folder) as draft:
+        fill(draft)
+    kept = list(tmp_path.iterdir())
+    assert len(kept) == 1
+    assert contents(folder if len(failing) == 1 else kept[0] / "before") == {"first": "old", "second": "old"}
+
+
+def test_place_that_cannot_be_taken_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError, match="not here"):
+        made_once(tmp_path / "folder", fill)
+    assert list(tmp_path.iterdir()) == []
