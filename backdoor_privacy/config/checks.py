@@ -1,4 +1,4 @@
-"""Find settings that cannot work before anything is computed: what the schemas of `settings.py` cannot say."""
+"""Find settings that cannot work before anything is computed: what the schemas cannot say."""
 
 from collections.abc import Iterator
 from math import inf
