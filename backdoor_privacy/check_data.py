@@ -24,7 +24,6 @@ from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards
 from backdoor_privacy.errors import InputError, one_line_errors, some
 from backdoor_privacy.problems import Data, Finding, Photos, findings
-from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
@@ -218,11 +217,9 @@ def _check_data(cfg: DictConfig) -> None:
 
 def main() -> None:
     """The command; Hydra is only loaded for it."""
-    import hydra
+    from backdoor_privacy.config.command import run_command
 
-    import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
-
-    hydra.main(config_path=str(CONFIG_FOLDER), config_name="check_data", version_base="1.3")(_check_data)()
+    run_command(_check_data, "check_data")
 
 
 if __name__ == "__main__":
