@@ -51,6 +51,14 @@ class SequenceEncoder(Encoder):
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         else:
             self.model.gradient_checkpointing_disable()
+        self.train()
+
+    def train(self, mode: bool = True) -> SequenceEncoder:
+        """Stay in eval mode, but for the mark by which a block of transformers knows that it is to save memory."""
+        super().train(False)
+        for part in self.model.modules():
+            part.training = bool(getattr(part, "gradient_checkpointing", False))
+        return self
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers under the names that they have in the `CLIPTextModel`."""
