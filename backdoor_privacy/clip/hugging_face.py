@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from backdoor_privacy.clip.encoders import Encoder
+from backdoor_privacy.clip.finite import check_weights
 from backdoor_privacy.clip.hub import find_on_hub, offline_hub
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.errors import InputError
@@ -50,6 +51,14 @@ class SequenceEncoder(Encoder):
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         else:
             self.model.gradient_checkpointing_disable()
+        self.train()
+
+    def train(self, mode: bool = True) -> SequenceEncoder:
+        """Stay in eval mode, but for the mark by which a block of transformers knows that it is to save memory."""
+        super().train(False)
+        for part in self.model.modules():
+            part.training = bool(getattr(part, "gradient_checkpointing", False))
+        return self
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers under the names that they have in the `CLIPTextModel`."""
@@ -86,7 +95,12 @@ class StableDiffusionClip(Clip):
         raise InputError("clip: expected an open_clip model, got a Hugging Face text encoder; use save()")
 
     def save(self, folder: Path) -> None:
-        """Write what `CLIPTextModel.from_pretrained` and `CLIPTokenizer.from_pretrained` load."""
+        """Write what `CLIPTextModel.from_pretrained` and `CLIPTokenizer.from_pretrained` load.
+
+        Raises:
+            InputError: if a weight is not finite; nothing is written then.
+        """
+        check_weights(self.text.tensors(), f"{folder}", "nothing was written; train again with a lower learning rate")
         with complete_folder(folder) as draft:
             self.text.model.save_pretrained(draft)
             self.tokenizer.tokenizer.save_pretrained(draft)  # type: ignore[attr-defined]
