@@ -148,6 +148,8 @@ def _people(data: Data) -> Rows:
 
 
 def _spread(counts: Sequence[int]) -> str:
+    if not counts:
+        return "none"
     return f"{min(counts)} / {statistics.median(counts):g} / {max(counts)}"
 
 
