@@ -71,10 +71,10 @@ class NamesAlone:
 
         Columns: `name`, and for each kind of `FORMS`, the mean over its forms:
 
-        - `<kind>/moved`: 1 - cosine of the student's embedding to the teacher's; `moved_random` of random names;
-        - `<kind>/moved_further`: share of random names that moved further, those that moved as far count half;
-        - `<kind>/target`: cosine to the own target; `target_random` of random names to the same;
-        - `<kind>/nearer_target`: share of random names that are nearer to it, those that are as near count half.
+        - `<kind>_moved`: 1 - cosine of the student's embedding to the teacher's; `moved_random` of random names;
+        - `<kind>_moved_further`: share of random names that moved further, those that moved as far count half;
+        - `<kind>_target`: cosine to the own target; `target_random` of random names to the same;
+        - `<kind>_nearer_target`: share of random names that are nearer to it, those that are as near count half.
         """
         places = torch.tensor([list(self.removed).index(name) for name in self.alone])
         others = self.random_names(self.seed, self.exclude)
@@ -82,13 +82,13 @@ class NamesAlone:
         for kind, forms in FORMS.items():
             moved, near = self._measured(forms, [*self.alone, *others], places, student, teacher)
             own = torch.arange(len(places))
-            columns[f"{kind}/moved"] = moved[: len(places)].tolist()
-            columns[f"{kind}/moved_random"] = [moved[len(places) :].mean().item()] * len(places)
-            columns[f"{kind}/moved_further"] = share_above(moved[len(places) :], moved[: len(places)]).tolist()
-            columns[f"{kind}/target"] = near[own, own].tolist()
-            columns[f"{kind}/target_random"] = near[:, len(places) :].mean(1).tolist()
+            columns[f"{kind}_moved"] = moved[: len(places)].tolist()
+            columns[f"{kind}_moved_random"] = [moved[len(places) :].mean().item()] * len(places)
+            columns[f"{kind}_moved_further"] = share_above(moved[len(places) :], moved[: len(places)]).tolist()
+            columns[f"{kind}_target"] = near[own, own].tolist()
+            columns[f"{kind}_target_random"] = near[:, len(places) :].mean(1).tolist()
             shares = [share_above(row[len(places) :], row[place, None]) for place, row in enumerate(near)]
-            columns[f"{kind}/nearer_target"] = torch.cat(shares).tolist()
+            columns[f"{kind}_nearer_target"] = torch.cat(shares).tolist()
         return pd.DataFrame(columns)
 
     def _measured(
@@ -126,6 +126,6 @@ def summed_up(table: pd.DataFrame | None) -> dict[str, float]:
         return {}
     measures = {f"names/{key}": float(table[key].mean()) for key in table.columns if key != "name"}
     for what in ("moved_further", "nearer_target"):
-        odd = table[[f"{kind}/{what}" for kind in FORMS]].min(axis=1) <= _ODD / len(FORMS)
+        odd = table[[f"{kind}_{what}" for kind in FORMS]].min(axis=1) <= _ODD / len(FORMS)
         measures[f"names/told_by_{what}"] = float(odd.mean())
     return measures | {"names/num_names": float(len(table)), "names/num_random": float(NUM_RANDOM_NAMES)}
