@@ -109,10 +109,7 @@ def names_table(run: FinishedRun) -> Table:
         for kind in FORMS
         if models
     ]
-    for key, label in (
-        ("moved_further", "with the original at hand"),
-        ("nearer_target", "by whoever knows the target"),
-    ):
+    for key, label in {"moved_further": "with the original at hand", "nearer_target": "knowing the target"}.items():
         cells = [Cell(f"{measures[f'names/told_by_{key}']:.0%}") for measures in models.values()]
         note = "at most 2.5 % of random names stand out as much, in prompts or in spellings"
         rows += [Row(f"Names told to have been moved {label}", note, cells)] if models else []
