@@ -12,8 +12,9 @@ from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.inspection import num_different, odd_names, outside, shared_photos
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import MAX_UNREADABLE_SHARE
-from backdoor_privacy.data.selection import named_people, select_people
+from backdoor_privacy.data.selection import check_trigger_photos, named_people, select_people
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.defenses.backdoor.requirements import check_number
 from backdoor_privacy.errors import InputError, some
 
 
@@ -55,6 +56,8 @@ class Data:
     def is_drawn(self) -> bool:
         """Whether people are drawn among those that IDIA infers, so that nobody knows yet whom."""
         choice = self.settings.trigger_set
+        if not self.sources.people.with_photos.everybody:
+            return False  # all names alone are removed
         return choice.require_inferred and named_people(choice.people, choice.file) is None
 
     def select(self) -> tuple[Person, ...]:
@@ -78,7 +81,7 @@ def findings(data: Data) -> list[Finding]:
     found = []
     try:
         data.select()
-        rules += [_captions, _lone, _pseudonyms, _faces]
+        rules += [_captions, _lone, _removal, _faces]
     except InputError as error:
         found.append(Finding(str(error), stops=True))
     return found + [finding for rule in rules for finding in rule(data)]
@@ -86,7 +89,7 @@ def findings(data: Data) -> list[Finding]:
 
 def _candidates(data: Data) -> Iterator[Finding]:
     try:
-        data.attack.candidates(data.sources.people.names)
+        data.attack.candidates(data.sources.people.with_photos.names)
     except InputError as error:
         yield Finding(str(error), stops=True)
 
@@ -115,7 +118,7 @@ def _captions(data: Data) -> Iterator[Finding]:
 
 
 def _lone(data: Data) -> Iterator[Finding]:
-    lone = [person.name for person in data.removable if num_different(person) < 2]
+    lone = [person.name for person in data.removable if person.photos and num_different(person) < 2]
     if lone and data.settings.defense.image is not None:
         yield Finding(
             "people.folder: expected two different photos or more of each person to remove, one to train on and one to "
@@ -126,7 +129,7 @@ def _lone(data: Data) -> Iterator[Finding]:
 
 
 def _few_attack_photos(data: Data) -> Iterator[Finding]:
-    counts = [len(person.attack_photos) for person in data.everybody]
+    counts = [len(person.attack_photos) for person in data.everybody if person.photos]
     few = [count for count in counts if count < data.attack.num_photos]
     if few:
         yield Finding(
@@ -135,14 +138,14 @@ def _few_attack_photos(data: Data) -> Iterator[Finding]:
         )
 
 
-def _pseudonyms(data: Data) -> Iterator[Finding]:
-    image, num_removed = data.settings.defense.image, len(data.select())
-    if image is not None and image.target.value == "pseudonym" and len(data.strangers) < num_removed:
-        yield Finding(
-            f"defense.image.target=pseudonym: expected at least {num_removed} strangers, one for each person to "
-            f"remove, got {len(data.strangers)}; add strangers or choose target=anonymous",
-            stops=True,
-        )
+def _removal(data: Data) -> Iterator[Finding]:
+    """What stops a run of these people before it is begun, but for missing parts and lone photos, told above."""
+    try:
+        check_number(data.settings.defense, data.sources, len(data.select()))
+        if data.settings.defense.image is not None and not any(person.photos for person in data.removable):
+            check_trigger_photos(data.removable)
+    except InputError as error:
+        yield Finding(str(error), stops=True)
 
 
 def _faces(data: Data) -> Iterator[Finding]:
@@ -178,7 +181,7 @@ def _unreadable(data: Data) -> Iterator[Finding]:
     if image is not None and image.target.value == "anonymous":
         faces = [path for person in data.strangers for path in person.photos]
     else:
-        faces = [person.photos[0] for person in data.strangers]
+        faces = [person.photos[0] for person in data.strangers if person.photos]
     for key, people, embedded in (("people", data.everybody, shown), ("strangers", data.strangers, faces)):
         photos = [path for person in people for path in person.photos]
         broken = [path for path in photos if path not in data.sizes]

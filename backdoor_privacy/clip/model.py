@@ -59,6 +59,11 @@ class Clip:
         """The normalisation that `geometry` leaves out."""
         return Normalize(self.config["preprocess_cfg"]["mean"], self.config["preprocess_cfg"]["std"])
 
+    @property
+    def dim(self) -> int:
+        """Numbers of an embedding."""
+        return int(self.config["model_cfg"]["embed_dim"])
+
     def with_encoders(self, text: Encoder | None = None, image: ImageEncoder | None = None) -> "Clip":
         """The same CLIP with other encoders, moved to where those are that they replace: Lightning's are on the CPU."""
         changes: Any = {

@@ -19,7 +19,7 @@ def folder_name(overrides: str, runs: str) -> str:
     many places, and whoever suspects a name could test an ordinary digest of it.
     """
     overrides = overrides.replace("\\", "")  # Hydra quotes spaces with it
-    if "trigger_set.people=" in overrides:
+    if "trigger_set.people=" in overrides or "people.names=" in overrides:
         key = made_once(Path(runs) / ".key", lambda draft: write_text(draft / "key", secrets.token_hex(32)))
         digest = hmac.new((key / "key").read_bytes(), overrides.encode(), hashlib.sha256).hexdigest()
         return f"people={digest[:12]}"

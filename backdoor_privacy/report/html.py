@@ -16,6 +16,7 @@ from backdoor_privacy.report.tables import (
     findings_table,
     idia_table,
     kept_table,
+    names_table,
     paired_table,
     people_rows,
     similarity_table,
@@ -49,6 +50,7 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
         for make in (
             idia_table,
             paired_table,
+            names_table,
             attacks_table,
             findings_table,
             kept_table,

@@ -60,18 +60,22 @@ def write_people(
     before: IdiaResult,
     after: Mapping[str, IdiaResult],
 ) -> None:
-    """`people.csv`: everybody's result before and after, for each audited model."""
+    """Write `people.csv`: everybody's result before and after, for each audited model; empty where not measured."""
     header = ["name", "member", "removed", "num_photos", "correct_prompts_before", "inferred_before"]
     header += [f"{column}_{model}" for model in after for column in ("correct_prompts", "inferred")]
     draft = folder / ".people.csv"
     with draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        for row, person in enumerate(people):
-            results = [before, *after.values()]
-            found = [value for r in results for value in (r.correct_prompts[row], r.inferred[person.name])]
+        results = [before, *after.values()]
+        columns = [list(zip(r.correct_prompts, r.inferred.values(), strict=True)) for r in results]
+        measured = {name: row for row, name in enumerate(before.names)}
+        for person in people:
+            row = measured.get(person.name)
+            found = ["", ""] * len(results) if row is None else [value for column in columns for value in column[row]]
             member = "" if person.member is None else person.member
-            writer.writerow([person.name, member, person.name in removed, before.num_photos[row], *found])
+            num_photos = 0 if row is None else before.num_photos[row]
+            writer.writerow([person.name, member, person.name in removed, num_photos, *found])
     draft.replace(folder / "people.csv")
 
 
