@@ -12,10 +12,12 @@ from markupsafe import Markup
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.tables import (
     attacks_table,
+    checks_table,
     comparison_table,
     findings_table,
     idia_table,
     kept_table,
+    names_table,
     paired_table,
     people_rows,
     similarity_table,
@@ -47,6 +49,8 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
     tables = [
         make(run)
         for make in (
+            checks_table,
+            names_table,
             idia_table,
             paired_table,
             attacks_table,

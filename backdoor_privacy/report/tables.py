@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import binomtest
 
+from backdoor_privacy.attacks.chance import wilson
 from backdoor_privacy.attacks.headlines import MEASURES, beside, headlines
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.report import wording
+from backdoor_privacy.report.checks import checks
 from backdoor_privacy.report.figures import model_label, people_of
+from backdoor_privacy.report.verdict import State
 from backdoor_privacy.runs.finished import FinishedRun
 
 _MINUS = "\N{MINUS SIGN}"
@@ -59,6 +62,27 @@ class Table:
     rows: Sequence[Row]
 
 
+def checks_table(run: FinishedRun) -> Table:
+    """Return what the verdict rests on: who is still found how, who else was lost, and what was not measured."""
+    names = {State.FAILED: "FAILED", State.NOT_SHOWN: "not shown", State.PASSED: "passed"}
+    found = checks(run)
+    rows = [
+        Row(check.number, check.note, [Cell(name)])
+        for state, name in names.items()
+        for check in found
+        if check.state is state
+    ]
+    return Table("checks", "Each condition of a green verdict, what failed first", ["Result"], rows)
+
+
+def names_table(run: FinishedRun) -> Table:
+    """Return what was measured of removed names without photos: measures of a run under `names/`."""
+    keys = dict.fromkeys(key for measures in _all(run).values() for key in measures if key.startswith("names/"))
+    shown = [key for key in keys if not key.removeprefix("names/").startswith("num_")]
+    rows = [Row(key.removeprefix("names/").replace("_", " "), "", _numbers(run, key)) for key in shown]
+    return Table("names", "Names without photos", _labels(_all(run)), rows)
+
+
 def idia_table(run: FinishedRun) -> Table:
     """Removed, kept and never-seen people that IDIA infers."""
     rows = [
@@ -95,8 +119,8 @@ def attacks_table(run: FinishedRun) -> Table:
         note = f"{row.measure.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
         rows.append(Row(row.label, note, [_found(row.before), _found(finding), _found(row.control)]))
     caption = (
-        "Other attacks, worst first, and at the end what others pay; in small, the 95 % confidence interval (bootstrap "
-        "over people)"
+        "Other attacks, worst first, and at the end what others pay; in small, the 95 % confidence interval (Wilson of "
+        "rates of people, else bootstrap over people)"
     )
     return Table("attacks", caption, _ATTACK_COLUMNS, rows)
 
@@ -114,7 +138,7 @@ def findings_table(run: FinishedRun) -> Table:
                 rows.append(Row(label, note, [_found(before), _found(finding), _found(control)]))
     caption = (
         "Every finding about removed people, and about whom their removal harms; in small, the 95 % confidence "
-        "interval (bootstrap over people)"
+        "interval (Wilson of rates of people, else bootstrap over people)"
     )
     return Table("findings", caption, _ATTACK_COLUMNS, rows)
 
@@ -145,6 +169,7 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
         found = wording.found_otherwise(run)
         other = Cell("not run" if not run.attacks else "none") if found is None else _found(found.finding)
         cells = [
+            Cell(wording.status(run)),
             _people(run.before, "tpr_removed"),
             _people(after, "tpr_removed"),
             other,
@@ -157,6 +182,7 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
         label = f"{run.metrics['experiment']}, seed {run.metrics['seed']}"
         rows.append(Row(label, f"{model_label(run.fullest)}; {address}", cells))
     columns = [
+        "verdict",
         "removed people, before",
         "inferred after",
         "found by other attacks",
@@ -191,7 +217,7 @@ def utility_table(run: FinishedRun) -> Table:
     """Zero-shot accuracy, and any measure that has no table of its own."""
     before = run.before
     photos, classes = (before.get(f"zero_shot/num_{counted}", 0) for counted in ("photos", "classes"))
-    own = ("idia/", "similarity/")
+    own = ("idia/", "similarity/", "names/")
     rows = []
     for key in dict.fromkeys(key for measures in _all(run).values() for key in measures):
         if key.startswith(own) or key.split("/")[-1].startswith("num_"):
@@ -249,8 +275,8 @@ def _unchanged(measures: Mapping[str, float]) -> Cell:
 
 
 def _share(found: int, count: int) -> Cell:
-    interval = binomtest(found, count).proportion_ci(method="wilson")
-    spread = f"{interval.low:.3f}\N{EN DASH}{interval.high:.3f}"
+    low, high = wilson(found, count)
+    spread = f"{low:.3f}\N{EN DASH}{high:.3f}"
     return Cell(f"{found:,} of\N{NO-BREAK SPACE}{count:,}", f"{found / count:.3f} ({spread})")
 
 
