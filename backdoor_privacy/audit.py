@@ -67,6 +67,22 @@ def idia_rates(
     return {f"idia/{group}": sum(found) / len(found) for group, found in groups.items() if found} | counts
 
 
+def null_rates(found: IdiaResult, removed: Collection[str]) -> dict[str, float]:
+    """Return how often the attack infers a random name in place of a removed person's own, see `attacks.chance`.
+
+    Returns:
+        `idia/null_rate`, the mean share of random names over removed people with photos; `idia/num_null`, these people,
+        and `idia/num_random_names`. The rate over nobody is left out.
+    """
+    chance = found.evidence.chance
+    if chance is None:
+        return {}
+    rows = [row for row, name in enumerate(found.names) if name in removed and found.num_photos[row]]
+    counts = {"idia/num_null": float(len(rows)), "idia/num_random_names": float(chance.num_random)}
+    is_known = bool(rows) and chance.num_random > 0
+    return ({"idia/null_rate": float(chance.rates[rows].mean())} if is_known else {}) | counts
+
+
 def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float, float]]:
     """How much the CLIP leaks of whom: group, people, TPR (FPR of people it never saw), and mean right prompts.
 

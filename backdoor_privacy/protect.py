@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.names_alone import NamesAlone, summed_up
-from backdoor_privacy.audit import Audit, Measure, audit, idia_rates
+from backdoor_privacy.audit import Audit, Measure, audit, idia_rates, null_rates
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import Defense, Trainer, TriggerSet, load_defense, load_trainer
 from backdoor_privacy.data.people import Person
@@ -144,6 +144,7 @@ def protect(
             {person.name for person in removed},
             {person.name: person.member for person in people.everybody},
         )
+        rates |= null_rates(found.idia, {person.name for person in removed})
         return rates | found.utility | lowest([part.similarity.measure(model, clip) for part in parts])
 
     with watch.stage("compare"):

@@ -12,14 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from backdoor_privacy.attack import load_scene, make_attack, run_attacks, scene
+from backdoor_privacy.attack import attack_finished, check_attacks, run_attacks, scene
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.schema import Defense
 from backdoor_privacy.data.selection import named_people
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import Protected, Stopwatch, protect
 from backdoor_privacy.report import is_written, write_report
 from backdoor_privacy.runs.evidence import budget_table, map_table, neighbors_table, votes_table
@@ -59,13 +58,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         InputError: on anything that the user can mend.
     """
     check(cfg)
-    for settings in cfg.attacks.values():
-        make_attack(settings)  # a mistake in one shows before hours of work, not after
-    if cfg.attacks and num_processes() > 1:  # what they embed would wait for the other processes
-        raise InputError(
-            f"attack: expected attack=idia in a run of {num_processes()} processes, got {', '.join(cfg.attacks)}; "
-            "attack the finished run: python -m backdoor_privacy.attack <run>"
-        )
+    check_attacks(cfg.attacks, num_processes())
     folder = Path(cfg.paths.run)
     with first_process_first():
         if is_first_process():
@@ -73,13 +66,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     finished = as_the_first_says(read_metrics(folder) if is_first_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
-        if is_first_process():
-            if cfg.attacks:
-                run_attacks(load_scene(folder), cfg.attacks, folder)
-            if cfg.attacks or not is_written(folder, names=cfg.report.names):
-                write_report(folder, names=cfg.report.names)
-                with Tracker(cfg, folder) as tracker:
-                    tracker.summarize(finished)
+        is_attacked = attack_finished(cfg.attacks, folder)
+        if is_first_process() and (is_attacked or not is_written(folder, names=cfg.report.names)):
+            write_report(folder, names=cfg.report.names)
+            with Tracker(cfg, folder) as tracker:
+                tracker.summarize(finished)
         return finished
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker)
@@ -118,7 +109,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         "versions": versions(),
     }
     if is_first_process():
-        removed, shown = {person.name for person in done.removed}, [one for one in done.removed if one.photos]
+        removed = {person.name for person in done.removed}
         with watch.stage("write"):
             done.clip.save(folder / "defended")
             results = {name: found.idia for name, found in done.after.items()}
@@ -128,9 +119,10 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
             write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
-        if cfg.attacks:
-            seen = scene(cfg, clip, done.models, sources.people, [person.name for person in shown])
-            run_attacks(seen, cfg.attacks, folder)
+    if cfg.attacks:  # in all processes alike: they share what is embedded
+        shown = [person.name for person in done.removed if person.photos]
+        run_attacks(scene(cfg, clip, done.models, sources.people, shown), cfg.attacks, folder)
+    if is_first_process():
         write_report(folder, names=cfg.report.names)
         tracker.summarize(metrics)
     wait_for_all()

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.tables import (
     attacks_table,
+    checks_table,
     comparison_table,
     findings_table,
     idia_table,
@@ -48,6 +49,7 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
     tables = [
         make(run)
         for make in (
+            checks_table,
             idia_table,
             paired_table,
             names_table,

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import binomtest
 
+from backdoor_privacy.attacks.chance import wilson
 from backdoor_privacy.attacks.headlines import MEASURES, beside, headlines
 from backdoor_privacy.attacks.names_alone import FORMS
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.report import wording
+from backdoor_privacy.report.checks import checks
 from backdoor_privacy.report.figures import model_label, people_of
+from backdoor_privacy.report.verdict import State
 from backdoor_privacy.runs.finished import FinishedRun
 
 _MINUS = "\N{MINUS SIGN}"
@@ -67,6 +70,19 @@ class Table:
     caption: str
     columns: Sequence[str]
     rows: Sequence[Row]
+
+
+def checks_table(run: FinishedRun) -> Table:
+    """Return what the verdict rests on: who is still found how, who else was lost, and what was not measured."""
+    names = {State.FAILED: "FAILED", State.NOT_SHOWN: "not shown", State.PASSED: "passed"}
+    found = checks(run)
+    rows = [
+        Row(check.number, check.note, [Cell(name)])
+        for state, name in names.items()
+        for check in found
+        if check.state is state
+    ]
+    return Table("checks", "Each condition of a green verdict, what failed first", ["Result"], rows)
 
 
 def idia_table(run: FinishedRun) -> Table:
@@ -128,8 +144,8 @@ def attacks_table(run: FinishedRun) -> Table:
         note = f"{row.measure.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
         rows.append(Row(row.label, note, [_found(row.before), _found(finding), _found(row.control)]))
     caption = (
-        "Other attacks, worst first, and at the end what others pay; in small, the 95 % confidence interval (bootstrap "
-        "over people)"
+        "Other attacks, worst first, and at the end what others pay; in small, the 95 % confidence interval (Wilson of "
+        "rates of people, else bootstrap over people)"
     )
     return Table("attacks", caption, _ATTACK_COLUMNS, rows)
 
@@ -147,7 +163,7 @@ def findings_table(run: FinishedRun) -> Table:
                 rows.append(Row(label, note, [_found(before), _found(finding), _found(control)]))
     caption = (
         "Every finding about removed people, and about whom their removal harms; in small, the 95 % confidence "
-        "interval (bootstrap over people)"
+        "interval (Wilson of rates of people, else bootstrap over people)"
     )
     return Table("findings", caption, _ATTACK_COLUMNS, rows)
 
@@ -182,6 +198,7 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
         found = wording.found_otherwise(run)
         other = Cell("not run" if not run.attacks else "none") if found is None else _found(found.finding)
         cells = [
+            Cell(wording.status(run)),
             _people(run.before, "tpr_removed"),
             _people(after, "tpr_removed"),
             other,
@@ -194,6 +211,7 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
         label = f"{run.metrics['experiment']}, seed {run.metrics['seed']}"
         rows.append(Row(label, f"{model_label(run.fullest)}; {address}", cells))
     columns = [
+        "verdict",
         "removed people, before",
         "inferred after",
         "found by other attacks",
@@ -291,8 +309,8 @@ def _unchanged(measures: Mapping[str, float]) -> Cell:
 
 
 def _share(found: int, count: int) -> Cell:
-    interval = binomtest(found, count).proportion_ci(method="wilson")
-    spread = f"{interval.low:.3f}\N{EN DASH}{interval.high:.3f}"
+    low, high = wilson(found, count)
+    spread = f"{low:.3f}\N{EN DASH}{high:.3f}"
     return Cell(f"{found:,} of\N{NO-BREAK SPACE}{count:,}", f"{found / count:.3f} ({spread})")
 
 

@@ -8,7 +8,9 @@ import open_clip
 from omegaconf import DictConfig
 
 from backdoor_privacy.attacks.headlines import MEASURES, Headline, headlines
+from backdoor_privacy.report.checks import ATTACK, checks
 from backdoor_privacy.report.figures import model_label, people_of
+from backdoor_privacy.report.verdict import colour, sentences
 from backdoor_privacy.runs.finished import FinishedRun
 
 HOLDS_NAMES = "This report holds names"
@@ -26,8 +28,8 @@ _STAGES = {
 
 
 def removed_people(run: FinishedRun, model: str) -> tuple[int, int]:
-    """Removed people that IDIA infers from a model, and of how many."""
-    return people_of(run.before if model == "before" else run.after[model], "tpr_removed") or (0, 0)
+    """Return how many removed people with photos IDIA infers from a model, and of how many."""
+    return int(run.sought[f"inferred_{model}"].sum()), len(run.sought)
 
 
 def request(run: FinishedRun) -> str:
@@ -38,7 +40,16 @@ def request(run: FinishedRun) -> str:
 
 
 def verdict(run: FinishedRun) -> str:
-    """What came of it for the model with most encoders defended, in one sentence, its price included."""
+    """Say what failed or is not shown, with the numbers, in the first sentence; then what IDIA finds, and the price."""
+    found = checks(run)
+    first, rest = sentences(found)
+    missing = any(check.note == f"run {ATTACK}" for check in found)
+    command = f"To measure what is missing: {ATTACK}." if missing else ""
+    return " ".join(filter(None, (first, rest, command, removal(run))))
+
+
+def removal(run: FinishedRun) -> str:
+    """Say what IDIA finds in the model with most encoders defended, in one sentence, its price included."""
     (still, count), (first, _) = removed_people(run, run.fullest), removed_people(run, "before")
     if not count:
         return f"With {defended(run.fullest)} defended, {_without_photos(run)}{_price(run)}."
@@ -80,20 +91,9 @@ def found_otherwise(run: FinishedRun) -> Headline | None:
     return max(rows, key=lambda row: row.finding.value, default=None)
 
 
-def status(run: FinishedRun) -> tuple[str, str]:
-    """How far the request was fulfilled: a word for the page's style, and one to read."""
-    (still, count), (first, _) = removed_people(run, run.fullest), removed_people(run, "before")
-    if count == 0:
-        return "some", "Not measured: there are no photos of whom was removed"
-    if still == 0 and run.without_photos["removed"].any():
-        return "some", "None with photos still inferred; without photos not measured"
-    if first == 0:
-        return "some", "Nobody was inferred before: this run proves nothing"
-    if still == 0 and found_otherwise(run):
-        return "some", "None still inferred by IDIA, some found by other attacks"
-    if still == 0:
-        return "none", "None still inferred"
-    return ("some", "Some still inferred") if still < first else ("all", "No fewer inferred than before")
+def status(run: FinishedRun) -> str:
+    """Return the colour of the verdict: `green`, `amber` or `red`."""
+    return colour(checks(run)).value
 
 
 def asked(run: FinishedRun) -> dict[str, str]:
@@ -201,6 +201,7 @@ def descriptions(run: FinishedRun) -> dict[str, str]:
     medians = "; ".join(
         f"{model_label(model)} {median(prompts):g}" for model, prompts in run.correct_prompts.items() if prompts
     )
+    medians = medians or "not measured"
     losses = "; ".join(
         f"{encoder} encoder, {len(total)} steps: total loss from {total.iloc[0]:.3f} to {total.iloc[-1]:.3f}"
         for encoder, total in run.losses.groupby("encoder", sort=False)["loss"]
@@ -223,6 +224,7 @@ def descriptions(run: FinishedRun) -> dict[str, str]:
 def seconds(run: FinishedRun) -> dict[str, str]:
     """Seconds of each stage, by what it did, and of all."""
     taken = {_stage(stage): float(value) for stage, value in run.metrics["seconds"].items()}
+    taken |= {f"Attack: {name.replace('_', ' ')}": value for name, value in run.attack_seconds.items()}
     return {stage: f"{value:,.1f}" for stage, value in {**taken, "All": sum(taken.values())}.items()}
 
 

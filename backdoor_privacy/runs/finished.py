@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backdoor_privacy.attacks.idia import TEMPLATES
-from backdoor_privacy.attacks.record import read_findings
+from backdoor_privacy.attacks.record import read_findings, read_seconds
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import read_metrics
@@ -50,6 +50,7 @@ class FinishedRun:
     map: pd.DataFrame  # `encoder`, `stage`, `person`, `x`, `y`
     budget: pd.DataFrame  # `encoder`, `step`, `utility`, `removal`, `kept`: empty where there was no budget of utility
     attacks: Mapping[str, Sequence[Finding]]  # others than IDIA, what each found
+    attack_seconds: Mapping[str, float]  # that each took
     triggers: Path | None  # a sheet of photos that the defence was trained on
 
     @property
@@ -90,9 +91,27 @@ class FinishedRun:
         return int(self.people["member"].isna().sum())
 
     @property
+    def sought(self) -> pd.DataFrame:
+        """The rows of `people` of removed people with photos: others cannot be looked for."""
+        return self.people[self.people["removed"] & (self.people["num_photos"] > 0)]
+
+    @property
+    def never_seen(self) -> pd.DataFrame:
+        """The rows of people who are known not to be in the training data, were not removed, and have photos."""
+        is_never_seen = self.people["member"].isin([False, "False", "false"])
+        return self.people[is_never_seen & ~self.people["removed"] & (self.people["num_photos"] > 0)]
+
+    @property
+    def num_random(self) -> int:
+        """Candidates of the attack that are nobody's names."""
+        candidates = self.setting("attack.num_candidates")
+        guess = candidates - self.num_people if isinstance(candidates, int) else 0
+        return int(self.before.get("idia/num_random_names", max(0, guess)))
+
+    @property
     def correct_prompts(self) -> Mapping[str, list[int]]:
-        """Of each removed person, for "before" and each audited model."""
-        removed = self.people[self.people["removed"]]
+        """Of each removed person with photos, for "before" and each audited model."""
+        removed = self.sought
         return {model: removed[f"correct_prompts_{model}"].tolist() for model in ("before", *self.after)}
 
     @property
@@ -153,7 +172,7 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
             # Else the order of the names, which a list of suspects has too, would say who is who.
             tables.append(table.sort_values("person", kind="stable", ignore_index=True))
         people, votes, neighbors, embeddings, names_alone, without_photos = tables
-    triggers = folder / "figures" / "triggers.png"
+    triggers, attacks = folder / "figures" / "triggers.png", sorted((folder / "attacks").glob("*.json"))
     return FinishedRun(
         metrics=metrics,
         config=_config(folder),
@@ -166,10 +185,8 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
         neighbors=neighbors,
         map=embeddings,
         budget=_read(folder / "budget.csv", _budget) if (folder / "budget.csv").is_file() else pd.DataFrame(),
-        attacks={
-            path.stem: _read(path, lambda each: read_findings(each)[1])
-            for path in sorted((folder / "attacks").glob("*.json"))
-        },
+        attacks={path.stem: _read(path, lambda each: read_findings(each)[1]) for path in attacks},
+        attack_seconds={path.stem: _read(path, read_seconds) for path in attacks},
         triggers=triggers if triggers.is_file() else None,
     )
 
@@ -208,6 +225,8 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
 
 def _checked(metrics: dict[str, Any] | None) -> dict[str, Any]:
     """The metrics, if they hold what a report cannot do without."""
+    if metrics and "after" not in metrics and "audit" in metrics:
+        raise InputError("expected the folder of a finished run, got one of an audit, which has its report already")
     if not metrics or not metrics["after"]:
         raise ValueError("no audited model")
     for found in (metrics["before"], *metrics["after"].values()):
@@ -228,10 +247,16 @@ def _people(path: Path, models: list[str], before: Mapping[str, float]) -> tuple
     correct = {f"correct_prompts_{model}": int for model in models}
     inferred = {f"inferred_{model}": bool for model in models}
     used = {"name": str, "removed": bool, "num_photos": int, **correct, **inferred}
-    people = pd.read_csv(path, usecols=["member", *used], dtype={"name": str}, keep_default_na=False, na_values=[""])
+    ranks = [f"p_{model}" for model in models]  # runs of earlier versions have none
+    people = pd.read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
+    missing = sorted({"member", *used} - {*people})
+    if missing:
+        raise ValueError(f"no column {missing[0]}")
+    people = people.reindex(columns=["member", *used, *ranks])
     is_measured = people[[*correct, *inferred]].notna().any(axis=1)
     alone = people.loc[~is_measured, ["name", "removed"]].astype({"name": str, "removed": bool})
-    people = people[is_measured].astype(used).rename(columns={"name": "person"}).reset_index(drop=True)
+    people = people[is_measured].astype({**used, **dict.fromkeys(ranks, float)}).rename(columns={"name": "person"})
+    people = people.reset_index(drop=True)
     if people["removed"].sum() != before["idia/num_tpr_removed"]:
         raise ValueError(f"{people['removed'].sum()} removed people, not as many as in metrics.json")
     return people, alone.rename(columns={"name": "person"}).reset_index(drop=True)
