@@ -26,7 +26,7 @@ from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.selection import named_people, select_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.fitting import Fitted, Removal, check_trainer, fit_image, fit_text
-from backdoor_privacy.defenses.backdoor.requirements import check_removal
+from backdoor_privacy.defenses.backdoor.requirements import check_number, check_removal
 from backdoor_privacy.defenses.backdoor.similarity import lowest
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.distributed import is_first_process
@@ -99,6 +99,8 @@ def protect(
     clip.check_fits([person.name for person in people.pick(named or ())])  # what is misspelt or too long ends it here
     if named is not None:
         check_removal(defense, sources, people.pick(named))
+    elif choice.num_people is not None:
+        check_number(defense, sources, choice.num_people)
     lightning.seed_everything(seed, workers=True, verbose=False)
 
     with watch.stage("audit_before"):
