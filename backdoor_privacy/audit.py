@@ -1,11 +1,12 @@
 """Run the attack and the utility measures on a CLIP: the same function before and after a defence.
 
-`python -m backdoor_privacy.audit` audits a CLIP without defending it.
+`python -m backdoor_privacy.audit` audits a CLIP without defending it; of named people it writes a report.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from omegaconf import DictConfig
@@ -101,14 +102,19 @@ def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float,
 
 
 def _print_audit(cfg: DictConfig) -> None:
-    """Audit the CLIP of a config and print what it leaks and what it is good for."""
+    """Audit the CLIP of a config and print what it leaks and what it is good for; of named people, write a report."""
     from hydra.utils import instantiate
 
     from backdoor_privacy.config.checks import check
+    from backdoor_privacy.data.selection import named_people
+    from backdoor_privacy.report.audited import sought
+    from backdoor_privacy.run import report_audit
 
     with one_line_errors():
         check(cfg)
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
+        named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
+        clip.check_fits([person.name for person in named])
         measures = (instantiate(cfg.utility.zero_shot), instantiate(cfg.utility.retrieval))
         found = audit(clip, people, instantiate(cfg.attack), [measure for measure in measures if measure is not None])
     table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")
@@ -121,6 +127,11 @@ def _print_audit(cfg: DictConfig) -> None:
     for key, value in found.utility.items():
         if "/num_" not in key:
             console.print(f"{key} {value:.3f}")
+    if named:
+        page = report_audit(cfg, Path(cfg.paths.run), clip, found, people, named)
+        for number, row in enumerate(sought(found.idia, named), 1):
+            console.print(f"person {number} of {len(named)}: {row.outcome}", soft_wrap=True, highlight=False)
+        console.print(f"Report: {page}", soft_wrap=True, highlight=False)
 
 
 def main() -> None:

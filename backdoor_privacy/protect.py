@@ -23,7 +23,7 @@ from backdoor_privacy.audit import Audit, Measure, audit, idia_rates, null_rates
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import Defense, Trainer, TriggerSet, load_defense, load_trainer
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.data.selection import named_people, select_people
+from backdoor_privacy.data.selection import NotInferredError, named_people, select_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.fitting import Fitted, Removal, check_trainer, fit_image, fit_text
 from backdoor_privacy.defenses.backdoor.requirements import check_number, check_removal
@@ -106,7 +106,11 @@ def protect(
     with watch.stage("audit_before"):
         before = audit(clip, people, attack, measures)
     inferred = {name for name, found in before.idia.inferred.items() if found}
-    removed = select_people(people, **vars(choice), seed=seed, inferred=inferred)
+    try:
+        removed = select_people(people, **vars(choice), seed=seed, inferred=inferred)
+    except NotInferredError as error:
+        error.audit = before  # that they were looked for and not found is a result
+        raise
     clip.check_fits([person.name for person in removed])
 
     check_removal(defense, sources, removed)

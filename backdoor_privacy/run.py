@@ -1,7 +1,7 @@
 """One run, from a config to a run folder: a thin layer over `protect`."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,17 @@ from torch import Tensor
 
 from backdoor_privacy.attack import attack_finished, check_attacks, run_attacks, scene
 from backdoor_privacy.attacks.idia import IdiaResult
+from backdoor_privacy.audit import Audit
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.schema import Defense
-from backdoor_privacy.data.selection import named_people
+from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.data.selection import NotInferredError, named_people
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import Protected, Stopwatch, protect
 from backdoor_privacy.report import is_written, write_report
+from backdoor_privacy.report.audited import write_audit
 from backdoor_privacy.runs.evidence import budget_table, map_table, neighbors_table, votes_table
 from backdoor_privacy.runs.folder import (
     claim_folder,
@@ -85,20 +89,26 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
         retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
         sources = load_sources(cfg, settings.defense)
-    done = protect(
-        clip,
-        sources,
-        settings.trigger_set,
-        settings.defense,
-        attack=instantiate(cfg.attack),
-        measures=[measure for measure in (zero_shot, retrieval) if measure is not None],
-        clean_photos=_clean_photos(zero_shot, retrieval),
-        seed=cfg.seed,
-        trainer=settings.trainer,
-        max_held_out=cfg.utility.similarity.num_captions,
-        checkpoints=folder / "checkpoints",
-        loggers=tracker.loggers,
-    )
+    try:
+        done = protect(
+            clip,
+            sources,
+            settings.trigger_set,
+            settings.defense,
+            attack=instantiate(cfg.attack),
+            measures=[measure for measure in (zero_shot, retrieval) if measure is not None],
+            clean_photos=_clean_photos(zero_shot, retrieval),
+            seed=cfg.seed,
+            trainer=settings.trainer,
+            max_held_out=cfg.utility.similarity.num_captions,
+            checkpoints=folder / "checkpoints",
+            loggers=tracker.loggers,
+        )
+    except NotInferredError as error:
+        if is_first_process():
+            named = sources.people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
+            report_audit(cfg, folder / "audit", clip, error.audit, sources.people, named)
+        raise InputError(f"{error}; what was found out of them is in {folder / 'audit' / 'report.html'}") from None
     metrics = {
         "experiment": cfg.name,
         "seed": cfg.seed,
@@ -127,6 +137,18 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         tracker.summarize(metrics)
     wait_for_all()
     return metrics
+
+
+def report_audit(
+    cfg: DictConfig, folder: Path, clip: Clip, found: Audit, people: People, named: Sequence[Person]
+) -> Path:
+    """Write the report of an audit of named people; it says who was looked for and not found, too.
+
+    Returns:
+        The page.
+    """
+    facts = {"experiment": cfg.name, "seed": cfg.seed, "weights_sha256": {"before": clip.sha256()}}
+    return write_audit(folder, found, people, named, facts=facts, names=cfg.report.names)
 
 
 def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResult]) -> None:

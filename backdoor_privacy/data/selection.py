@@ -3,11 +3,18 @@
 import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.names import decoy_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
+
+
+class NotInferredError(InputError):
+    """People were named whom IDIA does not infer; `audit` is what it made of everybody, where that is known."""
+
+    audit: Any = None
 
 
 def select_people(
@@ -34,7 +41,8 @@ def select_people(
         require_inferred: whether naming somebody that IDIA does not infer is an error.
 
     Raises:
-        InputError: on an unknown name, an empty set, more people than there are, or somebody not inferred.
+        NotInferredError: if somebody named is not inferred, and that is required.
+        InputError: on an unknown name, an empty set, or more people than there are.
     """
     names = named_people(people, file)
     if names is None:
@@ -43,7 +51,7 @@ def select_people(
     # Of a name alone nothing can be inferred, before or after.
     hidden = [person.name for person in chosen if person.photos and person.name not in inferred]
     if hidden and require_inferred:
-        raise InputError(
+        raise NotInferredError(
             f"trigger_set: expected people that IDIA infers before the defence, but it does not infer "
             f"{', '.join(hidden[:5])}{' ...' if len(hidden) > 5 else ''}; "
             "set trigger_set.require_inferred=false to remove them all the same"

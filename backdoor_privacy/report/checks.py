@@ -7,6 +7,7 @@ from backdoor_privacy.attacks.scene import RANDOM, RANK_P, Finding
 from backdoor_privacy.attacks.variants import ANY
 from backdoor_privacy.report.figures import people_of
 from backdoor_privacy.report.verdict import (
+    NOT_MEASURED,
     NUM_MANY,
     Check,
     Null,
@@ -37,11 +38,11 @@ def _exact(run: FinishedRun) -> Iterator[Check]:
     if len(sought):
         yield from _ranks(run, label, run.fullest, "nothing swapped")
     if len(sought) < removed:
-        missing = f"{removed - len(sought)} of {removed} removed people have no photos, so nothing is measured of them"
-        yield Check("people without photos", State.NOT_SHOWN, missing)
+        missing = f"{removed - len(sought)} of {removed} {NOT_MEASURED}"
+        yield Check("removed people without photos", State.NOT_SHOWN, missing, "0", "attacks need photos of them")
     if len(sought) and not sought["inferred_before"].any():
-        text = "IDIA finds none of the removed people before either, so that it proves nothing"
-        yield Check("before", State.NOT_SHOWN, text)
+        text = f"0 of {len(sought)} found"
+        yield Check("the exact name before", State.NOT_SHOWN, text, "1 or more", "what was never found proves nothing")
 
 
 def _audited(run: FinishedRun, label: str, model: str) -> Check:
@@ -76,7 +77,7 @@ def _tower_swap(run: FinishedRun) -> list[Check]:
     """Check each defended encoder beside the original other one."""
     if run.fullest != "both":
         other = "image" if run.fullest == "text" else "text"
-        return [Check("tower swap", State.NOT_SHOWN, f"the other encoder ({other}) is the original")]
+        return [Check("tower swap", State.NOT_SHOWN, NOT_MEASURED, note=f"the other encoder, {other}, is the original")]
     findings, found = run.attacks.get("tower_swap"), []
     for model, kind in _SWAPPED.items():
         label = f"the {model} encoder alone (tower swap)"
@@ -88,14 +89,14 @@ def _tower_swap(run: FinishedRun) -> list[Check]:
     if findings is not None:
         return found
     failed = [check for check in found if check.state is State.FAILED]
-    return [*failed, Check("tower swap", State.NOT_SHOWN, "tower swap: not measured", f"run {ATTACK}")]
+    return [*failed, Check("tower swap", State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")]
 
 
 def _variants(run: FinishedRun) -> list[Check]:
     """Check whether any way of writing their names finds the removed people."""
     label, findings = "name variants", run.attacks.get("variants")
     if findings is None:
-        return [Check(label, State.NOT_SHOWN, f"{label}: not measured", f"run {ATTACK}")]
+        return [Check(label, State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")]
     found = _attacked(findings, label, ANY, run.fullest)
     p_values = _outcomes(findings, ANY, run.fullest, RANK_P)
     is_few = 0 < len(run.sought) < NUM_MANY and (p_values or found.state is State.PASSED)
@@ -107,7 +108,7 @@ def _attacked(findings: Sequence[Finding], label: str, kind: str, model: str) ->
     rates = [one for one in findings if (one.model, one.measure) == (model, "TPR")]
     removed = _worst(rates, "removed", kind)
     if removed is None:
-        return Check(label, State.NOT_SHOWN, f"{label}: not measured", f"run {ATTACK}")
+        return Check(label, State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")
     never_seen, by_chance = _worst(rates, "never seen", kind), _worst(rates, RANDOM, kind)
     null = None
     if never_seen is not None:
@@ -117,7 +118,7 @@ def _attacked(findings: Sequence[Finding], label: str, kind: str, model: str) ->
     check = check_found(label, _people(removed), removed.num_people, null)
     if removed.kind == kind or check.state is State.FAILED:
         return check
-    return Check(label, State.NOT_SHOWN, f"{label}: measured by an earlier version only", f"run {ATTACK}")
+    return Check(label, State.NOT_SHOWN, "measured by an earlier version", note=f"run {ATTACK}")
 
 
 def _worst(rates: Sequence[Finding], group: str, kind: str) -> Finding | None:

@@ -27,6 +27,7 @@ _NEIGHBORS = {
     "surname": "others with the surname of a removed person, inferred before",
     "face": "those whose faces are nearest to a removed person's, inferred before",
 }
+_CHECK_COLUMNS = ("Measured", "Allowed", "Result")
 _ATTACK_COLUMNS = ("before", "after", "after, never-seen people")
 _SIMILARITIES = {
     "similarity/clean": "Ordinary inputs, defended to original model",
@@ -77,12 +78,12 @@ def checks_table(run: FinishedRun) -> Table:
     names = {State.FAILED: "FAILED", State.NOT_SHOWN: "not shown", State.PASSED: "passed"}
     found = checks(run)
     rows = [
-        Row(check.number, check.note, [Cell(name)])
+        Row(check.label, check.note, [Cell(check.measured), Cell(check.allowed), Cell(name)])
         for state, name in names.items()
         for check in found
         if check.state is state
     ]
-    return Table("checks", "Each condition of a green verdict, what failed first", ["Result"], rows)
+    return Table("checks", "Each condition of a green verdict, what failed first", _CHECK_COLUMNS, rows)
 
 
 def idia_table(run: FinishedRun) -> Table:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from backdoor_privacy.attacks.chance import SIGNIFICANCE, holm, num_allowed, rank_p, wilson
 
+NOT_MEASURED = "not measured"
 MAX_UPPER_BOUND = 0.1  # of the Wilson interval of a rate of removed people, where they are many
 NUM_MANY = 35  # the fewest people of whom 0 found have an upper bound of at most 0.1
 MAX_LOST = 0.05  # of the others who were inferred before
@@ -33,8 +34,14 @@ class Check(NamedTuple):
 
     label: str
     state: State
-    number: str  # what was measured and what is allowed, as a clause with a subject
-    note: str = ""  # where the limit comes from
+    measured: str
+    allowed: str = ""
+    note: str = ""  # where the limit comes from, or why nothing was measured
+
+    @property
+    def clause(self) -> str:
+        """The check in a sentence."""
+        return f"{self.label}: {self.measured}" + (f" (allowed: {self.allowed})" if self.allowed else "")
 
 
 class Null(NamedTuple):
@@ -54,61 +61,61 @@ def check_found(label: str, found: int, count: int, null: Null | None) -> Check:
         null: of the same attack; where there is none, nobody may be found.
     """
     if not count:
-        return Check(label, State.NOT_SHOWN, f"{label}: not measured", "there are no photos of the removed people")
+        return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="there are no photos of the removed people")
     allowed = num_allowed(count, null.rate if null else 0.0)
     note = f"chance finds {null.rate:.1%}: {null.source}" if null else "what chance finds was not measured"
-    number = f"{label}: {found} of {count} {_people(count)} found (allowed: {allowed})"
+    measured = f"{found} of {count} {_people(count)} found"
     if found > allowed:
-        return Check(label, State.FAILED, number, note)
+        return Check(label, State.FAILED, measured, str(allowed), note)
     high = wilson(found, count)[1]
     if count >= NUM_MANY and high > MAX_UPPER_BOUND:
-        bound = f"its rate may be {high:.3f} (allowed: {MAX_UPPER_BOUND})"
-        return Check(label, State.NOT_SHOWN, f"{number}, but {bound}", note)
-    return Check(label, State.PASSED, number, note)
+        bound = f"{allowed}, and an upper bound of {MAX_UPPER_BOUND}"
+        return Check(label, State.NOT_SHOWN, f"{measured}, upper bound of the rate {high:.3f}", bound, note)
+    return Check(label, State.PASSED, measured, str(allowed), note)
 
 
-def check_ranks(label: str, p_values: Sequence[float], num_random: int) -> Check:
+def check_ranks(attack: str, p_values: Sequence[float], num_random: int) -> Check:
     """Check that the name of none of a few people fits their photos better than chance lets random names.
 
     Args:
-        label: of the attack.
+        attack: under which they are ranked.
         p_values: of each removed person's rank, see `attacks.chance.rank_p`; none where the run did not record them.
         num_random: random names that they are ranked among.
     """
-    count, own = len(p_values), f"rank of the own name, {label}"
+    count, label = len(p_values), f"{attack}, by rank"
     if not count:
-        return Check(own, State.NOT_SHOWN, f"{own}: not measured", "the run did not record it")
+        return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="the run did not record the ranks of the own names")
+    allowed = f"p {SIGNIFICANCE} or more"
     if count * rank_p(1, num_random) >= SIGNIFICANCE:
-        too_few = f"{num_random} random names are too few to test {count} {_people(count)}"
-        return Check(own, State.NOT_SHOWN, f"{own}: {too_few}", "raise attack.num_candidates")
+        too_few = f"{num_random} random names are too few for {count} {_people(count)}; raise attack.num_candidates"
+        return Check(label, State.NOT_SHOWN, NOT_MEASURED, allowed, too_few)
     corrected = holm(p_values)
     low = sum(p < SIGNIFICANCE for p in corrected)
-    number = f"{own}: better than chance for {low} of {count} (lowest p {min(corrected):.3f}, allowed: {SIGNIFICANCE})"
-    note = f"own name among {num_random} random ones on the own photos, Holm's correction"
-    return Check(own, State.FAILED if low else State.PASSED, number, note)
+    measured = f"{low} of {count} better than chance, lowest p {min(corrected):.3f}"
+    note = f"the own name among {num_random} random ones on the same photos; p with Holm's correction"
+    return Check(label, State.FAILED if low else State.PASSED, measured, allowed, note)
 
 
 def check_others(lost: int, count: int) -> Check:
     """Check that few of the others who were inferred before are lost."""
     label = "others lost"
     if not count:
-        return Check(label, State.NOT_SHOWN, "others lost: not measured", "nobody else was inferred before")
-    number = f"{lost} of {count} others are lost ({lost / count:.1%}, allowed: {MAX_LOST:.0%})"
-    return Check(
-        label, State.PASSED if lost <= MAX_LOST * count else State.FAILED, number, "inferred before, not after"
-    )
+        return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="nobody else was inferred before")
+    state = State.PASSED if lost <= MAX_LOST * count else State.FAILED
+    measured = f"{lost} of {count}, {lost / count:.1%}"
+    return Check(label, state, measured, f"{MAX_LOST:.0%}", "people inferred before and not after")
 
 
 def check_top1(before: float | None, after: float | None) -> Check:
     """Check that the model still names what is on ordinary photos."""
-    label = "zero-shot accuracy"
+    label = "zero-shot top-1"
     if before is None or after is None:
-        return Check(label, State.NOT_SHOWN, "zero-shot accuracy: not measured", "the run was given no photos for it")
+        return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="there are no photos with classes")
     # Both are ratios of counts: what is 0.02 may be a little more as a number. What is no number does not pass.
     is_small = before - after <= MAX_TOP1_LOSS + 1e-6
-    loss = max(0.0, before - after)
-    number = f"zero-shot top-1 loses {loss:.3f} (allowed: {MAX_TOP1_LOSS})"
-    return Check(label, State.PASSED if is_small else State.FAILED, number, f"{before:.3f} before, {after:.3f} after")
+    measured = f"{max(0.0, before - after):.3f} lost"
+    note = f"accuracy {before:.3f} before, {after:.3f} after"
+    return Check(label, State.PASSED if is_small else State.FAILED, measured, str(MAX_TOP1_LOSS), note)
 
 
 def colour(checks: Sequence[Check]) -> Colour:
@@ -132,7 +139,7 @@ def sentences(checks: Sequence[Check]) -> tuple[str, str]:
 
 
 def _listed(checks: Sequence[Check]) -> str:
-    return "; ".join(check.number for check in checks)
+    return "; ".join(check.clause for check in checks)
 
 
 def _people(count: int) -> str:

@@ -164,8 +164,7 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
         for name, columns in _EVIDENCE.items()
     )
     if not names:
-        key = _hash_key(folder)
-        hashes = {name: _hashed(name, key) for name in everybody}
+        hashes = code_names(folder, everybody.tolist())
         tables = []
         for table in (people, votes, neighbors, embeddings, names_alone, without_photos):
             table["person"] = table["person"].map(hashes)
@@ -189,6 +188,12 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
         attack_seconds={path.stem: _read(path, read_seconds) for path in attacks},
         triggers=triggers if triggers.is_file() else None,
     )
+
+
+def code_names(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return what people of a run or an audit go by in its report: the HMAC of each name under the folder's key."""
+    key = _hash_key(folder)
+    return {name: _hashed(name, key) for name in names}
 
 
 def _hash_key(folder: Path) -> bytes:
