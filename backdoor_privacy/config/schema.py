@@ -361,6 +361,7 @@ class Config:
     name: str = MISSING
     seed: int = MISSING
     quiet: bool = False
+    mixed_worlds: bool = False
     clip: Clip = field(default_factory=Clip)
     people: People = field(default_factory=People)
     strangers: People | None = None
