@@ -1,9 +1,8 @@
 """Look data over: what is broken, double or odd."""
 
-import io
+import hashlib
 import sys
 import unicodedata
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
@@ -19,10 +18,11 @@ from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import Box, photo_loader
 
 MAX_NAME_LENGTH = 60
+_NO_CONTENT = hashlib.sha256(b"").hexdigest()  # of files that are empty or cannot be read
 
 
 def photo_sizes(photos: Sequence[Path], num_workers: int) -> dict[Path, tuple[int, int]]:
-    """Width and height of the photos that decode; all of them are decoded, with a progress bar."""
+    """Return width and height of the upright photos that decode; all are decoded, with a progress bar."""
     loader = photo_loader(photos, _size, batch_size=64, num_workers=num_workers)
     return {
         photos[place]: (width, height)
@@ -33,18 +33,6 @@ def photo_sizes(photos: Sequence[Path], num_workers: int) -> dict[Path, tuple[in
 
 def _size(photo: Image.Image) -> Tensor:
     return torch.tensor(photo.size)
-
-
-def has_header(file: Path | io.BytesIO) -> bool:
-    """Whether a file begins as a photo of a size that `read_photo` takes; the rest is not read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            Image.open(file).close()
-        except Exception:  # a broken file can make pillow raise anything
-            return False
-    return True
 
 
 def outside(boxes: Mapping[Path, Box], sizes: Mapping[Path, tuple[int, int]]) -> list[Path]:
@@ -75,7 +63,7 @@ def _owners(people: Iterable[Person]) -> dict[str, list[str]]:
     """The names of those who have a photo of this content."""
     owners: dict[str, list[str]] = defaultdict(list)
     for person in people:
-        for content in set(person.hashes.values()):
+        for content in set(person.hashes.values()) - {_NO_CONTENT}:
             owners[content].append(person.name)
     return owners
 
