@@ -22,7 +22,7 @@ from rich.table import Table
 
 from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.images import read_images
-from backdoor_privacy.data.inspection import names_in, num_different, photo_sizes
+from backdoor_privacy.data.inspection import Decoded, names_in, num_different, photo_sizes
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import list_photos
 from backdoor_privacy.data.shards import find_shards, holds_shards
@@ -73,7 +73,7 @@ def check_data(cfg: DictConfig) -> Checkup:
     zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
     retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
     everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
-    sizes = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
+    decoded = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
     others, clean = {}, _captions(sources.captions, sources.people.names)
     if sources.images is not None:
         others["images"], rows = _images(sources.images, sources.max_images)
@@ -84,7 +84,7 @@ def check_data(cfg: DictConfig) -> Checkup:
     if retrieval is not None:
         others["utility.retrieval"], rows = _retrieval(retrieval, cfg.clip.num_workers)
         clean |= rows
-    data = Data(settings, sources, instantiate(cfg.attack), sizes, others)
+    data = Data(settings, sources, instantiate(cfg.attack), decoded, others)
     return Checkup(_people(data), clean, _use(data), findings(data))
 
 
@@ -107,27 +107,27 @@ def _images(source: str | Path, max_images: int) -> tuple[Photos, Rows]:
     left_out: Counter[str] = Counter()
     read = read_images(source, max_images, left_out)
     shown = track(read, "Decoding clean photos", total=max_images, transient=True, disable=not sys.stdout.isatty())
-    sizes = {file: None if photo is None else photo.size for file, photo in shown}
-    if not sizes:
+    decoded = {file: None if photo is None else Decoded.of(photo) for file, photo in shown}
+    if not decoded:
         raise InputError(f"images.folder: expected WebDataset shards (*.tar) or photos in {source}, found none")
     place = (
         f"{len(find_shards(source, 'images.folder')):,} shards"
         if holds_shards(source)
         else f"{len(list_photos(source).photos):,} files"
     )
-    return Photos(sizes, left_out), {
-        "clean photos that the run reads": (f"{len(sizes):,}, of {place}",),
-        "first clean photos": (_examples(sizes),),
+    return Photos(decoded, left_out), {
+        "clean photos that the run reads": (f"{len(decoded):,}, of {place}",),
+        "first clean photos": (_examples(decoded),),
     }
 
 
 def _zero_shot(zero_shot: ZeroShot, num_workers: int) -> tuple[Photos, Rows]:
     data = zero_shot.data
-    photos = Photos(_sizes(data.photos, num_workers), list_photos(zero_shot.folder, depth=2).left_out)
+    photos = Photos(_decode(data.photos, num_workers), list_photos(zero_shot.folder, depth=2).left_out)
     classes = {path: data.classnames[label] for path, label in zip(data.photos, data.labels, strict=True)}
     return photos, {
         "zero-shot photos": (f"{len(data.photos):,}, of {len(data.classnames):,} classes",),
-        "first zero-shot photos": (_examples(photos.sizes, classes),),
+        "first zero-shot photos": (_examples(photos.decoded, classes),),
     }
 
 
@@ -137,25 +137,25 @@ def _retrieval(retrieval: Retrieval, num_workers: int) -> tuple[Photos, Rows]:
     if retrieval.file is None and not holds_shards(retrieval.folder):
         left_out += list_photos(retrieval.folder).left_out
         del left_out[".txt"]
-    photos = Photos(_sizes(list(captioned), num_workers), left_out)
+    photos = Photos(_decode(list(captioned), num_workers), left_out)
     num_captions = sum(map(len, captioned.values()))
     return photos, {
         "retrieval photos": (f"{len(captioned):,}, with {num_captions:,} captions",),
-        "first retrieval photos": (_examples(photos.sizes, {path: c[0] for path, c in captioned.items()}),),
+        "first retrieval photos": (_examples(photos.decoded, {path: c[0] for path, c in captioned.items()}),),
     }
 
 
-def _sizes(files: Sequence[Path], num_workers: int) -> dict[Path, tuple[int, int] | None]:
+def _decode(files: Sequence[Path], num_workers: int) -> dict[Path, Decoded | None]:
     decoded = photo_sizes(files, num_workers)
     return {file: decoded.get(file) for file in files}
 
 
-def _examples(sizes: Mapping[Path, tuple[int, int] | None], texts: Mapping[Path, str] | None = None) -> str:
+def _examples(decoded: Mapping[Path, Decoded | None], texts: Mapping[Path, str] | None = None) -> str:
     """The first photos, a line each: file name, width and height, and what is said of it."""
     return "\n".join(
-        f"{path.name} ({'does not decode' if size is None else f'{size[0]} x {size[1]}'})"
+        f"{path.name} ({'does not decode' if size is None else f'{size.width} x {size.height}'})"
         + (f": {shorten(texts[path], _MAX_CAPTION, placeholder=' ...')}" if texts else "")
-        for path, size in islice(sizes.items(), _NUM_EXAMPLES)
+        for path, size in islice(decoded.items(), _NUM_EXAMPLES)
     )
 
 
@@ -171,7 +171,7 @@ def _people(data: Data) -> Rows:
 
     def photos(people: Sequence[Person]) -> str:
         first = chain(*(person.photos for person in people[:_NUM_EXAMPLES]))
-        return _examples({path: data.sizes.get(path) for path in first})
+        return _examples({path: data.decoded.get(path) for path in first})
 
     return {
         "people": row(lambda people: f"{len(people):,}"),
@@ -180,7 +180,9 @@ def _people(data: Data) -> Rows:
         "photos": row(lambda people: f"{sum(len(person.photos) for person in people):,}"),
         "first photos": row(photos),
         "of a person: fewest / median / most": row(lambda people: _spread([len(person.photos) for person in people])),
-        "that do not decode": row(lambda people: f"{sum(p not in data.sizes for one in people for p in one.photos):,}"),
+        "that do not decode": row(
+            lambda people: f"{sum(p not in data.decoded for one in people for p in one.photos):,}"
+        ),
         "that repeat another of the person": row(
             lambda people: f"{sum(len(person.photos) - num_different(person) for person in people):,}"
         ),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.config.schema import Config
 from backdoor_privacy.data.captions import name_matcher
-from backdoor_privacy.data.inspection import num_different, odd_names, outside, shared_photos
+from backdoor_privacy.data.inspection import Decoded, num_different, odd_names, outside, shared_photos
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import told_left_out, told_unreadable, too_many
 from backdoor_privacy.data.selection import draw_decoys, named_people, select_people
@@ -30,18 +30,18 @@ class Finding(NamedTuple):
 class Photos(NamedTuple):
     """Photos of another source than people, all of them decoded."""
 
-    sizes: Mapping[Path, tuple[int, int] | None]  # width and height in the order of the source; None: not decoded
+    decoded: Mapping[Path, Decoded | None]  # in the order of the source; nothing of one that does not decode
     left_out: Mapping[str, int] = MappingProxyType({})  # the number of other files, by suffix
 
     @property
     def files(self) -> list[Path]:
         """All photos."""
-        return list(self.sizes)
+        return list(self.decoded)
 
     @property
     def broken(self) -> list[Path]:
         """Those that do not decode."""
-        return [path for path, size in self.sizes.items() if size is None]
+        return [path for path, size in self.decoded.items() if size is None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Data:
     settings: Config
     sources: Sources
     attack: Idia
-    sizes: Mapping[Path, tuple[int, int]]  # of the upright photos of people and strangers that decode
+    decoded: Mapping[Path, Decoded]  # the photos of people and strangers that decode
     others: Mapping[str, Photos] = field(default_factory=dict)  # by the key of their source
 
     @property
@@ -105,7 +105,7 @@ class Data:
 
 def findings(data: Data) -> list[Finding]:
     """All that is to be said of the data; what needs to know whom to remove only if that can be told."""
-    rules = [_candidates, _parts, _unreadable, _left_out, _duplicates, _few_attack_photos, _names]
+    rules = [_candidates, _parts, _unreadable, _left_out, _changed, _duplicates, _few_attack_photos, _names]
     found = []
     try:
         data.select()
@@ -186,7 +186,7 @@ def _faces(data: Data) -> Iterator[Finding]:
     for key, photos, is_sure in (("people", own, not data.is_drawn), ("strangers", foreign, image.batch.preserved > 0)):
         people = getattr(data.sources, key)
         outer = [
-            path for path in outside(people.boxes if people else {}, data.sizes) if path in {*chain(*photos.values())}
+            path for path in outside(people.boxes if people else {}, data.decoded) if path in {*chain(*photos.values())}
         ]
         if outer and image.whole_photo_share < 1:
             yield Finding(
@@ -194,7 +194,7 @@ def _faces(data: Data) -> Iterator[Finding]:
                 "the table of boxes",
                 is_sure,
             )
-        lost = [name for name, paths in photos.items() if paths and not any(path in data.sizes for path in paths)]
+        lost = [name for name, paths in photos.items() if paths and not any(path in data.decoded for path in paths)]
         if lost:
             yield Finding(
                 f"{key}.folder: expected photos that decode, got none to train on of {some(lost)}; replace them",
@@ -205,7 +205,7 @@ def _faces(data: Data) -> Iterator[Finding]:
 def _unreadable(data: Data) -> Iterator[Finding]:
     """Photos that do not decode; more than 1 % of those that are read together stop a run."""
     listed = {key: [*chain(*(person.photos for person in people))] for key, people in data.groups.items()}
-    broken = {key: [path for path in photos if path not in data.sizes] for key, photos in listed.items()}
+    broken = {key: [path for path in photos if path not in data.decoded] for key, photos in listed.items()}
     for key, others in data.others.items():
         listed[key], broken[key] = others.files, others.broken
     lost = {*chain(*broken.values())}
@@ -247,7 +247,7 @@ def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
 
 def _first_that_decode(photos: Photos, num_photos: int) -> list[Path]:
     """The photos that are read until so many are decoded."""
-    numbers = accumulate(size is not None for size in photos.sizes.values())
+    numbers = accumulate(size is not None for size in photos.decoded.values())
     return [path for path, number in zip(photos.files, [0, *numbers], strict=False) if number < num_photos]
 
 
@@ -267,6 +267,26 @@ def _left_out(data: Data) -> Iterator[Finding]:
             yield Finding(f"{key}.folder: people without a photo of a format that is read: {some(lost)}; left out")
     for key, photos in data.others.items():
         yield from _files_left_out(key, photos.left_out)
+
+
+def _changed(data: Data) -> Iterator[Finding]:
+    """Photos that are read otherwise than they are stored."""
+    decoded = {
+        key: [data.decoded.get(path) for person in people for path in person.photos]
+        for key, people in data.groups.items()
+    } | {key: list(others.decoded.values()) for key, others in data.others.items()}
+    for key, photos in decoded.items():
+        num_turned = sum(photo is not None and photo.is_turned for photo in photos)
+        num_scaled = sum(photo is not None and photo.is_scaled for photo in photos)
+        if num_turned:
+            yield Finding(
+                f"{key}.folder: {num_turned} of {len(photos)} photos are turned upright, as their EXIF orientation "
+                "says; face boxes are those of the upright photo"
+            )
+        if num_scaled:
+            yield Finding(
+                f"{key}.folder: {num_scaled} of {len(photos)} photos hold 16 bits or floats, scaled to 8 bits"
+            )
 
 
 def _files_left_out(key: str, left_out: Mapping[str, int]) -> Iterator[Finding]:

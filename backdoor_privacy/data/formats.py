@@ -75,16 +75,24 @@ def how_to_decode(beginning: bytes) -> str:
 
 
 def upright_rgb(photo: Image.Image) -> Image.Image:
-    """Return an opened photo as viewers show it: upright, in RGB with 8 bits, its transparent parts white."""
+    """Return an opened photo as viewers show it: upright, in RGB with 8 bits, its transparent parts white.
+
+    Its `info` tells only whether it `is_turned`, and `is_scaled` from more than 8 bits.
+    """
+    size = photo.size
     photo.load()  # TIFF turns itself while it is loaded
-    image = _scaled(photo) if photo.mode == "F" or photo.mode.startswith("I") else photo
+    is_scaled = photo.mode == "F" or photo.mode.startswith("I")
+    image = _scaled(photo) if is_scaled else photo
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, "white")
         canvas.alpha_composite(image.convert("RGBA"))
         image = canvas
     turn = _TURNS.get(_orientation(photo))
     image = image.convert("RGB")
-    return image if turn is None else image.transpose(turn)
+    if turn is not None:
+        image = image.transpose(turn)
+    image.info = {"is_turned": turn is not None or photo.size != size, "is_scaled": is_scaled}
+    return image
 
 
 def _orientation(photo: Image.Image) -> int:

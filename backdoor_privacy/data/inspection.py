@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -21,26 +22,41 @@ MAX_NAME_LENGTH = 60
 _NO_CONTENT = hashlib.sha256(b"").hexdigest()  # of files that are empty or cannot be read
 
 
-def photo_sizes(photos: Sequence[Path], num_workers: int) -> dict[Path, tuple[int, int]]:
-    """Return width and height of the upright photos that decode; all are decoded, with a progress bar."""
-    loader = photo_loader(photos, _size, batch_size=64, num_workers=num_workers)
+class Decoded(NamedTuple):
+    """What is to be known of an upright photo."""
+
+    width: int
+    height: int
+    is_turned: bool = False  # as its EXIF orientation says
+    is_scaled: bool = False  # from 16 bits or floats
+
+    @classmethod
+    def of(cls, photo: Image.Image) -> "Decoded":
+        """Return it of a photo of `read_photo`."""
+        return cls(*photo.size, photo.info["is_turned"], photo.info["is_scaled"])
+
+
+def photo_sizes(photos: Sequence[Path], num_workers: int) -> dict[Path, Decoded]:
+    """Return the sizes of the photos that decode, and more; all are decoded, with a progress bar."""
+    loader = photo_loader(photos, _as_tensor, batch_size=64, num_workers=num_workers)
     return {
-        photos[place]: (width, height)
+        photos[place]: Decoded(width, height, bool(turned), bool(scaled))
         for batch in track(loader, "Decoding photos", transient=True, disable=not sys.stdout.isatty())
-        for (width, height), place in zip(batch.pixels.tolist(), batch.places.tolist(), strict=True)
+        for (width, height, turned, scaled), place in zip(batch.pixels.tolist(), batch.places.tolist(), strict=True)
     }
 
 
-def _size(photo: Image.Image) -> Tensor:
-    return torch.tensor(photo.size)
+def _as_tensor(photo: Image.Image) -> Tensor:
+    return torch.tensor(Decoded.of(photo))
 
 
-def outside(boxes: Mapping[Path, Box], sizes: Mapping[Path, tuple[int, int]]) -> list[Path]:
-    """Photos whose face box lies outside of them."""
+def outside(boxes: Mapping[Path, Box], decoded: Mapping[Path, Decoded]) -> list[Path]:
+    """Return photos whose face box lies outside of them."""
     return [
         path
         for path, (left, top, right, bottom) in boxes.items()
-        if path in sizes and not (right > 0 and bottom > 0 and left < sizes[path][0] and top < sizes[path][1])
+        if path in decoded
+        and not (right > 0 and bottom > 0 and left < decoded[path].width and top < decoded[path].height)
     ]
 
 
