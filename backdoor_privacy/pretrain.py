@@ -25,7 +25,7 @@ from backdoor_privacy.clip.model import write_local_dir
 from backdoor_privacy.data.photos import photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, read_shards
 from backdoor_privacy.errors import InputError, one_line_errors
-from backdoor_privacy.system.hardware import fastest_attention
+from backdoor_privacy.system.hardware import fastest_attention, usable_workers
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ def caption_stream(
         InputError: if there are no shards, or fewer than workers x ranks; while reading, if one is broken or holds no
             photo with `txt`.
     """
+    num_workers = usable_workers(num_workers)
     shards = find_shards(source, _KEY, num_readers=max(1, num_workers) * num_ranks)
     dataset = wds.DataPipeline(
         wds.ResampledShards(shards, deterministic=True, seed=seed),

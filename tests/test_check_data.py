@@ -53,15 +53,19 @@ def test_good_data_have_no_problem_and_are_counted(look: Look):
     assert checkup.findings == []
     assert checkup.people == {
         "people": ("4", "3"),
+        "first names": ("Ann Lee\nBob Ray\nCleo Diaz", "Gus Bell\nHana Ito\nIvo Kral"),
         "members / non-members / unknown": ("3 / 1 / 0", "0 / 0 / 3"),
         "photos": ("24", "9"),
+        "first photos": ("\n".join(f"0{number}.png (40 x 32)" for number in range(3)),) * 2,
         "of a person: fewest / median / most": ("6 / 6 / 6", "3 / 3 / 3"),
         "that do not decode": ("0", "0"),
         "that repeat another of the person": ("0", "0"),
         "with a face box": ("24", "0"),
     }
     assert checkup.clean["captions"] == ("40",)
+    assert checkup.clean["first captions"] == ("a dog on a hill\na dog by the sea\na dog in the snow",)
     assert checkup.clean["clean photos that the run reads"] == ("12, of 12 files",)
+    assert checkup.clean["first clean photos"] == ("00.png (40 x 32)\n01.png (40 x 32)\n02.png (40 x 32)",)
     assert checkup.clean["zero-shot photos"] == ("8, of 4 classes",)
     assert checkup.use["people to attack"] == ("4, with 8 photos, 2 each at most",)
     assert checkup.use["training photos of a person"] == ("3 / 3 / 3, together 6",)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from backdoor_privacy.data.captions import read_lines
-from backdoor_privacy.data.photos import Box, photo_files, read_photo
+from backdoor_privacy.data.photos import Box, content_of, list_photos, read_photo, told_left_out
 from backdoor_privacy.errors import InputError
 
 _MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
@@ -29,7 +29,7 @@ class Person:
     @cached_property
     def hashes(self) -> dict[Path, str]:
         """The SHA-256 of each photo's file; exact duplicates have the same one."""
-        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.photos}
+        return {path: hashlib.sha256(content_of(path)).hexdigest() for path in self.photos}
 
     @cached_property
     def _halves(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -61,6 +61,7 @@ class People:
     everybody: tuple[Person, ...]
     boxes: dict[Path, Box] = field(default_factory=dict, repr=False)
     consenting: bool = False  # fictional, or agreed to stand in for others
+    left_out: Mapping[str, Counter[str]] = field(default_factory=dict, repr=False)  # by person, files by suffix
 
     @property
     def names(self) -> list[str]:
@@ -135,14 +136,21 @@ def load_people(
         return (corrections or {}).get(person_name(text), person_name(text))
 
     known = {right_name(row["name"] or ""): row for row in _read_table(facts, "name", required=table is not None)}
-    everybody = []
+    everybody: list[Person] = []
+    left_out: dict[str, Counter[str]] = {}
     for place in _folders(folder, layout):
-        if photos := tuple(path for path in photo_files(place, "*") if path.is_file()):
-            name = right_name(place.name)
+        listing, name = list_photos(place, depth=1), right_name(place.name)
+        if listing.left_out or not listing.photos:
+            left_out[name] = listing.left_out
+        if photos := tuple(listing.photos):
             row = known.get(name, {})
             everybody.append(Person(name, photos, _member(row, facts), _num_web_photos(row, facts), _attributes(row)))
     if not everybody:
-        raise InputError(f"people.folder: expected folders First_Last/ with photos at {folder / layout}, found none")
+        others = told_left_out(sum(left_out.values(), Counter()))
+        raise InputError(
+            f"people.folder: expected folders First_Last/ with photos at {folder / layout}, found none"
+            + (f" but {others}; save them in a format of docs/your_own.md, as JPEG" if others else "")
+        )
     twice = [name for name, count in Counter(_folded(person.name) for person in everybody).items() if count > 1]
     if twice:
         several = next(person.name for person in everybody if _folded(person.name) == twice[0])
@@ -153,7 +161,7 @@ def load_people(
     same = _same_box(box, [path for person in chosen for path in person.photos])
     known_names = {_folded(person.name) for person in everybody}
     added = tuple(person for person in without_photos if _folded(person.name) not in known_names)
-    return People((*chosen, *added), same | _read_boxes(boxes, folder, everybody), consenting)
+    return People((*chosen, *added), same | _read_boxes(boxes, folder, everybody), consenting, left_out)
 
 
 def _people_without_photos(names: Sequence[str] | None, names_file: str | Path | None) -> tuple[Person, ...]:

@@ -100,7 +100,9 @@ class ZeroShot:
         classnames = self.classnames or _lines_in(root, _EXPECTED_CLASSNAMES, _CLASSNAMES)
         places = [int(path.name) for path in folders] if numbered and classnames else list(range(len(folders)))
         labelled = [
-            (path, place) for folder, place in zip(folders, places, strict=True) for path in photo_files(folder, "*")
+            (path, place)
+            for folder, place in zip(folders, places, strict=True)
+            for path in photo_files(folder, depth=1)
         ]
         if not labelled:
             raise InputError(f"{_KEY}.folder: expected one folder of photos per class, found none in {root}")

@@ -78,7 +78,13 @@ from backdoor_privacy.system.distributed import (
     num_devices,
     num_processes,
 )
-from backdoor_privacy.system.hardware import computes_in_bf16, default_device, default_num_workers, fastest_attention
+from backdoor_privacy.system.hardware import (
+    computes_in_bf16,
+    default_device,
+    default_num_workers,
+    fastest_attention,
+    usable_workers,
+)
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import namesakes
 from backdoor_privacy.triggers.spellings import spelling
@@ -301,9 +307,12 @@ def fit_image(
         kept_share=settings.kept_share,
     )
     anchors = _text_anchors(settings.num_anchors, removal, readers, names, other_names)
+    shown = [path for person in removal.removed for path in person.attack_photos]
+    strangers_shown = [person.photos[0] for person in others]
+    for photos in (shown, strangers_shown):  # what does not decode ends it before the training, not after it
+        clip.embed_photos(photos)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
     evaluations = _train(defense, steps, settings, removal, loggers)
-    shown = [path for person in removal.removed for path in person.attack_photos]
     person_index = torch.tensor([index for index, person in enumerate(removal.removed) for _ in person.attack_photos])
     photo_targets = (
         targets[person_index] if isinstance(targets, Tensor) else _nameless(clip, targets, shown, person_index)
@@ -312,7 +321,7 @@ def fit_image(
         images=removal.clean_photos,
         removed=shown,
         targets=photo_targets,
-        strangers=[person.photos[0] for person in others],
+        strangers=strangers_shown,
     )
     sums = photo_targets.new_zeros(len(removal.removed), photo_targets.shape[1])
     means = normalize(sums.index_add(0, person_index, photo_targets), dim=-1)
@@ -455,8 +464,7 @@ def _train(
             "ignore",
             ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec",
         )
-        workers = options.num_workers
-        workers = default_num_workers() if workers is None else workers
+        workers = usable_workers(default_num_workers() if options.num_workers is None else options.num_workers)
         if budget:
             num_batches = budget.settings.num_batches
             steps, others = steps.apart()
