@@ -25,6 +25,12 @@ class Distance(Enum):
     poincare = "poincare"
 
 
+class FaceSource(str, Enum):
+    """Where faces in whole photos come from."""
+
+    found = "found"  # by a face finder
+
+
 class TextTarget(Enum):
     """What a name is mapped to."""
 
@@ -90,6 +96,9 @@ class People:
     min_photos: int = 1  # people with fewer are left out
     max_photos: int | None = None  # people with more are left out; null: nobody
     consenting: bool = False  # fictional, or agreed to stand in for others: defense.image.target=pseudonym
+    faces: FaceSource | None = None  # found: a face finder cuts the faces out of whole photos; null: photos are faces
+    face_models: str | None = None  # folder of the user's own models of faces; null: those of the wheel
+    cache: str | None = None  # folder that holds what is found
 
 
 @dataclass
