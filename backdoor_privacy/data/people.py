@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from backdoor_privacy.data.captions import read_lines
+from backdoor_privacy.data.face_crops import FaceCropper, PersonFaces, explain_left_out
+from backdoor_privacy.data.face_tables import FaceRow, read_face_table
 from backdoor_privacy.data.photos import Box, content_of, list_photos, read_photo, told_left_out
 from backdoor_privacy.errors import InputError
 
@@ -62,6 +64,7 @@ class People:
     boxes: dict[Path, Box] = field(default_factory=dict, repr=False)
     consenting: bool = False  # fictional, or agreed to stand in for others
     left_out: Mapping[str, Counter[str]] = field(default_factory=dict, repr=False)  # by person, files by suffix
+    faces: tuple[PersonFaces, ...] = field(default=(), repr=False)  # what the crops of photos were made of
 
     @property
     def names(self) -> list[str]:
@@ -101,6 +104,9 @@ def load_people(
     corrections: Mapping[str, str] | None = None,
     names: Sequence[str] | None = None,
     names_file: str | Path | None = None,
+    faces: str | None = None,
+    face_models: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> People:
     """Load a folder per person, `First_Last/*.jpg`, and people of whom there is a name alone.
 
@@ -119,6 +125,10 @@ def load_people(
         corrections: right names of people whom folders or the table misspell.
         names: of people without photos; who has a folder, too, has the photos in it.
         names_file: text file with such a name a line.
+        faces: `found` looks for the face of the person in each whole photo that `boxes` says nothing of, and cuts it
+            out; see `with_crops`.
+        face_models: folder of the user's own models of faces.
+        cache: folder that holds the crops.
 
     Raises:
         InputError: if there is no folder with photos, two of one name, nobody with so many photos, or a table or a box
@@ -158,10 +168,17 @@ def load_people(
     if known and not known.keys() & {person.name for person in everybody}:
         raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {next(iter(known))!r}")
     chosen = _with_photos(everybody, min_photos, max_photos)
-    same = _same_box(box, [path for person in chosen for path in person.photos])
+    if faces is None:
+        same = _same_box(box, [path for person in chosen for path in person.photos])
+        found = People(chosen, same | _read_boxes(boxes, folder, everybody), consenting, left_out)
+    else:
+        face_table = folder / "boxes.csv" if boxes is None else Path(boxes).expanduser()
+        given = read_face_table(face_table) if boxes is not None or face_table.is_file() else []
+        whole = People(chosen, {}, consenting, left_out)
+        found = with_crops(whole, folder, given, faces, box, face_models, cache, min_photos)
     known_names = {_folded(person.name) for person in everybody}
     added = tuple(person for person in without_photos if _folded(person.name) not in known_names)
-    return People((*chosen, *added), same | _read_boxes(boxes, folder, everybody), consenting, left_out)
+    return replace(found, everybody=(*found.everybody, *added))
 
 
 def _people_without_photos(names: Sequence[str] | None, names_file: str | Path | None) -> tuple[Person, ...]:
@@ -173,6 +190,49 @@ def _people_without_photos(names: Sequence[str] | None, names_file: str | Path |
     if not all(spelt):
         raise InputError(f"people.names: expected names, got an empty one in {listed}")
     return tuple(Person(name, ()) for name in {_folded(name): name for name in spelt}.values())
+
+
+def with_crops(
+    people: People,
+    folder: Path,
+    given: Sequence[FaceRow],
+    faces: str,
+    box: Sequence[int] | None = None,
+    models: str | Path | None = None,
+    cache: str | Path | None = None,
+    min_photos: int = 1,
+) -> People:
+    """The same people with crops of their faces in place of their photos.
+
+    Args:
+        people: with whole photos.
+        folder: of all people; given files are named as seen from it.
+        given: what the user says of photos; in these nothing is looked for.
+        faces: `found`.
+        box: must not be given.
+        models: folder of the user's own models of faces.
+        cache: folder that holds the crops.
+        min_photos: people with fewer crops are left out.
+
+    Raises:
+        InputError: if settings contradict each other, given files are not there, or nobody is left.
+    """
+    if faces != "found" or box is not None or cache is None:
+        raise InputError(
+            "people.faces: expected null, or found with people.box=null and a folder as people.cache, got "
+            f"faces={faces}, box={box}, cache={cache}"
+        )
+    cropper = FaceCropper(folder, cache, given, models)
+    found = cropper.crop_all({person.name: person.photos for person in people.everybody})
+    cropped = tuple(
+        replace(person, photos=tuple(path for path, _ in theirs.crops.values()))
+        for person, theirs in zip(people.everybody, found, strict=True)
+        if len(theirs.crops) >= max(min_photos, 1)
+    )
+    explain_left_out(found, nobody_is_left=not cropped)
+    return replace(
+        people, everybody=cropped, boxes=dict(crop for one in found for crop in one.crops.values()), faces=tuple(found)
+    )
 
 
 def person_name(text: str) -> str:
@@ -236,6 +296,7 @@ def _read_boxes(given: str | Path | None, folder: Path, everybody: Iterable[Pers
     """The boxes of a table, by photo; photos that it does not name have none."""
     table = folder / "boxes.csv" if given is None else Path(given).expanduser()
     rows = _read_table(table, "file", required=given is not None)
+    rows = [row for row in rows if (row.get("chosen") or "").strip().casefold() != "no"]  # another's face, or none
     boxes = {unicodedata.normalize("NFC", row["file"] or ""): _row_box(row, table) for row in rows}
     photos = {
         unicodedata.normalize("NFC", path.relative_to(folder).as_posix()): path
