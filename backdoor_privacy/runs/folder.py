@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torchvision.utils import save_image
 
+from backdoor_privacy.attacks.chance import rank_p
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.config.identity import identifying, identity
 from backdoor_privacy.data.people import Person
@@ -62,19 +63,40 @@ def write_people(
     before: IdiaResult,
     after: Mapping[str, IdiaResult],
 ) -> None:
-    """`people.csv`: everybody's result before and after, for each audited model."""
+    """Write `people.csv`: everybody's result before and after, for each audited model; empty where not measured."""
+    results = {"before": before, **after}
     header = ["name", "member", "removed", "num_photos", "correct_prompts_before", "inferred_before"]
     header += [f"{column}_{model}" for model in after for column in ("correct_prompts", "inferred")]
+    header += [f"{column}_{model}" for model, r in results.items() if r.evidence.chance for column in ("rank", "p")]
     draft = folder / ".people.csv"
     with draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        for row, person in enumerate(people):
-            results = [before, *after.values()]
-            found = [value for r in results for value in (r.correct_prompts[row], r.inferred[person.name])]
+        measured = {name: row for row, name in enumerate(before.names)}
+        for person in people:
+            row = measured.get(person.name)
             member = "" if person.member is None else person.member
-            writer.writerow([person.name, member, person.name in removed, before.num_photos[row], *found])
+            num_photos, found = 0, list[object]()
+            if row is not None:
+                num_photos = before.num_photos[row]
+                found += [
+                    value for r in results.values() for value in (r.correct_prompts[row], r.inferred[person.name])
+                ]
+                found += [value for r in results.values() for value in _rank(r, row)]
+            cells = [person.name, member, person.name in removed, num_photos, *found]
+            writer.writerow(cells + [""] * (len(header) - len(cells)))
     draft.replace(folder / "people.csv")
+
+
+def _rank(found: IdiaResult, row: int) -> list[int | str]:
+    """Return a person's rank among random names and its p-value, empty where no photo could be read."""
+    chance = found.evidence.chance
+    if chance is None:
+        return []
+    if not found.num_photos[row]:
+        return ["", ""]
+    rank = int(chance.ranks[row])
+    return [rank, f"{rank_p(rank, chance.num_random):.5g}"]
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
