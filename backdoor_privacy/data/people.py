@@ -87,7 +87,8 @@ class People:
         if missing:
             raise InputError(
                 f"trigger_set.people: expected names of people in the data ({len(self.everybody)} of them), "
-                f"got {', '.join(map(repr, missing[:5]))}; check the spelling or choose people=..."
+                f"got {', '.join(map(repr, missing[:5]))}; check the spelling, put each name in quotes, as in "
+                "'trigger_set.people=[\"Doe, Jane\"]', or choose people=..."
             )
         return tuple(by_name[_folded(name)] for name in names)
 
