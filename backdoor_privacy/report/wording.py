@@ -176,13 +176,12 @@ def _mixed_worlds(run: FinishedRun) -> list[str]:
     mixed = mixed_parts(run.config)
     if not mixed:
         return []
-    whose = (
-        "is the embedded one, which knows drawn people only, but" if is_embedded(run.config) else "is the user's, but"
-    )
-    kind = "the user's" if is_embedded(run.config) else "of the embedded, drawn world"
+    whose, kind = "the user's", "of the embedded, drawn world"
+    if is_embedded(run.config):
+        whose, kind = "the embedded one, which knows drawn people only", "the user's"
     return [
-        f"Worlds were mixed (mixed_worlds=true): the CLIP {whose} these parts of the data are {kind}: "
-        f"{', '.join(mixed)}. What was measured on them says little about the CLIP in use."
+        f"Worlds were mixed (mixed_worlds=true): the CLIP is {whose}, but these parts of the data are {kind}: "
+        f"{', '.join(mixed)}. What was measured on them says little about a CLIP with data of its own world."
     ]
 
 
