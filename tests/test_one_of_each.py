@@ -156,7 +156,7 @@ ALONE = {
 def is_refused(name: str, num_others: int, num_photos: int) -> bool:
     """Whether of so few people the attack would find the same whatever the CLIP does."""
     return (
-        (name == "benign")
+        (name == "benign" and num_others < 2)
         or (name == "inversion" and num_others == 0 and num_photos > 2)
         or (name == "relearning" and num_others == 0 and num_photos > 2)
     )
