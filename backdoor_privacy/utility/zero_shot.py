@@ -62,7 +62,7 @@ class ZeroShot:
     classnames: Sequence[str] | None = None
 
     def measure(self, clip: Clip) -> dict[str, float]:
-        """Top-1 and top-5 accuracy in [0, 1], and the number of photos behind them.
+        """Measure top-1 and top-5 accuracy in [0, 1], with the counts behind them; of one class all is right.
 
         Raises:
             InputError: as of `data`.
@@ -71,8 +71,10 @@ class ZeroShot:
         labels = torch.tensor(places)
         features, readable = clip.embed_photos(photos)
         logits = (features @ zero_shot_classifier(clip, classnames, templates))[readable]
+        num_classes = max(2, len(classnames))  # torchmetrics knows no single one: the second is that of no photo
+        logits = F.pad(logits, (0, num_classes - len(classnames)), value=-torch.inf)
         accuracies = {
-            f"zero_shot/top{k}": MulticlassAccuracy(len(classnames), top_k=min(k, len(classnames)), average="micro")(
+            f"zero_shot/top{k}": MulticlassAccuracy(num_classes, top_k=min(k, len(classnames)), average="micro")(
                 logits, labels[readable]
             ).item()
             for k in (1, 5)
