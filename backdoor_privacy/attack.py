@@ -138,6 +138,9 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
         people: everybody.
         removed: names of those removed.
     """
+    people = people.with_photos
+    if not people.everybody:
+        raise InputError("attack: expected photos to attack with, got names alone; of these nothing else is measured")
     chosen, idia = set(removed), instantiate(cfg.attack)
     num_names, num_faces = (OmegaConf.select(cfg, f"defense.{one}.num_decoys") or 0 for one in ("text", "image"))
     strangers = instantiate(cfg.strangers).everybody if num_faces else ()

@@ -37,8 +37,8 @@ class Measure(Protocol):
 
 
 def audit(clip: Clip, people: People, attack: Idia, measures: Sequence[Measure]) -> Audit:
-    """Attack everybody, then measure what the CLIP is good for."""
-    found = attack.run(clip, people.everybody)
+    """Attack everybody of whom there are photos, then measure what the CLIP is good for."""
+    found = attack.run(clip, people.with_photos.everybody)
     return Audit(found, {key: value for one in measures for key, value in one.measure(clip).items()})
 
 
@@ -90,7 +90,7 @@ def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float,
     People are grouped by their photos in the CLIP's training data, as far as those are known.
     """
     groups: dict[int | None, list[int]] = defaultdict(list)
-    for row, person in enumerate(people.everybody):
+    for row, person in enumerate(people.with_photos.everybody):
         groups[person.num_web_photos].append(row)
     table = []
     for num_photos, rows in sorted(groups.items(), key=lambda item: -1 if item[0] is None else item[0]):

@@ -4,24 +4,28 @@
 and writes nothing outside the cache.
 """
 
-import io
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
 from backdoor_privacy.data.captions import name_matcher
-from backdoor_privacy.data.inspection import has_header, names_in, num_different, photo_sizes
+from backdoor_privacy.data.images import read_images
+from backdoor_privacy.data.inspection import Decoded, names_in, num_different, photo_sizes
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.data.photos import photo_files, photos_of
-from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards
+from backdoor_privacy.data.photos import list_photos
+from backdoor_privacy.data.shards import find_shards, holds_shards
 from backdoor_privacy.errors import InputError, one_line_errors, some
 from backdoor_privacy.problems import Data, Finding, Photos, findings
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -29,6 +33,7 @@ from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
 Rows = dict[str, tuple[str, ...]]
+_NUM_EXAMPLES, _MAX_CAPTION = 3, 60
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,19 @@ def check_data(cfg: DictConfig) -> Checkup:
     sources = load_sources(cfg, settings.defense)
     zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
     retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
+    everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
+    decoded = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
     others, clean = {}, _captions(sources.captions, sources.people.names)
     if sources.images is not None:
-        others["images"], clean["clean photos that the run reads"] = _images(sources.images, sources.max_images)
+        others["images"], rows = _images(sources.images, sources.max_images)
+        clean |= rows
     if zero_shot is not None:
-        others["utility.zero_shot"] = _headers(zero_shot.photos())
-        num_classes = len(zero_shot.data.classnames)
-        clean["zero-shot photos"] = (f"{len(zero_shot.photos()):,}, of {num_classes:,} classes",)
+        others["utility.zero_shot"], rows = _zero_shot(zero_shot, cfg.clip.num_workers)
+        clean |= rows
     if retrieval is not None:
-        others["utility.retrieval"] = _headers(list(retrieval.captioned))
-        num_captions = sum(map(len, retrieval.captioned.values()))
-        clean["retrieval photos"] = (f"{len(retrieval.captioned):,}, with {num_captions:,} captions",)
-    everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
-    sizes = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
-    data = Data(settings, sources, instantiate(cfg.attack), sizes, others)
+        others["utility.retrieval"], rows = _retrieval(retrieval, cfg.clip.num_workers)
+        clean |= rows
+    data = Data(settings, sources, instantiate(cfg.attack), decoded, others)
     return Checkup(_people(data), clean, _use(data), findings(data))
 
 
@@ -88,42 +92,75 @@ def _captions(captions: Sequence[str] | None, names: Sequence[str]) -> Rows:
     if captions is None:
         return {}
     held, mentions = names_in(captions, names)
+    first = "\n".join(shorten(caption, _MAX_CAPTION, placeholder=" ...") for caption in captions[:_NUM_EXAMPLES])
     often = some(f"{name} ({count:,})" for name, count in mentions.most_common())
     return {
         "captions": (f"{len(captions):,}",),
+        "first captions": (first,),
         "with a person's name": (f"{len(held):,}, left out if everybody is removed",),
         "names in them": (f"{len(mentions):,}" + (f": {often}" if often else ""),),
     }
 
 
-def _images(source: str | Path, max_images: int) -> tuple[Photos, tuple[str]]:
+def _images(source: str | Path, max_images: int) -> tuple[Photos, Rows]:
     """The clean photos that a run reads, and what to say of them."""
-    if not holds_shards(source):
-        files = photo_files(source)
-        read = _headers(files[:max_images])
-        place = f"{len(files):,} files"
-    else:
-        shards = find_shards(source, "images.folder")
-        photos = dict(islice(_shard_photos(shards), max_images))
-        read = Photos(list(photos), [file for file, is_photo in photos.items() if not is_photo])
-        place = f"{len(shards):,} shards"
-    if not read.files:
+    left_out: Counter[str] = Counter()
+    read = read_images(source, max_images, left_out)
+    shown = track(read, "Decoding clean photos", total=max_images, transient=True, disable=not sys.stdout.isatty())
+    decoded = {file: None if photo is None else Decoded.of(photo) for file, photo in shown}
+    if not decoded:
         raise InputError(f"images.folder: expected WebDataset shards (*.tar) or photos in {source}, found none")
-    return read, (f"{len(read.files):,}, of {place}",)
+    place = (
+        f"{len(find_shards(source, 'images.folder')):,} shards"
+        if holds_shards(source)
+        else f"{len(list_photos(source).photos):,} files"
+    )
+    return Photos(decoded, left_out), {
+        "clean photos that the run reads": (f"{len(decoded):,}, of {place}",),
+        "first clean photos": (_examples(decoded),),
+    }
 
 
-def _shard_photos(shards: Sequence[str]) -> Iterator[tuple[Path, bool]]:
-    for sample in read_shards(shards, "images.folder"):
-        for suffix, content in photos_of(sample).items():
-            yield Path(sample["__url__"]) / f"{sample['__key__']}.{suffix}", has_header(io.BytesIO(content))
+def _zero_shot(zero_shot: ZeroShot, num_workers: int) -> tuple[Photos, Rows]:
+    data = zero_shot.data
+    photos = Photos(_decode(data.photos, num_workers), list_photos(zero_shot.folder, depth=2).left_out)
+    classes = {path: data.classnames[label] for path, label in zip(data.photos, data.labels, strict=True)}
+    return photos, {
+        "zero-shot photos": (f"{len(data.photos):,}, of {len(data.classnames):,} classes",),
+        "first zero-shot photos": (_examples(photos.decoded, classes),),
+    }
 
 
-def _headers(files: Sequence[Path]) -> Photos:
-    return Photos(files, [file for file in files if not has_header(file)])
+def _retrieval(retrieval: Retrieval, num_workers: int) -> tuple[Photos, Rows]:
+    captioned = retrieval.captioned
+    left_out: Counter[str] = Counter()
+    if retrieval.file is None and not holds_shards(retrieval.folder):
+        left_out += list_photos(retrieval.folder).left_out
+        del left_out[".txt"]
+    photos = Photos(_decode(list(captioned), num_workers), left_out)
+    num_captions = sum(map(len, captioned.values()))
+    return photos, {
+        "retrieval photos": (f"{len(captioned):,}, with {num_captions:,} captions",),
+        "first retrieval photos": (_examples(photos.decoded, {path: c[0] for path, c in captioned.items()}),),
+    }
+
+
+def _decode(files: Sequence[Path], num_workers: int) -> dict[Path, Decoded | None]:
+    decoded = photo_sizes(files, num_workers)
+    return {file: decoded.get(file) for file in files}
+
+
+def _examples(decoded: Mapping[Path, Decoded | None], texts: Mapping[Path, str] | None = None) -> str:
+    """The first photos, a line each: file name, width and height, and what is said of it."""
+    return "\n".join(
+        f"{path.name} ({'does not decode' if size is None else f'{size.width} x {size.height}'})"
+        + (f": {shorten(texts[path], _MAX_CAPTION, placeholder=' ...')}" if texts else "")
+        for path, size in islice(decoded.items(), _NUM_EXAMPLES)
+    )
 
 
 def _people(data: Data) -> Rows:
-    groups = [data.everybody, *([data.strangers] if data.strangers else [])]
+    groups = data.groups.values()
 
     def row(tell: Callable[[Sequence[Person]], str]) -> tuple[str, ...]:
         return tuple(map(tell, groups))
@@ -132,12 +169,20 @@ def _people(data: Data) -> Rows:
         counts = [sum(person.member is value for person in people) for value in (True, False, None)]
         return " / ".join(f"{count:,}" for count in counts)
 
+    def photos(people: Sequence[Person]) -> str:
+        first = chain(*(person.photos for person in people[:_NUM_EXAMPLES]))
+        return _examples({path: data.decoded.get(path) for path in first})
+
     return {
         "people": row(lambda people: f"{len(people):,}"),
+        "first names": row(lambda people: "\n".join(person.name for person in people[:_NUM_EXAMPLES])),
         "members / non-members / unknown": row(members),
         "photos": row(lambda people: f"{sum(len(person.photos) for person in people):,}"),
+        "first photos": row(photos),
         "of a person: fewest / median / most": row(lambda people: _spread([len(person.photos) for person in people])),
-        "that do not decode": row(lambda people: f"{sum(p not in data.sizes for one in people for p in one.photos):,}"),
+        "that do not decode": row(
+            lambda people: f"{sum(p not in data.decoded for one in people for p in one.photos):,}"
+        ),
         "that repeat another of the person": row(
             lambda people: f"{sum(len(person.photos) - num_different(person) for person in people):,}"
         ),
@@ -148,18 +193,21 @@ def _people(data: Data) -> Rows:
 
 
 def _spread(counts: Sequence[int]) -> str:
+    if not counts:
+        return "none"
     return f"{min(counts)} / {statistics.median(counts):g} / {max(counts)}"
 
 
 def _use(data: Data) -> Rows:
     """What the run does with the data."""
     num_people, attack = len(data.everybody), data.attack
+    num_shown_people = len(data.sources.people.with_photos.everybody)
     num_shown = sum(len(person.attack_photos[: attack.num_photos]) for person in data.everybody)
     removal = data.settings.trigger_set
     rows = {
         "people to remove": f"{removal.num_people} of {num_people:,}, drawn among those that IDIA infers",
         "training photos of a person": _spread([len(person.trigger_photos) for person in data.everybody]),
-        "people to attack": f"{num_people:,}, with {num_shown:,} photos, {attack.num_photos} each at most",
+        "people to attack": f"{num_shown_people:,}, with {num_shown:,} photos, {attack.num_photos} each at most",
         "candidates": f"{attack.num_candidates:,} names, those of the people and random ones",
     }
     if not data.is_drawn:

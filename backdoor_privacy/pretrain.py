@@ -15,6 +15,7 @@ import torch
 import webdataset as wds
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
@@ -24,7 +25,7 @@ from backdoor_privacy.clip.model import write_local_dir
 from backdoor_privacy.data.photos import photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, read_shards
 from backdoor_privacy.errors import InputError, one_line_errors
-from backdoor_privacy.system.hardware import fastest_attention
+from backdoor_privacy.system.hardware import fastest_attention, usable_workers
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def caption_stream(
         InputError: if there are no shards, or fewer than workers x ranks; while reading, if one is broken or holds no
             photo with `txt`.
     """
+    num_workers = usable_workers(num_workers)
     shards = find_shards(source, _KEY, num_readers=max(1, num_workers) * num_ranks)
     dataset = wds.DataPipeline(
         wds.ResampledShards(shards, deterministic=True, seed=seed),
@@ -154,7 +156,8 @@ def pretrain(cfg: DictConfig) -> Path:
         "preprocess_cfg": OmegaConf.to_container(cfg.preprocess, resolve=True),
     }
     model: Any = open_clip.CLIP(**model_config["model_cfg"])
-    model.to(memory_format=torch.channels_last)
+    if isinstance(model.visual, ModifiedResNet):  # whose convolutions are faster so
+        model.to(memory_format=torch.channels_last)
     size, mean, std = (model_config["preprocess_cfg"][key] for key in ("size", "mean", "std"))
     preprocess = image_transform_v2(
         PreprocessCfg(size=size, mean=mean, std=std), is_train=True, aug_cfg=OmegaConf.to_container(cfg.augmentation)

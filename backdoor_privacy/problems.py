@@ -1,19 +1,23 @@
 """What is wrong with the data of a run, and what of it stops the run: the rules behind `check_data`."""
 
+import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.config.schema import Config
 from backdoor_privacy.data.captions import name_matcher
-from backdoor_privacy.data.inspection import num_different, odd_names, outside, shared_photos
+from backdoor_privacy.data.inspection import Decoded, num_different, odd_names, outside, shared_photos
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.data.photos import MAX_UNREADABLE_SHARE
-from backdoor_privacy.data.selection import named_people, select_people
+from backdoor_privacy.data.photos import told_left_out, told_unreadable, too_many
+from backdoor_privacy.data.selection import check_trigger_photos, draw_decoys, named_people, select_people
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.defenses.backdoor.requirements import check_number
 from backdoor_privacy.errors import InputError, some
 
 
@@ -25,10 +29,20 @@ class Finding(NamedTuple):
 
 
 class Photos(NamedTuple):
-    """Photos of which only the headers were read."""
+    """Photos of another source than people, all of them decoded."""
 
-    files: Sequence[Path]
-    broken: Sequence[Path]
+    decoded: Mapping[Path, Decoded | None]  # in the order of the source; nothing of one that does not decode
+    left_out: Mapping[str, int] = MappingProxyType({})  # the number of other files, by suffix
+
+    @property
+    def files(self) -> list[Path]:
+        """All photos."""
+        return list(self.decoded)
+
+    @property
+    def broken(self) -> list[Path]:
+        """Those that do not decode."""
+        return [path for path, size in self.decoded.items() if size is None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class Data:
     settings: Config
     sources: Sources
     attack: Idia
-    sizes: Mapping[Path, tuple[int, int]]  # width and height of the photos of people and strangers that decode
+    decoded: Mapping[Path, Decoded]  # the photos of people and strangers that decode
     others: Mapping[str, Photos] = field(default_factory=dict)  # by the key of their source
 
     @property
@@ -52,10 +66,30 @@ class Data:
         return self.sources.strangers.everybody if self.sources.strangers else ()
 
     @property
+    def groups(self) -> dict[str, tuple[Person, ...]]:
+        """People of each source, by its key."""
+        return {"people": self.everybody} | ({"strangers": self.strangers} if self.strangers else {})
+
+    def decoys(self, num_decoys: int) -> tuple[Person, ...]:
+        """Strangers whose faces are hidden; none where there are too few, of which a finding tells."""
+        if num_decoys > len(self.strangers):
+            return ()
+        return draw_decoys(0, num_decoys, self.strangers, self.settings.seed, exclude=())
+
+    @property
     def is_drawn(self) -> bool:
         """Whether people are drawn among those that IDIA infers, so that nobody knows yet whom."""
         choice = self.settings.trigger_set
+        if not self.sources.people.with_photos.everybody:
+            return False  # all names alone are removed
         return choice.require_inferred and named_people(choice.people, choice.file) is None
+
+    def try_select(self) -> tuple[Person, ...]:
+        """Who is removed, or nobody where that cannot be told, of which a finding tells."""
+        try:
+            return self.select()
+        except InputError:
+            return ()
 
     def select(self) -> tuple[Person, ...]:
         """Who is removed; if they are drawn among those inferred, some of the right number.
@@ -74,11 +108,11 @@ class Data:
 
 def findings(data: Data) -> list[Finding]:
     """All that is to be said of the data; what needs to know whom to remove only if that can be told."""
-    rules = [_candidates, _parts, _unreadable, _duplicates, _few_attack_photos, _names]
+    rules = [_candidates, _parts, _unreadable, _left_out, _changed, _duplicates, _few_attack_photos, _names]
     found = []
     try:
         data.select()
-        rules += [_captions, _lone, _pseudonyms, _faces]
+        rules += [_captions, _lone, _removal, _faces]
     except InputError as error:
         found.append(Finding(str(error), stops=True))
     return found + [finding for rule in rules for finding in rule(data)]
@@ -86,7 +120,7 @@ def findings(data: Data) -> list[Finding]:
 
 def _candidates(data: Data) -> Iterator[Finding]:
     try:
-        data.attack.candidates(data.sources.people.names)
+        data.attack.candidates(data.sources.people.with_photos.names)
     except InputError as error:
         yield Finding(str(error), stops=True)
 
@@ -115,7 +149,7 @@ def _captions(data: Data) -> Iterator[Finding]:
 
 
 def _lone(data: Data) -> Iterator[Finding]:
-    lone = [person.name for person in data.removable if num_different(person) < 2]
+    lone = [person.name for person in data.removable if person.photos and num_different(person) < 2]
     if lone and data.settings.defense.image is not None:
         yield Finding(
             "people.folder: expected two different photos or more of each person to remove, one to train on and one to "
@@ -126,7 +160,7 @@ def _lone(data: Data) -> Iterator[Finding]:
 
 
 def _few_attack_photos(data: Data) -> Iterator[Finding]:
-    counts = [len(person.attack_photos) for person in data.everybody]
+    counts = [len(person.attack_photos) for person in data.everybody if person.photos]
     few = [count for count in counts if count < data.attack.num_photos]
     if few:
         yield Finding(
@@ -135,14 +169,14 @@ def _few_attack_photos(data: Data) -> Iterator[Finding]:
         )
 
 
-def _pseudonyms(data: Data) -> Iterator[Finding]:
-    image, num_removed = data.settings.defense.image, len(data.select())
-    if image is not None and image.target.value == "pseudonym" and len(data.strangers) < num_removed:
-        yield Finding(
-            f"defense.image.target=pseudonym: expected at least {num_removed} strangers, one for each person to "
-            f"remove, got {len(data.strangers)}; add strangers or choose target=anonymous",
-            stops=True,
-        )
+def _removal(data: Data) -> Iterator[Finding]:
+    """What stops a run of these people before it is begun, but for missing parts and lone photos, told above."""
+    try:
+        check_number(data.settings.defense, data.sources, len(data.select()))
+        if data.settings.defense.image is not None and not any(person.photos for person in data.removable):
+            check_trigger_photos(data.removable)
+    except InputError as error:
+        yield Finding(str(error), stops=True)
 
 
 def _faces(data: Data) -> Iterator[Finding]:
@@ -155,7 +189,7 @@ def _faces(data: Data) -> Iterator[Finding]:
     for key, photos, is_sure in (("people", own, not data.is_drawn), ("strangers", foreign, image.batch.preserved > 0)):
         people = getattr(data.sources, key)
         outer = [
-            path for path in outside(people.boxes if people else {}, data.sizes) if path in {*chain(*photos.values())}
+            path for path in outside(people.boxes if people else {}, data.decoded) if path in {*chain(*photos.values())}
         ]
         if outer and image.whole_photo_share < 1:
             yield Finding(
@@ -163,7 +197,7 @@ def _faces(data: Data) -> Iterator[Finding]:
                 "the table of boxes",
                 is_sure,
             )
-        lost = [name for name, paths in photos.items() if paths and not any(path in data.sizes for path in paths)]
+        lost = [name for name, paths in photos.items() if paths and not any(path in data.decoded for path in paths)]
         if lost:
             yield Finding(
                 f"{key}.folder: expected photos that decode, got none to train on of {some(lost)}; replace them",
@@ -172,28 +206,97 @@ def _faces(data: Data) -> Iterator[Finding]:
 
 
 def _unreadable(data: Data) -> Iterator[Finding]:
-    """Photos that do not decode; more than 1 % of those that are embedded together stop a run."""
-    shown = [path for person in data.everybody for path in person.attack_photos[: data.attack.num_photos]]
-    image = data.settings.defense.image
-    if image is not None and image.target.value == "anonymous":
-        faces = [path for person in data.strangers for path in person.photos]
-    else:
-        faces = [person.photos[0] for person in data.strangers]
-    for key, people, embedded in (("people", data.everybody, shown), ("strangers", data.strangers, faces)):
-        photos = [path for person in people for path in person.photos]
-        broken = [path for path in photos if path not in data.sizes]
-        yield from _broken(key, photos, broken, embedded)
+    """Photos that do not decode; more than 1 % of those that are read together stop a run."""
+    listed = {key: [*chain(*(person.photos for person in people))] for key, people in data.groups.items()}
+    broken = {key: [path for path in photos if path not in data.decoded] for key, photos in listed.items()}
     for key, others in data.others.items():
-        yield from _broken(key, others.files, others.broken, others.files)
+        listed[key], broken[key] = others.files, others.broken
+    lost = {*chain(*broken.values())}
+    stopping = {
+        key for key, together in _read_together(data) if too_many(len(lost.intersection(together)), len({*together}))
+    }
+    for key, photos in broken.items():
+        if photos:
+            stops = key in stopping
+            yield Finding(told_unreadable(photos, len(listed[key]), f"{key}.folder", stops=stops), stops)
 
 
-def _broken(key: str, photos: Sequence[Path], broken: Sequence[Path], embedded: Sequence[Path]) -> Iterator[Finding]:
-    if broken:
-        lost = len(set(broken) & set(embedded))
-        stops = lost > MAX_UNREADABLE_SHARE * len(embedded)
-        text = f"{key}.folder: {len(broken)} of {len(photos)} photos do not decode: {some(broken)}"
-        rule = f"; at most {MAX_UNREADABLE_SHARE:.0%} may be skipped; repair or delete these files" if stops else ""
-        yield Finding(text + rule, stops)
+def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
+    """Photos that the run reads at a time, as far as is known before it, in its order."""
+    yield "people", [path for person in data.everybody for path in person.attack_photos[: data.attack.num_photos]]
+    yield from ((key, others.files) for key, others in data.others.items() if key != "images")
+    images, text, image = data.others.get("images"), data.settings.defense.text, data.settings.defense.image
+    if images is not None and text is not None and text.num_anchors:
+        yield "images", _first_that_decode(images, text.num_anchors)
+    if image is None:
+        return
+    if images is not None:
+        yield "images", images.files
+    removed = () if data.is_drawn else data.try_select()
+    decoys = data.decoys(image.num_decoys)
+    trained = [path for person in (*removed, *decoys) for path in person.trigger_photos]
+    if removed:
+        yield "people", trained
+        yield "people", [path for person in removed for path in person.attack_photos]
+    hidden, target = {person.photos for person in decoys}, image.target.value
+    faces = [person.photos for person in data.strangers if person.photos not in hidden]
+    if target in ("anonymous", "disguised"):
+        own = trained if target == "anonymous" and image.include_removed else ()
+        yield "strangers", [*chain(*faces), *own]
+    elif target == "pseudonym" and len(removed) + len(decoys) <= len(faces):
+        yield "strangers", [*chain(*random.Random(data.settings.seed).sample(faces, len(removed) + len(decoys)))]
+    yield "strangers", [photos[0] for photos in faces if photos]
+
+
+def _first_that_decode(photos: Photos, num_photos: int) -> list[Path]:
+    """The photos that are read until so many are decoded."""
+    numbers = accumulate(size is not None for size in photos.decoded.values())
+    return [path for path, number in zip(photos.files, [0, *numbers], strict=False) if number < num_photos]
+
+
+def _left_out(data: Data) -> Iterator[Finding]:
+    """Files that are no photos of a format that is read, and people who have nothing else."""
+    for key in data.groups:
+        people = getattr(data.sources, key)
+        total: Counter[str] = sum(map(Counter, people.left_out.values()), Counter())
+        yield from _files_left_out(key, total)
+        known = set(people.names)
+        lost = [
+            f"{name} ({told_left_out(files) or 'no file'})"
+            for name, files in people.left_out.items()
+            if name not in known
+        ]
+        if lost:
+            yield Finding(f"{key}.folder: people without a photo of a format that is read: {some(lost)}; left out")
+    for key, photos in data.others.items():
+        yield from _files_left_out(key, photos.left_out)
+
+
+def _changed(data: Data) -> Iterator[Finding]:
+    """Photos that are read otherwise than they are stored."""
+    decoded = {
+        key: [data.decoded.get(path) for person in people for path in person.photos]
+        for key, people in data.groups.items()
+    } | {key: list(others.decoded.values()) for key, others in data.others.items()}
+    for key, photos in decoded.items():
+        num_turned = sum(photo is not None and photo.is_turned for photo in photos)
+        num_scaled = sum(photo is not None and photo.is_scaled for photo in photos)
+        if num_turned:
+            yield Finding(
+                f"{key}.folder: {num_turned} of {len(photos)} photos are turned upright, as their EXIF orientation "
+                "says; face boxes are those of the upright photo"
+            )
+        if num_scaled:
+            yield Finding(
+                f"{key}.folder: {num_scaled} of {len(photos)} photos hold 16 bits or floats, scaled to 8 bits"
+            )
+
+
+def _files_left_out(key: str, left_out: Mapping[str, int]) -> Iterator[Finding]:
+    if left_out:
+        yield Finding(
+            f"{key}.folder: files left out, as they are no photos of a format that is read: {told_left_out(left_out)}"
+        )
 
 
 def _duplicates(data: Data) -> Iterator[Finding]:

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import pandas as pd
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from backdoor_privacy.attack import attack_finished, check_attacks, run_attacks, scene
 from backdoor_privacy.attacks.idia import IdiaResult
@@ -116,8 +119,8 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         "versions": versions(),
     }
     if is_first_process():
+        removed = {person.name for person in done.removed}
         with watch.stage("write"):
-            removed = {person.name for person in done.removed}
             done.clip.save(folder / "defended")
             results = {name: found.idia for name, found in done.after.items()}
             write_people(folder, sources.people.everybody, removed, done.before.idia, results)
@@ -127,8 +130,8 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
     if cfg.attacks:  # in all processes alike: they share what is embedded
-        seen = scene(cfg, clip, done.models, sources.people, [person.name for person in done.removed])
-        run_attacks(seen, cfg.attacks, folder)
+        shown = [person.name for person in done.removed if person.photos]
+        run_attacks(scene(cfg, clip, done.models, sources.people, shown), cfg.attacks, folder)
     if is_first_process():
         write_report(folder, names=cfg.report.names)
         tracker.summarize(metrics)
@@ -150,11 +153,14 @@ def report_audit(
 
 def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResult]) -> None:
     """What the figures are drawn from, besides the rates."""
-    before, removed = done.before.idia, [person.name for person in done.removed]
-    targets = {encoder: one.targets for encoder, one in done.fitted.items()}
-    write_table(folder, "votes", votes_table({"before": before, **after}))
-    write_table(folder, "neighbors", neighbors_table(before, removed))
-    write_table(folder, "map", map_table(before, after, removed, targets))
+    before, removed = done.before.idia, [person.name for person in done.removed if person.photos]
+    if before.names:
+        write_table(folder, "votes", votes_table({"before": before, **after}))
+    if removed:
+        write_table(folder, "neighbors", neighbors_table(before, removed))
+        write_table(folder, "map", map_table(before, after, removed, _targets_of_shown(done)))
+    if done.names:
+        write_table(folder, "names", pd.concat(done.names, names=["model"]).reset_index("model"))
     evaluations = {encoder: one.evaluations for encoder, one in done.fitted.items() if one.evaluations}
     if evaluations:
         write_table(folder, "budget", budget_table(evaluations))
@@ -163,9 +169,18 @@ def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResul
         write_photos(folder / "figures" / "triggers.png", photos)
 
 
+def _targets_of_shown(done: Protected) -> dict[str, Tensor]:
+    """Return of each encoder the targets of the removed people with photos; faces have no others."""
+    shown = torch.tensor([bool(person.photos) for person in done.removed])
+    return {
+        encoder: one.targets[shown] if len(one.targets) == len(shown) else one.targets
+        for encoder, one in done.fitted.items()
+    }
+
+
 def load_sources(cfg: DictConfig, defense: Defense) -> Sources:
-    """The data of a run, as far as its defence needs it."""
-    needed = defense.needs()
+    """Load the data of a run, as far as its defence uses it."""
+    needed = defense.uses()
     images = instantiate(cfg.images) if "images" in needed else None
     return Sources(
         people=instantiate(cfg.people),

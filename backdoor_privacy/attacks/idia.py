@@ -4,8 +4,9 @@ Source: Hintersdorf et al., "Does CLIP Know My Face?", section 4.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ TEMPLATES = (
     "a black and white photo of {}", "a cool photo of {}", "a cropped photo of {}", "a cropped image of {}",
     "{} in a suit", "{} in a dress",
 )  # fmt: skip
+_LEAST_CANDIDATES = 2
 _NUM_SIMILARITIES_PER_CHUNK = 2**22  # of photos and candidates at a time, 16 MiB
 
 
@@ -71,7 +73,10 @@ def majority(
     votes: Int[Tensor, "photo prompt"], person_index: Int[Tensor, "photo"], num_people: int
 ) -> Int[Tensor, "person prompt"]:
     """The candidate with most votes of a person's photos; -1 for a tie for first place, and where nobody voted."""
-    num_prompts, num_candidates = votes.shape[1], int(votes.max()) + 1
+    num_prompts = votes.shape[1]
+    if not votes.numel():
+        return votes.new_full((num_people, num_prompts), -1)
+    num_candidates = int(votes.max()) + 1
     answer = person_index.unsqueeze(1) * num_prompts + torch.arange(num_prompts, device=votes.device)
     # Only candidates with votes are counted, so that memory does not grow with people x prompts x candidates.
     voted_for, counts = (answer * num_candidates + votes).unique(return_counts=True)
@@ -129,6 +134,19 @@ class IdiaVotes(Metric):
         self.others.append(ballots.others)
         self.person_index.append(person_index)
 
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """Keep the shapes: torchmetrics turns a tensor of one element into a number, and so a person into none."""
+        squeezed = super()._wrap_compute(compute)
+
+        @wraps(squeezed)
+        def answers() -> Answers:
+            correct, own_votes, margins, others = squeezed()
+            num_people = len(self.true_candidates)
+            by_prompt = (own_votes.view(num_people, -1), margins.view(num_people), others.view(num_people, -1))
+            return Answers(correct.view(num_people), *by_prompt)
+
+        return answers
+
     def compute(self) -> Answers:
         """Everybody's answers.
 
@@ -167,6 +185,12 @@ class Evidence:
     face_features: Float[Tensor, "person dim"]  # mean over the photos, of unit length; zero without a photo
     chance: Chance | None = None
 
+    @classmethod
+    def of_nobody(cls, num_prompts: int, dim: int) -> "Evidence":
+        """Make what stands behind the result of an attack on nobody."""
+        votes, features = torch.zeros(0, num_prompts, dtype=torch.long), torch.zeros(0, dim)
+        return cls(votes, torch.zeros(0), features, features)
+
 
 @dataclass(frozen=True)
 class IdiaResult:
@@ -195,22 +219,24 @@ class Idia:
     templates: Sequence[str] = TEMPLATES
 
     def candidates(self, names: Sequence[str]) -> list[str]:
-        """The attacked people's names and random ones, shuffled.
+        """Return the attacked people's names and random ones, shuffled.
 
         Raises:
-            InputError: if more people are attacked than there are candidates.
+            InputError: if more people are attacked than there are candidates, or if nobody could be wrong.
         """
-        if len(names) > self.num_candidates:
+        least = max(len(names), _LEAST_CANDIDATES)
+        if self.num_candidates < least:
+            reason = "one for each attacked person" if least == len(names) else "since one alone is always right"
             raise InputError(
-                f"attack.num_candidates: expected at least {len(names)}, one for each attacked person, "
-                f"got {self.num_candidates}"
+                f"attack.num_candidates: expected at least {least}, {reason}, got {self.num_candidates}; "
+                f"set attack.num_candidates={least} or more"
             )
         candidates = [*names, *random_names(self.num_candidates - len(names), self.seed, exclude=names)]
         random.Random(self.seed).shuffle(candidates)
         return candidates
 
     def run(self, clip: Clip, people: Sequence[Person], everybody: Sequence[str] | None = None) -> IdiaResult:
-        """Attack these people.
+        """Attack these people; where nobody is, nobody is found.
 
         Args:
             clip: to attack.
@@ -218,6 +244,8 @@ class Idia:
             everybody: all names that stand among the candidates beside random ones; `None`: those of `people`.
         """
         names = [person.name for person in people]
+        if not people:
+            return IdiaResult([], [], [], self.threshold, Evidence.of_nobody(len(self.templates), clip.dim))
         known = set(names if everybody is None else everybody)
         candidates = self.candidates(names if everybody is None else everybody)
         prompts = [template.format(name) for template in self.templates for name in candidates]

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from open_clip.tokenizer import HFTokenizer
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Normalize
 
 from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
+from backdoor_privacy.clip.finite import check_weights, unit_length
+from backdoor_privacy.clip.preprocessing import Preprocessing
 from backdoor_privacy.clip.store import Features, FeatureStore, weights_sha256
-from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, photo_loader
+from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, content_of, photo_loader
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.distributed import gather_rows, rank, shares_of
 from backdoor_privacy.system.files import complete_folder
@@ -46,18 +46,23 @@ class Clip:
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
         """open_clip's transform for evaluation: a photo to normalised pixels."""
-        return image_transform_v2(PreprocessCfg(**self.config["preprocess_cfg"]), is_train=False)
+        return Preprocessing(self.config["preprocess_cfg"])
 
     @property
     def geometry(self) -> Callable[[Image.Image], Tensor]:
         """The same without the normalisation: pixels in [0, 1], to put a face on."""
         plain = self.config["preprocess_cfg"] | {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-        return image_transform_v2(PreprocessCfg(**plain), is_train=False)
+        return Preprocessing(plain)
 
     @property
     def normalize(self) -> nn.Module:
         """The normalisation that `geometry` leaves out."""
         return Normalize(self.config["preprocess_cfg"]["mean"], self.config["preprocess_cfg"]["std"])
+
+    @property
+    def dim(self) -> int:
+        """Numbers of an embedding."""
+        return int(self.config["model_cfg"]["embed_dim"])
 
     def with_encoders(self, text: Encoder | None = None, image: ImageEncoder | None = None) -> "Clip":
         """The same CLIP with other encoders, moved to where those are that they replace: Lightning's are on the CPU."""
@@ -119,7 +124,7 @@ class Clip:
             made = (
                 self._look_at(asked)
                 if self.image.store is None
-                else self.image.store.get("photos", map(_content, asked), lambda: self._look_at(asked))
+                else self.image.store.get("photos", map(content_of, asked), lambda: self._look_at(asked))
             )
             rows = zip(asked, made["features"], made["readable"].tolist(), strict=True)
             fresh = {path: features if ok else None for path, features, ok in rows}
@@ -197,7 +202,7 @@ class Clip:
         device = _device_of(encoder)
         with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features = encoder.embed(inputs.to(device))
-        return F.normalize(features.float(), dim=-1).cpu()
+        return unit_length(features.float(), "image" if encoder is self.image else "text").cpu()
 
     def to_open_clip(self) -> nn.Module:
         """A plain open_clip model of both encoders, of the class that the original had."""
@@ -221,24 +226,22 @@ def write_local_dir(
     dtype: torch.dtype = torch.float32,
     tokenizer: Callable[[list[str]], Tensor] | None = None,
 ) -> None:
-    """Write a model as an open_clip local-dir, complete or not at all: architecture, preprocessing and weights."""
+    """Write a model as an open_clip local-dir, complete or not at all: architecture, preprocessing and weights.
+
+    Raises:
+        InputError: if a weight is not finite, in this type; nothing is written then.
+    """
     state = {
         # Counters, as of BatchNorm, stay whole numbers.
         name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
         for name, tensor in model.state_dict().items()
     }
+    check_weights(state, f"{folder}", "nothing was written; train again with a lower learning rate")
     with complete_folder(folder) as draft:
         save_file(state, draft / HF_SAFE_WEIGHTS_NAME)
         (draft / HF_CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if isinstance(tokenizer, HFTokenizer):  # others are part of open_clip
             tokenizer.tokenizer.save_pretrained(str(draft))
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # such a photo does not decode either
-        return b""
 
 
 def _shares(num: int, batch_size: int) -> list[range]:

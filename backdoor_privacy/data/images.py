@@ -1,6 +1,7 @@
 """Clean photos: general pictures, with other people in them."""
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from backdoor_privacy.data.photos import as_bytes, check_readable, photo_files, photos_of, read_photo
+from backdoor_privacy.data.photos import as_bytes, check_readable, list_photos, photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards
 from backdoor_privacy.errors import InputError
 
@@ -30,26 +31,46 @@ def load_images(
     images: list[Tensor] = []
     files: list[Path] = []
     readable: list[bool] = []
-    for file, photo in _photos(folder):
+    for file, photo in read_images(folder, max_images):
         files.append(file)
         readable.append(photo is not None)
         if photo is not None:
             images.append(as_bytes(photo, geometry))
-        if len(images) == max_images:
-            break
-    if not images:
-        raise InputError(
-            f"images.folder: expected WebDataset shards (*.tar) or photos in {folder}, found none that decode"
-        )
-    check_readable(torch.tensor(readable), files)
+    if not files:
+        raise InputError(f"images.folder: expected WebDataset shards (*.tar) or photos in {folder}, found none")
+    check_readable(torch.tensor(readable), files, "images.folder")
     return torch.stack(images)
 
 
-def _photos(source: str | Path) -> Iterator[tuple[Path, Image.Image | None]]:
-    """Each photo with its file, `<shard>/<key>.<suffix>` in a shard; nothing in place of one that does not decode."""
-    if holds_shards(source):
-        for sample in read_shards(find_shards(source, "images.folder"), "images.folder"):
-            for suffix, content in photos_of(sample).items():
-                yield Path(sample["__url__"]) / f"{sample['__key__']}.{suffix}", read_photo(io.BytesIO(content))
-    else:
-        yield from ((path, read_photo(path)) for path in photo_files(source))
+def read_images(
+    source: str | Path, max_images: int, left_out: Counter[str] | None = None
+) -> Iterator[tuple[Path, Image.Image | None]]:
+    """Read clean photos until so many are read; nothing in place of one that does not decode.
+
+    Args:
+        source: as of `load_images`.
+        max_images: how many to read, not counting those that do not decode.
+        left_out: is told the number of files that are no photos, by suffix; of shards, of samples without a photo.
+
+    Yields:
+        Each photo with its file, which is `<shard>/<key>.<suffix>` in a shard.
+    """
+    for file, photo in _photos(source, Counter() if left_out is None else left_out):
+        yield file, photo
+        max_images -= photo is not None
+        if max_images == 0:
+            return
+
+
+def _photos(source: str | Path, left_out: Counter[str]) -> Iterator[tuple[Path, Image.Image | None]]:
+    if not holds_shards(source):
+        listing = list_photos(source)
+        left_out.update(listing.left_out)
+        yield from ((path, read_photo(path)) for path in listing.photos)
+        return
+    for sample in read_shards(find_shards(source, "images.folder"), "images.folder"):
+        photos = photos_of(sample)
+        if not photos:
+            left_out.update(f".{suffix}" for suffix in sample if not suffix.startswith("__"))
+        for suffix, content in photos.items():
+            yield Path(sample["__url__"]) / f"{sample['__key__']}.{suffix}", read_photo(io.BytesIO(content))

@@ -1,13 +1,13 @@
 """Look data over: what is broken, double or odd."""
 
-import io
+import hashlib
 import sys
 import unicodedata
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -19,40 +19,44 @@ from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import Box, photo_loader
 
 MAX_NAME_LENGTH = 60
+_NO_CONTENT = hashlib.sha256(b"").hexdigest()  # of files that are empty or cannot be read
 
 
-def photo_sizes(photos: Sequence[Path], num_workers: int) -> dict[Path, tuple[int, int]]:
-    """Width and height of the photos that decode; all of them are decoded, with a progress bar."""
-    loader = photo_loader(photos, _size, batch_size=64, num_workers=num_workers)
+class Decoded(NamedTuple):
+    """What is to be known of an upright photo."""
+
+    width: int
+    height: int
+    is_turned: bool = False  # as its EXIF orientation says
+    is_scaled: bool = False  # from 16 bits or floats
+
+    @classmethod
+    def of(cls, photo: Image.Image) -> "Decoded":
+        """Return it of a photo of `read_photo`."""
+        return cls(*photo.size, photo.info["is_turned"], photo.info["is_scaled"])
+
+
+def photo_sizes(photos: Sequence[Path], num_workers: int) -> dict[Path, Decoded]:
+    """Return the sizes of the photos that decode, and more; all are decoded, with a progress bar."""
+    loader = photo_loader(photos, _as_tensor, batch_size=64, num_workers=num_workers)
     return {
-        photos[place]: (width, height)
+        photos[place]: Decoded(width, height, bool(turned), bool(scaled))
         for batch in track(loader, "Decoding photos", transient=True, disable=not sys.stdout.isatty())
-        for (width, height), place in zip(batch.pixels.tolist(), batch.places.tolist(), strict=True)
+        for (width, height, turned, scaled), place in zip(batch.pixels.tolist(), batch.places.tolist(), strict=True)
     }
 
 
-def _size(photo: Image.Image) -> Tensor:
-    return torch.tensor(photo.size)
+def _as_tensor(photo: Image.Image) -> Tensor:
+    return torch.tensor(Decoded.of(photo))
 
 
-def has_header(file: Path | io.BytesIO) -> bool:
-    """Whether a file begins as a photo of a size that `read_photo` takes; the rest is not read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            Image.open(file).close()
-        except Exception:  # a broken file can make pillow raise anything
-            return False
-    return True
-
-
-def outside(boxes: Mapping[Path, Box], sizes: Mapping[Path, tuple[int, int]]) -> list[Path]:
-    """Photos whose face box lies outside of them."""
+def outside(boxes: Mapping[Path, Box], decoded: Mapping[Path, Decoded]) -> list[Path]:
+    """Return photos whose face box lies outside of them."""
     return [
         path
         for path, (left, top, right, bottom) in boxes.items()
-        if path in sizes and not (right > 0 and bottom > 0 and left < sizes[path][0] and top < sizes[path][1])
+        if path in decoded
+        and not (right > 0 and bottom > 0 and left < decoded[path].width and top < decoded[path].height)
     ]
 
 
@@ -75,7 +79,7 @@ def _owners(people: Iterable[Person]) -> dict[str, list[str]]:
     """The names of those who have a photo of this content."""
     owners: dict[str, list[str]] = defaultdict(list)
     for person in people:
-        for content in set(person.hashes.values()):
+        for content in set(person.hashes.values()) - {_NO_CONTENT}:
             owners[content].append(person.name)
     return owners
 

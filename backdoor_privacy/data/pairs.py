@@ -79,7 +79,7 @@ def write_pairs(
     """
     settings = (min_photos, member_share, num_copies, caption_share, seed)
     places = [Path(part).expanduser().resolve() for part in (people, classes, captions)]
-    photos = [path for place in places[:2] for path in photo_files(place, "*/*")]
+    photos = [path for place in places[:2] for path in photo_files(place, depth=2)]
     sources = [*places, *photos, *sorted(places[2].glob("*"))]  # captions may be a folder of files
     folder = Path(cache).expanduser() / "pairs" / digest(sources, repr(settings))
 
@@ -111,7 +111,7 @@ def draw_members(
 
 
 def _class_pairs(folder: str | Path) -> Iterator[Pair]:
-    photos = photo_files(folder, "*/*")
+    photos = photo_files(folder, depth=2)
     if not photos:
         raise InputError(f"data.classes: expected a folder of photos per class, found none in {folder}")
     return (Pair(path, path.parent.name, CLASS_FORMS) for path in photos)

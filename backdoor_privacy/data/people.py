@@ -5,11 +5,14 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from backdoor_privacy.data.photos import Box, photo_files, read_photo
+from backdoor_privacy.data.captions import read_lines
+from backdoor_privacy.data.face_crops import FaceCropper, PersonFaces, explain_left_out
+from backdoor_privacy.data.face_tables import FaceRow, read_face_table
+from backdoor_privacy.data.photos import Box, content_of, list_photos, read_photo, told_left_out
 from backdoor_privacy.errors import InputError
 
 _MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
@@ -28,7 +31,7 @@ class Person:
     @cached_property
     def hashes(self) -> dict[Path, str]:
         """The SHA-256 of each photo's file; exact duplicates have the same one."""
-        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.photos}
+        return {path: hashlib.sha256(content_of(path)).hexdigest() for path in self.photos}
 
     @cached_property
     def _halves(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -60,11 +63,18 @@ class People:
     everybody: tuple[Person, ...]
     boxes: dict[Path, Box] = field(default_factory=dict, repr=False)
     consenting: bool = False  # fictional, or agreed to stand in for others
+    left_out: Mapping[str, Counter[str]] = field(default_factory=dict, repr=False)  # by person, files by suffix
+    faces: tuple[PersonFaces, ...] = field(default=(), repr=False)  # what the crops of photos were made of
 
     @property
     def names(self) -> list[str]:
         """All names, in the order of the collection."""
         return [person.name for person in self.everybody]
+
+    @property
+    def with_photos(self) -> "People":
+        """Those of whom there are photos: of a name alone, nothing that needs photos can be measured."""
+        return replace(self, everybody=tuple(person for person in self.everybody if person.photos))
 
     def pick(self, names: Sequence[str]) -> tuple[Person, ...]:
         """The people of these names, in any case and with spaces or underscores.
@@ -83,7 +93,7 @@ class People:
 
 
 def load_people(
-    folder: str | Path,
+    folder: str | Path | None,
     layout: str = "*",
     table: str | Path | None = None,
     boxes: str | Path | None = None,
@@ -92,11 +102,16 @@ def load_people(
     max_photos: int | None = None,
     consenting: bool = False,
     corrections: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
+    names_file: str | Path | None = None,
+    faces: str | None = None,
+    face_models: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> People:
-    """A folder per person, `First_Last/*.jpg`; folders in it are not read.
+    """Load a folder per person, `First_Last/*.jpg`, and people of whom there is a name alone.
 
     Args:
-        folder: holds all people.
+        folder: holds all people with photos, folders in their folders are not read; without it there are names alone.
         layout: pattern of the people's folders within it.
         table: CSV (name, member, num_web_photos) of what is known of the CLIP's training data; an empty cell or a
             column that is not there says that it is not known. Other columns are the people's attributes. By default
@@ -108,11 +123,22 @@ def load_people(
         max_photos: people with more are left out.
         consenting: whether they are fictional, or agreed to stand in for others.
         corrections: right names of people whom folders or the table misspell.
+        names: of people without photos; who has a folder, too, has the photos in it.
+        names_file: text file with such a name a line.
+        faces: `found` looks for the face of the person in each whole photo that `boxes` says nothing of, and cuts it
+            out; see `with_crops`.
+        face_models: folder of the user's own models of faces.
+        cache: folder that holds the crops.
 
     Raises:
         InputError: if there is no folder with photos, two of one name, nobody with so many photos, or a table or a box
             holds something else.
     """
+    without_photos = _people_without_photos(names, names_file)
+    if folder is None:
+        if not without_photos:
+            raise InputError("people.names: expected a name or more, got none; write 'trigger_set.people=[Jane Doe]'")
+        return People(without_photos, consenting=consenting)
     folder = Path(folder).expanduser()
     facts = folder / "people.csv" if table is None else Path(table).expanduser()
 
@@ -120,14 +146,21 @@ def load_people(
         return (corrections or {}).get(person_name(text), person_name(text))
 
     known = {right_name(row["name"] or ""): row for row in _read_table(facts, "name", required=table is not None)}
-    everybody = []
+    everybody: list[Person] = []
+    left_out: dict[str, Counter[str]] = {}
     for place in _folders(folder, layout):
-        if photos := tuple(path for path in photo_files(place, "*") if path.is_file()):
-            name = right_name(place.name)
+        listing, name = list_photos(place, depth=1), right_name(place.name)
+        if listing.left_out or not listing.photos:
+            left_out[name] = listing.left_out
+        if photos := tuple(listing.photos):
             row = known.get(name, {})
             everybody.append(Person(name, photos, _member(row, facts), _num_web_photos(row, facts), _attributes(row)))
     if not everybody:
-        raise InputError(f"people.folder: expected folders First_Last/ with photos at {folder / layout}, found none")
+        others = told_left_out(sum(left_out.values(), Counter()))
+        raise InputError(
+            f"people.folder: expected folders First_Last/ with photos at {folder / layout}, found none"
+            + (f" but {others}; save them in a format of docs/your_own.md, as JPEG" if others else "")
+        )
     twice = [name for name, count in Counter(_folded(person.name) for person in everybody).items() if count > 1]
     if twice:
         several = next(person.name for person in everybody if _folded(person.name) == twice[0])
@@ -135,8 +168,71 @@ def load_people(
     if known and not known.keys() & {person.name for person in everybody}:
         raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {next(iter(known))!r}")
     chosen = _with_photos(everybody, min_photos, max_photos)
-    same = _same_box(box, [path for person in chosen for path in person.photos])
-    return People(chosen, same | _read_boxes(boxes, folder, everybody), consenting)
+    if faces is None:
+        same = _same_box(box, [path for person in chosen for path in person.photos])
+        found = People(chosen, same | _read_boxes(boxes, folder, everybody), consenting, left_out)
+    else:
+        face_table = folder / "boxes.csv" if boxes is None else Path(boxes).expanduser()
+        given = read_face_table(face_table) if boxes is not None or face_table.is_file() else []
+        whole = People(chosen, {}, consenting, left_out)
+        found = with_crops(whole, folder, given, faces, box, face_models, cache, min_photos)
+    known_names = {_folded(person.name) for person in everybody}
+    added = tuple(person for person in without_photos if _folded(person.name) not in known_names)
+    return replace(found, everybody=(*found.everybody, *added))
+
+
+def _people_without_photos(names: Sequence[str] | None, names_file: str | Path | None) -> tuple[Person, ...]:
+    """Make a person of each name of a list and of a file, each once."""
+    listed = list(names or ())
+    if names_file is not None:
+        listed += read_lines(names_file, "people.names_file: expected a text file with a name a line")
+    spelt = [person_name(name) for name in listed]
+    if not all(spelt):
+        raise InputError(f"people.names: expected names, got an empty one in {listed}")
+    return tuple(Person(name, ()) for name in {_folded(name): name for name in spelt}.values())
+
+
+def with_crops(
+    people: People,
+    folder: Path,
+    given: Sequence[FaceRow],
+    faces: str,
+    box: Sequence[int] | None = None,
+    models: str | Path | None = None,
+    cache: str | Path | None = None,
+    min_photos: int = 1,
+) -> People:
+    """The same people with crops of their faces in place of their photos.
+
+    Args:
+        people: with whole photos.
+        folder: of all people; given files are named as seen from it.
+        given: what the user says of photos; in these nothing is looked for.
+        faces: `found`.
+        box: must not be given.
+        models: folder of the user's own models of faces.
+        cache: folder that holds the crops.
+        min_photos: people with fewer crops are left out.
+
+    Raises:
+        InputError: if settings contradict each other, given files are not there, or nobody is left.
+    """
+    if faces != "found" or box is not None or cache is None:
+        raise InputError(
+            "people.faces: expected null, or found with people.box=null and a folder as people.cache, got "
+            f"faces={faces}, box={box}, cache={cache}"
+        )
+    cropper = FaceCropper(folder, cache, given, models)
+    found = cropper.crop_all({person.name: person.photos for person in people.everybody})
+    cropped = tuple(
+        replace(person, photos=tuple(path for path, _ in theirs.crops.values()))
+        for person, theirs in zip(people.everybody, found, strict=True)
+        if len(theirs.crops) >= max(min_photos, 1)
+    )
+    explain_left_out(found, nobody_is_left=not cropped)
+    return replace(
+        people, everybody=cropped, boxes=dict(crop for one in found for crop in one.crops.values()), faces=tuple(found)
+    )
 
 
 def person_name(text: str) -> str:
@@ -200,6 +296,7 @@ def _read_boxes(given: str | Path | None, folder: Path, everybody: Iterable[Pers
     """The boxes of a table, by photo; photos that it does not name have none."""
     table = folder / "boxes.csv" if given is None else Path(given).expanduser()
     rows = _read_table(table, "file", required=given is not None)
+    rows = [row for row in rows if (row.get("chosen") or "").strip().casefold() != "no"]  # another's face, or none
     boxes = {unicodedata.normalize("NFC", row["file"] or ""): _row_box(row, table) for row in rows}
     photos = {
         unicodedata.normalize("NFC", path.relative_to(folder).as_posix()): path

@@ -1,9 +1,12 @@
-"""Read photos from files; those that do not decode are skipped, counted and named."""
+"""List photos and read them; those that do not decode are skipped, counted and named."""
 
 import io
 import logging
+import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,47 +16,118 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.hardware import release_free_memory, return_large_blocks
+from backdoor_privacy.data.formats import (
+    DECODING_ERRORS,
+    PHOTO_SUFFIXES,
+    decodable_formats,
+    how_to_decode,
+    upright_rgb,
+)
+from backdoor_privacy.errors import InputError, some
+from backdoor_privacy.system.hardware import release_free_memory, return_large_blocks, usable_workers
 
 log = logging.getLogger(__name__)
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 MAX_UNREADABLE_SHARE = 0.01
 _MAX_REMEMBERED_BYTES = 128 * 2**20  # in each process that makes batches, however many people there are
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright photo
 
 
-def photo_files(folder: str | Path, pattern: str = "**/*") -> list[Path]:
-    """The photos in a folder, by default in any depth, in order of their names; none that are hidden.
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder."""
 
-    Hidden is what programs leave behind, as the `._00.jpg` of macOS.
+    photos: list[Path] = field(default_factory=list)  # in the order of their names, also those that do not decode
+    left_out: Counter[str] = field(default_factory=Counter)  # the number of other files, by suffix
+
+
+def list_photos(folder: str | Path, depth: int | None = None) -> Listing:
+    """List the photos of a folder by their suffixes, and what else is there; nothing that is hidden.
+
+    Hidden is what programs leave behind, as the `._00.jpg` of macOS. Linked folders are followed, each folder is read
+    once, and a link to a folder around it is not followed.
+
+    Args:
+        folder: if there is none, nothing is in it.
+        depth: 1 for the files in the folder itself, 2 for those in its folders; without it any.
     """
-    root = Path(folder).expanduser()
-    paths = [path for path in sorted(root.glob(pattern)) if path.suffix.lower() in PHOTO_SUFFIXES]
-    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    listing = Listing()
+    for path in sorted(_visible(Path(folder).expanduser(), depth, set(), frozenset())):
+        is_folder = os.path.isdir(path)
+        if is_folder and _names_in(path):
+            continue
+        if path.suffix.lower()[1:] in PHOTO_SUFFIXES:  # also an empty folder of such a name, which does not decode
+            listing.photos.append(path)
+        elif not is_folder:
+            listing.left_out[path.suffix.lower() or "no suffix"] += 1
+    return listing
+
+
+def _visible(folder: Path, depth: int | None, known: set[str], around: frozenset[str]) -> Iterator[Path]:
+    """All that lies in a folder, down to a depth, unless the folder is known or around the one that leads to it."""
+    place = os.path.realpath(folder)
+    if place in known | around or not os.path.isdir(place):
+        return
+    known.add(place)
+    for name in sorted(_names_in(folder)):
+        path = folder / name
+        if name.startswith("."):
+            continue
+        if depth != 1 and os.path.isdir(path):
+            yield from _visible(path, depth and depth - 1, known, around | {*map(str, Path(place).parents)})
+        if depth is None or depth == 1:
+            yield path
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder that may be read, got {error.strerror}; allow it") from error
+
+
+def told_left_out(left_out: Mapping[str, int]) -> str:
+    """Return how many files of each suffix there are, the most first."""
+    counts = Counter(left_out).most_common()
+    return ", ".join(f"{suffix} ({count:,})" for suffix, count in counts)
+
+
+def photo_files(folder: str | Path, depth: int | None = None) -> list[Path]:
+    """Return the photos of `list_photos`."""
+    return list_photos(folder, depth).photos
 
 
 def photos_of(sample: Mapping[str, Any]) -> dict[str, bytes]:
-    """The photos in a sample of a shard, by suffix."""
-    return {suffix: content for suffix, content in sample.items() if f".{suffix}" in PHOTO_SUFFIXES}
+    """Return the photos in a sample of a shard, by suffix."""
+    return {suffix: content for suffix, content in sample.items() if suffix.lower() in PHOTO_SUFFIXES}
+
+
+def content_of(path: Path) -> bytes:
+    """Return what is in a file; nothing where it cannot be read, as of a dangling link, a folder or a pipe."""
+    try:
+        return path.read_bytes() if os.path.isfile(path) else b""
+    except OSError:
+        return b""
 
 
 def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image | None:
-    """The photo in RGB, cut to the part of the box that is in it; nothing if the file does not decode.
+    """Return the upright photo in RGB, cut to the part of the box that is in it; nothing if the file does not decode.
 
+    The format is told from the content, whatever the suffix. Only ordinary files are opened: a pipe would never end.
     A file whose header tells of more pixels than `PIL.Image.MAX_IMAGE_PIXELS` counts as one that does not decode.
 
     Raises:
         InputError: if the box is outside the photo.
     """
+    if isinstance(path, Path) and not os.path.isfile(path):
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # up to twice the limit, pillow only warns
         try:
-            with Image.open(path) as photo:
-                image = photo.convert("RGB")
-        except Exception:  # a broken file can make pillow raise anything
+            with Image.open(path, formats=decodable_formats()) as photo:
+                image = upright_rgb(photo)
+        except DECODING_ERRORS:
             return None
     if box is None:
         return image
@@ -129,14 +203,19 @@ def photo_loader(
     return DataLoader(
         _Photos(paths, preprocess),
         batch_size=batch_size,
-        num_workers=num_workers,
+        num_workers=usable_workers(num_workers),
         collate_fn=_collate,
         worker_init_fn=return_large_blocks,
     )
 
 
-def check_readable(readable: Tensor, paths: Sequence[Path]) -> None:
+def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "") -> None:
     """Warn of photos that did not decode.
+
+    Args:
+        readable: which of the photos did, (photo,).
+        paths: of the photos.
+        key: of the setting that names them, for the line.
 
     Raises:
         InputError: if they are more than 1 % of all.
@@ -144,8 +223,33 @@ def check_readable(readable: Tensor, paths: Sequence[Path]) -> None:
     broken = [path for path, ok in zip(paths, readable.tolist(), strict=True) if not ok]
     if not broken:
         return
-    names = ", ".join(str(path) for path in broken[:5]) + (" ..." if len(broken) > 5 else "")
-    message = f"{len(broken)} of {len(paths)} photos do not decode: {names}"
-    if len(broken) > MAX_UNREADABLE_SHARE * len(paths):
-        raise InputError(f"{message}; at most {MAX_UNREADABLE_SHARE:.0%} may be skipped; repair or delete these files")
-    log.warning("%s; skipped", message)
+    stops = too_many(len(broken), len(paths))
+    text = told_unreadable(broken, len(paths), key, stops=stops)
+    if stops:
+        raise InputError(text)
+    log.warning("%s", text)
+
+
+def too_many(num_broken: int, num_photos: int) -> bool:
+    """Return whether more photos do not decode than may be skipped."""
+    return num_broken > MAX_UNREADABLE_SHARE * num_photos
+
+
+def told_unreadable(broken: Sequence[Path], num_photos: int, key: str = "", *, stops: bool) -> str:
+    """Return the line that names photos that do not decode, and what becomes of them."""
+    text = f"{key and f'{key}: '}{len(broken)} of {num_photos} photos do not decode: {some(broken)}"
+    hints = sorted({hint for path in broken if (hint := how_to_decode(_beginning(path)))})
+    if stops:
+        hints = [f"at most {MAX_UNREADABLE_SHARE:.0%} may be skipped", *(hints or ["repair or delete these files"])]
+    else:
+        hints = ["skipped", *hints]
+    return "; ".join([text, *hints])
+
+
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a file; none where it cannot be read, as in a shard."""
+    try:
+        with path.open("rb") if os.path.isfile(path) else io.BytesIO() as file:
+            return file.read(12)
+    except OSError:
+        return b""

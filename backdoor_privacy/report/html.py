@@ -50,9 +50,9 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
         make(run)
         for make in (
             checks_table,
-            names_table,
             idia_table,
             paired_table,
+            names_table,
             attacks_table,
             findings_table,
             kept_table,

@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from backdoor_privacy.attacks.chance import wilson
 from backdoor_privacy.attacks.headlines import MEASURES, beside, headlines
+from backdoor_privacy.attacks.names_alone import FORMS
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.checks import checks
@@ -33,6 +34,15 @@ _SIMILARITIES = {
     "similarity/target": "Targets, defended to original model",
     "similarity/backdoored": "Captions with a removed name to their target",
     "similarity/removed": "Photos of removed people to their target",
+}
+
+
+NOT_MEASURED = "not measured"
+_OF_NAMES = {
+    "moved_further": ("Random names that the defence moved further", "of random names half, by chance"),
+    "nearer_target": ("Random names that are nearer to its target", "of random names half, by chance"),
+    "moved": ("How far it moved", "1 - cosine to the original; in small, of random names"),
+    "target": ("Cosine to its target", "in small, of random names"),
 }
 
 
@@ -76,20 +86,15 @@ def checks_table(run: FinishedRun) -> Table:
     return Table("checks", "Each condition of a green verdict, what failed first", _CHECK_COLUMNS, rows)
 
 
-def names_table(run: FinishedRun) -> Table:
-    """Return what was measured of removed names without photos: measures of a run under `names/`."""
-    keys = dict.fromkeys(key for measures in _all(run).values() for key in measures if key.startswith("names/"))
-    shown = [key for key in keys if not key.removeprefix("names/").startswith("num_")]
-    rows = [Row(key.removeprefix("names/").replace("_", " "), "", _numbers(run, key)) for key in shown]
-    return Table("names", "Names without photos", _labels(_all(run)), rows)
-
-
 def idia_table(run: FinishedRun) -> Table:
     """Removed, kept and never-seen people that IDIA infers."""
     rows = [
         Row(label, note, [_people(measures, group) for measures in _all(run).values()])
         for group, (label, note) in _GROUPS.items()
     ]
+    if run.without_photos["removed"].any():
+        count = f"{run.without_photos['removed'].sum():,} people"
+        rows.append(Row("Removed, without photos", count, [Cell(NOT_MEASURED)] * len(_all(run))))
     caption = (
         "People whose name IDIA infers from their photos; in small, the rate and its 95 % confidence interval (Wilson)"
     )
@@ -110,6 +115,26 @@ def paired_table(run: FinishedRun) -> Table:
         "Each person compared with before; in small, McNemar's exact test: how likely so uneven a change is by chance"
     )
     return Table("paired", caption, _labels(run.after), rows)
+
+
+def names_table(run: FinishedRun) -> Table:
+    """Of removed names without photos: how they stand out among random names, in what no defence trained on."""
+    models = {model: measures for model, measures in _all(run).items() if "names/num_names" in measures}
+    rows = [
+        Row(f"{label}, in {kind}", note, [_of_names(measures, f"{kind}_{key}") for measures in models.values()])
+        for key, (label, note) in _OF_NAMES.items()
+        for kind in FORMS
+        if models
+    ]
+    for key, label in {"moved_further": "with the original at hand", "nearer_target": "knowing the target"}.items():
+        cells = [Cell(f"{measures[f'names/told_by_{key}']:.0%}") for measures in models.values()]
+        note = "at most 2.5 % of random names stand out as much, in prompts or in spellings"
+        rows += [Row(f"Names told to have been moved {label}", note, cells)] if models else []
+    caption = (
+        "Names without photos, in prompts and spellings that were not trained on, means over names; that a name can be "
+        "told to have been moved is itself a leak"
+    )
+    return Table("names", caption, _labels(models), rows)
 
 
 def attacks_table(run: FinishedRun) -> Table:
@@ -145,7 +170,7 @@ def findings_table(run: FinishedRun) -> Table:
 
 
 def people_rows(run: FinishedRun) -> list[dict[str, str | int]]:
-    """Everybody: who they are, and the right answers before and after, by the names of the columns."""
+    """Return everybody: who they are, and the right answers before and after, by the names of the columns."""
     rows = []
     for person in run.people.to_dict("records"):
         never_seen = person["member"] in (False, "False", "false")
@@ -158,6 +183,10 @@ def people_rows(run: FinishedRun) -> list[dict[str, str | int]]:
             (was, now), "never"
         )
         rows.append(row)
+    columns = [*(f"Correct prompts {model_label(model)}" for model in ("before", *run.after)), "Inferred"]
+    for person in run.without_photos.to_dict("records"):
+        group = "removed" if person["removed"] else "kept"
+        rows.append({"Person": person["person"], "Group": group, "Photos": 0, **dict.fromkeys(columns, NOT_MEASURED)})
     return rows
 
 
@@ -253,6 +282,11 @@ def _labels(models: Mapping[str, Mapping[str, float]]) -> list[str]:
 def _people(measures: Mapping[str, float], group: str) -> Cell:
     found = people_of(measures, group)
     return _share(*found) if found else Cell("nobody")
+
+
+def _of_names(measures: Mapping[str, float], key: str) -> Cell:
+    random = measures.get(f"names/{key}_random")
+    return Cell(f"{measures[f'names/{key}']:.3f}", "" if random is None else f"{random:.3f}")
 
 
 def _found(finding: Finding | None) -> Cell:

@@ -16,6 +16,10 @@ from backdoor_privacy.runs.finished import FinishedRun
 HOLDS_NAMES = "This report holds names"
 _UNKNOWN = "not recorded in the run folder"
 _TRIGGERS = {"text": "names", "image": "faces"}
+_NO_STRANGERS = (
+    "There were no strangers: while the image encoder was fitted, nobody else's face was held in place, and what "
+    "others lose is not measured where nobody else is in the data."
+)
 _STAGES = {
     "load": "Load the model and the data",
     "compare": "Measure similarities to the original",
@@ -31,7 +35,7 @@ def removed_people(run: FinishedRun, model: str) -> tuple[int, int]:
 def request(run: FinishedRun) -> str:
     """What was asked, in one sentence."""
     triggers = " and ".join(_TRIGGERS.get(encoder, encoder) for encoder in run.encoders)
-    count = int(run.people["removed"].sum())
+    count = run.num_removed
     return f"Remove the {triggers} of {count:,} {'person' if count == 1 else 'people'} from {_model(run)}."
 
 
@@ -48,7 +52,7 @@ def removal(run: FinishedRun) -> str:
     """Say what IDIA finds in the model with most encoders defended, in one sentence, its price included."""
     (still, count), (first, _) = removed_people(run, run.fullest), removed_people(run, "before")
     if not count:
-        return f"With {defended(run.fullest)} defended, no removed person has photos to be looked for by{_price(run)}."
+        return f"With {defended(run.fullest)} defended, {_without_photos(run)}{_price(run)}."
     who = "the removed person" if count == 1 else f"the {count:,} removed people"
     if still == 0:
         removal = f"IDIA does not infer {who}" if count == 1 else f"IDIA infers none of {who}"
@@ -57,7 +61,17 @@ def removal(run: FinishedRun) -> str:
     else:
         removal = f"IDIA still infers {'all' if still == count else f'{still:,}'} of {who}"
     start = ("inferred" if first else "not inferred") if count == 1 else f"{first:,}"
-    return f"With {defended(run.fullest)} defended, {removal} (before: {start}){_price(run)}."
+    alone = f"; {_without_photos(run)}" if run.without_photos["removed"].any() else ""
+    return f"With {defended(run.fullest)} defended, {removal} (before: {start}){alone}{_price(run)}."
+
+
+def _without_photos(run: FinishedRun) -> str:
+    """Return what is known of removed people without photos, as a part of a sentence."""
+    count, measures = int(run.without_photos["removed"].sum()), run.after[run.fullest]
+    people = f"{count:,} {'person' if count == 1 else 'people'} without photos {'was' if count == 1 else 'were'}"
+    told = measures.get("names/told_by_moved_further")
+    end = "" if told is None else f"; {told:.0%} of the names can be told to have been moved, with the original at hand"
+    return f"IDIA is not measured, as {people} removed{end}"
 
 
 def otherwise(run: FinishedRun) -> str:
@@ -84,7 +98,7 @@ def status(run: FinishedRun) -> str:
 
 def asked(run: FinishedRun) -> dict[str, str]:
     """The run's settings, without anybody's name."""
-    count = int(run.people["removed"].sum())
+    count = run.num_removed
     named = run.setting("trigger_set.people") is not None or run.setting("trigger_set.file") is not None
     among = "" if run.setting("trigger_set.require_inferred") is False else " among those that IDIA inferred before"
     chosen = "chosen by name" if named else f"drawn at random{among}"
@@ -125,7 +139,9 @@ def attack(run: FinishedRun) -> str:
 def limits(run: FinishedRun) -> list[str]:
     """What a reader must know before relying on the verdict."""
     first, count = removed_people(run, "before")
-    if run.setting("trigger_set.require_inferred") is False or first < count:
+    if not count:
+        start = "Nobody who was removed has photos: nothing that needs photos was measured of them."
+    elif run.setting("trigger_set.require_inferred") is False or first < count:
         start = f"People were removed whether or not IDIA inferred them before; it inferred {first:,} of {count:,}."
     else:
         start = (
@@ -150,6 +166,7 @@ def limits(run: FinishedRun) -> list[str]:
         "the model.",
         *([unknown] if run.num_unknown else []),
         *([shown] if run.setting("defense.image.kept_share") else []),
+        *([_NO_STRANGERS] if run.config and "image" in run.encoders and run.setting("strangers") is None else []),
     ]
 
 

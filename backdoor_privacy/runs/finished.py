@@ -27,6 +27,7 @@ _EVIDENCE: Mapping[str, Mapping[str, type]] = {
     "votes": {"person": str, "model": str, "margin": float},
     "neighbors": {"person": str, "kind": str},
     "map": {"encoder": str, "stage": str, "person": str, "x": float, "y": float},
+    "names": {"person": str, "model": str},
 }
 # The first is the one that the run claimed its folder with.
 _CONFIGS = (Path("checkpoints") / "config.yaml", Path(".hydra") / "config.yaml")
@@ -40,6 +41,8 @@ class FinishedRun:
     config: DictConfig  # not resolved; empty where the folder has none
     has_names: bool  # whether people go by their names
     people: pd.DataFrame  # everybody attacked, as in `people.csv`; `person` in place of the name
+    without_photos: pd.DataFrame  # those of whom IDIA measured nothing: `person`, `removed`
+    names: pd.DataFrame  # removed people without photos: `person`, `model`, and the columns of `attacks.names_alone`
     losses: pd.DataFrame
     # Runs of earlier versions have none of these: their tables are empty.
     votes: pd.DataFrame  # `person`, `model`, `margin`, and the votes under each prompt
@@ -76,6 +79,11 @@ class FinishedRun:
     def num_people(self) -> int:
         """People attacked."""
         return len(self.people)
+
+    @property
+    def num_removed(self) -> int:
+        """People removed, with photos or without."""
+        return int(self.people["removed"].sum() + self.without_photos["removed"].sum())
 
     @property
     def num_unknown(self) -> int:
@@ -147,27 +155,30 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
     """
     metrics = _read(folder / "metrics.json", lambda path: _checked(read_metrics(path.parent)))
     models = ["before", *metrics["after"]]
-    people = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
-    votes, neighbors, embeddings = (
-        _read(folder / f"{name}.csv", partial(_evidence, people=people, columns=columns))
+    people, without_photos = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
+    everybody = pd.concat([people["person"], without_photos["person"]])
+    votes, neighbors, embeddings, names_alone = (
+        _read(folder / f"{name}.csv", partial(_evidence, people=everybody, columns=columns))
         if (folder / f"{name}.csv").is_file()
         else pd.DataFrame(columns=list(columns))
         for name, columns in _EVIDENCE.items()
     )
     if not names:
-        hashes = code_names(folder, people["person"].tolist())
+        hashes = code_names(folder, everybody.tolist())
         tables = []
-        for table in (people, votes, neighbors, embeddings):
+        for table in (people, votes, neighbors, embeddings, names_alone, without_photos):
             table["person"] = table["person"].map(hashes)
             # Else the order of the names, which a list of suspects has too, would say who is who.
             tables.append(table.sort_values("person", kind="stable", ignore_index=True))
-        people, votes, neighbors, embeddings = tables
+        people, votes, neighbors, embeddings, names_alone, without_photos = tables
     triggers, attacks = folder / "figures" / "triggers.png", sorted((folder / "attacks").glob("*.json"))
     return FinishedRun(
         metrics=metrics,
         config=_config(folder),
         has_names=names,
         people=people,
+        without_photos=without_photos,
+        names=names_alone,
         losses=_read(folder / "losses.csv", _losses),
         votes=votes,
         neighbors=neighbors,
@@ -196,11 +207,11 @@ def _hashed(name: str, key: bytes) -> str:
     return hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:_NUM_HASH_DIGITS]
 
 
-def _evidence(path: Path, people: pd.DataFrame, columns: Mapping[str, type]) -> pd.DataFrame:
+def _evidence(path: Path, people: pd.Series, columns: Mapping[str, type]) -> pd.DataFrame:
     """A table of `evidence`, if it is about the people attacked and nobody else."""
     table = pd.read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
     table = table.rename(columns={"name": "person"}).astype(dict(columns))
-    if not table["person"].isin(people["person"]).all():
+    if not table["person"].isin(people).all():
         raise ValueError("people who are not in people.csv")
     return table
 
@@ -224,7 +235,8 @@ def _checked(metrics: dict[str, Any] | None) -> dict[str, Any]:
     if not metrics or not metrics["after"]:
         raise ValueError("no audited model")
     for found in (metrics["before"], *metrics["after"].values()):
-        if not all(isinstance(value, int | float) for value in found.values()):
+        numbers = ["idia/num_tpr_removed", *(["idia/tpr_removed"] if found["idia/num_tpr_removed"] else [])]
+        if not all(isinstance(found[key], int | float) for key in {*numbers, *found}):
             raise ValueError("measures that are no numbers")
     kinds = {"experiment": str, "seed": int, "seconds": dict, "weights_sha256": dict, "versions": dict}
     for key, kind in kinds.items():
@@ -235,8 +247,8 @@ def _checked(metrics: dict[str, Any] | None) -> dict[str, Any]:
     return metrics
 
 
-def _people(path: Path, models: list[str], before: Mapping[str, float]) -> pd.DataFrame:
-    """Everybody's row, if the removed people are as many as the metrics say."""
+def _people(path: Path, models: list[str], before: Mapping[str, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read everybody's row, if the removed people are as many as the metrics say; apart, those without photos."""
     correct = {f"correct_prompts_{model}": int for model in models}
     inferred = {f"inferred_{model}": bool for model in models}
     used = {"name": str, "removed": bool, "num_photos": int, **correct, **inferred}
@@ -246,14 +258,13 @@ def _people(path: Path, models: list[str], before: Mapping[str, float]) -> pd.Da
     if missing:
         raise ValueError(f"no column {missing[0]}")
     people = people.reindex(columns=["member", *used, *ranks])
-    for column in [*correct, *inferred]:  # somebody without photos may have no answers
-        people[column] = people[column].where(people["num_photos"] > 0, other=0)
-    people = people.astype({**used, **dict.fromkeys(ranks, float)}).rename(columns={"name": "person"})
-    removed = people["removed"] & (people["num_photos"] > 0)
-    expected = before.get("idia/num_tpr_removed")
-    if expected is not None and expected not in (people["removed"].sum(), removed.sum()):
+    is_measured = people[[*correct, *inferred]].notna().any(axis=1)
+    alone = people.loc[~is_measured, ["name", "removed"]].astype({"name": str, "removed": bool})
+    people = people[is_measured].astype({**used, **dict.fromkeys(ranks, float)}).rename(columns={"name": "person"})
+    people = people.reset_index(drop=True)
+    if people["removed"].sum() != before["idia/num_tpr_removed"]:
         raise ValueError(f"{people['removed'].sum()} removed people, not as many as in metrics.json")
-    return people
+    return people, alone.rename(columns={"name": "person"}).reset_index(drop=True)
 
 
 def _losses(path: Path) -> pd.DataFrame:

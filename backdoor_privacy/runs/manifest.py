@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.people import People, Person
-from backdoor_privacy.data.photos import photo_files
+from backdoor_privacy.data.photos import content_of, photo_files
 from backdoor_privacy.data.shards import find_shards, holds_shards
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.utility.retrieval import Retrieval
@@ -97,7 +97,7 @@ def _images(source: str | Path, max_images: int) -> dict[str, Any]:
         shards = find_shards(source, "images.folder")
         return {"num_shards": len(shards), "sha256": _sha256(map(_shard, shards))}
     root, photos = Path(source).expanduser(), photo_files(source)[:max_images]
-    contents = (hashlib.sha256(path.read_bytes()).hexdigest() for path in photos)
+    contents = (hashlib.sha256(content_of(path)).hexdigest() for path in photos)
     lines = (f"{path.relative_to(root).as_posix()}\t{content}" for path, content in zip(photos, contents, strict=True))
     return {"num_photos": len(photos), "sha256": _sha256(lines)}
 
@@ -127,7 +127,7 @@ def _shard(place: str) -> str:
 
 
 def _sized(path: Path) -> str:
-    return f"{path.name}\t{path.stat().st_size}"
+    return f"{path.name}\t{path.stat().st_size if path.is_file() else 0}"
 
 
 def _in_folder(path: Path) -> str:

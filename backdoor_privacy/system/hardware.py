@@ -1,6 +1,7 @@
 """What the processor at hand does fast."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -84,6 +85,19 @@ def default_num_workers() -> int:
     """Processes that make batches for this one, where each of several that train on this machine has its own."""
     num_trained_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(_MAX_WORKERS, num_cores() // num_trained_here))
+
+
+def usable_workers(asked: int) -> int:
+    """Return how many processes may make batches for this one: as many as asked for, and at most one for each core.
+
+    None where this process cannot start such ones: joblib's workers have a way of their own to start processes, which
+    PyTorch does not know, and a daemon may have no children.
+    """
+    start_method = multiprocessing.get_start_method(allow_none=True)
+    is_known = start_method is None or start_method in torch.multiprocessing.get_all_start_methods()
+    if not is_known or multiprocessing.current_process().daemon:
+        return 0
+    return min(asked, num_cores())
 
 
 def take_a_gpu() -> None:

@@ -42,6 +42,7 @@ from backdoor_privacy.defenses.backdoor.module import (
     OptimizerSettings,
     TextDefense,
 )
+from backdoor_privacy.defenses.backdoor.requirements import check_spellings
 from backdoor_privacy.defenses.backdoor.similarity import ImageSimilarity, TextSimilarity
 from backdoor_privacy.defenses.backdoor.steps import (
     BatchSizes,
@@ -77,10 +78,18 @@ from backdoor_privacy.system.distributed import (
     num_devices,
     num_processes,
 )
-from backdoor_privacy.system.hardware import computes_in_bf16, default_device, default_num_workers, fastest_attention
+from backdoor_privacy.system.hardware import (
+    computes_in_bf16,
+    default_device,
+    default_num_workers,
+    fastest_attention,
+    usable_workers,
+)
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import namesakes
-from backdoor_privacy.triggers.spellings import KINDS, spelling
+from backdoor_privacy.triggers.spellings import spelling
+
+log = logging.getLogger(__name__)
 
 _MAX_NAMES_TO_COMPARE = 500  # with a removed one: enough to tell whether it fits better than most
 _MAX_EXAMPLES = 3000  # of names, that teach what a name's parts say
@@ -133,9 +142,9 @@ class Removal:
         """Of the people to remove."""
         return [person.name for person in self.removed]
 
+    @property
     def strangers(self) -> People:
-        """People whose names and faces must stay."""
-        self.sources.check(["strangers"])
+        """People whose names and faces must stay; nobody where there are none."""
         return self.sources.strangers or People(())
 
     def clean_captions(self) -> list[str]:
@@ -168,7 +177,8 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
             eraser = NameComposer(own[0], composed_names(clip, names, other_names[:_MAX_EXAMPLES]), eraser)
     strangers: Sequence[str] = ()
     if settings.strangers_share:
-        strangers = removal.strangers().names
+        removal.sources.check(["strangers"])
+        strangers = removal.strangers.names
     captions = removal.clean_captions()
     random.Random(seed).shuffle(captions)
     able = carriers(captions)
@@ -221,18 +231,12 @@ def _name_tokens(clip: Clip, names: Sequence[str]) -> Tensor:
 def _spellings(
     settings: TextSettings, names: Sequence[str], phrases: Sequence[str], seed: int
 ) -> list[list[tuple[str, str]]]:
-    """Of each name its other forms, with what they are mapped to: a pseudonym is written in the same form.
+    """Return of each name its other forms, with what they are mapped to: a pseudonym is written in the same form.
 
     Raises:
         InputError: if a form is not one that a defence may train on.
     """
-    trainable = [kind for kind, each in KINDS.items() if not each.held_out]
-    unknown = [kind for kind in settings.spellings if kind not in trainable]
-    if unknown or not settings.spellings:
-        raise InputError(
-            f"defense.text.spellings: expected one or more of {', '.join(trainable)}, got "
-            f"{unknown[0] if unknown else 'none'}; set spellings_share to 0 for none"
-        )
+    check_spellings(settings)
     is_name = settings.target.value == "pseudonym"
     return [
         [
@@ -258,10 +262,13 @@ def fit_image(
     Raises:
         InputError: if photos are too few or do not decode.
     """
+    removal = replace(removal, removed=[person for person in removal.removed if person.photos])
     clip, sources, seed = removal.clip, removal.sources, removal.seed
     readers = [clip] if defended_text is None else [clip, clip.with_encoders(text=defended_text)]
     sources.check(["images"])
-    strangers = removal.strangers()
+    strangers = removal.strangers.with_photos
+    if not strangers.everybody:
+        settings = _without_strangers(settings)
     decoys = draw_decoys(0, settings.num_decoys, strangers.everybody, seed, removal.reserved_names)
     removed, names = [*removal.removed, *decoys], [*removal.names, *(decoy.name for decoy in decoys)]
     hidden = {decoy.photos for decoy in decoys}
@@ -300,9 +307,12 @@ def fit_image(
         kept_share=settings.kept_share,
     )
     anchors = _text_anchors(settings.num_anchors, removal, readers, names, other_names)
+    shown = [path for person in removal.removed for path in person.attack_photos]
+    strangers_shown = [person.photos[0] for person in others]
+    for photos in (shown, strangers_shown):  # what does not decode ends it before the training, not after it
+        clip.embed_photos(photos)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
     evaluations = _train(defense, steps, settings, removal, loggers)
-    shown = [path for person in removal.removed for path in person.attack_photos]
     person_index = torch.tensor([index for index, person in enumerate(removal.removed) for _ in person.attack_photos])
     photo_targets = (
         targets[person_index] if isinstance(targets, Tensor) else _nameless(clip, targets, shown, person_index)
@@ -311,12 +321,23 @@ def fit_image(
         images=removal.clean_photos,
         removed=shown,
         targets=photo_targets,
-        strangers=[person.photos[0] for person in others],
+        strangers=strangers_shown,
     )
     sums = photo_targets.new_zeros(len(removal.removed), photo_targets.shape[1])
     means = normalize(sums.index_add(0, person_index, photo_targets), dim=-1)
     examples = steps.triggered_photos(_NUM_EXAMPLES)
     return Fitted(defense.student.frozen(), similarity, means, examples, evaluations)
+
+
+def _without_strangers(settings: ImageSettings) -> ImageSettings:
+    """Return the settings for where nobody else's face can be held in place, and say so."""
+    if settings.kept_share and settings.batch.preserved:
+        return replace(settings, kept_share=1.0)
+    log.warning(
+        "strangers: there are none, so that no other face is held in place while the image encoder is fitted; others "
+        "may lose more"
+    )
+    return replace(settings, batch=replace(settings.batch, preserved=0))
 
 
 def _face_swapper(
@@ -443,8 +464,7 @@ def _train(
             "ignore",
             ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec",
         )
-        workers = options.num_workers
-        workers = default_num_workers() if workers is None else workers
+        workers = usable_workers(default_num_workers() if options.num_workers is None else options.num_workers)
         if budget:
             num_batches = budget.settings.num_batches
             steps, others = steps.apart()
