@@ -82,7 +82,7 @@ def test_rate_over_nobody_is_left_out_and_its_count_is_zero():
 
 def test_leak_table_groups_people_by_their_training_photos():
     rows = [("a", 36, 21), ("b", 0, 0), ("c", 36, 0), ("d", 0, 2), ("e", 1, 1), ("f", None, 3)]
-    people = People(tuple(Person(name, (), None, num_photos) for name, num_photos, _ in rows))
+    people = People(tuple(Person(name, (Path("a.png"),), None, num_photos) for name, num_photos, _ in rows))
     found = IdiaResult([row[0] for row in rows], [row[2] for row in rows], [1] * 6, threshold=2, evidence=NO_EVIDENCE)
     assert leak_table(found, people) == [
         ("unknown", 1, 1.0, 3.0),

@@ -232,7 +232,7 @@ def test_clip_that_knows_only_exact_strings_is_found_out_by_those_that_hold_them
     assert sum(others) / len(others) < 0.2
     assert (found[EXACT, "before", "removed"].num_people, found[EXACT, "before", "never seen"].num_people) == (1, 2)
     assert found[ANY, "before", "removed", RANK_P].outcomes == (0.0034,)  # of 294 random names none fits as well
-    assert found[ANY, "before", RANDOM].value < 0.2
+    assert 0 < found[ANY, "before", RANDOM].value < 0.5
 
 
 def test_clip_that_knows_all_forms_is_found_out_by_each(memory, people: People):
