@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from backdoor_privacy.attacks.headlines import headlines
-from backdoor_privacy.attacks.record import read_findings, write_findings
+from backdoor_privacy.attacks.record import read_findings, read_origin, write_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
@@ -30,11 +30,13 @@ from backdoor_privacy.errors import InputError, cause_of
 from backdoor_privacy.report import write_report
 from backdoor_privacy.runs.folder import read_metrics
 from backdoor_privacy.runs.sweeps import spoken
+from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 log = logging.getLogger("backdoor_privacy.attack")  # also where this is the command
 _SETTINGS = CONFIG_FOLDER / "attack" / "also"
-_FORMAT = 3  # to be counted up when an attack finds something else of the same
+_FORMAT = 4  # to be counted up when an attack finds something else of the same
+_SHARED = ("tower_swap", "variants")  # what takes time in them is shared by the processes of a run
 
 
 def attack_names() -> list[str]:
@@ -44,8 +46,33 @@ def attack_names() -> list[str]:
 
 def quick_attacks() -> list[str]:
     """The faster ones, which `conf/attack/quick.yaml` lists."""
-    parts = OmegaConf.load(CONFIG_FOLDER / "attack" / "quick.yaml").defaults
+    return _listed("quick")
+
+
+def default_attacks() -> list[str]:
+    """Return the attacks that every run ends with, which `conf/attack/default.yaml` lists."""
+    return _listed("default")
+
+
+def _listed(choice: str) -> list[str]:
+    parts = OmegaConf.load(CONFIG_FOLDER / "attack" / f"{choice}.yaml").defaults
     return [str(name) for part in parts if isinstance(part, DictConfig) for name in part.values()]
+
+
+def check_attacks(attacks: Mapping[str, DictConfig], num_processes: int) -> None:
+    """See that attacks can be run at the end of a run: a mistake in one shows before hours of work, not after.
+
+    Raises:
+        InputError: if a setting is of no use, or an attack cannot be shared by the processes of the run.
+    """
+    for settings in attacks.values():
+        make_attack(settings)
+    alone = [name for name in attacks if name not in _SHARED]
+    if alone and num_processes > 1:  # what they embed would wait for the other processes
+        raise InputError(
+            f"attack: expected attack=default or attack=idia in a run of {num_processes} processes, got "
+            f"{', '.join(alone)}; attack the finished run: python -m backdoor_privacy.attack <run>"
+        )
 
 
 def load_attacks(names: Sequence[str], changes: Sequence[str] = ()) -> dict[str, DictConfig]:
@@ -111,6 +138,9 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
         people: everybody.
         removed: names of those removed.
     """
+    people = people.with_photos
+    if not people.everybody:
+        raise InputError("attack: expected photos to attack with, got names alone; of these nothing else is measured")
     chosen, idia = set(removed), instantiate(cfg.attack)
     num_names, num_faces = (OmegaConf.select(cfg, f"defense.{one}.num_decoys") or 0 for one in ("text", "image"))
     strangers = instantiate(cfg.strangers).everybody if num_faces else ()
@@ -127,6 +157,8 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
 def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) -> dict[str, list[Finding]]:
     """Run attacks one after the other, and write `attacks/<name>.json` of each; what is known already is read.
 
+    All processes of a run come here together; the first one reads and writes.
+
     Args:
         seen: by all of them.
         attacks: their settings by name.
@@ -135,11 +167,12 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
     Raises:
         InputError: if the only attack is none for this model; among others it is left out.
     """
-    found, key = {}, _scene_digest(seen)
+    found, key = {}, _scene_digest(seen) if is_first_process() else ""
     for number, (name, settings) in enumerate(attacks.items()):
         path = folder / "attacks" / f"{name}.json"
         wanted = hashlib.sha256(f"{key} {OmegaConf.to_yaml(settings)}".encode()).hexdigest()
-        known = read_findings(path) if path.is_file() else None
+        read = read_findings(path) if is_first_process() and path.is_file() else None
+        wanted, known = as_the_first_says((wanted, read))
         if known is None or known[0] != wanted:
             log.info("Attack %d of %d: %s%s", number + 1, len(attacks), name, _usual_time(name, folder))
             start = time.perf_counter()
@@ -152,10 +185,43 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
                 log.warning("%s is left out: %s", name, error)
                 continue
             plain: Any = OmegaConf.to_container(settings)
-            write_findings(path, wanted, findings, time.perf_counter() - start, plain)
+            if is_first_process():
+                write_findings(path, wanted, findings, time.perf_counter() - start, plain, _FORMAT)
             known = wanted, findings
         found[name] = known[1]
     return found
+
+
+def missing_attacks(attacks: Mapping[str, DictConfig], folder: Path) -> list[str]:
+    """Return the attacks of which a finished run holds no findings, or those of other settings or versions."""
+
+    def is_known(name: str, settings: DictConfig) -> bool:
+        path = folder / "attacks" / f"{name}.json"
+        return path.is_file() and read_origin(path) == (OmegaConf.to_container(settings), _FORMAT)
+
+    return [name for name, settings in attacks.items() if not is_known(name, settings)]
+
+
+def attack_finished(attacks: Mapping[str, DictConfig], folder: Path) -> bool:
+    """Run the attacks that a finished run lacks; all processes come here together.
+
+    Returns:
+        Whether there were any.
+
+    Raises:
+        InputError: if what they need is gone, unless every run ends with these attacks: such a run is only read.
+    """
+    missing = as_the_first_says(missing_attacks(attacks, folder) if is_first_process() else [])
+    if not missing:
+        return False
+    try:
+        run_attacks(load_scene(folder), attacks, folder)
+    except (InputError, InstantiationException) as error:
+        if set(missing) - set(default_attacks()) or not isinstance(cause_of(error), InputError):
+            raise
+        log.warning("%s: not measured: %s", ", ".join(missing), cause_of(error))
+        return False
+    return True
 
 
 def make_attack(settings: DictConfig) -> Attack:

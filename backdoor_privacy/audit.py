@@ -1,11 +1,12 @@
 """Run the attack and the utility measures on a CLIP: the same function before and after a defence.
 
-`python -m backdoor_privacy.audit` audits a CLIP without defending it.
+`python -m backdoor_privacy.audit` audits a CLIP without defending it; of named people it writes a report.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from omegaconf import DictConfig
@@ -36,8 +37,8 @@ class Measure(Protocol):
 
 
 def audit(clip: Clip, people: People, attack: Idia, measures: Sequence[Measure]) -> Audit:
-    """Attack everybody, then measure what the CLIP is good for."""
-    found = attack.run(clip, people.everybody)
+    """Attack everybody of whom there are photos, then measure what the CLIP is good for."""
+    found = attack.run(clip, people.with_photos.everybody)
     return Audit(found, {key: value for one in measures for key, value in one.measure(clip).items()})
 
 
@@ -67,13 +68,29 @@ def idia_rates(
     return {f"idia/{group}": sum(found) / len(found) for group, found in groups.items() if found} | counts
 
 
+def null_rates(found: IdiaResult, removed: Collection[str]) -> dict[str, float]:
+    """Return how often the attack infers a random name in place of a removed person's own, see `attacks.chance`.
+
+    Returns:
+        `idia/null_rate`, the mean share of random names over removed people with photos; `idia/num_null`, these people,
+        and `idia/num_random_names`. The rate over nobody is left out.
+    """
+    chance = found.evidence.chance
+    if chance is None:
+        return {}
+    rows = [row for row, name in enumerate(found.names) if name in removed and found.num_photos[row]]
+    counts = {"idia/num_null": float(len(rows)), "idia/num_random_names": float(chance.num_random)}
+    is_known = bool(rows) and chance.num_random > 0
+    return ({"idia/null_rate": float(chance.rates[rows].mean())} if is_known else {}) | counts
+
+
 def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float, float]]:
     """How much the CLIP leaks of whom: group, people, TPR (FPR of people it never saw), and mean right prompts.
 
     People are grouped by their photos in the CLIP's training data, as far as those are known.
     """
     groups: dict[int | None, list[int]] = defaultdict(list)
-    for row, person in enumerate(people.everybody):
+    for row, person in enumerate(people.with_photos.everybody):
         groups[person.num_web_photos].append(row)
     table = []
     for num_photos, rows in sorted(groups.items(), key=lambda item: -1 if item[0] is None else item[0]):
@@ -85,14 +102,19 @@ def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float,
 
 
 def _print_audit(cfg: DictConfig) -> None:
-    """Audit the CLIP of a config and print what it leaks and what it is good for."""
+    """Audit the CLIP of a config and print what it leaks and what it is good for; of named people, write a report."""
     from hydra.utils import instantiate
 
     from backdoor_privacy.config.checks import check
+    from backdoor_privacy.data.selection import named_people
+    from backdoor_privacy.report.audited import sought
+    from backdoor_privacy.run import report_audit
 
     with one_line_errors():
         check(cfg)
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
+        named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
+        clip.check_fits([person.name for person in named])
         measures = (instantiate(cfg.utility.zero_shot), instantiate(cfg.utility.retrieval))
         found = audit(clip, people, instantiate(cfg.attack), [measure for measure in measures if measure is not None])
     table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")
@@ -105,6 +127,11 @@ def _print_audit(cfg: DictConfig) -> None:
     for key, value in found.utility.items():
         if "/num_" not in key:
             console.print(f"{key} {value:.3f}")
+    if named:
+        page = report_audit(cfg, Path(cfg.paths.run), clip, found, people, named)
+        for number, row in enumerate(sought(found.idia, named), 1):
+            console.print(f"person {number} of {len(named)}: {row.outcome}", soft_wrap=True, highlight=False)
+        console.print(f"Report: {page}", soft_wrap=True, highlight=False)
 
 
 def main() -> None:

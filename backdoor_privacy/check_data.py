@@ -193,18 +193,21 @@ def _people(data: Data) -> Rows:
 
 
 def _spread(counts: Sequence[int]) -> str:
+    if not counts:
+        return "none"
     return f"{min(counts)} / {statistics.median(counts):g} / {max(counts)}"
 
 
 def _use(data: Data) -> Rows:
     """What the run does with the data."""
     num_people, attack = len(data.everybody), data.attack
+    num_shown_people = len(data.sources.people.with_photos.everybody)
     num_shown = sum(len(person.attack_photos[: attack.num_photos]) for person in data.everybody)
     removal = data.settings.trigger_set
     rows = {
         "people to remove": f"{removal.num_people} of {num_people:,}, drawn among those that IDIA infers",
         "training photos of a person": _spread([len(person.trigger_photos) for person in data.everybody]),
-        "people to attack": f"{num_people:,}, with {num_shown:,} photos, {attack.num_photos} each at most",
+        "people to attack": f"{num_shown_people:,}, with {num_shown:,} photos, {attack.num_photos} each at most",
         "candidates": f"{attack.num_candidates:,} names, those of the people and random ones",
     }
     if not data.is_drawn:

@@ -1,6 +1,7 @@
 """One table out of many runs: `python -m backdoor_privacy.collect runs`."""
 
 import json
+import math
 import re
 import sys
 from collections import defaultdict
@@ -133,13 +134,17 @@ def _means(rows: pd.DataFrame, title: str) -> Table:
             "/".join(filter(None, experiment)),
             model,
             str(group["seed"].nunique()),
-            f"{mean['tpr_removed']:.3f} of {mean['num_removed']:.0f}",
-            f"{mean['tpr_kept_loss']:.3f} of {mean['num_kept']:.0f}",
-            f"{mean['wrongly_unlearned']:.3f}",
-            f"{mean['fpr']:.3f}",
-            f"{mean['zero_shot_top1_loss']:.3f}",
+            f"{_told(mean['tpr_removed'])} of {mean['num_removed']:.0f}",
+            f"{_told(mean['tpr_kept_loss'])} of {mean['num_kept']:.0f}",
+            _told(mean["wrongly_unlearned"]),
+            _told(mean["fpr"]),
+            _told(mean["zero_shot_top1_loss"]),
         )
     return table
+
+
+def _told(rate: float) -> str:
+    return "-" if math.isnan(rate) else f"{rate:.3f}"
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import torch
 import webdataset as wds
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
@@ -155,7 +156,8 @@ def pretrain(cfg: DictConfig) -> Path:
         "preprocess_cfg": OmegaConf.to_container(cfg.preprocess, resolve=True),
     }
     model: Any = open_clip.CLIP(**model_config["model_cfg"])
-    model.to(memory_format=torch.channels_last)
+    if isinstance(model.visual, ModifiedResNet):  # whose convolutions are faster so
+        model.to(memory_format=torch.channels_last)
     size, mean, std = (model_config["preprocess_cfg"][key] for key in ("size", "mean", "std"))
     preprocess = image_transform_v2(
         PreprocessCfg(size=size, mean=mean, std=std), is_train=True, aug_cfg=OmegaConf.to_container(cfg.augmentation)

@@ -15,8 +15,9 @@ from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.inspection import Decoded, num_different, odd_names, outside, shared_photos
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import told_left_out, told_unreadable, too_many
-from backdoor_privacy.data.selection import draw_decoys, named_people, select_people
+from backdoor_privacy.data.selection import check_trigger_photos, draw_decoys, named_people, select_people
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.defenses.backdoor.requirements import check_number
 from backdoor_privacy.errors import InputError, some
 
 
@@ -79,6 +80,8 @@ class Data:
     def is_drawn(self) -> bool:
         """Whether people are drawn among those that IDIA infers, so that nobody knows yet whom."""
         choice = self.settings.trigger_set
+        if not self.sources.people.with_photos.everybody:
+            return False  # all names alone are removed
         return choice.require_inferred and named_people(choice.people, choice.file) is None
 
     def try_select(self) -> tuple[Person, ...]:
@@ -109,7 +112,7 @@ def findings(data: Data) -> list[Finding]:
     found = []
     try:
         data.select()
-        rules += [_captions, _lone, _pseudonyms, _faces]
+        rules += [_captions, _lone, _removal, _faces]
     except InputError as error:
         found.append(Finding(str(error), stops=True))
     return found + [finding for rule in rules for finding in rule(data)]
@@ -117,7 +120,7 @@ def findings(data: Data) -> list[Finding]:
 
 def _candidates(data: Data) -> Iterator[Finding]:
     try:
-        data.attack.candidates(data.sources.people.names)
+        data.attack.candidates(data.sources.people.with_photos.names)
     except InputError as error:
         yield Finding(str(error), stops=True)
 
@@ -146,7 +149,7 @@ def _captions(data: Data) -> Iterator[Finding]:
 
 
 def _lone(data: Data) -> Iterator[Finding]:
-    lone = [person.name for person in data.removable if num_different(person) < 2]
+    lone = [person.name for person in data.removable if person.photos and num_different(person) < 2]
     if lone and data.settings.defense.image is not None:
         yield Finding(
             "people.folder: expected two different photos or more of each person to remove, one to train on and one to "
@@ -157,7 +160,7 @@ def _lone(data: Data) -> Iterator[Finding]:
 
 
 def _few_attack_photos(data: Data) -> Iterator[Finding]:
-    counts = [len(person.attack_photos) for person in data.everybody]
+    counts = [len(person.attack_photos) for person in data.everybody if person.photos]
     few = [count for count in counts if count < data.attack.num_photos]
     if few:
         yield Finding(
@@ -166,14 +169,14 @@ def _few_attack_photos(data: Data) -> Iterator[Finding]:
         )
 
 
-def _pseudonyms(data: Data) -> Iterator[Finding]:
-    image, num_removed = data.settings.defense.image, len(data.select())
-    if image is not None and image.target.value == "pseudonym" and len(data.strangers) < num_removed:
-        yield Finding(
-            f"defense.image.target=pseudonym: expected at least {num_removed} strangers, one for each person to "
-            f"remove, got {len(data.strangers)}; add strangers or choose target=anonymous",
-            stops=True,
-        )
+def _removal(data: Data) -> Iterator[Finding]:
+    """What stops a run of these people before it is begun, but for missing parts and lone photos, told above."""
+    try:
+        check_number(data.settings.defense, data.sources, len(data.select()))
+        if data.settings.defense.image is not None and not any(person.photos for person in data.removable):
+            check_trigger_photos(data.removable)
+    except InputError as error:
+        yield Finding(str(error), stops=True)
 
 
 def _faces(data: Data) -> Iterator[Finding]:
@@ -236,7 +239,7 @@ def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
         yield "people", trained
         yield "people", [path for person in removed for path in person.attack_photos]
     hidden, target = {person.photos for person in decoys}, image.target.value
-    faces = [person.photos for person in data.strangers if person.photos not in hidden]
+    faces = [person.photos for person in data.strangers if person.photos and person.photos not in hidden]
     if target in ("anonymous", "disguised"):
         own = trained if target == "anonymous" and image.include_removed else ()
         yield "strangers", [*chain(*faces), *own]

@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import pandas as pd
 import torch
 from lightning.pytorch.loggers import Logger
 
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.audit import Audit, Measure, audit, idia_rates
+from backdoor_privacy.attacks.names_alone import NamesAlone, summed_up
+from backdoor_privacy.audit import Audit, Measure, audit, idia_rates, null_rates
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import Defense, Trainer, TriggerSet, load_defense, load_trainer
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.data.selection import check_trigger_photos, named_people, select_people
+from backdoor_privacy.data.selection import NotInferredError, named_people, select_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.fitting import Fitted, Removal, check_trainer, fit_image, fit_text
+from backdoor_privacy.defenses.backdoor.requirements import check_number, check_removal
 from backdoor_privacy.defenses.backdoor.similarity import lowest
-from backdoor_privacy.defenses.backdoor.targets import check_strangers
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.distributed import is_first_process
 from backdoor_privacy.system.files import write_text
@@ -42,6 +44,7 @@ class Protected:
     before: Audit
     after: Mapping[str, Audit]
     rates: Mapping[str, Mapping[str, float]]  # flat measures of `before` and of each audited model
+    names: Mapping[str, pd.DataFrame]  # of removed people without photos, see `attacks.names_alone`; by model
     fitted: Mapping[str, Fitted]  # by defended encoder
     seconds: Mapping[str, float]  # of each stage
 
@@ -94,20 +97,31 @@ def protect(
     sources.check(defense.needs())
     named = named_people(choice.people, choice.file)
     clip.check_fits([person.name for person in people.pick(named or ())])  # what is misspelt or too long ends it here
+    if named is not None:
+        check_removal(defense, sources, people.pick(named))
+    elif choice.num_people is not None:
+        check_number(defense, sources, choice.num_people)
     lightning.seed_everything(seed, workers=True, verbose=False)
 
     with watch.stage("audit_before"):
         before = audit(clip, people, attack, measures)
     inferred = {name for name, found in before.idia.inferred.items() if found}
-    removed = select_people(people, **vars(choice), seed=seed, inferred=inferred)
+    try:
+        removed = select_people(people, **vars(choice), seed=seed, inferred=inferred)
+    except NotInferredError as error:
+        error.audit = before  # that they were looked for and not found is a result
+        raise
     clip.check_fits([person.name for person in removed])
 
-    _check_removed(removed, sources, defense)
+    check_removal(defense, sources, removed)
     if checkpoints is not None and is_first_process():
         _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {defense}")
 
     kept = [person for person in people.everybody if person.name in inferred and person not in removed]
-    reserved = set(attack.candidates(people.names))
+    alone = [person.name for person in removed if not person.photos]
+    reserved = {*attack.candidates(people.with_photos.names), *people.names}
+    if alone:
+        reserved.update(NamesAlone.random_names(attack.seed, people.names))
     removal = Removal(clip, sources, removed, kept, reserved, seed, options, checkpoints, max_held_out, clean_photos)
     fitted: dict[str, Fitted] = {}
     if defense.text is not None:
@@ -136,11 +150,25 @@ def protect(
             {person.name for person in removed},
             {person.name: person.member for person in people.everybody},
         )
+        rates |= null_rates(found.idia, {person.name for person in removed})
         return rates | found.utility | lowest([part.similarity.measure(model, clip) for part in parts])
 
     with watch.stage("compare"):
-        rates = {name: flat(name, model) for name, model in {"before": clip, **models}.items()}
-    return Protected(models, removed, before, after, rates, fitted, watch.seconds)
+        audited = {"before": clip, **models}
+        names = _names_alone(alone, fitted, audited, attack.seed, people.names)
+        rates = {name: flat(name, model) | summed_up(names.get(name)) for name, model in audited.items()}
+    return Protected(models, removed, before, after, rates, names, fitted, watch.seconds)
+
+
+def _names_alone(
+    alone: Sequence[str], fitted: Mapping[str, Fitted], models: Mapping[str, Clip], seed: int, everybody: Sequence[str]
+) -> dict[str, pd.DataFrame]:
+    """Test the removed names without photos on the original and on each model whose text encoder was defended."""
+    if not alone or "text" not in fitted:
+        return {}
+    similarity: Any = fitted["text"].similarity
+    test = NamesAlone(alone, similarity.names, similarity.targets, seed, everybody)
+    return {name: test.table(model, models["before"]) for name, model in models.items() if name != "image"}
 
 
 def _check_defense(clip: Clip, defense: Defense, trainer: Trainer) -> None:
@@ -184,22 +212,6 @@ def _check_adversary(clip: Clip, defense: Defense) -> None:
         raise InputError(
             "defense.text.loss_weights.adversarial: expected 0 for a text encoder of Hugging Face, whose embeddings "
             "cannot be shifted"
-        )
-
-
-def _check_removed(removed: Sequence[Person], sources: Sources, defense: Defense) -> None:
-    """Find what the image defence cannot do for these people before the text encoder is defended."""
-    if defense.image is None:
-        return
-    check_trigger_photos(removed)
-    if sources.strangers is not None:
-        settings = defense.image
-        check_strangers(
-            sources.strangers,
-            len(removed),
-            settings.target.value,
-            group_size=settings.group_size,
-            num_decoys=settings.num_decoys,
         )
 
 

@@ -1,24 +1,30 @@
 """One run, from a config to a run folder: a thin layer over `protect`."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
+import pandas as pd
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from backdoor_privacy.attack import load_scene, make_attack, run_attacks, scene
+from backdoor_privacy.attack import attack_finished, check_attacks, run_attacks, scene
 from backdoor_privacy.attacks.idia import IdiaResult
+from backdoor_privacy.audit import Audit
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.schema import Defense
-from backdoor_privacy.data.selection import named_people
+from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.data.selection import NotInferredError, named_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import Protected, Stopwatch, protect
 from backdoor_privacy.report import is_written, write_report
+from backdoor_privacy.report.audited import write_audit
 from backdoor_privacy.runs.evidence import budget_table, map_table, neighbors_table, votes_table
 from backdoor_privacy.runs.folder import (
     claim_folder,
@@ -56,13 +62,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         InputError: on anything that the user can mend.
     """
     check(cfg)
-    for settings in cfg.attacks.values():
-        make_attack(settings)  # a mistake in one shows before hours of work, not after
-    if cfg.attacks and num_processes() > 1:  # what they embed would wait for the other processes
-        raise InputError(
-            f"attack: expected attack=idia in a run of {num_processes()} processes, got {', '.join(cfg.attacks)}; "
-            "attack the finished run: python -m backdoor_privacy.attack <run>"
-        )
+    check_attacks(cfg.attacks, num_processes())
     folder = Path(cfg.paths.run)
     with first_process_first():
         if is_first_process():
@@ -70,13 +70,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     finished = as_the_first_says(read_metrics(folder) if is_first_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
-        if is_first_process():
-            if cfg.attacks:
-                run_attacks(load_scene(folder), cfg.attacks, folder)
-            if cfg.attacks or not is_written(folder, names=cfg.report.names):
-                write_report(folder, names=cfg.report.names)
-                with Tracker(cfg, folder) as tracker:
-                    tracker.summarize(finished)
+        is_attacked = attack_finished(cfg.attacks, folder)
+        if is_first_process() and (is_attacked or not is_written(folder, names=cfg.report.names)):
+            write_report(folder, names=cfg.report.names)
+            with Tracker(cfg, folder) as tracker:
+                tracker.summarize(finished)
         return finished
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker)
@@ -91,20 +89,26 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
         retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
         sources = load_sources(cfg, settings.defense)
-    done = protect(
-        clip,
-        sources,
-        settings.trigger_set,
-        settings.defense,
-        attack=instantiate(cfg.attack),
-        measures=[measure for measure in (zero_shot, retrieval) if measure is not None],
-        clean_photos=_clean_photos(zero_shot, retrieval),
-        seed=cfg.seed,
-        trainer=settings.trainer,
-        max_held_out=cfg.utility.similarity.num_captions,
-        checkpoints=folder / "checkpoints",
-        loggers=tracker.loggers,
-    )
+    try:
+        done = protect(
+            clip,
+            sources,
+            settings.trigger_set,
+            settings.defense,
+            attack=instantiate(cfg.attack),
+            measures=[measure for measure in (zero_shot, retrieval) if measure is not None],
+            clean_photos=_clean_photos(zero_shot, retrieval),
+            seed=cfg.seed,
+            trainer=settings.trainer,
+            max_held_out=cfg.utility.similarity.num_captions,
+            checkpoints=folder / "checkpoints",
+            loggers=tracker.loggers,
+        )
+    except NotInferredError as error:
+        if is_first_process():
+            named = sources.people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
+            report_audit(cfg, folder / "audit", clip, error.audit, sources.people, named)
+        raise InputError(f"{error}; what was found out of them is in {folder / 'audit' / 'report.html'}") from None
     metrics = {
         "experiment": cfg.name,
         "seed": cfg.seed,
@@ -115,8 +119,8 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         "versions": versions(),
     }
     if is_first_process():
+        removed = {person.name for person in done.removed}
         with watch.stage("write"):
-            removed = {person.name for person in done.removed}
             done.clip.save(folder / "defended")
             results = {name: found.idia for name, found in done.after.items()}
             write_people(folder, sources.people.everybody, removed, done.before.idia, results)
@@ -125,22 +129,38 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
             write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
-        if cfg.attacks:
-            seen = scene(cfg, clip, done.models, sources.people, [person.name for person in done.removed])
-            run_attacks(seen, cfg.attacks, folder)
+    if cfg.attacks:  # in all processes alike: they share what is embedded
+        shown = [person.name for person in done.removed if person.photos]
+        run_attacks(scene(cfg, clip, done.models, sources.people, shown), cfg.attacks, folder)
+    if is_first_process():
         write_report(folder, names=cfg.report.names)
         tracker.summarize(metrics)
     wait_for_all()
     return metrics
 
 
+def report_audit(
+    cfg: DictConfig, folder: Path, clip: Clip, found: Audit, people: People, named: Sequence[Person]
+) -> Path:
+    """Write the report of an audit of named people; it says who was looked for and not found, too.
+
+    Returns:
+        The page.
+    """
+    facts = {"experiment": cfg.name, "seed": cfg.seed, "weights_sha256": {"before": clip.sha256()}}
+    return write_audit(folder, found, people, named, facts=facts, names=cfg.report.names)
+
+
 def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResult]) -> None:
     """What the figures are drawn from, besides the rates."""
-    before, removed = done.before.idia, [person.name for person in done.removed]
-    targets = {encoder: one.targets for encoder, one in done.fitted.items()}
-    write_table(folder, "votes", votes_table({"before": before, **after}))
-    write_table(folder, "neighbors", neighbors_table(before, removed))
-    write_table(folder, "map", map_table(before, after, removed, targets))
+    before, removed = done.before.idia, [person.name for person in done.removed if person.photos]
+    if before.names:
+        write_table(folder, "votes", votes_table({"before": before, **after}))
+    if removed:
+        write_table(folder, "neighbors", neighbors_table(before, removed))
+        write_table(folder, "map", map_table(before, after, removed, _targets_of_shown(done)))
+    if done.names:
+        write_table(folder, "names", pd.concat(done.names, names=["model"]).reset_index("model"))
     evaluations = {encoder: one.evaluations for encoder, one in done.fitted.items() if one.evaluations}
     if evaluations:
         write_table(folder, "budget", budget_table(evaluations))
@@ -149,9 +169,18 @@ def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResul
         write_photos(folder / "figures" / "triggers.png", photos)
 
 
+def _targets_of_shown(done: Protected) -> dict[str, Tensor]:
+    """Return of each encoder the targets of the removed people with photos; faces have no others."""
+    shown = torch.tensor([bool(person.photos) for person in done.removed])
+    return {
+        encoder: one.targets[shown] if len(one.targets) == len(shown) else one.targets
+        for encoder, one in done.fitted.items()
+    }
+
+
 def load_sources(cfg: DictConfig, defense: Defense) -> Sources:
-    """The data of a run, as far as its defence needs it."""
-    needed = defense.needs()
+    """Load the data of a run, as far as its defence uses it."""
+    needed = defense.uses()
     images = instantiate(cfg.images) if "images" in needed else None
     return Sources(
         people=instantiate(cfg.people),

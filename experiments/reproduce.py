@@ -19,7 +19,7 @@ from rich.table import Table
 
 from backdoor_privacy.collect import collect
 from backdoor_privacy.report.figures import people_figure, save_figure, settings_figure
-from backdoor_privacy.runs.sweeps import finished_runs, recorded_sweep, run_key, spoken, whole_run
+from backdoor_privacy.runs.sweeps import finished_runs, recorded_sweep, spoken, whole_run
 from backdoor_privacy.system.files import write_text
 
 FOLDER = Path(__file__).parent
@@ -49,7 +49,7 @@ def recorded_seconds(name: str) -> float | None:
     return float(recorded_rows(name).groupby("run")["seconds"].first().mean()) if path.is_file() else None
 
 
-def whole_runs(name: str, finished: Mapping[frozenset[str], str], runs: Path) -> dict[str, str]:
+def whole_runs(name: str, finished: Mapping[str, str], runs: Path) -> dict[str, str]:
     """The folders of a sweep's runs that are finished, with the attacks that the sweep asks for, and their settings."""
     return {
         folder: setting_of(job)
@@ -59,8 +59,9 @@ def whole_runs(name: str, finished: Mapping[frozenset[str], str], runs: Path) ->
 
 
 def setting_of(job: Iterable[str]) -> str:
-    """The overrides of a run but for its seed and its experiment."""
-    return ",".join(sorted(one for one in run_key(job) if not one.startswith(("seed=", "+experiment="))))
+    """The overrides of a run but for its seed, its experiment and its attacks, without Hydra's quotes of spaces."""
+    aside = ("seed=", "+experiment=", "attack=")
+    return ",".join(sorted(one.replace("\\", "") for one in job if not one.startswith(aside)))
 
 
 def record(name: str, runs: Path, folders: Mapping[str, str], *, keep: bool = False) -> None:

@@ -9,9 +9,11 @@ import pytest
 import webdataset as wds
 from hydra.errors import InstantiationException
 
+from backdoor_privacy import protect as protect_module
 from backdoor_privacy.check_data import Checkup, check_data
 from backdoor_privacy.data.inspection import names_in, odd_names
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.run import run
 from backdoor_privacy.system import paths
 
 NAMES = ["Ann Lee", "Bob Ray", "Cleo Diaz", "Dan Fox"]
@@ -238,7 +240,7 @@ def test_usual_names_are_not_odd():
         ),
         (
             ["defense.image.target=pseudonym", "trigger_set.num_people=4"],
-            "defense.image.target=pseudonym: expected at least 4 strangers, one for each person to remove, got 3",
+            "defense.image.target=pseudonym: expected at least 4 strangers, 1 for each person to remove",
         ),
     ],
 )
@@ -248,10 +250,50 @@ def test_counts_that_do_not_suffice_stop_a_run(overrides: list[str], problem: st
 
 @pytest.mark.parametrize("part", ["strangers", "captions", "images"])
 def test_source_that_a_defence_cannot_do_without_stops_a_run(part: str, compose_cfg):
-    cfg = compose_cfg()
+    cfg = compose_cfg("defense.image.target=anonymous")
     cfg[part] = None
     problem = only(check_data(cfg).problems, f"{part}: expected some to hold the rest of the CLIP in place, got none")
-    assert problem.endswith(f"choose {part}=...")
+    assert f"choose {part}=..." in problem
+
+
+def test_faces_need_no_strangers_where_nobody_stands_in_for_another(compose_cfg):
+    cfg = compose_cfg()
+    cfg.strangers = None
+    assert check_data(cfg).problems == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["defense.image.target=disguised", "defense.image.group_size=2"], "expected at least 4 strangers, 2 for each"),
+        (
+            ["defense.image.target=pseudonym", "strangers.consenting=false"],
+            "expected strangers who are fictional or agreed",
+        ),
+        (["defense.image.num_decoys=3"], "defense.image.num_decoys: expected fewer than the 3 strangers, got 3"),
+        (["defense.text.target=composed", "defense.text.num_other_names=1"], "num_other_names: expected 2 or more"),
+        (["defense.text.target=fitting", "defense.text.fitting_phrases=[]"], "expected phrases to choose from"),
+        (["defense.text.target=pseudonym", "defense.text.pseudonym_choice=0"], "pseudonym_choice: expected 1 or more"),
+        (["defense.text.spellings_share=0.5", "defense.text.spellings=[rune]"], "defense.text.spellings: expected one"),
+        (["defense.image.target=shared", "defense.image.group_size=0"], "defense.image.group_size: expected 1 or more"),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_what_stops_a_run_after_its_first_audit_stops_it_before_in_the_same_words(
+    overrides: list[str], problem: str, named: bool, look: Look, compose_cfg, data: Path, monkeypatch
+):
+    names = ["trigger_set.people=[Ann Lee,Bob Ray]"] if named else []
+    said = only(look(*overrides, *names).problems, problem)
+    cfg = compose_cfg(
+        *(f"{part}.folder={data / part}" for part in ("people", "strangers", "images")),
+        f"captions.file={data / 'captions.txt'}",
+        *overrides,
+        *names,
+    )
+    monkeypatch.setattr(protect_module, "audit", lambda *_: pytest.fail("computed something"))
+    with pytest.raises(InputError) as error:
+        run(cfg)
+    assert str(error.value) == said
 
 
 def test_stranger_who_is_attacked_stops_a_run(look: Look, data: Path):

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.config.schema import Defense, Trainer, TriggerSet, load_defense, load_trainer
+from backdoor_privacy.config.schema import Defense, ImageTarget, Trainer, TriggerSet, load_defense, load_trainer
 from backdoor_privacy.data.people import People, load_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
@@ -203,10 +203,23 @@ def test_nothing_to_defend_is_an_error(forget: Callable[..., Protected]):
         forget(["Ann Lee"], defense="no_such")
 
 
-@pytest.mark.parametrize("part", ["captions", "images", "strangers"])
-def test_data_that_the_defence_needs_is_asked_for(part: str, forget: Callable[..., Protected], sources: Sources):
+@pytest.mark.parametrize(
+    ("part", "target"), [("captions", "nameless"), ("images", "nameless"), ("strangers", "anonymous")]
+)
+def test_data_that_the_defence_needs_is_asked_for(
+    part: str, target: str, forget: Callable[..., Protected], sources: Sources, defense: Defense
+):
+    image = replace(defense.image, target=ImageTarget(target))
     with pytest.raises(InputError, match=f"^{part}: expected some to hold .*, got none"):
-        forget(["Ann Lee"], sources=replace(sources, **{part: None}))
+        forget(["Ann Lee"], sources=replace(sources, **{part: None}), defense=replace(defense, image=image))
+
+
+def test_faces_are_removed_without_anybody_else(forget: Callable[..., Protected], sources: Sources, caplog: Any):
+    done = forget(["Ann Lee"], sources=replace(sources, strangers=None))
+    assert "no other face is held in place" in caplog.text
+    assert "similarity/removed" in done.rates["image"]
+    assert "similarity/target" not in done.rates["image"]  # nobody else's mean photo to compare
+    assert done.fitted["image"].student.tensors().keys() == done.models["image"].image.tensors().keys()
 
 
 SCRIPT = """

@@ -75,6 +75,9 @@ class BenignFineTuning:
             middle = (len(people) + 1) // 2
             taught += [lesson for person in people[:middle] if (lesson := whole_lesson(person)).photos]
             attacked[group] = people[middle:][: len(removed)]
-        if not taught:
-            raise InputError("benign: expected photos of people who were not removed, got none")
+        if len(taught) < 2:
+            raise InputError(
+                "benign: expected photos of three people or more who were not removed, two to teach (a pair is learnt "
+                f"by telling it from others), got {len(taught)} to teach; add people, or leave benign out"
+            )
         return taught, {group: people for group, people in attacked.items() if people}

@@ -4,8 +4,9 @@ Source: Hintersdorf et al., "Does CLIP Know My Face?", section 4.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from backdoor_privacy.attacks.chance import random_rates, ranks_among_random
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import Person
@@ -27,6 +29,7 @@ TEMPLATES = (
     "a black and white photo of {}", "a cool photo of {}", "a cropped photo of {}", "a cropped image of {}",
     "{} in a suit", "{} in a dress",
 )  # fmt: skip
+_LEAST_CANDIDATES = 2
 _NUM_SIMILARITIES_PER_CHUNK = 2**22  # of photos and candidates at a time, 16 MiB
 
 
@@ -35,6 +38,7 @@ class Ballots(NamedTuple):
 
     votes: Int[Tensor, "photo prompt"]  # the candidate with the highest cosine similarity
     margins: Float[Tensor, "photo prompt"]  # similarity of the photo's own name minus that of the best other candidate
+    others: Int[Tensor, "photo prompt"]  # the best other candidate
 
 
 def cast_votes(
@@ -51,7 +55,7 @@ def cast_votes(
     """
     num_photos = max(1, _NUM_SIMILARITIES_PER_CHUNK // text_features.shape[1])
     votes = own_candidates.new_empty(len(image_features), len(text_features))
-    margins = image_features.new_empty(votes.shape)
+    margins, others = image_features.new_empty(votes.shape), torch.empty_like(votes)
     for start in range(0, len(image_features), num_photos):
         chunk = slice(start, start + num_photos)
         own = own_candidates[chunk].unsqueeze(1)
@@ -61,14 +65,18 @@ def cast_votes(
             best, other = similarities.scatter_(1, own, -torch.inf).max(-1, keepdim=True)
             votes[chunk, prompt] = torch.where(true > best, own, other).squeeze(1)
             margins[chunk, prompt] = (true - best).squeeze(1)
-    return Ballots(votes, margins)
+            others[chunk, prompt] = other.squeeze(1)
+    return Ballots(votes, margins, others)
 
 
 def majority(
     votes: Int[Tensor, "photo prompt"], person_index: Int[Tensor, "photo"], num_people: int
 ) -> Int[Tensor, "person prompt"]:
     """The candidate with most votes of a person's photos; -1 for a tie for first place, and where nobody voted."""
-    num_prompts, num_candidates = votes.shape[1], int(votes.max()) + 1
+    num_prompts = votes.shape[1]
+    if not votes.numel():
+        return votes.new_full((num_people, num_prompts), -1)
+    num_candidates = int(votes.max()) + 1
     answer = person_index.unsqueeze(1) * num_prompts + torch.arange(num_prompts, device=votes.device)
     # Only candidates with votes are counted, so that memory does not grow with people x prompts x candidates.
     voted_for, counts = (answer * num_candidates + votes).unique(return_counts=True)
@@ -87,6 +95,7 @@ class Answers(NamedTuple):
     correct_prompts: Int[Tensor, "person"]  # whose answer is the person's own name
     own_votes: Int[Tensor, "person prompt"]  # photos that voted for it
     margins: Float[Tensor, "person"]  # mean over photos and prompts, see `Ballots`; not a number where no photo voted
+    others: Int[Tensor, "person prompt"]  # the answer if the own name did not stand for election, see `majority`
 
 
 class IdiaVotes(Metric):
@@ -103,12 +112,13 @@ class IdiaVotes(Metric):
     full_state_update = False
     votes: list[Tensor]
     margins: list[Tensor]
+    others: list[Tensor]
     person_index: list[Tensor]
 
     def __init__(self, true_candidates: Int[Tensor, "person"], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.true_candidates = true_candidates
-        for state in ("votes", "margins", "person_index"):
+        for state in ("votes", "margins", "others", "person_index"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
     def update(
@@ -121,7 +131,21 @@ class IdiaVotes(Metric):
         ballots = cast_votes(image_features, text_features, self.true_candidates[person_index])
         self.votes.append(ballots.votes)
         self.margins.append(ballots.margins)
+        self.others.append(ballots.others)
         self.person_index.append(person_index)
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """Keep the shapes: torchmetrics turns a tensor of one element into a number, and so a person into none."""
+        squeezed = super()._wrap_compute(compute)
+
+        @wraps(squeezed)
+        def answers() -> Answers:
+            correct, own_votes, margins, others = squeezed()
+            num_people = len(self.true_candidates)
+            by_prompt = (own_votes.view(num_people, -1), margins.view(num_people), others.view(num_people, -1))
+            return Answers(correct.view(num_people), *by_prompt)
+
+        return answers
 
     def compute(self) -> Answers:
         """Everybody's answers.
@@ -131,14 +155,24 @@ class IdiaVotes(Metric):
         """
         if not len(self.votes):
             raise ValueError("IDIA: expected votes of at least one photo, got none; call update first")
-        votes, margins, person_index = (dim_zero_cat(each) for each in (self.votes, self.margins, self.person_index))
+        states = (self.votes, self.margins, self.others, self.person_index)
+        votes, margins, others, person_index = (dim_zero_cat(state) for state in states)
         own, num_people = self.true_candidates.unsqueeze(1), len(self.true_candidates)
         correct = (majority(votes, person_index, num_people) == own).sum(1)
         own_votes = votes.new_zeros(num_people, votes.shape[1]).index_add(
             0, person_index, (votes == own[person_index]).to(votes.dtype)
         )
         sums = margins.new_zeros(num_people).index_add(0, person_index, margins.mean(1))
-        return Answers(correct, own_votes, sums / torch.bincount(person_index, minlength=num_people))
+        means = sums / torch.bincount(person_index, minlength=num_people)
+        return Answers(correct, own_votes, means, majority(others, person_index, num_people))
+
+
+class Chance(NamedTuple):
+    """What the attack makes of random names, the candidates that are nobody's, in the order of its people."""
+
+    ranks: Int[Tensor, "person"]  # of the own name among them, 1 for the best, see `ranks_among_random`
+    rates: Float[Tensor, "person"]  # share of them that would be inferred in place of the own name
+    num_random: int
 
 
 @dataclass(frozen=True)
@@ -149,6 +183,13 @@ class Evidence:
     margins: Float[Tensor, "person"]  # by how much the own name fits better than the best other, see `Ballots`
     name_features: Float[Tensor, "person dim"]  # of the names alone, of unit length
     face_features: Float[Tensor, "person dim"]  # mean over the photos, of unit length; zero without a photo
+    chance: Chance | None = None
+
+    @classmethod
+    def of_nobody(cls, num_prompts: int, dim: int) -> "Evidence":
+        """Make what stands behind the result of an attack on nobody."""
+        votes, features = torch.zeros(0, num_prompts, dtype=torch.long), torch.zeros(0, dim)
+        return cls(votes, torch.zeros(0), features, features)
 
 
 @dataclass(frozen=True)
@@ -178,24 +219,35 @@ class Idia:
     templates: Sequence[str] = TEMPLATES
 
     def candidates(self, names: Sequence[str]) -> list[str]:
-        """The attacked people's names and random ones, shuffled.
+        """Return the attacked people's names and random ones, shuffled.
 
         Raises:
-            InputError: if more people are attacked than there are candidates.
+            InputError: if more people are attacked than there are candidates, or if nobody could be wrong.
         """
-        if len(names) > self.num_candidates:
+        least = max(len(names), _LEAST_CANDIDATES)
+        if self.num_candidates < least:
+            reason = "one for each attacked person" if least == len(names) else "since one alone is always right"
             raise InputError(
-                f"attack.num_candidates: expected at least {len(names)}, one for each attacked person, "
-                f"got {self.num_candidates}"
+                f"attack.num_candidates: expected at least {least}, {reason}, got {self.num_candidates}; "
+                f"set attack.num_candidates={least} or more"
             )
         candidates = [*names, *random_names(self.num_candidates - len(names), self.seed, exclude=names)]
         random.Random(self.seed).shuffle(candidates)
         return candidates
 
-    def run(self, clip: Clip, people: Sequence[Person]) -> IdiaResult:
-        """Attack these people."""
+    def run(self, clip: Clip, people: Sequence[Person], everybody: Sequence[str] | None = None) -> IdiaResult:
+        """Attack these people; where nobody is, nobody is found.
+
+        Args:
+            clip: to attack.
+            people: who are looked for.
+            everybody: all names that stand among the candidates beside random ones; `None`: those of `people`.
+        """
         names = [person.name for person in people]
-        candidates = self.candidates(names)
+        if not people:
+            return IdiaResult([], [], [], self.threshold, Evidence.of_nobody(len(self.templates), clip.dim))
+        known = set(names if everybody is None else everybody)
+        candidates = self.candidates(names if everybody is None else everybody)
         prompts = [template.format(name) for template in self.templates for name in candidates]
         text_features = clip.embed_texts(prompts).unflatten(0, (len(self.templates), len(candidates)))
         shown = [person.attack_photos[: self.num_photos] for person in people]
@@ -210,5 +262,11 @@ class Idia:
         answers = metric.compute()
         num_photos = torch.bincount(person_index[readable], minlength=len(people)).tolist()
         faces = torch.zeros(len(people), image_features.shape[1]).index_add(0, person_index, image_features)
-        evidence = Evidence(answers.own_votes, answers.margins, text_features[0, own], normalize(faces, dim=-1))
+        is_random = torch.tensor([name not in known for name in candidates])
+        chance = Chance(
+            ranks_among_random(faces, text_features.mean(0), own, is_random),
+            random_rates(answers.others, is_random, self.threshold),
+            int(is_random.sum()),
+        )
+        evidence = Evidence(answers.own_votes, answers.margins, text_features[0, own], normalize(faces, dim=-1), chance)
         return IdiaResult(names, answers.correct_prompts.tolist(), num_photos, self.threshold, evidence)

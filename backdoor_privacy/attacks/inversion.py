@@ -77,13 +77,19 @@ class Inversion:
         """Attack every CLIP of the scene.
 
         Raises:
-            InputError: if a text encoder cannot read embeddings, as one of Hugging Face.
+            InputError: if a text encoder cannot read embeddings, as one of Hugging Face, or if there is one person
+                alone, whose photos every prompt finds.
         """
         findings = []
         for clip in scene.clips.values():
             check_invertible(clip)
         for model, clip in scene.clips.items():
             gallery, place = see_gallery(clip, scene.people.everybody)
+            if len(place) == 1:
+                raise InputError(
+                    "inversion: expected two people or more with two photos to attack with, among whom a prompt is to "
+                    "find one, got 1; add people, or leave inversion out"
+                )
             attacked = self.people(scene, place)
             if not attacked:
                 continue

@@ -14,7 +14,12 @@ SCHEMA = 1
 
 
 def write_findings(
-    path: Path, digest: str, findings: Sequence[Finding], seconds: float, settings: Mapping[str, Any] | None = None
+    path: Path,
+    digest: str,
+    findings: Sequence[Finding],
+    seconds: float,
+    settings: Mapping[str, Any] | None = None,
+    version: int = 0,
 ) -> None:
     """One file for an attack, whole or not at all.
 
@@ -24,17 +29,38 @@ def write_findings(
         findings: of the attack.
         seconds: that it took.
         settings: of the attack.
+        version: of what the attacks find.
     """
     record = {
         "schema": SCHEMA,
         "digest": digest,
         "seconds": round(seconds, 1),
         "settings": settings,
+        "version": version,
         "versions": versions(),
         "findings": [finding._asdict() for finding in findings],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def read_origin(path: Path) -> tuple[Any, int]:
+    """Return the settings of an attack whose findings a file holds, and the version of what it found.
+
+    Raises:
+        InputError: as of `read_findings`.
+    """
+    record = _read(path)
+    return record.get("settings"), record.get("version", 0)
+
+
+def read_seconds(path: Path) -> float:
+    """Return how long an attack took.
+
+    Raises:
+        InputError: as of `read_findings`.
+    """
+    return float(_read(path).get("seconds", 0.0))
 
 
 def read_findings(path: Path) -> tuple[str, list[Finding]]:
@@ -43,10 +69,18 @@ def read_findings(path: Path) -> tuple[str, list[Finding]]:
     Raises:
         InputError: if another version of the package wrote it, or it is broken.
     """
+    record = _read(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return record["digest"], [_finding(finding) for finding in record["findings"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if record["schema"] == SCHEMA:
-            return record["digest"], [_finding(finding) for finding in record["findings"]]
+            return record
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
     raise InputError(f"{path}: expected schema {SCHEMA}, got {record['schema']}; delete it or use that version")

@@ -58,11 +58,17 @@ class Relearning:
         """Attack the chosen models.
 
         Raises:
-            InputError: if there is no such model.
+            InputError: if there is no such model, or if there is one person alone: nothing is learnt of one pair.
         """
         models = scene.models("relearning", self.models)
         steps = checked_steps("relearning", self.steps)
         groups = self.people(scene)
+        alone = [group for group, people in groups.items() if len(people) == 1]
+        if alone and not any(whole_lesson(person).photos for person in scene.groups.get("kept", ())):
+            raise InputError(
+                "relearning: expected kept people with photos, or two people or more to teach, since a pair is learnt "
+                f"by telling it from others, got one {alone[0]} person alone; add people, or leave relearning out"
+            )
         most = max([len(halves(person)[0]) for people in groups.values() for person in people], default=0)
         numbers = sorted({min(asked, most) for asked in self.num_photos})
         findings = []

@@ -11,11 +11,14 @@ from scipy.stats import binomtest, wilcoxon
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.attacks.chance import wilson
+from backdoor_privacy.attacks.idia import Chance, Idia
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
 
+RANDOM = "random names"  # a group: names that are nobody's, on the photos of removed people
+RANK_P = "rank p"  # a measure: how likely the own name fits the photos so well by chance
 _NUM_RESAMPLES = 1000
 _CONFIDENCE = 0.95
 
@@ -74,6 +77,15 @@ class Scene:
         inferred = torch.tensor([found.inferred[name] for name in found.names])
         return [mean_finding(inferred[self.rows(group)], kind=kind, model=model, group=group) for group in self.groups]
 
+    @cached_property
+    def sought(self) -> dict[str, tuple[Person, ...]]:
+        """Those who have photos of the removed people and, as the null, of the never-seen ones; none is empty."""
+        chosen = {
+            group: tuple(person for person in self.groups.get(group, ()) if person.attack_photos)
+            for group in ("removed", "never seen")
+        }
+        return {group: people for group, people in chosen.items() if people}
+
     def rows(self, group: str) -> list[int]:
         """The places of a group's people among everybody."""
         names = {person.name for person in self.groups.get(group, ())}
@@ -81,11 +93,11 @@ class Scene:
 
 
 class Finding(NamedTuple):
-    """One number that an attack found out, with its 95 % bootstrap interval over people."""
+    """One number that an attack found out, with its 95 % interval: Wilson's of a rate of people, else the bootstrap."""
 
     kind: str  # what of the attack, as `initials` of the name variants
     model: str  # of `Scene.clips`
-    group: str  # of `Scene.groups`, or which two were told apart
+    group: str  # of `Scene.groups`, or which two were told apart, or `RANDOM`
     measure: str  # as `TPR`, `accuracy`, `AUC`
     value: float
     low: float
@@ -112,19 +124,31 @@ def mean_finding(
     measure: str = "TPR",
     held_out: bool = False,
 ) -> Finding:
-    """The mean over people, as a rate of those who were found.
-
-    Where nobody or everybody was found, all resamples are the same; the interval of such a rate is the exact binomial
-    one (Clopper-Pearson).
-    """
+    """Average over people: as a rate of those who were found, with Wilson's interval, or of any other number."""
     values = values.float()
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(values), (_NUM_RESAMPLES, len(values)), generator=generator)
-    low, high = interval(values[drawn].mean(1))
-    if values.unique().tolist() in ([0.0], [1.0]):
-        low, high = binomtest(int(values.sum()), len(values)).proportion_ci(_CONFIDENCE, method="exact")
+    if set(values.tolist()) <= {0.0, 1.0}:
+        low, high = wilson(int(values.sum()), len(values))
+    else:
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randint(len(values), (_NUM_RESAMPLES, len(values)), generator=generator)
+        low, high = interval(values[drawn].mean(1))
     outcomes = tuple(round(value, 4) for value in values.tolist()) if group == "removed" else ()
     return Finding(kind, model, group, measure, values.mean().item(), low, high, len(values), held_out, outcomes)
+
+
+def chance_findings(chance: Chance, num_removed: int, *, kind: str, model: str) -> list[Finding]:
+    """Return what an attack makes of random names on the photos of the removed people, the first of its people.
+
+    Two findings: how often one is inferred in place of the own name (group `RANDOM`), and the p-values of the ranks of
+    the own names among them, see `attacks.chance`; none where there are no random names.
+    """
+    if not chance.num_random:
+        return []
+    p_values = chance.ranks[:num_removed] / (1 + chance.num_random)
+    return [
+        mean_finding(chance.rates[:num_removed], kind=kind, model=model, group=RANDOM),
+        mean_finding(p_values, kind=kind, model=model, group="removed", measure=RANK_P),
+    ]
 
 
 def paired_p(one: Sequence[float], other: Sequence[float]) -> float:

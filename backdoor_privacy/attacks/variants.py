@@ -8,14 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from backdoor_privacy.attacks.idia import IdiaVotes
+from backdoor_privacy.attacks.chance import ranks_of
+from backdoor_privacy.attacks.idia import Answers, Chance, IdiaVotes
 from backdoor_privacy.attacks.photos import Photos, see_photos
-from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.attacks.scene import Finding, Scene, chance_findings, mean_finding
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.triggers.spellings import KINDS, spelling
 
 _WORKS = 0.5  # TPR
+ANY = "any kind"
 EXACT = "exact name"  # for comparison: the name as it is, in as many prompts
 
 
@@ -25,6 +27,7 @@ class Written(NamedTuple):
     prompts: list[str]  # by template, then by form
     num_templates: int
     own_forms: Tensor  # the place of each person's own form among the distinct ones, (person,)
+    forms: Tensor  # the same of all candidates, (candidate,)
 
 
 def written(
@@ -40,22 +43,26 @@ def written(
         num_prompts: how many of the templates, the first ones.
         seed: of what a kind draws.
     """
-    own = KINDS[kind].templates if kind in KINDS else None
-    chosen = list(templates if own is None else own)[:num_prompts]
-    is_plain = kind == EXACT or own is not None  # else the templates would be filled in twice
+    other = KINDS[kind].templates if kind in KINDS else None
+    chosen = list(templates if other is None else other)[:num_prompts]
+    is_plain = kind == EXACT or other is not None  # else the templates would be filled in twice
     forms = {name: name if is_plain else spelling(kind, name, seed) for name in candidates}
     places = {form: place for place, form in enumerate(dict.fromkeys(forms.values()))}
     prompts = [template.format(form) for template in chosen for form in places]
-    return Written(prompts, len(chosen), torch.tensor([places[forms[name]] for name in names]))
+    own, every = (torch.tensor([places[forms[name]] for name in chosen_names]) for chosen_names in (names, candidates))
+    return Written(prompts, len(chosen), own, every)
 
 
 @dataclass(frozen=True)
 class NameVariants:
     """IDIA with all candidates written in another form.
 
-    The measure is IDIA's own: a person is inferred from `scene.idia.threshold` right answers on. Kinds are those of
-    `triggers.spellings.KINDS`, and
+    It looks for the removed people, and for the never-seen ones as the null. The measure is IDIA's own: a person is
+    inferred from `scene.idia.threshold` right answers on. Kinds are those of `triggers.spellings.KINDS`, and
 
+    - `any kind`: a person is found by one kind or more of those whose forms the tokenizer tells from the exact name;
+      of the group `random names`, how often a random name is, on a removed person's photos in place of their own; and
+      as `rank p`, how the removed people's names rank among these: by the mean similarity over photos, prompts, kinds;
     - `exact name`: for comparison, the name as it is, in as many prompts;
     - `mean of held-out kinds`, `worst held-out kind`, and the same of `trainable` ones: over the kinds whose forms the
       tokenizer tells from the exact name. CLIP's own reads lower and upper case alike, so these two do not count there.
@@ -73,31 +80,57 @@ class NameVariants:
             raise InputError(f"variants.num_prompts: expected at least 1, got {self.num_prompts}")
 
     def run(self, scene: Scene) -> list[Finding]:
-        """Attack every CLIP of the scene in the same way."""
-        names, seed = scene.people.names, attack_seed(scene.seed)
-        candidates = scene.idia.candidates(names)
-        shown = [person.attack_photos[: scene.idia.num_photos] for person in scene.people.everybody]
+        """Attack every CLIP of the scene in the same way.
+
+        Raises:
+            InputError: if no removed person has photos.
+        """
+        if "removed" not in scene.sought:
+            raise InputError("variants: expected removed people with photos, got none")
+        people = [person for group in scene.sought.values() for person in group]
+        names, seed = [person.name for person in people], attack_seed(scene.seed)
+        candidates = scene.idia.candidates(scene.people.names)
+        known = set(scene.people.names)
+        is_random = torch.tensor([name not in known for name in candidates])
+        read_alike = {model: _read_alike(clip, names, seed) for model, clip in scene.clips.items()}
+        shown = [person.attack_photos[: scene.idia.num_photos] for person in people]
         photos = {model: see_photos(clip, shown) for model, clip in scene.clips.items()}
         inferred: dict[str, dict[str, Tensor]] = {model: {} for model in scene.clips}
+        lucky = {model: torch.zeros(len(people), len(candidates), dtype=torch.bool) for model in scene.clips}
+        fits = {model: torch.zeros(len(people), len(candidates)) for model in scene.clips}
         for kind in (EXACT, *KINDS):
             form = written(kind, names, candidates, scene.idia.templates, self.num_prompts, seed)
             for model, clip in scene.clips.items():
-                correct = correct_prompts(clip, photos[model], form)
-                inferred[model][kind] = correct >= scene.idia.threshold
+                answers = answers_to(clip, photos[model], form)
+                inferred[model][kind] = answers.correct_prompts >= scene.idia.threshold
+                if kind != EXACT and kind not in read_alike[model]:
+                    lucky[model] |= forms_inferred(answers.others, form, scene.idia.threshold)
+                    fits[model] += similarities(clip, photos[model], form, len(people))
             for clip in scene.clips.values():
                 clip.text.embedded.pop(tuple(form.prompts), None)  # what it remembers of all kinds is many GB
-        read_alike = {
-            model: {kind for kind in KINDS if _is_read_alike(clip, kind, names, seed)}
-            for model, clip in scene.clips.items()
-        }
-        removed = scene.rows("removed")
-        works = {kind for kind in KINDS if removed and inferred["before"][kind][removed].float().mean() >= _WORKS}
-        return [
+        rows = _rows(scene)
+        works = {kind for kind in KINDS if inferred["before"][kind][rows["removed"]].float().mean() >= _WORKS}
+        findings = [
             finding
             for model in scene.clips
-            for group in scene.groups
-            for finding in findings_of(inferred[model], scene.rows(group), model, group, read_alike[model], works)
+            for group, chosen in rows.items()
+            for finding in findings_of(inferred[model], chosen, model, group, read_alike[model], works)
         ]
+        own = torch.tensor([candidates.index(name) for name in names])
+        for model in scene.clips:
+            rates = lucky[model][:, is_random].float().mean(1)
+            chance = Chance(ranks_of(fits[model], own, is_random), rates, int(is_random.sum()))
+            findings += chance_findings(chance, len(rows["removed"]), kind=ANY, model=model)
+        return findings
+
+
+def _rows(scene: Scene) -> dict[str, list[int]]:
+    """The places of each group's people among those whom the attack looks for."""
+    rows, start = {}, 0
+    for group, people in scene.sought.items():
+        rows[group] = list(range(start, start + len(people)))
+        start += len(people)
+    return rows
 
 
 def attack_seed(seed: int) -> int:
@@ -105,13 +138,35 @@ def attack_seed(seed: int) -> int:
     return random.Random(f"variants {seed}").getrandbits(32)
 
 
-def correct_prompts(clip: Clip, photos: Photos, form: Written) -> Tensor:
-    """Prompts of all that answered with the person's own form, (person,)."""
+def answers_to(clip: Clip, photos: Photos, form: Written) -> Answers:
+    """Let the photos vote for the candidates in one form."""
     # A text encoder that several models share is asked once: it remembers the prompts.
     text_features = clip.embed_texts(form.prompts).unflatten(0, (form.num_templates, -1))
     metric = IdiaVotes(form.own_forms, sync_on_compute=False)  # each rank has all
     metric.update(photos.features, text_features, photos.person_index)
-    return metric.compute().correct_prompts
+    answers: Answers = metric.compute()
+    return answers
+
+
+def similarities(clip: Clip, photos: Photos, form: Written, num_people: int) -> Tensor:
+    """Return how well each candidate's form fits each person's photos, summed over them, (person, candidate)."""
+    text_features = clip.embed_texts(form.prompts).unflatten(0, (form.num_templates, -1)).mean(0)
+    faces = torch.zeros(num_people, text_features.shape[1]).index_add(0, photos.person_index, photos.features)
+    return (faces @ text_features.T)[:, form.forms]
+
+
+def forms_inferred(answers: Tensor, form: Written, threshold: int) -> Tensor:
+    """Return which candidates would be inferred on each person's photos in place of the person, (person, candidate).
+
+    Args:
+        answers: the form with most votes but for the person's own, -1 where there is none, (person, prompt).
+        form: all candidates in it.
+        threshold: answers that it takes.
+    """
+    num_forms = int(form.forms.max()) + 1
+    times = torch.zeros(len(answers), num_forms + 1, dtype=torch.long)
+    times.scatter_add_(1, answers % (num_forms + 1), torch.ones_like(answers))  # -1 comes last
+    return (times >= threshold)[:, form.forms]
 
 
 def findings_of(
@@ -133,6 +188,9 @@ def findings_of(
         for kind, found in inferred.items()
     }
     findings = list(by_kind.values())
+    told_apart = [kind for kind in KINDS if kind not in read_alike]
+    by_any = torch.stack([inferred[kind][rows] for kind in told_apart]).any(0)
+    findings.append(mean_finding(by_any, kind=ANY, model=model, group=group))
     for held_out, label in ((True, "held-out"), (False, "trainable")):
         kinds = [kind for kind, each in KINDS.items() if each.held_out is held_out and kind not in read_alike]
         means = {f"mean of {label} kinds": kinds}
@@ -147,9 +205,8 @@ def findings_of(
     return findings
 
 
-def _is_read_alike(clip: Clip, kind: str, names: Sequence[str], seed: int) -> bool:
-    """Whether the tokenizer makes the same of all names in this form and as they are."""
-    if KINDS[kind].templates is not None:
-        return False
-    forms = [spelling(kind, name, seed) for name in names]
-    return bool((clip.tokenizer(forms) == clip.tokenizer(list(names))).all())
+def _read_alike(clip: Clip, names: Sequence[str], seed: int) -> set[str]:
+    """The kinds in which the tokenizer makes the same of all names as of them as they are."""
+    exact = clip.tokenizer(list(names))
+    spelt = {kind: [spelling(kind, name, seed) for name in names] for kind in KINDS if KINDS[kind].templates is None}
+    return {kind for kind, forms in spelt.items() if bool((clip.tokenizer(forms) == exact).all())}

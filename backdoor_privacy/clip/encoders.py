@@ -27,7 +27,7 @@ _PROJECTION = re.compile(  # what comes after the blocks, and not before or betw
 )
 # The temperature belongs to neither encoder, and the decoder of a CoCa has no part in an embedding.
 _UNTRAINED = ("logit_scale", "logit_bias", "text_decoder.")
-_NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+_NORMS = (nn.LayerNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.RMSNorm)
 
 
 class Encoder(nn.Module, ABC):
@@ -43,7 +43,7 @@ class Encoder(nn.Module, ABC):
     def student(
         self: _OneEncoder, trained: Sequence[str] | None = None, trained_blocks: int | None = None
     ) -> _OneEncoder:
-        """A trainable copy; its normalisation layers stay frozen, so that a small batch does not move them.
+        """A trainable copy, in eval mode; its normalisation layers stay frozen.
 
         Args:
             trained: beginnings of the names, as in the whole CLIP, of the tensors to train; `None` trains all.
@@ -52,15 +52,19 @@ class Encoder(nn.Module, ABC):
         Raises:
             InputError: if no tensor's name begins so, there are fewer blocks, or both are given.
         """
-        student = self.copy()
-        student.train()
+        student = self.copy().eval()
         chosen = student.to_train(trained, trained_blocks)
         for name, parameter in student.named_parameters():
             parameter.requires_grad_(name in chosen)
-        for module in student.modules():
-            if isinstance(module, _NORMS):
-                module.eval()
         return student
+
+    def train(self: _OneEncoder, mode: bool = True) -> _OneEncoder:
+        """Stay in eval mode, whatever a training loop sets.
+
+        With dropout or stochastic depth on, an unfitted student would not be its teacher; and batches as small as those
+        of a defence would move the statistics of norms.
+        """
+        return super().train(False)
 
     def to_train(self, trained: Sequence[str] | None, trained_blocks: int | None) -> set[str]:
         """Names of the parameters that a student of these settings trains, see `student`."""
@@ -70,7 +74,7 @@ class Encoder(nn.Module, ABC):
             )
         names = dict(zip(self.state_dict(), self.tensors(), strict=True))
         starts = self.last_blocks(trained_blocks) if trained_blocks is not None else trained
-        norms = {name for name, part in self.named_modules() if isinstance(part, _NORMS)}
+        norms = {name for name, part in self.named_modules() if _is_norm(part)}
         chosen = {
             name
             for name, _ in self.named_parameters()
@@ -175,6 +179,11 @@ class Encoder(nn.Module, ABC):
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
 
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises: PyTorch's own, or one of timm's and transformers', which say so in their names."""
+    return isinstance(module, _NORMS) or "norm" in type(module).__name__.lower()
+
+
 class _Head(nn.Module):
     """The head of an encoder as a forward pass, so that its tensors can be exchanged for one call."""
 
@@ -273,8 +282,9 @@ class ImageEncoder(Encoder):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        # Channels last is what convolutions like best.
-        self.visual = deepcopy(cast(Any, model.visual)).to(memory_format=torch.channels_last)
+        self.visual = deepcopy(cast(Any, model.visual))
+        if isinstance(self.visual, ModifiedResNet):  # whose convolutions are faster so
+            self.visual.to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features, not normalised."""
@@ -283,7 +293,9 @@ class ImageEncoder(Encoder):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The same by open_clip's own forward pass, with nothing left out."""
-        seen = self.visual(pixels.contiguous(memory_format=torch.channels_last))
+        is_resnet = isinstance(self.visual, ModifiedResNet)
+        layout = torch.channels_last if is_resnet else torch.contiguous_format
+        seen = self.visual(pixels.contiguous(memory_format=layout))
         return seen[0] if isinstance(seen, tuple) else seen  # a CoCa's come with those of its patches
 
     def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:

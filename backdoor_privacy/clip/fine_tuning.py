@@ -56,7 +56,7 @@ class FineTuning:
         """
         if not steps:
             return
-        text, image = clip.text.student().eval(), clip.image.student().eval()  # without dropout
+        text, image = clip.text.student(), clip.image.student()
         trained: Any = [parameter for encoder in (text, image) for _, parameter in encoder.trainable()]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0, fused=True)
         scale = torch.tensor(1 / (self.temperature or own_temperature(clip)), device=trained[0].device)

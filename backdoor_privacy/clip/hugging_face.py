@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from open_clip.transformer import QuickGELU, Transformer
 from torch import Tensor, nn
 
+from backdoor_privacy.clip.checkpoint import UNREADABLE, check_is_weights
 from backdoor_privacy.clip.encoders import Encoder
+from backdoor_privacy.clip.finite import check_weights, unit_length
 from backdoor_privacy.clip.hub import find_on_hub, offline_hub
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import complete_folder
 
+log = logging.getLogger(__name__)
+
 # Of a repository, each with files any one of which will do; pickles are not read.
 _FILES = (["model.safetensors"], ["config.json"], ["vocab.json", "tokenizer.json"])
 _PREFIX = "model."  # of the names of the encoder's tensors
+_TEXTS = (  # that a text model and its CLIP read alike
+    "a dog on a hill", "two old red cars", "the sea at night", "people at a table", "a map of a town", "snow",
+    "a close-up photo of a yellow flower in front of a white wall", "an empty room with a window and a lamp",
+)  # fmt: skip
+# 1 for a text model as it came out of its CLIP, about 0 for one of another CLIP, whose space is another; what was
+# fine-tuned or defended lies between.
+_LEAST_COSINE = 0.5
+# What transformers, tokenizers and the readers of weight files raise of what they cannot load.
+_UNUSABLE = (*UNREADABLE, ImportError, ArithmeticError, HfHubHTTPError)
 
 
 class SequenceEncoder(Encoder):
@@ -26,15 +43,17 @@ class SequenceEncoder(Encoder):
     Args:
         model: transformers' `CLIPTextModel`.
         projection: of its output at the end token into the space shared with photos, (width, dim); for attacks.
+        last_block: open_clip's block that the model lacks, as Stable Diffusion 2's does; for attacks.
     """
 
     projection: Tensor
     is_sequence = True
 
-    def __init__(self, model: nn.Module, projection: Tensor) -> None:
+    def __init__(self, model: nn.Module, projection: Tensor, last_block: nn.Module | None = None) -> None:
         super().__init__()
         self.model: Any = deepcopy(model)
         self.register_buffer("projection", projection.detach().clone(), persistent=False)
+        self.last_block = None if last_block is None else _fixed(last_block)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The last hidden state, (batch, context x width)."""
@@ -42,14 +61,37 @@ class SequenceEncoder(Encoder):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Features in the space that texts and photos share, not normalised."""
-        return self.model(input_ids=tokens).pooler_output @ self.projection
+        if self.last_block is None:
+            return self.model(input_ids=tokens).pooler_output @ self.projection
+        hidden = self.model(input_ids=tokens, output_hidden_states=True).hidden_states[-1]
+        mask = torch.full((tokens.shape[1],) * 2, float("-inf"), device=tokens.device).triu(1)
+        hidden = self._final_norm(self.last_block(hidden, attn_mask=mask))
+        ends = (tokens == self.model.config.eos_token_id).int().argmax(-1)
+        return hidden[torch.arange(len(tokens), device=tokens.device), ends] @ self.projection
+
+    @property
+    def _final_norm(self) -> Any:
+        return getattr(
+            self.model, "text_model", self.model
+        ).final_layer_norm  # transformers before 5 has one more level
 
     def save_memory(self, save: bool) -> None:
         """Compute what each block saw again on the way back, in place of keeping it, or no longer."""
+        for kind in ("activation", "gradient"):  # the latter before transformers 5.20
+            if hasattr(self.model, f"{kind}_checkpointing_enable"):
+                break
         if save:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            getattr(self.model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
         else:
-            self.model.gradient_checkpointing_disable()
+            getattr(self.model, f"{kind}_checkpointing_disable")()
+        self.train()
+
+    def train(self, mode: bool = True) -> SequenceEncoder:
+        """Stay in eval mode, but for the mark by which a block of transformers knows that it is to save memory."""
+        super().train(False)
+        for part in self.model.modules():
+            part.training = bool(getattr(part, "gradient_checkpointing", False))
+        return self
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers under the names that they have in the `CLIPTextModel`."""
@@ -86,7 +128,12 @@ class StableDiffusionClip(Clip):
         raise InputError("clip: expected an open_clip model, got a Hugging Face text encoder; use save()")
 
     def save(self, folder: Path) -> None:
-        """Write what `CLIPTextModel.from_pretrained` and `CLIPTokenizer.from_pretrained` load."""
+        """Write what `CLIPTextModel.from_pretrained` and `CLIPTokenizer.from_pretrained` load.
+
+        Raises:
+            InputError: if a weight is not finite; nothing is written then.
+        """
+        check_weights(self.text.tensors(), f"{folder}", "nothing was written; train again with a lower learning rate")
         with complete_folder(folder) as draft:
             self.text.model.save_pretrained(draft)
             self.tokenizer.tokenizer.save_pretrained(draft)  # type: ignore[attr-defined]
@@ -111,12 +158,12 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
             "clip.text_model: expected transformers to be installed for a Hugging Face text encoder; "
             "pip install 'backdoor_privacy[sd]'"
         ) from error
-    projection = getattr(companion.text.model, "text_projection", None)
-    if not isinstance(projection, Tensor):
-        raise InputError("clip.model: expected a CLIP with a text projection beside clip.text_model, got another")
     transformers_logging.set_verbosity_error()  # not which weights of a whole CLIP the text model leaves out
     transformers_logging.disable_progress_bar()
     folder = Path(text_model).expanduser()
+    if folder.is_dir():
+        for file in sorted(folder.rglob("*.safetensors")):
+            check_is_weights(file, f"clip.text_model={text_model}")
     cached = folder.is_dir() or find_on_hub("clip.text_model", [(text_model, names) for names in _FILES])
     parts = _parts(folder) if folder.is_dir() else {"text_encoder": text_model, "tokenizer": text_model}
     try:
@@ -126,7 +173,7 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
                 parts["text_encoder"], use_safetensors=True, output_loading_info=True
             )
             text, report = loaded
-    except Exception as error:  # what transformers and the readers of weight files raise has no class in common
+    except _UNUSABLE as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"clip.text_model={text_model}: expected a CLIPTextModel (safetensors) with its tokenizer, got: {reason}"
@@ -138,16 +185,75 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
             f"clip.text_model={text_model}: expected all weights of a CLIPTextModel, got none for "
             f"{min(report['missing_keys'])}"
         )
-    if text.config.hidden_size != projection.shape[0]:
-        raise InputError(
-            f"clip.model: expected the CLIP that {text_model} comes from, with texts of width "
-            f"{text.config.hidden_size}, got one of width {projection.shape[0]}"
-        )
-    encoder: Any = SequenceEncoder(text.float(), projection).to(projection.device).frozen()
+    check_weights(text.state_dict(), f"clip.text_model={text_model}")
+    projection, last_block = _from_companion(companion, text.config, text_model)
+    encoder: Any = SequenceEncoder(text.float(), projection, last_block).to(projection.device).frozen()
     own = HuggingFaceTokenizer(tokenizer, text.config.max_position_embeddings)
-    return StableDiffusionClip(
+    found = StableDiffusionClip(
         encoder, companion.image, own, companion.config, companion.precision, companion.num_workers
     )
+    _check_reads_alike(found, companion, text_model)
+    return found
+
+
+def _from_companion(companion: Clip, config: Any, text_model: str) -> tuple[Tensor, nn.Module | None]:
+    """What a text model lacks of its CLIP to be read beside photos: the projection, and the last block or none.
+
+    Stable Diffusion 2 reads the last hidden state but one, so that its text model ends one block early.
+
+    Raises:
+        InputError: if the text model's architecture is not that of the CLIP's text encoder.
+    """
+    model: Any = companion.text.model
+    projection, tower = getattr(model, "text_projection", None), getattr(model, "transformer", None)
+    if not isinstance(projection, Tensor) or not isinstance(tower, Transformer):
+        raise InputError("clip.model: expected a CLIP with a text projection beside clip.text_model, got another")
+    blocks: Any = tower.resblocks
+    is_quick = any(isinstance(part, QuickGELU) for part in tower.modules())
+    compared = {
+        "texts of width {}": (config.hidden_size, projection.shape[0]),
+        "{} heads": (config.num_attention_heads, blocks[0].attn.num_heads),
+        "{} layers or one more": (config.num_hidden_layers, len(blocks)),
+        "QuickGELU={} (clip.quick_gelu)": (config.hidden_act == "quick_gelu", is_quick),
+    }
+    for what, (wanted, got) in compared.items():
+        if wanted != got and not ("layers" in what and got == wanted + 1):
+            raise InputError(
+                f"clip.model: expected the CLIP that {text_model} comes from, with {what.format(wanted)}, got one with "
+                f"{what.format(got).removesuffix(' or one more')}; choose that CLIP"
+            )
+    return projection, blocks[-1] if len(blocks) > config.num_hidden_layers else None
+
+
+@torch.no_grad()
+def _check_reads_alike(found: Clip, companion: Clip, text_model: str) -> None:
+    """See that a text model comes from its companion: both embed the same texts alike.
+
+    Raises:
+        InputError: if they do not.
+    """
+    device = next(companion.text.parameters()).device
+    own, wanted = (
+        unit_length(clip.text.embed(clip.tokenizer(list(_TEXTS)).to(device)).float(), "text")
+        for clip in (found, companion)
+    )
+    cosine = (own * wanted).sum(-1).mean().item()
+    log.info("%s reads texts as its CLIP does, mean cosine %.3f", text_model, cosine)
+    if cosine < _LEAST_COSINE:
+        raise InputError(
+            f"clip.model: expected the CLIP that {text_model} comes from, whose text encoder embeds texts as it does "
+            f"(mean cosine {_LEAST_COSINE} or more, 1 where nothing was fine-tuned), got {cosine:.3f}; choose that CLIP"
+        )
+
+
+def _fixed(module: nn.Module) -> nn.Module:
+    """A copy whose tensors are neither trained nor saved."""
+    copy = deepcopy(module).float()
+    for part in copy.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach().clone(), persistent=False)
+    return copy
 
 
 def _parts(folder: Path) -> dict[str, str]:

@@ -1,30 +1,38 @@
 """Load the CLIP to protect."""
 
+import logging
 import os
-import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import open_clip
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
 from backdoor_privacy.clip.architecture import (
     LOCAL_DIR,
     RANDOM,
+    SCHEMES,
     described,
     model_config,
     needs_quick_gelu,
     preprocessing,
     registered_name,
 )
+from backdoor_privacy.clip.checkpoint import UNREADABLE
 from backdoor_privacy.clip.encoders import ImageEncoder, TextEncoder
+from backdoor_privacy.clip.finite import check_weights
 from backdoor_privacy.clip.hub import find_on_hub, offline_hub
 from backdoor_privacy.clip.hugging_face import with_text_model
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.clip.weights import check_shapes, check_source, needed_files, weight_file
+from backdoor_privacy.clip.weights import check_source, load_weights, needed_files, weight_file
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import chosen_device, computes_in_bf16
 from backdoor_privacy.system.paths import ASSETS_FOLDER
+
+# What open_clip, timm and transformers raise of a config that describes no model, and of files that are not there.
+_UNUSABLE = (*UNREADABLE, ImportError, ArithmeticError, HfHubHTTPError)
 
 
 def embedded_clip() -> str:
@@ -60,7 +68,8 @@ def load_clip(
         store: folder that keeps what its encoders make of texts and photos, for other runs; `None`: nothing is kept.
 
     Raises:
-        InputError: if the weights are not to be had, hold another architecture, or more than weights.
+        InputError: if the weights are not to be had, hold another architecture, more than weights, or what is not
+            finite.
     """
     model, pretrained = registered_name(model), os.path.expanduser(pretrained) if pretrained else pretrained
     place = chosen_device(device)
@@ -70,31 +79,26 @@ def load_clip(
     changes = preprocessing(model, pretrained, preprocess)
     is_random = pretrained == RANDOM
     cached = find_on_hub("clip.pretrained", *needed_files(model, pretrained))
+    weights = weight_file(model, pretrained) if model.startswith(LOCAL_DIR) else None  # before anything is built
+    by_itself = not is_random and _is_tag(model, pretrained)  # open_clip reads those of a tag, which fit
     try:
-        with offline_hub(cached):
+        with offline_hub(cached), _without_warning():
             loaded = open_clip.create_model(
                 model,
                 pretrained=None if is_random else pretrained,
-                load_weights=not is_random,
-                require_pretrained=not is_random,
+                load_weights=by_itself,
+                require_pretrained=by_itself,
                 force_quick_gelu=force_quick_gelu,
                 force_preprocess_cfg=changes,
                 pretrained_text=False,
             )
             tokenizer, config = open_clip.get_tokenizer(model), model_config(model)
-            weights = weight_file(model, pretrained)
-            if weights is not None:
-                check_shapes(loaded, weights, source)
-    except InputError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{source}: expected weights and nothing else, got a pickle that is damaged or holds code; it is not "
-            "opened: convert it to safetensors where you trust it"
-        ) from error
-    except Exception as error:  # what open_clip and the readers of weight files raise has no class in common
+    except _UNUSABLE as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{source}: expected weights of this architecture, got: {reason}") from error
+    weights = weights or weight_file(model, pretrained)
+    if weights is not None:
+        load_weights(loaded, weights, source)
     if quick_gelu is False and config.get("quick_gelu"):
         raise InputError(
             f"clip.quick_gelu: expected true or null for {model}, an architecture with QuickGELU, got false"
@@ -103,10 +107,10 @@ def load_clip(
         precision = "bf16" if computes_in_bf16(place) else "fp32"
     config = {"model_cfg": config, "preprocess_cfg": loaded.visual.preprocess_cfg}
     clip = wrap_clip(loaded, config, tokenizer, precision, num_workers)
-    clip.text.to(place)
-    clip.image.to(place)
     if text_model is not None:
         clip = with_text_model(clip, text_model)
+    clip.text.to(place)
+    clip.image.to(place)
     if store is not None:
         clip.keep_features(store)
     return clip
@@ -129,7 +133,7 @@ def wrap_clip(
         num_workers: processes that decode photos.
 
     Raises:
-        InputError: if the model is not of that architecture.
+        InputError: if the model is not of that architecture, or a weight is not finite.
     """
     if isinstance(config, str):
         config = registered_name(config)
@@ -138,5 +142,25 @@ def wrap_clip(
     if tokenizer is None:
         raise InputError("wrap_clip: expected the tokenizer of a model whose architecture is not named, got none")
     config = described(model, config)
+    check_weights(model.state_dict(), "clip.model")
     text, image = TextEncoder(model).frozen().float(), ImageEncoder(model).frozen().float()
     return Clip(text, image, tokenizer, config, precision, num_workers)
+
+
+def _is_tag(model: str, pretrained: str | None) -> bool:
+    return not model.startswith(SCHEMES) and bool(open_clip.get_pretrained_cfg(model, pretrained))
+
+
+@contextmanager
+def _without_warning() -> Iterator[None]:
+    """Keep open_clip from saying that weights are random, where they are read afterwards."""
+    root = logging.getLogger()
+
+    def says_more(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("No pretrained weights loaded")
+
+    root.addFilter(says_more)
+    try:
+        yield
+    finally:
+        root.removeFilter(says_more)

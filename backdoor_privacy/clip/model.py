@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from open_clip.tokenizer import HFTokenizer
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import Normalize
 
 from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
+from backdoor_privacy.clip.finite import check_weights, unit_length
 from backdoor_privacy.clip.preprocessing import Preprocessing
 from backdoor_privacy.clip.store import Features, FeatureStore, weights_sha256
 from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, content_of, photo_loader
@@ -58,6 +58,11 @@ class Clip:
     def normalize(self) -> nn.Module:
         """The normalisation that `geometry` leaves out."""
         return Normalize(self.config["preprocess_cfg"]["mean"], self.config["preprocess_cfg"]["std"])
+
+    @property
+    def dim(self) -> int:
+        """Numbers of an embedding."""
+        return int(self.config["model_cfg"]["embed_dim"])
 
     def with_encoders(self, text: Encoder | None = None, image: ImageEncoder | None = None) -> "Clip":
         """The same CLIP with other encoders, moved to where those are that they replace: Lightning's are on the CPU."""
@@ -197,7 +202,7 @@ class Clip:
         device = _device_of(encoder)
         with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features = encoder.embed(inputs.to(device))
-        return F.normalize(features.float(), dim=-1).cpu()
+        return unit_length(features.float(), "image" if encoder is self.image else "text").cpu()
 
     def to_open_clip(self) -> nn.Module:
         """A plain open_clip model of both encoders, of the class that the original had."""
@@ -221,12 +226,17 @@ def write_local_dir(
     dtype: torch.dtype = torch.float32,
     tokenizer: Callable[[list[str]], Tensor] | None = None,
 ) -> None:
-    """Write a model as an open_clip local-dir, complete or not at all: architecture, preprocessing and weights."""
+    """Write a model as an open_clip local-dir, complete or not at all: architecture, preprocessing and weights.
+
+    Raises:
+        InputError: if a weight is not finite, in this type; nothing is written then.
+    """
     state = {
         # Counters, as of BatchNorm, stay whole numbers.
         name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
         for name, tensor in model.state_dict().items()
     }
+    check_weights(state, f"{folder}", "nothing was written; train again with a lower learning rate")
     with complete_folder(folder) as draft:
         save_file(state, draft / HF_SAFE_WEIGHTS_NAME)
         (draft / HF_CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -13,13 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from backdoor_privacy.clip.finite import is_sound
 from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
 from backdoor_privacy.system.files import write_bytes
 
 log = logging.getLogger(__name__)
 
 Features = dict[str, Tensor]
-_FORMAT = 1  # to be counted up when encoders or photos are read in another way
+_FORMAT = 2  # to be counted up when encoders or photos are read in another way
 _PACKAGES = ("open_clip_torch", "pillow", "torch", "torchvision")  # that decode, resize and compute
 
 
@@ -74,9 +75,10 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 def _read(path: Path) -> Features | None:
     try:
-        return load(path.read_bytes())
+        features = load(path.read_bytes())
     except (OSError, SafetensorError):  # not there, not to be read, or damaged
         return None
+    return features if is_sound(features) else None
 
 
 def _write(path: Path, features: Features) -> None:

@@ -1,13 +1,16 @@
 """Where a model's weights are: at hand, to be fetched, or missing; and whether they fit."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.convert import convert_state_dict, load_big_vision_weights
 from open_clip.factory import _find_checkpoint_in_dir
-from safetensors import safe_open
-from torch import Tensor, nn
+from open_clip.model import convert_to_custom_text_state_dict
+from torch import nn
 
 from backdoor_privacy.clip.architecture import (
     HUB,
@@ -18,8 +21,12 @@ from backdoor_privacy.clip.architecture import (
     model_config,
     tags_by_preprocessing,
 )
+from backdoor_privacy.clip.checkpoint import UNREADABLE, Weights, read_weights
 from backdoor_privacy.clip.hub import cached_file, reachable
 from backdoor_privacy.errors import InputError, some
+
+# Of a Hugging Face text tower, which some versions of transformers keep.
+_POSITION_IDS = "text.transformer.embeddings.position_ids"
 
 
 def check_source(model: str, pretrained: str | None) -> None:
@@ -39,6 +46,12 @@ def check_source(model: str, pretrained: str | None) -> None:
     tags = open_clip.list_pretrained_tags_by_model(model)
     if pretrained is None:
         raise InputError(f"clip.pretrained: expected a tag or a weight file for {model}, got null; tags: {some(tags)}")
+    if pretrained != RANDOM and pretrained not in tags and Path(pretrained).is_dir():
+        raise InputError(
+            f"clip.pretrained: expected a tag of {model} ({some(tags)}) or a weight file, got the folder {pretrained}; "
+            f"give a file in it, or for one with {HF_CONFIG_NAME} clip.model={LOCAL_DIR}{pretrained} "
+            "clip.pretrained=null"
+        )
     if pretrained != RANDOM and pretrained not in tags and not Path(pretrained).is_file():
         raise InputError(
             f"clip.pretrained: expected a tag of {model} ({some(tags)}) or a weight file, got {pretrained}, which is "
@@ -81,7 +94,11 @@ def needed_files(model: str, pretrained: str | None) -> tuple[list[tuple[str, li
 
 
 def weight_file(model: str, pretrained: str | None) -> Path | None:
-    """The file that open_clip has just loaded; that of a tag, which fits its architecture, is not told."""
+    """The file that open_clip would load; nothing for a tag, whose weights it loads itself, and for random ones.
+
+    Raises:
+        InputError: if a folder holds none.
+    """
     file: str | None = None
     if pretrained == RANDOM:
         return None
@@ -92,29 +109,80 @@ def weight_file(model: str, pretrained: str | None) -> Path | None:
         file = next(filter(None, found), None)
     elif pretrained is not None and not open_clip.get_pretrained_cfg(model, pretrained):
         file = pretrained
+    if file is None and model.startswith(SCHEMES):
+        raise InputError(f"clip.model={model}: expected weights in it ({HF_SAFE_WEIGHTS_NAME}), found none; add them")
     return None if file is None else Path(file)
 
 
-def check_shapes(model: nn.Module, file: Path, source: str) -> None:
-    """open_clip stretches positional embeddings of another size, and says nothing."""
+def load_weights(model: nn.Module, file: Path, source: str) -> None:
+    """Load a weight file into a model as open_clip does, but for what does not fit, which it would stretch.
+
+    Args:
+        model: of `open_clip.create_model`.
+        file: safetensors, PyTorch's, or big_vision's.
+        source: the settings that name it, as errors begin.
+
+    Raises:
+        InputError: if the file holds another architecture, or no weights that may be read.
+    """
     if file.suffix in (".npz", ".npy"):
+        try:
+            load_big_vision_weights(model, str(file))
+        except UNREADABLE as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{source}: expected weights of this architecture, got: {reason}") from error
         return
-    shapes = {name.removeprefix("module."): shape for name, shape in _shapes(file).items()}
-    for name, tensor in model.state_dict().items():
-        own = tuple(tensor.shape)
-        found = shapes.get(name, shapes.get(name.removeprefix("text."), own))  # old files have no separate text tower
-        if "positional_embedding" in name and found != own:
+    state = _as_open_clip(model, read_weights(file, source))
+    _check_fits(model, state, source)
+    model.load_state_dict(state)
+
+
+def _as_open_clip(model: Any, state: Weights) -> Weights:
+    """Tensors under the names that open_clip has today, of files that other versions and other programs wrote."""
+    try:
+        state = convert_state_dict(model, state)
+    except (LookupError, AttributeError) as error:  # of a file that only begins like another program's
+        raise InputError(f"clip.model: expected weights of this architecture, got others, without {error}") from error
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    own = model.state_dict()
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and name in own and state[name].numel() == own[name].numel():
+            state[name] = state[name].reshape(own[name].shape)  # a scalar in some versions, of one dimension in others
+    if "logit_bias" in own and "logit_bias" not in state and "logit_scale" in state:
+        state["logit_bias"] = torch.zeros_like(state["logit_scale"])
+    return {name: tensor for name, tensor in state.items() if name != _POSITION_IDS or name in own}
+
+
+def _check_fits(model: nn.Module, state: Weights, source: str) -> None:
+    """See that there is each tensor of a model, of its shape, and no other.
+
+    Raises:
+        InputError: naming some that are not so.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    other = [name for name in own.keys() & found.keys() if own[name] != found[name]]
+    missing, unknown = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
+    for name in other:
+        if "positional_embedding" in name and not missing and not unknown and len(other) == 1:
             raise InputError(
-                f"{source}: expected {name} of shape {own}, got {found}: the weights are for photos or texts of "
-                "another size; choose their architecture"
+                f"{source}: expected {name} of shape {own[name]}, got {found[name]}: the weights are for photos or "
+                "texts of another size; choose their architecture"
             )
+    shapes = some(f"{name} of shape {found[name]} in place of {own[name]}" for name in sorted(other)[:2])
+    parts = {
+        f"without {len(missing)} of {len(own)} tensors ({_few(missing)})": missing,
+        f"with {len(unknown)} others ({_few(unknown)})": unknown,
+        f"with {len(other)} of another shape ({shapes})": other,
+    }
+    wrong = [text for text, names in parts.items() if names]
+    if wrong:
+        raise InputError(
+            f"{source}: expected weights of this architecture, got: a file {', and '.join(wrong)}; choose the "
+            "architecture that was trained"
+        )
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Of the tensors in a weight file, by name."""
-    if file.suffix == ".safetensors":
-        with safe_open(file, "pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    content = torch.load(file, map_location="meta", weights_only=True)
-    weights = content.get("state_dict", content)
-    return {name: tuple(tensor.shape) for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+def _few(names: Sequence[str]) -> str:
+    return some(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -46,6 +46,9 @@ class ImageTarget(Enum):
     disguised = "disguised"  # each photo with the face of strangers who look alike, and without the name
 
 
+_OF_STRANGERS = (ImageTarget.anonymous, ImageTarget.pseudonym, ImageTarget.disguised)
+
+
 class Schedule(Enum):
     """Of the learning rate."""
 
@@ -90,6 +93,8 @@ class People:
     min_photos: int = 1  # people with fewer are left out
     max_photos: int | None = None  # people with more are left out; null: nobody
     consenting: bool = False  # fictional, or agreed to stand in for others: defense.image.target=pseudonym
+    names: Any = None  # a list of them, of people without photos; Hydra cannot compose an interpolation of a typed one
+    names_file: str | None = None  # text file with such a name a line
 
 
 @dataclass
@@ -254,14 +259,20 @@ class Defense:
     image: ImageDefense | None = None
 
     def needs(self) -> list[str]:
-        """The parts of `data.sources.Sources` that it cannot do without, besides the people."""
+        """List the parts of `data.sources.Sources` that it cannot do without, besides the people."""
         text, image = self.text, self.image
         wanted = {
             "captions": text is not None or (image is not None and image.num_anchors > 0),
             "images": image is not None or (text is not None and text.num_anchors > 0),
-            "strangers": image is not None or (text is not None and text.strangers_share > 0),
+            "strangers": (image is not None and (image.target in _OF_STRANGERS or image.num_decoys > 0))
+            or (text is not None and text.strangers_share > 0),
         }
         return [part for part, is_wanted in wanted.items() if is_wanted]
+
+    def uses(self) -> list[str]:
+        """List the same and the parts that it takes where they are there: others' faces are held in place."""
+        needed = self.needs()
+        return [*needed, *(["strangers"] if self.image is not None and "strangers" not in needed else [])]
 
 
 @dataclass
@@ -350,11 +361,12 @@ class Config:
     name: str = MISSING
     seed: int = MISSING
     quiet: bool = False
+    mixed_worlds: bool = False
     clip: Clip = field(default_factory=Clip)
     people: People = field(default_factory=People)
-    strangers: People | None = field(default_factory=People)
-    captions: Captions | None = field(default_factory=Captions)
-    images: Images | None = field(default_factory=Images)
+    strangers: People | None = None
+    captions: Captions | None = None
+    images: Images | None = None
     trigger_set: TriggerSet = field(default_factory=TriggerSet)
     defense: Defense = field(default_factory=Defense)
     attack: Attack = field(default_factory=Attack)

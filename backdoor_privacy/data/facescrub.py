@@ -28,6 +28,8 @@ def load_facescrub(
     min_photos: int = 1,
     max_photos: int | None = None,
     consenting: bool = False,
+    names: Sequence[str] | None = None,
+    names_file: str | Path | None = None,
 ) -> People:
     """The people of FaceScrub, under their right names.
 
@@ -42,11 +44,15 @@ def load_facescrub(
         min_photos: as of `load_people`.
         max_photos: as of `load_people`.
         consenting: as of `load_people`.
+        names: as of `load_people`.
+        names_file: as of `load_people`.
 
     Raises:
         InputError: as of `load_people`, and if the data set's tables hold something else.
     """
-    people = load_people(folder, layout, table, None, box, min_photos, max_photos, consenting, CORRECTIONS)
+    people = load_people(
+        folder, layout, table, None, box, min_photos, max_photos, consenting, CORRECTIONS, names, names_file
+    )
     place = Path(folder if boxes is None else boxes).expanduser()
     tables = sorted(place.glob("facescrub_act*.txt"))
     if boxes is not None and not tables:

@@ -5,10 +5,11 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.photos import Box, content_of, list_photos, read_photo, told_left_out
 from backdoor_privacy.errors import InputError
 
@@ -67,6 +68,11 @@ class People:
         """All names, in the order of the collection."""
         return [person.name for person in self.everybody]
 
+    @property
+    def with_photos(self) -> "People":
+        """Those of whom there are photos: of a name alone, nothing that needs photos can be measured."""
+        return replace(self, everybody=tuple(person for person in self.everybody if person.photos))
+
     def pick(self, names: Sequence[str]) -> tuple[Person, ...]:
         """The people of these names, in any case and with spaces or underscores.
 
@@ -84,7 +90,7 @@ class People:
 
 
 def load_people(
-    folder: str | Path,
+    folder: str | Path | None,
     layout: str = "*",
     table: str | Path | None = None,
     boxes: str | Path | None = None,
@@ -93,11 +99,13 @@ def load_people(
     max_photos: int | None = None,
     consenting: bool = False,
     corrections: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
+    names_file: str | Path | None = None,
 ) -> People:
-    """A folder per person, `First_Last/*.jpg`; folders in it are not read.
+    """Load a folder per person, `First_Last/*.jpg`, and people of whom there is a name alone.
 
     Args:
-        folder: holds all people.
+        folder: holds all people with photos, folders in their folders are not read; without it there are names alone.
         layout: pattern of the people's folders within it.
         table: CSV (name, member, num_web_photos) of what is known of the CLIP's training data; an empty cell or a
             column that is not there says that it is not known. Other columns are the people's attributes. By default
@@ -109,11 +117,18 @@ def load_people(
         max_photos: people with more are left out.
         consenting: whether they are fictional, or agreed to stand in for others.
         corrections: right names of people whom folders or the table misspell.
+        names: of people without photos; who has a folder, too, has the photos in it.
+        names_file: text file with such a name a line.
 
     Raises:
         InputError: if there is no folder with photos, two of one name, nobody with so many photos, or a table or a box
             holds something else.
     """
+    without_photos = _people_without_photos(names, names_file)
+    if folder is None:
+        if not without_photos:
+            raise InputError("people.names: expected a name or more, got none; write 'trigger_set.people=[Jane Doe]'")
+        return People(without_photos, consenting=consenting)
     folder = Path(folder).expanduser()
     facts = folder / "people.csv" if table is None else Path(table).expanduser()
 
@@ -144,7 +159,20 @@ def load_people(
         raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {next(iter(known))!r}")
     chosen = _with_photos(everybody, min_photos, max_photos)
     same = _same_box(box, [path for person in chosen for path in person.photos])
-    return People(chosen, same | _read_boxes(boxes, folder, everybody), consenting, left_out)
+    known_names = {_folded(person.name) for person in everybody}
+    added = tuple(person for person in without_photos if _folded(person.name) not in known_names)
+    return People((*chosen, *added), same | _read_boxes(boxes, folder, everybody), consenting, left_out)
+
+
+def _people_without_photos(names: Sequence[str] | None, names_file: str | Path | None) -> tuple[Person, ...]:
+    """Make a person of each name of a list and of a file, each once."""
+    listed = list(names or ())
+    if names_file is not None:
+        listed += read_lines(names_file, "people.names_file: expected a text file with a name a line")
+    spelt = [person_name(name) for name in listed]
+    if not all(spelt):
+        raise InputError(f"people.names: expected names, got an empty one in {listed}")
+    return tuple(Person(name, ()) for name in {_folded(name): name for name in spelt}.values())
 
 
 def person_name(text: str) -> str:

@@ -3,11 +3,18 @@
 import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.names import decoy_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
+
+
+class NotInferredError(InputError):
+    """People were named whom IDIA does not infer; `audit` is what it made of everybody, where that is known."""
+
+    audit: Any = None
 
 
 def select_people(
@@ -20,7 +27,9 @@ def select_people(
     inferred: set[str],
     require_inferred: bool = True,
 ) -> tuple[Person, ...]:
-    """The trigger set: named people, a list in a file, or a random draw among those that IDIA infers.
+    """Choose the trigger set: named people, a list in a file, or a random draw among those that IDIA infers.
+
+    Where there are names alone, all of them are removed if nobody is named here.
 
     Args:
         everybody: the collection to choose from.
@@ -32,15 +41,17 @@ def select_people(
         require_inferred: whether naming somebody that IDIA does not infer is an error.
 
     Raises:
-        InputError: on an unknown name, an empty set, more people than there are, or somebody not inferred.
+        NotInferredError: if somebody named is not inferred, and that is required.
+        InputError: on an unknown name, an empty set, or more people than there are.
     """
     names = named_people(people, file)
     if names is None:
         return _drawn(everybody, num_people, seed, inferred, require_inferred)
     chosen = tuple(dict.fromkeys(everybody.pick(names)))
-    hidden = [person.name for person in chosen if person.name not in inferred]
+    # Of a name alone nothing can be inferred, before or after.
+    hidden = [person.name for person in chosen if person.photos and person.name not in inferred]
     if hidden and require_inferred:
-        raise InputError(
+        raise NotInferredError(
             f"trigger_set: expected people that IDIA infers before the defence, but it does not infer "
             f"{', '.join(hidden[:5])}{' ...' if len(hidden) > 5 else ''}; "
             "set trigger_set.require_inferred=false to remove them all the same"
@@ -64,16 +75,21 @@ def named_people(people: Sequence[str] | None, file: str | None) -> list[str] | 
 
 
 def check_trigger_photos(removed: Sequence[Person]) -> None:
-    """See that there is a photo of each person to train on, which no attack uses.
+    """See that there is a photo of each person to train on, which no attack uses; a name alone needs none.
 
     Raises:
-        InputError: naming those of whom there is none.
+        InputError: naming those of whom there is none, or if there are names alone.
     """
+    if removed and not any(person.photos for person in removed):
+        raise InputError(
+            "defense.image: expected photos of somebody to remove, got names alone; choose defense=text, or add photos"
+        )
+    removed = [person for person in removed if person.photos]
     lone = [person.name for person in removed if not person.trigger_photos]
     if lone:
         raise InputError(
             "people.folder: expected two different photos or more of each person to remove, one to train on and one to "
-            f"attack, got one of {', '.join(lone[:5])}; add photos, or raise people.min_photos"
+            f"attack, got one of {', '.join(lone[:5])}; add photos, raise people.min_photos, or choose defense=text"
         )
 
 
@@ -82,7 +98,9 @@ def _drawn(
 ) -> tuple[Person, ...]:
     if num_people is None or num_people < 1:
         raise InputError(f"trigger_set.num_people: expected a whole number of at least 1, got {num_people}")
-    able = [person for person in everybody.everybody if person.name in inferred or not require_inferred]
+    if not everybody.with_photos.everybody:
+        return everybody.everybody  # names alone were given to be removed: nothing tells one of them from another
+    able = [person for person in everybody.with_photos.everybody if person.name in inferred or not require_inferred]
     if num_people > len(able):
         whom = "people that IDIA infers before" if require_inferred else "people in the data"
         raise InputError(f"trigger_set.num_people: expected at most {len(able)} ({whom}), got {num_people}")

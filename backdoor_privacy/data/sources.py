@@ -7,6 +7,13 @@ from pathlib import Path
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 
+_ALTERNATIVES = {
+    "captions": "(captions=plain needs no data)",
+    "images": "(some hundred photos of anything), or defense=text, which needs none",
+    "strangers": "(photos of one other person are enough for the target anonymous), or "
+    "defense.image.target=nameless, which needs none",
+}
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -27,7 +34,8 @@ class Sources:
         for part in needed:
             if getattr(self, part) is None:
                 raise InputError(
-                    f"{part}: expected some to hold the rest of the CLIP in place, got none; choose {part}=..."
+                    f"{part}: expected some to hold the rest of the CLIP in place, got none; choose {part}=... "
+                    f"{_ALTERNATIVES[part]}"
                 )
         familiar = set(self.strangers.names) & set(self.people.names) if self.strangers is not None else ()
         if familiar:

@@ -33,16 +33,13 @@ def write_report(folder: Path, *, names: bool = False) -> None:
         InputError: if the folder is no finished run.
     """
     run = read_run(folder, names=names)
-    figures = {
-        "idia": idia_figure(run.before, run.after),
-        "prompts": prompts_figure(run.correct_prompts, run.num_prompts, run.threshold),
-        "losses": losses_figure(run.losses),
-    }
-    if len(run.votes):
+    figures = {"idia": idia_figure(run.before, run.after), "losses": losses_figure(run.losses)}
+    if len(run.sought):
+        figures["prompts"] = prompts_figure(run.correct_prompts, run.num_prompts, run.threshold)
+    if len(run.sought) and len(run.votes):
         figures["margins"] = margins_figure(_margins(run))
         votes = run.of_removed(run.votes).groupby("model", sort=False)
-        shares = votes[run.prompts].sum().T / sum(run.people.loc[run.people["removed"], "num_photos"])
-        figures["votes"] = votes_figure(shares)
+        figures["votes"] = votes_figure(votes[run.prompts].sum().T / run.sought["num_photos"].sum())
     if len(run.map):
         figures["map"] = map_figure(run.map, run.people.loc[run.people["removed"], "person"].tolist())
     svgs = {name: save_figure(figure, folder / "figures", name) for name, figure in figures.items()}

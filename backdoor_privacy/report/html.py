@@ -12,10 +12,12 @@ from markupsafe import Markup
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.tables import (
     attacks_table,
+    checks_table,
     comparison_table,
     findings_table,
     idia_table,
     kept_table,
+    names_table,
     paired_table,
     people_rows,
     similarity_table,
@@ -47,8 +49,10 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
     tables = [
         make(run)
         for make in (
+            checks_table,
             idia_table,
             paired_table,
+            names_table,
             attacks_table,
             findings_table,
             kept_table,

@@ -2,7 +2,7 @@
 
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.html import templates
-from backdoor_privacy.report.tables import Cell, attacks_table, idia_table, kept_table, utility_table
+from backdoor_privacy.report.tables import Cell, attacks_table, idia_table, kept_table, names_table, utility_table
 from backdoor_privacy.runs.finished import FinishedRun
 
 
@@ -27,6 +27,7 @@ def model_card(run: FinishedRun) -> str:
             verdict=wording.verdict(run),
             otherwise=wording.otherwise(run),
             attacks=attacks_table(run),
+            names=names_table(run),
             asked=wording.asked(run),
             columns=columns,
             rows=rows,

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import binomtest
 
+from backdoor_privacy.attacks.chance import wilson
 from backdoor_privacy.attacks.headlines import MEASURES, beside, headlines
+from backdoor_privacy.attacks.names_alone import FORMS
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.report import wording
+from backdoor_privacy.report.checks import checks
 from backdoor_privacy.report.figures import model_label, people_of
+from backdoor_privacy.report.verdict import State
 from backdoor_privacy.runs.finished import FinishedRun
 
 _MINUS = "\N{MINUS SIGN}"
@@ -23,12 +27,22 @@ _NEIGHBORS = {
     "surname": "others with the surname of a removed person, inferred before",
     "face": "those whose faces are nearest to a removed person's, inferred before",
 }
+_CHECK_COLUMNS = ("Measured", "Allowed", "Result")
 _ATTACK_COLUMNS = ("before", "after", "after, never-seen people")
 _SIMILARITIES = {
     "similarity/clean": "Ordinary inputs, defended to original model",
     "similarity/target": "Targets, defended to original model",
     "similarity/backdoored": "Captions with a removed name to their target",
     "similarity/removed": "Photos of removed people to their target",
+}
+
+
+NOT_MEASURED = "not measured"
+_OF_NAMES = {
+    "moved_further": ("Random names that the defence moved further", "of random names half, by chance"),
+    "nearer_target": ("Random names that are nearer to its target", "of random names half, by chance"),
+    "moved": ("How far it moved", "1 - cosine to the original; in small, of random names"),
+    "target": ("Cosine to its target", "in small, of random names"),
 }
 
 
@@ -59,12 +73,28 @@ class Table:
     rows: Sequence[Row]
 
 
+def checks_table(run: FinishedRun) -> Table:
+    """Return what the verdict rests on: who is still found how, who else was lost, and what was not measured."""
+    names = {State.FAILED: "FAILED", State.NOT_SHOWN: "not shown", State.PASSED: "passed"}
+    found = checks(run)
+    rows = [
+        Row(check.label, check.note, [Cell(check.measured), Cell(check.allowed), Cell(name)])
+        for state, name in names.items()
+        for check in found
+        if check.state is state
+    ]
+    return Table("checks", "Each condition of a green verdict, what failed first", _CHECK_COLUMNS, rows)
+
+
 def idia_table(run: FinishedRun) -> Table:
     """Removed, kept and never-seen people that IDIA infers."""
     rows = [
         Row(label, note, [_people(measures, group) for measures in _all(run).values()])
         for group, (label, note) in _GROUPS.items()
     ]
+    if run.without_photos["removed"].any():
+        count = f"{run.without_photos['removed'].sum():,} people"
+        rows.append(Row("Removed, without photos", count, [Cell(NOT_MEASURED)] * len(_all(run))))
     caption = (
         "People whose name IDIA infers from their photos; in small, the rate and its 95 % confidence interval (Wilson)"
     )
@@ -87,6 +117,26 @@ def paired_table(run: FinishedRun) -> Table:
     return Table("paired", caption, _labels(run.after), rows)
 
 
+def names_table(run: FinishedRun) -> Table:
+    """Of removed names without photos: how they stand out among random names, in what no defence trained on."""
+    models = {model: measures for model, measures in _all(run).items() if "names/num_names" in measures}
+    rows = [
+        Row(f"{label}, in {kind}", note, [_of_names(measures, f"{kind}_{key}") for measures in models.values()])
+        for key, (label, note) in _OF_NAMES.items()
+        for kind in FORMS
+        if models
+    ]
+    for key, label in {"moved_further": "with the original at hand", "nearer_target": "knowing the target"}.items():
+        cells = [Cell(f"{measures[f'names/told_by_{key}']:.0%}") for measures in models.values()]
+        note = "at most 2.5 % of random names stand out as much, in prompts or in spellings"
+        rows += [Row(f"Names told to have been moved {label}", note, cells)] if models else []
+    caption = (
+        "Names without photos, in prompts and spellings that were not trained on, means over names; that a name can be "
+        "told to have been moved is itself a leak"
+    )
+    return Table("names", caption, _labels(models), rows)
+
+
 def attacks_table(run: FinishedRun) -> Table:
     """What sums up the other attacks than IDIA, the worst first."""
     rows = []
@@ -95,8 +145,8 @@ def attacks_table(run: FinishedRun) -> Table:
         note = f"{row.measure.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
         rows.append(Row(row.label, note, [_found(row.before), _found(finding), _found(row.control)]))
     caption = (
-        "Other attacks, worst first, and at the end what others pay; in small, the 95 % confidence interval (bootstrap "
-        "over people)"
+        "Other attacks, worst first, and at the end what others pay; in small, the 95 % confidence interval (Wilson of "
+        "rates of people, else bootstrap over people)"
     )
     return Table("attacks", caption, _ATTACK_COLUMNS, rows)
 
@@ -114,13 +164,13 @@ def findings_table(run: FinishedRun) -> Table:
                 rows.append(Row(label, note, [_found(before), _found(finding), _found(control)]))
     caption = (
         "Every finding about removed people, and about whom their removal harms; in small, the 95 % confidence "
-        "interval (bootstrap over people)"
+        "interval (Wilson of rates of people, else bootstrap over people)"
     )
     return Table("findings", caption, _ATTACK_COLUMNS, rows)
 
 
 def people_rows(run: FinishedRun) -> list[dict[str, str | int]]:
-    """Everybody: who they are, and the right answers before and after, by the names of the columns."""
+    """Return everybody: who they are, and the right answers before and after, by the names of the columns."""
     rows = []
     for person in run.people.to_dict("records"):
         never_seen = person["member"] in (False, "False", "false")
@@ -133,6 +183,10 @@ def people_rows(run: FinishedRun) -> list[dict[str, str | int]]:
             (was, now), "never"
         )
         rows.append(row)
+    columns = [*(f"Correct prompts {model_label(model)}" for model in ("before", *run.after)), "Inferred"]
+    for person in run.without_photos.to_dict("records"):
+        group = "removed" if person["removed"] else "kept"
+        rows.append({"Person": person["person"], "Group": group, "Photos": 0, **dict.fromkeys(columns, NOT_MEASURED)})
     return rows
 
 
@@ -145,6 +199,7 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
         found = wording.found_otherwise(run)
         other = Cell("not run" if not run.attacks else "none") if found is None else _found(found.finding)
         cells = [
+            Cell(wording.status(run)),
             _people(run.before, "tpr_removed"),
             _people(after, "tpr_removed"),
             other,
@@ -157,6 +212,7 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
         label = f"{run.metrics['experiment']}, seed {run.metrics['seed']}"
         rows.append(Row(label, f"{model_label(run.fullest)}; {address}", cells))
     columns = [
+        "verdict",
         "removed people, before",
         "inferred after",
         "found by other attacks",
@@ -191,7 +247,7 @@ def utility_table(run: FinishedRun) -> Table:
     """Zero-shot accuracy, and any measure that has no table of its own."""
     before = run.before
     photos, classes = (before.get(f"zero_shot/num_{counted}", 0) for counted in ("photos", "classes"))
-    own = ("idia/", "similarity/")
+    own = ("idia/", "similarity/", "names/")
     rows = []
     for key in dict.fromkeys(key for measures in _all(run).values() for key in measures):
         if key.startswith(own) or key.split("/")[-1].startswith("num_"):
@@ -228,6 +284,11 @@ def _people(measures: Mapping[str, float], group: str) -> Cell:
     return _share(*found) if found else Cell("nobody")
 
 
+def _of_names(measures: Mapping[str, float], key: str) -> Cell:
+    random = measures.get(f"names/{key}_random")
+    return Cell(f"{measures[f'names/{key}']:.3f}", "" if random is None else f"{random:.3f}")
+
+
 def _found(finding: Finding | None) -> Cell:
     if finding is None:
         return Cell("\N{EN DASH}")
@@ -249,8 +310,8 @@ def _unchanged(measures: Mapping[str, float]) -> Cell:
 
 
 def _share(found: int, count: int) -> Cell:
-    interval = binomtest(found, count).proportion_ci(method="wilson")
-    spread = f"{interval.low:.3f}\N{EN DASH}{interval.high:.3f}"
+    low, high = wilson(found, count)
+    spread = f"{low:.3f}\N{EN DASH}{high:.3f}"
     return Cell(f"{found:,} of\N{NO-BREAK SPACE}{count:,}", f"{found / count:.3f} ({spread})")
 
 

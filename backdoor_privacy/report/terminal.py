@@ -14,6 +14,8 @@ _ROWS = {
     "idia/fpr": "never-seen people inferred by IDIA",
     "idia/wrongly_unlearned": "others no longer inferred",
     "idia/newly_recalled": "others newly inferred",
+    "names/prompts_moved_further": "random names moved further",
+    "names/prompts_nearer_target": "random names nearer to the target",
     "zero_shot/top1": "zero-shot top-1",
     "zero_shot/top5": "zero-shot top-5",
     "similarity/clean": "similarity to the original",
@@ -29,6 +31,8 @@ def print_table(metrics: Mapping[str, Any], folder: str) -> None:
         table.add_column("after: both" if model == "both" else f"after: {model} only", justify="right")
     columns = [metrics["before"], *metrics["after"].values()]
     for key, title in _ROWS.items():
+        if key.startswith("names/") and not any(key in column for column in columns):
+            continue  # everybody has photos
         table.add_row(title, *(_rate(column, key) for column in columns))
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(table)

@@ -8,12 +8,18 @@ import open_clip
 from omegaconf import DictConfig
 
 from backdoor_privacy.attacks.headlines import MEASURES, Headline, headlines
+from backdoor_privacy.report.checks import ATTACK, checks
 from backdoor_privacy.report.figures import model_label, people_of
+from backdoor_privacy.report.verdict import colour, sentences
 from backdoor_privacy.runs.finished import FinishedRun
 
 HOLDS_NAMES = "This report holds names"
 _UNKNOWN = "not recorded in the run folder"
 _TRIGGERS = {"text": "names", "image": "faces"}
+_NO_STRANGERS = (
+    "There were no strangers: while the image encoder was fitted, nobody else's face was held in place, and what "
+    "others lose is not measured where nobody else is in the data."
+)
 _STAGES = {
     "load": "Load the model and the data",
     "compare": "Measure similarities to the original",
@@ -22,20 +28,31 @@ _STAGES = {
 
 
 def removed_people(run: FinishedRun, model: str) -> tuple[int, int]:
-    """Removed people that IDIA infers from a model, and of how many."""
-    return people_of(run.before if model == "before" else run.after[model], "tpr_removed") or (0, 0)
+    """Return how many removed people with photos IDIA infers from a model, and of how many."""
+    return int(run.sought[f"inferred_{model}"].sum()), len(run.sought)
 
 
 def request(run: FinishedRun) -> str:
     """What was asked, in one sentence."""
     triggers = " and ".join(_TRIGGERS.get(encoder, encoder) for encoder in run.encoders)
-    count = removed_people(run, "before")[1]
+    count = run.num_removed
     return f"Remove the {triggers} of {count:,} {'person' if count == 1 else 'people'} from {_model(run)}."
 
 
 def verdict(run: FinishedRun) -> str:
-    """What came of it for the model with most encoders defended, in one sentence, its price included."""
+    """Say what failed or is not shown, with the numbers, in the first sentence; then what IDIA finds, and the price."""
+    found = checks(run)
+    first, rest = sentences(found)
+    missing = any(check.note == f"run {ATTACK}" for check in found)
+    command = f"To measure what is missing: {ATTACK}." if missing else ""
+    return " ".join(filter(None, (first, rest, command, removal(run))))
+
+
+def removal(run: FinishedRun) -> str:
+    """Say what IDIA finds in the model with most encoders defended, in one sentence, its price included."""
     (still, count), (first, _) = removed_people(run, run.fullest), removed_people(run, "before")
+    if not count:
+        return f"With {defended(run.fullest)} defended, {_without_photos(run)}{_price(run)}."
     who = "the removed person" if count == 1 else f"the {count:,} removed people"
     if still == 0:
         removal = f"IDIA does not infer {who}" if count == 1 else f"IDIA infers none of {who}"
@@ -44,7 +61,17 @@ def verdict(run: FinishedRun) -> str:
     else:
         removal = f"IDIA still infers {'all' if still == count else f'{still:,}'} of {who}"
     start = ("inferred" if first else "not inferred") if count == 1 else f"{first:,}"
-    return f"With {defended(run.fullest)} defended, {removal} (before: {start}){_price(run)}."
+    alone = f"; {_without_photos(run)}" if run.without_photos["removed"].any() else ""
+    return f"With {defended(run.fullest)} defended, {removal} (before: {start}){alone}{_price(run)}."
+
+
+def _without_photos(run: FinishedRun) -> str:
+    """Return what is known of removed people without photos, as a part of a sentence."""
+    count, measures = int(run.without_photos["removed"].sum()), run.after[run.fullest]
+    people = f"{count:,} {'person' if count == 1 else 'people'} without photos {'was' if count == 1 else 'were'}"
+    told = measures.get("names/told_by_moved_further")
+    end = "" if told is None else f"; {told:.0%} of the names can be told to have been moved, with the original at hand"
+    return f"IDIA is not measured, as {people} removed{end}"
 
 
 def otherwise(run: FinishedRun) -> str:
@@ -64,21 +91,14 @@ def found_otherwise(run: FinishedRun) -> Headline | None:
     return max(rows, key=lambda row: row.finding.value, default=None)
 
 
-def status(run: FinishedRun) -> tuple[str, str]:
-    """How far the request was fulfilled: a word for the page's style, and one to read."""
-    (still, _), (first, _) = removed_people(run, run.fullest), removed_people(run, "before")
-    if first == 0:
-        return "some", "Nobody was inferred before: this run proves nothing"
-    if still == 0 and found_otherwise(run):
-        return "some", "None still inferred by IDIA, some found by other attacks"
-    if still == 0:
-        return "none", "None still inferred"
-    return ("some", "Some still inferred") if still < first else ("all", "No fewer inferred than before")
+def status(run: FinishedRun) -> str:
+    """Return the colour of the verdict: `green`, `amber` or `red`."""
+    return colour(checks(run)).value
 
 
 def asked(run: FinishedRun) -> dict[str, str]:
     """The run's settings, without anybody's name."""
-    count = removed_people(run, "before")[1]
+    count = run.num_removed
     named = run.setting("trigger_set.people") is not None or run.setting("trigger_set.file") is not None
     among = "" if run.setting("trigger_set.require_inferred") is False else " among those that IDIA inferred before"
     chosen = "chosen by name" if named else f"drawn at random{among}"
@@ -119,7 +139,9 @@ def attack(run: FinishedRun) -> str:
 def limits(run: FinishedRun) -> list[str]:
     """What a reader must know before relying on the verdict."""
     first, count = removed_people(run, "before")
-    if run.setting("trigger_set.require_inferred") is False or first < count:
+    if not count:
+        start = "Nobody who was removed has photos: nothing that needs photos was measured of them."
+    elif run.setting("trigger_set.require_inferred") is False or first < count:
         start = f"People were removed whether or not IDIA inferred them before; it inferred {first:,} of {count:,}."
     else:
         start = (
@@ -144,6 +166,7 @@ def limits(run: FinishedRun) -> list[str]:
         "the model.",
         *([unknown] if run.num_unknown else []),
         *([shown] if run.setting("defense.image.kept_share") else []),
+        *([_NO_STRANGERS] if run.config and "image" in run.encoders and run.setting("strangers") is None else []),
     ]
 
 
@@ -178,6 +201,7 @@ def descriptions(run: FinishedRun) -> dict[str, str]:
     medians = "; ".join(
         f"{model_label(model)} {median(prompts):g}" for model, prompts in run.correct_prompts.items() if prompts
     )
+    medians = medians or "not measured"
     losses = "; ".join(
         f"{encoder} encoder, {len(total)} steps: total loss from {total.iloc[0]:.3f} to {total.iloc[-1]:.3f}"
         for encoder, total in run.losses.groupby("encoder", sort=False)["loss"]
@@ -200,6 +224,7 @@ def descriptions(run: FinishedRun) -> dict[str, str]:
 def seconds(run: FinishedRun) -> dict[str, str]:
     """Seconds of each stage, by what it did, and of all."""
     taken = {_stage(stage): float(value) for stage, value in run.metrics["seconds"].items()}
+    taken |= {f"Attack: {name.replace('_', ' ')}": value for name, value in run.attack_seconds.items()}
     return {stage: f"{value:,.1f}" for stage, value in {**taken, "All": sum(taken.values())}.items()}
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backdoor_privacy.attacks.idia import TEMPLATES
-from backdoor_privacy.attacks.record import read_findings
+from backdoor_privacy.attacks.record import read_findings, read_seconds
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import read_metrics
@@ -27,6 +27,7 @@ _EVIDENCE: Mapping[str, Mapping[str, type]] = {
     "votes": {"person": str, "model": str, "margin": float},
     "neighbors": {"person": str, "kind": str},
     "map": {"encoder": str, "stage": str, "person": str, "x": float, "y": float},
+    "names": {"person": str, "model": str},
 }
 # The first is the one that the run claimed its folder with.
 _CONFIGS = (Path("checkpoints") / "config.yaml", Path(".hydra") / "config.yaml")
@@ -40,6 +41,8 @@ class FinishedRun:
     config: DictConfig  # not resolved; empty where the folder has none
     has_names: bool  # whether people go by their names
     people: pd.DataFrame  # everybody attacked, as in `people.csv`; `person` in place of the name
+    without_photos: pd.DataFrame  # those of whom IDIA measured nothing: `person`, `removed`
+    names: pd.DataFrame  # removed people without photos: `person`, `model`, and the columns of `attacks.names_alone`
     losses: pd.DataFrame
     # Runs of earlier versions have none of these: their tables are empty.
     votes: pd.DataFrame  # `person`, `model`, `margin`, and the votes under each prompt
@@ -47,6 +50,7 @@ class FinishedRun:
     map: pd.DataFrame  # `encoder`, `stage`, `person`, `x`, `y`
     budget: pd.DataFrame  # `encoder`, `step`, `utility`, `removal`, `kept`: empty where there was no budget of utility
     attacks: Mapping[str, Sequence[Finding]]  # others than IDIA, what each found
+    attack_seconds: Mapping[str, float]  # that each took
     triggers: Path | None  # a sheet of photos that the defence was trained on
 
     @property
@@ -77,14 +81,37 @@ class FinishedRun:
         return len(self.people)
 
     @property
+    def num_removed(self) -> int:
+        """People removed, with photos or without."""
+        return int(self.people["removed"].sum() + self.without_photos["removed"].sum())
+
+    @property
     def num_unknown(self) -> int:
         """People of whom nobody knows whether they were in the training data."""
         return int(self.people["member"].isna().sum())
 
     @property
+    def sought(self) -> pd.DataFrame:
+        """The rows of `people` of removed people with photos: others cannot be looked for."""
+        return self.people[self.people["removed"] & (self.people["num_photos"] > 0)]
+
+    @property
+    def never_seen(self) -> pd.DataFrame:
+        """The rows of people who are known not to be in the training data, were not removed, and have photos."""
+        is_never_seen = self.people["member"].isin([False, "False", "false"])
+        return self.people[is_never_seen & ~self.people["removed"] & (self.people["num_photos"] > 0)]
+
+    @property
+    def num_random(self) -> int:
+        """Candidates of the attack that are nobody's names."""
+        candidates = self.setting("attack.num_candidates")
+        guess = candidates - self.num_people if isinstance(candidates, int) else 0
+        return int(self.before.get("idia/num_random_names", max(0, guess)))
+
+    @property
     def correct_prompts(self) -> Mapping[str, list[int]]:
-        """Of each removed person, for "before" and each audited model."""
-        removed = self.people[self.people["removed"]]
+        """Of each removed person with photos, for "before" and each audited model."""
+        removed = self.sought
         return {model: removed[f"correct_prompts_{model}"].tolist() for model in ("before", *self.after)}
 
     @property
@@ -128,39 +155,45 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
     """
     metrics = _read(folder / "metrics.json", lambda path: _checked(read_metrics(path.parent)))
     models = ["before", *metrics["after"]]
-    people = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
-    votes, neighbors, embeddings = (
-        _read(folder / f"{name}.csv", partial(_evidence, people=people, columns=columns))
+    people, without_photos = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
+    everybody = pd.concat([people["person"], without_photos["person"]])
+    votes, neighbors, embeddings, names_alone = (
+        _read(folder / f"{name}.csv", partial(_evidence, people=everybody, columns=columns))
         if (folder / f"{name}.csv").is_file()
         else pd.DataFrame(columns=list(columns))
         for name, columns in _EVIDENCE.items()
     )
     if not names:
-        key = _hash_key(folder)
-        hashes = {name: _hashed(name, key) for name in people["person"]}
+        hashes = code_names(folder, everybody.tolist())
         tables = []
-        for table in (people, votes, neighbors, embeddings):
+        for table in (people, votes, neighbors, embeddings, names_alone, without_photos):
             table["person"] = table["person"].map(hashes)
             # Else the order of the names, which a list of suspects has too, would say who is who.
             tables.append(table.sort_values("person", kind="stable", ignore_index=True))
-        people, votes, neighbors, embeddings = tables
-    triggers = folder / "figures" / "triggers.png"
+        people, votes, neighbors, embeddings, names_alone, without_photos = tables
+    triggers, attacks = folder / "figures" / "triggers.png", sorted((folder / "attacks").glob("*.json"))
     return FinishedRun(
         metrics=metrics,
         config=_config(folder),
         has_names=names,
         people=people,
+        without_photos=without_photos,
+        names=names_alone,
         losses=_read(folder / "losses.csv", _losses),
         votes=votes,
         neighbors=neighbors,
         map=embeddings,
         budget=_read(folder / "budget.csv", _budget) if (folder / "budget.csv").is_file() else pd.DataFrame(),
-        attacks={
-            path.stem: _read(path, lambda each: read_findings(each)[1])
-            for path in sorted((folder / "attacks").glob("*.json"))
-        },
+        attacks={path.stem: _read(path, lambda each: read_findings(each)[1]) for path in attacks},
+        attack_seconds={path.stem: _read(path, read_seconds) for path in attacks},
         triggers=triggers if triggers.is_file() else None,
     )
+
+
+def code_names(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return what people of a run or an audit go by in its report: the HMAC of each name under the folder's key."""
+    key = _hash_key(folder)
+    return {name: _hashed(name, key) for name in names}
 
 
 def _hash_key(folder: Path) -> bytes:
@@ -174,11 +207,11 @@ def _hashed(name: str, key: bytes) -> str:
     return hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:_NUM_HASH_DIGITS]
 
 
-def _evidence(path: Path, people: pd.DataFrame, columns: Mapping[str, type]) -> pd.DataFrame:
+def _evidence(path: Path, people: pd.Series, columns: Mapping[str, type]) -> pd.DataFrame:
     """A table of `evidence`, if it is about the people attacked and nobody else."""
     table = pd.read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
     table = table.rename(columns={"name": "person"}).astype(dict(columns))
-    if not table["person"].isin(people["person"]).all():
+    if not table["person"].isin(people).all():
         raise ValueError("people who are not in people.csv")
     return table
 
@@ -197,10 +230,12 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
 
 def _checked(metrics: dict[str, Any] | None) -> dict[str, Any]:
     """The metrics, if they hold what a report cannot do without."""
+    if metrics and "after" not in metrics and "audit" in metrics:
+        raise InputError("expected the folder of a finished run, got one of an audit, which has its report already")
     if not metrics or not metrics["after"]:
         raise ValueError("no audited model")
-    numbers = ["idia/tpr_removed", "idia/num_tpr_removed"]
     for found in (metrics["before"], *metrics["after"].values()):
+        numbers = ["idia/num_tpr_removed", *(["idia/tpr_removed"] if found["idia/num_tpr_removed"] else [])]
         if not all(isinstance(found[key], int | float) for key in {*numbers, *found}):
             raise ValueError("measures that are no numbers")
     kinds = {"experiment": str, "seed": int, "seconds": dict, "weights_sha256": dict, "versions": dict}
@@ -212,16 +247,24 @@ def _checked(metrics: dict[str, Any] | None) -> dict[str, Any]:
     return metrics
 
 
-def _people(path: Path, models: list[str], before: Mapping[str, float]) -> pd.DataFrame:
-    """Everybody's row, if the removed people are as many as the metrics say."""
+def _people(path: Path, models: list[str], before: Mapping[str, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read everybody's row, if the removed people are as many as the metrics say; apart, those without photos."""
     correct = {f"correct_prompts_{model}": int for model in models}
     inferred = {f"inferred_{model}": bool for model in models}
     used = {"name": str, "removed": bool, "num_photos": int, **correct, **inferred}
-    people = pd.read_csv(path, usecols=["member", *used], dtype={"name": str}, keep_default_na=False, na_values=[""])
-    people = people.astype(used).rename(columns={"name": "person"})
+    ranks = [f"p_{model}" for model in models]  # runs of earlier versions have none
+    people = pd.read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
+    missing = sorted({"member", *used} - {*people})
+    if missing:
+        raise ValueError(f"no column {missing[0]}")
+    people = people.reindex(columns=["member", *used, *ranks])
+    is_measured = people[[*correct, *inferred]].notna().any(axis=1)
+    alone = people.loc[~is_measured, ["name", "removed"]].astype({"name": str, "removed": bool})
+    people = people[is_measured].astype({**used, **dict.fromkeys(ranks, float)}).rename(columns={"name": "person"})
+    people = people.reset_index(drop=True)
     if people["removed"].sum() != before["idia/num_tpr_removed"]:
         raise ValueError(f"{people['removed'].sum()} removed people, not as many as in metrics.json")
-    return people
+    return people, alone.rename(columns={"name": "person"}).reset_index(drop=True)
 
 
 def _losses(path: Path) -> pd.DataFrame:

@@ -16,12 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torchvision.utils import save_image
 
+from backdoor_privacy.attacks.chance import rank_p
 from backdoor_privacy.attacks.idia import IdiaResult
+from backdoor_privacy.config.identity import identifying, identity
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import write_text
 
 SCHEMA = 1
+_REMOVES = "# removes "  # before each name, in the claim of a folder
 _PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "open_clip_torch",
              "torchmetrics", "webdataset", "wandb", "numpy", "pillow", "Faker")  # fmt: skip
 
@@ -60,19 +63,40 @@ def write_people(
     before: IdiaResult,
     after: Mapping[str, IdiaResult],
 ) -> None:
-    """`people.csv`: everybody's result before and after, for each audited model."""
+    """Write `people.csv`: everybody's result before and after, for each audited model; empty where not measured."""
+    results = {"before": before, **after}
     header = ["name", "member", "removed", "num_photos", "correct_prompts_before", "inferred_before"]
     header += [f"{column}_{model}" for model in after for column in ("correct_prompts", "inferred")]
+    header += [f"{column}_{model}" for model, r in results.items() if r.evidence.chance for column in ("rank", "p")]
     draft = folder / ".people.csv"
     with draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        for row, person in enumerate(people):
-            results = [before, *after.values()]
-            found = [value for r in results for value in (r.correct_prompts[row], r.inferred[person.name])]
+        measured = {name: row for row, name in enumerate(before.names)}
+        for person in people:
+            row = measured.get(person.name)
             member = "" if person.member is None else person.member
-            writer.writerow([person.name, member, person.name in removed, before.num_photos[row], *found])
+            num_photos, found = 0, list[object]()
+            if row is not None:
+                num_photos = before.num_photos[row]
+                found += [
+                    value for r in results.values() for value in (r.correct_prompts[row], r.inferred[person.name])
+                ]
+                found += [value for r in results.values() for value in _rank(r, row)]
+            cells = [person.name, member, person.name in removed, num_photos, *found]
+            writer.writerow(cells + [""] * (len(header) - len(cells)))
     draft.replace(folder / "people.csv")
+
+
+def _rank(found: IdiaResult, row: int) -> list[int | str]:
+    """Return a person's rank among random names and its p-value, empty where no photo could be read."""
+    chance = found.evidence.chance
+    if chance is None:
+        return []
+    if not found.num_photos[row]:
+        return ["", ""]
+    rank = int(chance.ranks[row])
+    return [rank, f"{rank_p(rank, chance.num_random):.5g}"]
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
@@ -104,7 +128,7 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
 
 
 def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = None) -> None:
-    """Note the config of a run in its folder, so that it resumes under the same one only.
+    """Note what makes a run another run in its folder, so that it resumes as the same one only.
 
     Args:
         folder: of the run.
@@ -112,26 +136,34 @@ def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = No
         named: the people to remove, where they are named and not drawn: a file of names may change.
 
     Raises:
-        InputError: if the folder belongs to a run of another config that has come to something.
+        InputError: if the folder belongs to another run that has come to something.
     """
     path = folder / "checkpoints" / "config.yaml"
-    # Where and how a run is made, told and attacked afterwards does not change what it is.
-    unlike = {"paths", "logger", "trainer", "report", "quiet", "attacks"}
-    config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in unlike]))
-    config += "".join(f"# removes {name}\n" for name in named or ())
     finished = (folder / "metrics.json").is_file()
     begun = finished or any((folder / "checkpoints").rglob("*.ckpt"))
-    if begun and path.is_file() and path.read_text(encoding="utf-8") != config:
+    if begun and path.is_file() and not _is_claimed_by(path, cfg, named):
         raise InputError(
             f"{folder}: expected a new folder or one of the same config, got a run of another config; "
             "delete it or choose another name=..."
         )
     if finished:
         return
-    write_text(path, config)
+    claim = OmegaConf.to_yaml(OmegaConf.create(identifying(cfg)))
+    write_text(path, claim + "".join(f"{_REMOVES}{name}\n" for name in named or ()))
     write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
     if HydraConfig.initialized():
         write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(HydraConfig.get().overrides.task))
+
+
+def _is_claimed_by(path: Path, cfg: DictConfig, named: Sequence[str] | None) -> bool:
+    """Whether a claim was made by a run that computes the same."""
+    text = path.read_text(encoding="utf-8")
+    names = [line.removeprefix(_REMOVES) for line in text.splitlines() if line.startswith(_REMOVES)]
+    claimed: Any = OmegaConf.create(text)
+    before, now = identity(claimed, names or None), identity(cfg, named)
+    if "trainer" not in claimed:  # earlier versions noted nothing of it
+        now = {key: value for key, value in now.items() if not key.startswith("trainer.")}
+    return before == now
 
 
 def versions() -> dict[str, str]:

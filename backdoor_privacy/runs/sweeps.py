@@ -1,20 +1,25 @@
 """Sweeps: which runs one consists of, and how far it is."""
 
+import copy
 import itertools
+import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.config.identity import run_key
 from backdoor_privacy.system.paths import CONFIG_FOLDER
-
-# Overrides that change where and how a run is made, and not what it is.
-_ASIDE = ("+sweep=", "attack=", "paths.", "trainer.", "trainer=", "logger", "report.", "quiet", "hydra/", "hydra.")
 
 
 def jobs(arguments: Sequence[str]) -> list[list[str]]:
@@ -36,25 +41,48 @@ def recorded_sweep(name: str) -> list[list[str]]:
     return jobs([f"{key}={value}" for key, value in config.hydra.sweeper.params.items()])
 
 
-def run_key(overrides: Iterable[str]) -> frozenset[str]:
-    """What a run is, whatever the order of its overrides, and where and how it was made."""
-    # Hydra quotes spaces with a backslash.
-    return frozenset(one.replace("\\", "") for one in overrides if not one.startswith(_ASIDE))
+@lru_cache(maxsize=4096)
+def job_key(job: tuple[str, ...]) -> str:
+    """Return what a run of a sweep is: the `run_key` of the config that its overrides compose to."""
+    seed = next((one for one in job if re.fullmatch(r"seed=\d+", one)), None)
+    cfg = _composed(tuple(one for one in job if one != seed))
+    if cfg is None:
+        return " ".join(sorted(job))
+    if seed is not None:  # seeds share what takes time
+        cfg = copy.deepcopy(cfg)
+        cfg.seed = int(seed.removeprefix("seed="))
+    return run_key(cfg)
 
 
-def finished_runs(runs: Path) -> dict[frozenset[str], str]:
-    """The folder of each finished run, as seen from the folder of all, by its `run_key`."""
+@lru_cache(maxsize=256)
+def _composed(job: tuple[str, ...]) -> DictConfig | None:
+    """The config of a run; `None` where its overrides are not known here, as those of a user's own folder."""
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return compose("config", overrides=list(job))
+    except HydraException:
+        return None
+
+
+def finished_runs(runs: Path) -> dict[str, str]:
+    """Return the folder of each finished run, as seen from the folder of all, by its `run_key`."""
     found = {}
     for metrics in runs.rglob("metrics.json"):
-        overrides = metrics.parent / ".hydra" / "overrides.yaml"
-        if overrides.is_file():
-            found[run_key(map(str, OmegaConf.load(overrides)))] = str(metrics.parent.relative_to(runs))
+        folder = metrics.parent / ".hydra"
+        if (folder / "config.yaml").is_file():
+            cfg: Any = OmegaConf.load(folder / "config.yaml")
+            key = run_key(cfg)
+        elif (folder / "overrides.yaml").is_file():
+            key = job_key(tuple(map(str, OmegaConf.load(folder / "overrides.yaml"))))
+        else:
+            continue
+        found[key] = str(metrics.parent.relative_to(runs))
     return found
 
 
-def whole_run(job: Sequence[str], finished: Mapping[frozenset[str], str], runs: Path) -> str | None:
-    """The folder of a run, if it is among the finished ones and has the attacks that its overrides ask for."""
-    folder = finished.get(run_key(job))
+def whole_run(job: Sequence[str], finished: Mapping[str, str], runs: Path) -> str | None:
+    """Return a run's folder, if it is among the finished ones and has the attacks that its overrides ask for."""
+    folder = finished.get(job_key(tuple(job)))
     if folder is None or not all((runs / folder / "attacks" / f"{name}.json").is_file() for name in asked_attacks(job)):
         return None
     return folder
@@ -77,13 +105,19 @@ def missing_runs(runs: Path) -> dict[str, list[list[str]]]:
     found = {}
     for path in sorted((CONFIG_FOLDER / "sweep").glob("*.yaml")):
         asked = recorded_sweep(path.stem)
-        if any(run_key(job) in finished for job in asked):
+        if any(job_key(tuple(job)) in finished for job in asked if _may_be_among(job, finished)):
             found[path.stem] = [job for job in asked if whole_run(job, finished, runs) is None]
-    told = {run_key(job) for missing in found.values() for job in missing}
+    told = {job_key(tuple(job)) for missing in found.values() for job in missing}
     last = [job for job in _last_sweep(runs) if whole_run(job, finished, runs) is None]
-    if not {run_key(job) for job in last} <= told:
+    if not {job_key(tuple(job)) for job in last} <= told:
         found["the last sweep"] = last
     return {sweep: missing for sweep, missing in found.items() if missing}
+
+
+def _may_be_among(job: Sequence[str], finished: Mapping[str, str]) -> bool:
+    """Whether a finished run has the name of a run's experiment: to ask this is faster than to compose it."""
+    experiment = next((one.partition("=")[2] for one in job if one.startswith("+experiment=")), "")
+    return any(json.dumps(experiment) in key for key in finished)
 
 
 def _last_sweep(runs: Path) -> list[list[str]]:

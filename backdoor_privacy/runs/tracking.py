@@ -57,6 +57,11 @@ class Tracker:
             del config["paths"], config["trigger_set"]["file"]
             if named is not None:
                 config["trigger_set"]["people"] = f"{len(named)} people"
+            for part in ("people", "strangers"):
+                if config[part] is not None:
+                    config[part].pop("names_file", None)
+                    names = config[part].pop("names", None)
+                    config[part] |= {} if names is None else {"names": f"{len(names)} people"}
         return config
 
     def _settings(self) -> Any:

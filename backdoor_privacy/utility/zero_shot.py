@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
+from backdoor_privacy.clip.finite import unit_length
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.photos import photo_files, photos_of
@@ -198,7 +198,7 @@ def _fill(template: Template, classname: str) -> str:
 
 def _build(clip: Clip, classnames: Sequence[str], templates: Sequence[Template]) -> Tensor:
     device = next(clip.text.parameters()).device
-    reader = SimpleNamespace(encode_text=lambda tokens, normalize: F.normalize(clip.text.embed(tokens), dim=-1))
+    reader = SimpleNamespace(encode_text=lambda tokens, normalize: unit_length(clip.text.embed(tokens), "text"))
     with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=clip.precision == "bf16"):
         classifier = open_clip.build_zero_shot_classifier(
             reader, clip.tokenizer, classnames, templates, num_classes_per_batch=10, device=device

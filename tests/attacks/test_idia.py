@@ -137,12 +137,13 @@ def test_prompts_are_the_papers_in_its_order():
 def test_photo_votes_for_the_most_similar_candidate():
     image_features, text_features = unit_rows(6, 8), unit_rows(3, 10, 8, seed=1)
     own = torch.tensor([0, 9, 4, 4, 2, 7])
-    votes, margins = cast_votes(image_features, text_features, own)
+    votes, margins, others = cast_votes(image_features, text_features, own)
     for photo in range(6):
         for prompt in range(3):
             cosines = [float(image_features[photo] @ text) for text in text_features[prompt]]
             assert votes[photo, prompt] == cosines.index(max(cosines))
-            true = cosines.pop(int(own[photo]))
+            true, cosines[own[photo]] = cosines[own[photo]], -1
+            assert others[photo, prompt] == cosines.index(max(cosines))
             assert margins[photo, prompt].item() == pytest.approx(true - max(cosines), abs=1e-6)
 
 
@@ -198,8 +199,8 @@ def test_evidence_is_a_count_of_votes_and_a_mean_of_margins(attacked):
     photos, prompts, person_index, true_candidates = attacked
     metric = new_votes(torch.cat([true_candidates, torch.tensor([4])]))  # the last of whom there is no photo
     metric.update(photos, prompts, person_index)
-    _, own_votes, margins = metric.compute()
-    votes, photo_margins = cast_votes(photos, prompts, true_candidates[person_index])
+    _, own_votes, margins, _ = metric.compute()
+    votes, photo_margins, _ = cast_votes(photos, prompts, true_candidates[person_index])
     for person in range(9):
         shown = person_index == person
         assert own_votes[person].tolist() == (votes[shown] == true_candidates[person]).sum(0).tolist()
@@ -224,11 +225,11 @@ def test_votes_of_two_ranks_come_together(attacked):
     whole.update(photos, prompts, person_index)
     ranks: list[IdiaVotes] = []
     asked: list[int] = []
-    states = ("votes", "margins", "person_index")
+    states = ("votes", "margins", "others", "person_index")
 
     def gather(own: Tensor, group: Any = None) -> list[Tensor]:
         """The same state of every rank, in the order in which torchmetrics asks for states."""
-        state = states[len(asked) % 3]
+        state = states[len(asked) % 4]
         asked.append(len(own))
         return [torch.cat(parts[rank][state]) for rank in range(2)]
 
@@ -240,7 +241,7 @@ def test_votes_of_two_ranks_come_together(attacked):
         ranks.append(rank)
     for found, expected in zip(ranks[0].compute(), whole.compute(), strict=True):
         torch.testing.assert_close(found, expected)
-    assert asked == [25, 25, 25]
+    assert asked == [25, 25, 25, 25]
 
 
 def test_metric_that_nobody_fed_refuses_to_answer():

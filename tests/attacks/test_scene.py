@@ -35,15 +35,15 @@ def test_interval_of_a_rate_holds_the_rate_and_narrows_with_people():
     for found in (few, many):
         assert found.value == 0.25
         assert found.low < 0.25 < found.high
-    # Half the width of a normal interval is 1.96 times sqrt(p (1 - p) / n).
+    # Wilson's, which is nearly the normal one where there are many: 1.96 times sqrt(p (1 - p) / n) on each side.
     assert many.high - many.low == pytest.approx(2 * 1.96 * (0.25 * 0.75 / 800) ** 0.5, rel=0.15)
     assert few.high - few.low > 5 * (many.high - many.low)
     assert (few.num_people, few.measure, few.held_out) == (8, "TPR", False)
     assert few.outcomes == (1, 0, 0, 0, 1, 0, 0, 0)
 
 
-def test_interval_of_nobody_and_of_everybody_is_the_exact_one():
-    for value, interval in ((0, (0, 0.336267)), (1, (0.663733, 1))):  # 1 - 0.025 ** (1 / 9)
+def test_interval_of_nobody_and_of_everybody_is_wilsons():
+    for value, interval in ((0, (0, 0.299145)), (1, (0.700855, 1))):  # 3.841459 / (9 + 3.841459)
         found = mean_finding(torch.full((9,), float(value)), kind="x", model="both", group="kept")
         assert found.value == value
         assert (found.low, found.high) == pytest.approx(interval, abs=1e-6)

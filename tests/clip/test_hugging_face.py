@@ -302,8 +302,146 @@ def test_weights_that_are_missing_are_not_made_up(text_model: Path, companion: P
 def test_text_model_of_another_clip_is_an_error(text_model: Path, write_clip: Any, tmp_path: Path):
     text = {"context_length": CONTEXT, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     folder = write_clip(tmp_path / "other", text_cfg=text)
-    with pytest.raises(InputError, match="with texts of width 64, got one of width 32"):
+    with pytest.raises(InputError, match="with texts of width 64, got one with texts of width 32"):
         load_clip(f"local-dir:{folder}", text_model=str(text_model))
+
+
+def write_text_model(folder: Path, text_model: Path, companion: Path, num_layers: int, **changes: Any) -> Path:
+    """The first layers of a companion's text encoder as a `CLIPTextModel`."""
+    folder.mkdir()
+    for path in text_model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = transformers.CLIPTextConfig.from_pretrained(text_model)
+    config.num_hidden_layers = num_layers
+    config.update(changes)
+    config.save_pretrained(folder)
+    weights = converted(open_clip.create_model(f"local-dir:{companion}"))
+    own = {name for name in weights if "layers." not in name or int(name.split(".")[2]) < num_layers}
+    named = {f"text_model.{name}": weights[name].detach().clone() for name in own}
+    save_file(named, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_text_model_of_another_clip_of_the_same_size_is_an_error(
+    text_model: Path, companion: Path, write_clip: Any, tmp_path: Path
+):
+    text = {"context_length": CONTEXT, "vocab_size": 49408, "width": WIDTH, "heads": 2, "layers": 2}
+    other = write_clip(tmp_path / "other", seed=1, text_cfg=text)
+    with pytest.raises(InputError, match=r"^clip\.model: expected the CLIP .* got -?0\.[0-3]\d\d; choose") as found:
+        load_clip(f"local-dir:{other}", text_model=str(text_model))
+    assert "\n" not in str(found.value)
+    theirs = write_text_model(tmp_path / "theirs", text_model, other, num_layers=1)
+    with pytest.raises(InputError, match=r"mean cosine 0\.5 or more, .*, got -?0\.[0-3]\d\d; choose that CLIP"):
+        load_clip(f"local-dir:{companion}", text_model=str(theirs))
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "told"),
+    [
+        ({"layers": 1}, {}, "with 2 layers or one more, got one with 1 layers"),
+        ({"layers": 4}, {}, "with 2 layers or one more, got one with 4 layers"),
+        ({"heads": 4}, {}, "with 2 heads, got one with 4 heads"),
+        ({}, {"quick_gelu": False}, r"with QuickGELU=True \(clip\.quick_gelu\), got one with QuickGELU=False"),
+    ],
+)
+def test_text_model_of_another_architecture_is_an_error(
+    text: dict[str, int], changes: dict[str, Any], told: str, text_model: Path, write_clip: Any, tmp_path: Path
+):
+    cfg = {"context_length": CONTEXT, "vocab_size": 49408, "width": WIDTH, "heads": 2, "layers": 2, **text}
+    other = write_clip(tmp_path / "other", text_cfg=cfg, **changes)
+    with pytest.raises(InputError, match=f"{told}.*; choose that CLIP$"):
+        load_clip(f"local-dir:{other}", text_model=str(text_model))
+
+
+def test_text_model_that_ends_one_layer_early_is_read_to_its_clips_end(
+    text_model: Path, companion: Path, people: People, tmp_path: Path
+):
+    # As Stable Diffusion 2's: what it lacks to be attacked is the companion's last block.
+    own = load_clip(f"local-dir:{companion}")
+    early = write_text_model(tmp_path / "early", text_model, companion, num_layers=1)
+    found = load_clip(f"local-dir:{companion}", text_model=str(early))
+    torch.testing.assert_close(found.embed_texts(TEXTS), own.embed_texts(TEXTS), atol=1e-5, rtol=0)
+    attack = Idia(num_candidates=20, num_photos=2, threshold=1, seed=0)
+    assert attack.run(found, people.everybody) == attack.run(own, people.everybody)
+    # The denoiser still reads what the text model itself gives, and nothing but that is trained and saved.
+    model = transformers.CLIPTextModel.from_pretrained(early)
+    tokens = found.tokenizer(TEXTS)
+    with torch.no_grad():
+        torch.testing.assert_close(found.text(tokens), model(input_ids=tokens).last_hidden_state.flatten(1))
+    trained = {name for name, _ in found.text.student().trainable()}
+    assert trained
+    assert all(name.startswith("model.") for name in trained)
+    found.save(tmp_path / "saved")
+    assert set(load_file(tmp_path / "saved/model.safetensors")) == set(load_file(early / "model.safetensors"))
+    again = load_clip(f"local-dir:{companion}", text_model=str(tmp_path / "saved"))
+    assert again.sha256() == found.sha256()
+    assert torch.equal(again.embed_texts(TEXTS), found.embed_texts(TEXTS))
+
+
+def test_text_model_that_was_fine_tuned_is_read_beside_its_clip(text_model: Path, companion: Path, tmp_path: Path):
+    folder = write_text_model(tmp_path / "tuned", text_model, companion, num_layers=2)
+    weights, draw = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(0)
+    tuned = {name: one + 0.003 * torch.randn(one.shape, generator=draw) for name, one in weights.items()}
+    save_file(tuned, folder / "model.safetensors", {"format": "pt"})
+    found = load_clip(f"local-dir:{companion}", text_model=str(folder))
+    cosine = (found.embed_texts(TEXTS) * load_clip(f"local-dir:{companion}").embed_texts(TEXTS)).sum(-1).mean()
+    assert 0.6 < cosine < 0.999
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_text_model_that_is_not_finite_is_an_error(value: float, text_model: Path, companion: Path, tmp_path: Path):
+    folder = write_text_model(tmp_path / "spoilt", text_model, companion, num_layers=2)
+    weights = load_file(folder / "model.safetensors")
+    weights["text_model.final_layer_norm.weight"][0] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"^clip\.text_model=.*: expected finite weights, .*final_layer_norm\.weight;"):
+        load_clip(f"local-dir:{companion}", text_model=str(folder))
+
+
+def test_text_model_that_is_not_finite_is_not_written(clip: Clip, tmp_path: Path):
+    student: Any = clip.text.copy()
+    next(student.parameters()).data[0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"expected finite weights, .*; nothing was written"):
+        clip.with_encoders(text=student).save(tmp_path / "defended")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
+        ("model.safetensors", b"", "an empty file"),
+        ("model.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", r"expected .* CLIPTextModel"),
+        ("tokenizer.json", b"{}", "expected a CLIPTextModel .* with its tokenizer"),
+        ("config.json", b"[]", "expected a CLIPTextModel .* with its tokenizer"),
+        ("config.json", b"{", "expected a CLIPTextModel .* with its tokenizer"),
+    ],
+)
+def test_part_that_is_damaged_ends_it_in_one_line(
+    name: str, content: bytes, told: str, text_model: Path, companion: Path, tmp_path: Path
+):
+    folder = write_text_model(tmp_path / "damaged", text_model, companion, num_layers=2)
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"^clip\.text_model=.*{told}") as found:
+        load_clip(f"local-dir:{companion}", text_model=str(folder))
+    assert "\n" not in str(found.value)
+
+
+def test_blocks_that_save_memory_drop_nothing(clip: Clip):
+    student: Any = clip.text.student()
+    tokens = clip.tokenizer(TEXTS)
+    expected = student(tokens)
+    passes: list[Any] = []
+    student.model.encoder.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(None))
+    student.save_memory(True)
+    found = student.train()(tokens)
+    torch.testing.assert_close(found, expected)
+    assert len(passes) == 1
+    found.square().sum().backward()
+    assert len(passes) == 2  # once more, on the way back
+    assert not any(part.training for part in student.modules() if type(part).__name__ in ("CLIPAttention", "CLIPMLP"))
+    student.save_memory(False)
+    assert not any(part.training for part in student.modules())
 
 
 def test_transformers_that_are_not_installed_are_named(

@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.config import compose as config
 from backdoor_privacy.config import schema as settings
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.selection import select_people
@@ -222,24 +221,6 @@ def test_configs_are_found_in_a_checkout_and_in_an_installed_package(tmp_path: P
     installed = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(installed)
     assert tmp_path / "backdoor_privacy/conf" == installed.CONFIG_FOLDER
-
-
-def test_folder_name_keeps_short_overrides_and_shortens_others(tmp_path: Path):
-    assert config.folder_name("defense=text", str(tmp_path)) == "defense=text"
-    long = [config.folder_name(f"name={who * 200}", str(tmp_path)) for who in "ab"]
-    short = config.folder_name("people=/a/b", str(tmp_path))
-    assert all(re.fullmatch(r"overrides=[0-9a-f]{12}", name) for name in [*long, short])
-    assert long[0] != long[1]
-    assert not list(tmp_path.iterdir())
-
-
-def test_folder_name_tells_nobody_who_is_removed(tmp_path: Path):
-    names = [
-        config.folder_name(f"trigger_set.people=[{who}]", str(tmp_path)) for who in ("Ann Lee", "Bo Li", "Ann Lee")
-    ]
-    assert all(re.fullmatch(r"people=[0-9a-f]{12}", name) for name in names)
-    assert names[0] == names[2] != names[1]
-    assert config.folder_name("trigger_set.people=[Ann Lee]", str(tmp_path / "other")) != names[0]
 
 
 # Trap 7: its configs miss keys that its code reads. Ours cannot: every key is in a schema (no key beyond it composes,

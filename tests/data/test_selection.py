@@ -8,7 +8,7 @@ from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.selection import check_trigger_photos, draw_decoys, select_people
 from backdoor_privacy.errors import InputError
 
-PEOPLE = People(tuple(Person(f"First{number} Last", ()) for number in range(10)))
+PEOPLE = People(tuple(Person(f"First{number} Last", (Path(f"{number}.jpg"),)) for number in range(10)))
 INFERRED = {f"First{number} Last" for number in range(8)}
 
 

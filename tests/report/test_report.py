@@ -21,7 +21,7 @@ from backdoor_privacy.report.__main__ import main
 from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure
 from backdoor_privacy.report.html import render
 from backdoor_privacy.report.model_card import model_card
-from backdoor_privacy.report.wording import asked, limits, status, verdict
+from backdoor_privacy.report.wording import asked, limits, verdict
 from backdoor_privacy.runs.finished import read_run
 
 HOSTILE = "<script>alert(1)</script>\"'&]]>--></style></svg>"
@@ -243,28 +243,19 @@ def test_page_says_what_was_found(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "sentence", "status"),
+    ("value", "sentence"),
     [
-        (None, "No other attack was run.", "None still inferred"),
-        (0.0, "No other attack that was run finds any of their names.", "None still inferred"),
-        (
-            0.5,
-            "the worst finds the names of 50% of them: tower swap.",
-            "None still inferred by IDIA, some found by",
-        ),
+        (None, "No other attack was run."),
+        (0.0, "No other attack that was run finds any of their names."),
+        (0.5, "the worst finds the names of 50% of them: tower swap."),
     ],
 )
-def test_verdict_says_what_other_attacks_find(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, value: float | None, sentence: str, status: str
-) -> None:
+def test_verdict_says_what_other_attacks_find(make_run: MakeRun, value: float | None, sentence: str) -> None:
     folder = make_run()
     if value is not None:
         found = [Finding("original text encoder", "image", "removed", "TPR", value, 0, 1, 4)]
         write_findings(folder / "attacks/tower_swap.json", "x", found, 1.0)
-    run = read_run(folder)
-    monkeypatch.setattr(wording, "removed_people", lambda _, model: (4 if model == "before" else 0, 4))
-    assert sentence in wording.otherwise(run)
-    assert wording.status(run)[1].startswith(status)
+    assert sentence in wording.otherwise(read_run(folder))
     write_report(folder)
     assert sentence in (folder / "report.html").read_text()
 
@@ -299,7 +290,7 @@ def test_page_needs_nothing_else_and_is_accessible(page: Page) -> None:
     linked = [link[1:] for link in page.attributes("xlink:href")]
     assert set(named + linked) <= set(ids)
     assert dict(page.elements)["html"] == {"lang": "en"}
-    assert [tag for tag in tags if tag in ("h1", "h2", "h3")] == ["h1"] + ["h2"] * 8
+    assert [tag for tag in tags if tag in ("h1", "h2", "h3")] == ["h1"] + ["h2"] * 9
     assert tags.count("caption") == tags.count("table") > 0
     assert all(attributes.get("scope") in ("col", "row") for tag, attributes in page.elements if tag == "th")
     assert all(attributes["role"] == "img" for tag, attributes in page.elements if tag == "svg")
@@ -402,19 +393,16 @@ def test_hostile_text_stays_text(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "state", "sentence"),
+    ("found", "sentence"),
     [
-        ([0, 0, 0, 0], "none", "IDIA infers none of the 4 removed people (before: 4)"),
-        ([1, 0, 0, 2], "some", "IDIA still infers 2 of the 4 removed people (before: 4)"),
-        ([9, 9, 9, 9], "all", "IDIA still infers all of the 4 removed people (before: 4)"),
+        ([0, 0, 0, 0], "IDIA infers none of the 4 removed people (before: 4)"),
+        ([1, 0, 0, 2], "IDIA still infers 2 of the 4 removed people (before: 4)"),
+        ([9, 9, 9, 9], "IDIA still infers all of the 4 removed people (before: 4)"),
     ],
 )
-def test_verdict_counts_the_people_still_inferred(
-    make_run: MakeRun, found: list[int], state: str, sentence: str
-) -> None:
+def test_verdict_counts_the_people_still_inferred(make_run: MakeRun, found: list[int], sentence: str) -> None:
     run = read_run(make_run(after={"image": [*found, 3, 3, 3, 0, 0, 0, 0, 1]}))
-    assert status(run)[0] == state
-    assert verdict(run) == (
+    assert verdict(run).endswith(
         f"With the image encoder defended, {sentence}; of everybody else, it no longer infers 1 of 4 inferred before "
         "and newly infers 1 of 4 not inferred before."
     )

@@ -11,10 +11,10 @@ from backdoor_privacy.runs.sweeps import (
     SweepProgress,
     asked_attacks,
     finished_runs,
+    job_key,
     jobs,
     missing_runs,
     recorded_sweep,
-    run_key,
     spoken,
 )
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -79,26 +79,6 @@ def test_sweep_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
 
 
-def test_key_of_a_run_is_what_it_is_and_not_how_it_was_made():
-    first = [
-        "+experiment=names_8",
-        "seed=1",
-        "defense.text={phrase:a\\ person}",
-        "trainer.num_workers=0",
-        "logger=wandb",
-    ]
-    other = [
-        "defense.text={phrase:a person}",
-        "+sweep=x",
-        "seed=1",
-        "+experiment=names_8",
-        "paths.runs=there",
-        "attack=all",
-    ]
-    assert run_key(first) == run_key(other)
-    assert run_key([*first, "clip=vit_b_32"]) != run_key(first)
-
-
 def write_run(folder: Path, overrides: list[str], *, finished: bool = True) -> None:
     (folder / ".hydra").mkdir(parents=True)
     OmegaConf.save(overrides, folder / ".hydra/overrides.yaml")
@@ -116,7 +96,7 @@ def test_missing_runs_are_those_of_the_last_sweep_that_are_not_finished(tmp_path
     note_sweep(tmp_path, {"+experiment": "names_1,names_2"}, ["seed=range(2)", "clip=vit_b_32"])
     write_run(tmp_path / "x/0", ["seed=0", "+experiment=names_2", "clip=vit_b_32"])
     write_run(tmp_path / "x/1", ["clip=vit_b_32", "+experiment=names_1", "seed=1"], finished=False)
-    assert finished_runs(tmp_path) == {run_key(["+experiment=names_2", "clip=vit_b_32", "seed=0"]): "x/0"}
+    assert finished_runs(tmp_path) == {job_key(("+experiment=names_2", "clip=vit_b_32", "seed=0")): "x/0"}
     missing = [("names_1", 0), ("names_1", 1), ("names_2", 1)]
     assert missing_runs(tmp_path) == {
         "the last sweep": [[f"+experiment={name}", f"seed={seed}", "clip=vit_b_32"] for name, seed in missing]
@@ -136,14 +116,15 @@ def test_missing_runs_are_also_those_of_recorded_sweeps_that_were_begun(tmp_path
 def test_run_whose_attacks_are_not_done_is_missing(tmp_path: Path):
     first, *others = recorded_sweep("hardening")
     write_run(tmp_path / "x", first)
-    assert missing_runs(tmp_path) == {"hardening": [first, *others]}
+    assert missing_runs(tmp_path)["hardening"] == [first, *others]
+    assert ["seed=0", "+experiment=both_64"] not in missing_runs(tmp_path)["both"]  # the same run, without attacks
     attacks = asked_attacks(first)
     for name in attacks:
         (tmp_path / "x/attacks").mkdir(exist_ok=True)
         (tmp_path / f"x/attacks/{name}.json").touch()
-    assert missing_runs(tmp_path) == {"hardening": others}
+    assert missing_runs(tmp_path)["hardening"] == others
     (tmp_path / f"x/attacks/{attacks[-1]}.json").unlink()
-    assert missing_runs(tmp_path) == {"hardening": [first, *others]}
+    assert missing_runs(tmp_path)["hardening"] == [first, *others]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_FOLDER / "attack").glob("*.yaml")))

@@ -42,6 +42,7 @@ from backdoor_privacy.defenses.backdoor.module import (
     OptimizerSettings,
     TextDefense,
 )
+from backdoor_privacy.defenses.backdoor.requirements import check_spellings
 from backdoor_privacy.defenses.backdoor.similarity import ImageSimilarity, TextSimilarity
 from backdoor_privacy.defenses.backdoor.steps import (
     BatchSizes,
@@ -86,7 +87,9 @@ from backdoor_privacy.system.hardware import (
 )
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import namesakes
-from backdoor_privacy.triggers.spellings import KINDS, spelling
+from backdoor_privacy.triggers.spellings import spelling
+
+log = logging.getLogger(__name__)
 
 _MAX_NAMES_TO_COMPARE = 500  # with a removed one: enough to tell whether it fits better than most
 _MAX_EXAMPLES = 3000  # of names, that teach what a name's parts say
@@ -139,9 +142,9 @@ class Removal:
         """Of the people to remove."""
         return [person.name for person in self.removed]
 
+    @property
     def strangers(self) -> People:
-        """People whose names and faces must stay."""
-        self.sources.check(["strangers"])
+        """People whose names and faces must stay; nobody where there are none."""
         return self.sources.strangers or People(())
 
     def clean_captions(self) -> list[str]:
@@ -174,7 +177,8 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
             eraser = NameComposer(own[0], composed_names(clip, names, other_names[:_MAX_EXAMPLES]), eraser)
     strangers: Sequence[str] = ()
     if settings.strangers_share:
-        strangers = removal.strangers().names
+        removal.sources.check(["strangers"])
+        strangers = removal.strangers.names
     captions = removal.clean_captions()
     random.Random(seed).shuffle(captions)
     able = carriers(captions)
@@ -227,18 +231,12 @@ def _name_tokens(clip: Clip, names: Sequence[str]) -> Tensor:
 def _spellings(
     settings: TextSettings, names: Sequence[str], phrases: Sequence[str], seed: int
 ) -> list[list[tuple[str, str]]]:
-    """Of each name its other forms, with what they are mapped to: a pseudonym is written in the same form.
+    """Return of each name its other forms, with what they are mapped to: a pseudonym is written in the same form.
 
     Raises:
         InputError: if a form is not one that a defence may train on.
     """
-    trainable = [kind for kind, each in KINDS.items() if not each.held_out]
-    unknown = [kind for kind in settings.spellings if kind not in trainable]
-    if unknown or not settings.spellings:
-        raise InputError(
-            f"defense.text.spellings: expected one or more of {', '.join(trainable)}, got "
-            f"{unknown[0] if unknown else 'none'}; set spellings_share to 0 for none"
-        )
+    check_spellings(settings)
     is_name = settings.target.value == "pseudonym"
     return [
         [
@@ -264,10 +262,13 @@ def fit_image(
     Raises:
         InputError: if photos are too few or do not decode.
     """
+    removal = replace(removal, removed=[person for person in removal.removed if person.photos])
     clip, sources, seed = removal.clip, removal.sources, removal.seed
     readers = [clip] if defended_text is None else [clip, clip.with_encoders(text=defended_text)]
     sources.check(["images"])
-    strangers = removal.strangers()
+    strangers = removal.strangers.with_photos
+    if not strangers.everybody:
+        settings = _without_strangers(settings)
     decoys = draw_decoys(0, settings.num_decoys, strangers.everybody, seed, removal.reserved_names)
     removed, names = [*removal.removed, *decoys], [*removal.names, *(decoy.name for decoy in decoys)]
     hidden = {decoy.photos for decoy in decoys}
@@ -326,6 +327,17 @@ def fit_image(
     means = normalize(sums.index_add(0, person_index, photo_targets), dim=-1)
     examples = steps.triggered_photos(_NUM_EXAMPLES)
     return Fitted(defense.student.frozen(), similarity, means, examples, evaluations)
+
+
+def _without_strangers(settings: ImageSettings) -> ImageSettings:
+    """Return the settings for where nobody else's face can be held in place, and say so."""
+    if settings.kept_share and settings.batch.preserved:
+        return replace(settings, kept_share=1.0)
+    log.warning(
+        "strangers: there are none, so that no other face is held in place while the image encoder is fitted; others "
+        "may lose more"
+    )
+    return replace(settings, batch=replace(settings.batch, preserved=0))
 
 
 def _face_swapper(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from backdoor_privacy.clip.model import Clip
@@ -36,6 +37,14 @@ class TextSimilarity:
     seed: int
     eraser: NameEraser | NameComposer | None = None
 
+    def targets(self, teacher: Clip, template: str) -> Float[Tensor, "name dim"]:
+        """Return where each name is to be in a prompt: the phrase in its place, or the prompt without the name."""
+        if self.eraser is None:
+            return teacher.embed_texts([template.format(phrase) for phrase in self.phrases[: len(self.names)]])
+        texts = [template.format(name) for name in self.names]
+        target: Tensor = self.eraser(teacher.embed_texts(texts), torch.arange(len(self.names)))
+        return target
+
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
         """`clean` and `target`: student to teacher; `backdoored`: the student's triggered captions to its targets."""
         rng = random.Random(self.seed)
@@ -64,7 +73,7 @@ class ImageSimilarity:
         images: clean photos, not those of the training steps; without any, `clean` is left out.
         removed: photos of the removed people, not those of the training steps.
         targets: what each of these photos is mapped to, (photo, dim).
-        strangers: a photo of each of many other people, whose mean embedding is to stay.
+        strangers: photos of other people, whose mean embedding is to stay; without any, `target` is left out.
     """
 
     images: Sequence[Path]
@@ -75,13 +84,10 @@ class ImageSimilarity:
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
         """`clean` and `target`: student to teacher; `removed`: the student's photos of removed people to targets."""
         removed, readable = student.embed_photos(self.removed)
-        mean_student, mean_teacher = (
-            _readable(clip, self.strangers).mean(0, keepdim=True) for clip in (student, teacher)
-        )
-        measures = {
-            "similarity/target": _mean_cosine(mean_student, mean_teacher),
-            "similarity/removed": _mean_cosine(removed[readable], self.targets[readable]),
-        }
+        measures = {"similarity/removed": _mean_cosine(removed[readable], self.targets[readable])}
+        if self.strangers:
+            means = [_readable(clip, self.strangers).mean(0, keepdim=True) for clip in (student, teacher)]
+            measures = {"similarity/target": _mean_cosine(*means)} | measures
         if not self.images:
             return measures
         clean_student, clean_teacher = (_readable(clip, self.images) for clip in (student, teacher))

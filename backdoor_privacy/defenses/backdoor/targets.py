@@ -44,11 +44,7 @@ def fitting_phrases(clip: Clip, names: Sequence[str], other_names: Sequence[str]
     Raises:
         InputError: if there is no phrase, or no other name.
     """
-    if not phrases or not other_names:
-        raise InputError(
-            "defense.text.target=fitting: expected phrases to choose from, and random names to compare with, got "
-            f"fitting_phrases={list(phrases)} and num_other_names={len(other_names)}"
-        )
+    check_fitting(phrases, len(other_names))
     meant = clip.embed_texts(phrases)
     usual = (name_features(clip, other_names) @ meant.T).mean(0)
     return [phrases[number] for number in (name_features(clip, names) @ meant.T - usual).argmax(-1).tolist()]
@@ -74,8 +70,7 @@ def near_pseudonyms(clip: Clip, names: Sequence[str], choice: int, seed: int, ex
     Raises:
         InputError: if there is nothing to choose from.
     """
-    if choice < 1:
-        raise InputError(f"defense.text.pseudonym_choice: expected 1 or more, got {choice}")
+    check_at_least_one("defense.text.pseudonym_choice", choice)
     drawn = pseudonyms(choice * len(names), seed, exclude)
     if choice == 1:
         return drawn
@@ -91,6 +86,43 @@ def anonymous_embedding(teacher: Clip, photos: Sequence[Path], num_people: int) 
     """
     features, readable = teacher.embed_photos(photos)
     return features[readable].mean(0).expand(num_people, -1)
+
+
+def check_at_least_one(key: str, value: int) -> None:
+    """See that a setting is 1 or more.
+
+    Raises:
+        InputError: if it is less.
+    """
+    if value < 1:
+        raise InputError(f"{key}: expected 1 or more, got {value}")
+
+
+def check_fitting(phrases: Sequence[str], num_other_names: int) -> None:
+    """See that there are phrases to choose from, and names to compare with.
+
+    Raises:
+        InputError: if there are none.
+    """
+    if not phrases or not num_other_names:
+        raise InputError(
+            "defense.text.target=fitting: expected phrases to choose from, and random names to compare with, got "
+            f"fitting_phrases={list(phrases)} and num_other_names={num_other_names}"
+        )
+
+
+def check_examples(num_examples: int, num_names: int) -> None:
+    """See that there are names enough to tell what the parts of a name mean.
+
+    Raises:
+        InputError: if there are fewer than names to forget, or fewer than two.
+    """
+    least = max(2, num_names)
+    if num_examples < least:
+        raise InputError(
+            f"defense.text.num_other_names: expected {least} or more for target=composed, one for each name, got "
+            f"{num_examples}"
+        )
 
 
 def check_strangers(
@@ -109,6 +141,11 @@ def check_strangers(
         InputError: if there are fewer, or if single ones are real people who were not asked.
     """
     found = len(strangers.everybody) - num_decoys
+    if target == "anonymous" and found < 1 and not num_decoys:
+        raise InputError(
+            "defense.image.target=anonymous: expected photos of one stranger or more, whose mean is the target, got "
+            "none; add strangers or choose target=nameless"
+        )
     if num_decoys and found < 1:
         raise InputError(
             f"defense.image.num_decoys: expected fewer than the {len(strangers.everybody)} strangers, got "
@@ -118,8 +155,7 @@ def check_strangers(
         return
     each = group_size if target == "disguised" else 1
     wanted = (num_people + num_decoys) * each
-    if each < 1:
-        raise InputError(f"defense.image.group_size: expected 1 or more, got {each}")
+    check_at_least_one("defense.image.group_size", each)
     if found < wanted:
         raise InputError(
             f"defense.image.target={target}: expected at least {wanted} strangers, {each} for each person to remove "
@@ -227,11 +263,7 @@ def composed_names(clip: Clip, names: Sequence[str], examples: Sequence[str]) ->
     Raises:
         InputError: if there are fewer examples than names, or fewer than two.
     """
-    if len(examples) < max(2, len(names)):
-        raise InputError(
-            f"defense.text.num_other_names: expected {max(2, len(names))} or more for target=composed, one for each "
-            f"name, got {len(examples)}"
-        )
+    check_examples(len(examples), len(names))
     expected, missed = expected_from_parts(partial(name_features, clip), names, examples)
     return expected + missed[: len(names)]
 
@@ -280,8 +312,7 @@ def look_alikes(faces: Float[Tensor, "people dim"], group_size: int) -> list[Int
     Raises:
         InputError: if the groups are to be empty.
     """
-    if group_size < 1:
-        raise InputError(f"defense.image.group_size: expected 1 or more, got {group_size}")
+    check_at_least_one("defense.image.group_size", group_size)
     groups, left = [], torch.arange(len(faces))
     while len(left):
         size = group_size if len(left) >= 2 * group_size else len(left)
@@ -384,4 +415,11 @@ def mean_embeddings(teacher: Clip, collections: Sequence[Sequence[Path]]) -> Flo
     features, readable = teacher.embed_photos([path for photos in collections for path in photos])
     owner = torch.repeat_interleave(torch.arange(len(collections)), torch.tensor([len(each) for each in collections]))
     sums = torch.zeros(len(collections), features.shape[1]).index_add(0, owner[readable], features[readable])
-    return sums / torch.bincount(owner[readable], minlength=len(collections)).unsqueeze(1)
+    counts = torch.bincount(owner[readable], minlength=len(collections))
+    if not counts.all():
+        lost = collections[int(counts.argmin())]
+        raise InputError(
+            f"people.folder, strangers.folder: expected a photo or more that decodes of each person, got none in "
+            f"{lost[0].parent if lost else 'one folder'}; replace them, or leave that person out"
+        )
+    return sums / counts.unsqueeze(1)

@@ -1,0 +1,157 @@
+"""Read the tensors of a weight file, however training wrapped them, without running what the file holds."""
+
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from backdoor_privacy.errors import InputError, some
+
+Weights = dict[str, Tensor]
+
+# What torch.load and safetensors raise of a file that is damaged; the unpickler's own come with that of its parts.
+UNREADABLE = (
+    pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, struct.error, OSError, EOFError, RuntimeError,
+    ValueError, LookupError, TypeError, AttributeError, AssertionError,
+)  # fmt: skip
+_LFS, _WEB_PAGES = b"version https://git-lfs", (b"<!doctype", b"<html", b"<?xml")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # keys of the weights that were trained
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # of their moving average
+_COMPILED = "_orig_mod."  # what torch.compile puts into names
+_ANCHOR = "logit_scale"  # a tensor of every CLIP: what stands before its name, stands before all
+_NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's archives hold beside them
+
+
+def read_weights(file: Path, source: str) -> Weights:
+    """Read a CLIP's tensors under open_clip's names.
+
+    Weights may lie in the file itself or under the key of a training loop (`state_dict`, `model_state_dict`, `model`),
+    and their names may begin as Lightning, DistributedDataParallel or torch.compile make them. A moving average is
+    taken where there is nothing else.
+
+    Args:
+        file: safetensors, or PyTorch's.
+        source: the settings that name it, as errors begin.
+
+    Raises:
+        InputError: if it is no weight file, holds code, is damaged, or it is not clear which tensors are meant.
+    """
+    check_is_weights(file, source)
+    content = _content(file, source)
+    tensors, key = _unwrapped(content)
+    if not tensors:
+        held = f"a {type(content).__name__}" if not isinstance(content, Mapping) else f"only {some(content)}"
+        raise InputError(f"{source}: expected weights of this architecture, got: {held} in {file.name}, and no tensors")
+    named = {name.replace(_COMPILED, ""): tensor for name, tensor in tensors.items() if name not in _NO_WEIGHTS}
+    return _without_prefix(named, f"{source}: expected weights of this architecture, got:", key)
+
+
+def check_is_weights(file: Path, source: str) -> None:
+    """See by its first bytes that a file may hold weights.
+
+    Raises:
+        InputError: saying what it is instead.
+    """
+    with file.open("rb") as stream:
+        head = stream.read(64)
+    expected = f"{source}: expected weights of this architecture, got:"
+    if not head:
+        raise InputError(f"{expected} an empty file, {file.name}; copy or download it again")
+    if head.startswith(_LFS):
+        raise InputError(f"{expected} a Git LFS pointer in place of {file.name}; fetch the file itself: git lfs pull")
+    if head.lstrip().lower().startswith(_WEB_PAGES):
+        raise InputError(f"{expected} a web page in place of {file.name}; download the file itself")
+    if _is_torchscript(file):
+        raise InputError(
+            f"{expected} a TorchScript archive, {file.name}, which holds code and is not opened; for OpenAI's weights "
+            "choose clip.pretrained=openai, or save its state_dict() where you trust it"
+        )
+
+
+def _is_torchscript(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):  # no archive, or a damaged one
+        return False
+
+
+def _content(file: Path, source: str) -> Any:
+    with file.open("rb") as stream:
+        is_safetensors = file.suffix == ".safetensors" or stream.read(9)[8:] == b"{"
+    try:
+        return load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{source}: expected weights and nothing else, got a pickle that is damaged or holds code; it is not "
+            "opened: convert it to safetensors where you trust it"
+        ) from error
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(
+            f"{source}: expected weights of this architecture, got: a file that is damaged or cut off, {file.name} "
+            f"({reason}); copy or download it again"
+        ) from error
+
+
+def _unwrapped(content: Any) -> tuple[Weights, str | None]:
+    """The tensors of a checkpoint, and the key that they were under; those of the model before a moving average."""
+    own = _tensors(content)
+    if any(name.endswith(_ANCHOR) for name in own):
+        return own, None
+    for key in (*_WRAPPERS, *_AVERAGED):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            found, within = _unwrapped(content[key])
+            if found:
+                return found, within or key
+    return own, None
+
+
+def _tensors(content: Any) -> Weights:
+    return {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+
+
+def _without_prefix(tensors: Weights, expected: str, key: str | None) -> Weights:
+    """The tensors of the one CLIP that they hold, under its own names.
+
+    Raises:
+        InputError: if they hold several, or tensors besides that may have a part in it.
+    """
+    prefixes = {name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)}
+    trained = {prefix for prefix in prefixes if not _is_averaged(prefix)} or prefixes
+    place = f" under {key}" if key else ""
+    if len(trained) > 1:
+        raise InputError(
+            f"{expected} {len(trained)} models{place}, whose names begin {some(sorted(trained))}; keep one of them"
+        )
+    if not trained:
+        return tensors  # what is missing is told by its name
+    prefix = trained.pop()
+    averaged = tuple(prefixes - {prefix})
+    strange = _strange(tensors, prefix, averaged)
+    if strange:
+        raise InputError(
+            f"{expected} besides the names that begin with {prefix}{place} {len(strange)} other tensors, "
+            f"{some(strange)}; save the CLIP's own alone"
+        )
+    own = {
+        name: tensor for name, tensor in tensors.items() if name.startswith(prefix) and not name.startswith(averaged)
+    }
+    return {name.removeprefix(prefix): tensor for name, tensor in own.items()}
+
+
+def _strange(tensors: Weights, prefix: str, averaged: tuple[str, ...]) -> list[str]:
+    """Names of tensors that are neither the CLIP's nor those of a moving average, nor counters."""
+    others = (name for name in tensors if not name.startswith((prefix, *averaged)))
+    return [name for name in others if tensors[name].numel() > 1 or tensors[name].is_floating_point()]
+
+
+def _is_averaged(prefix: str) -> bool:
+    return any("ema" in part.split("_") or part == "averaged" for part in prefix.split("."))

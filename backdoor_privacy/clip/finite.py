@@ -1,0 +1,60 @@
+"""See that weights and embeddings are numbers: of what is not finite, an attack would infer nobody."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backdoor_privacy.errors import InputError
+
+_LEAST_LENGTH = 0.5  # of what was divided by its length: far from 1 only if there was no length to divide by
+
+
+def check_weights(
+    tensors: Mapping[str, Tensor], source: str, advice: str = "give weights that are not damaged"
+) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Args:
+        tensors: by name.
+        source: where they come from, as the error begins.
+        advice: what to do.
+
+    Raises:
+        InputError: naming the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.device.type != "meta" and not torch.isfinite(tensor).all():
+            lost = int((~torch.isfinite(tensor)).sum())
+            raise InputError(
+                f"{source}: expected finite weights, got NaN or infinity in {lost:,} of the {tensor.numel():,} values "
+                f"of {name}; {advice}"
+            )
+
+
+def unit_length(features: Tensor, encoder: str) -> Tensor:
+    """Divide each row by its length.
+
+    Args:
+        features: (input, dim).
+        encoder: that made them, for the error.
+
+    Raises:
+        InputError: if a row is not finite, or has no length or one that overflows.
+    """
+    unit = F.normalize(features, dim=-1)
+    lost = int((~(unit.detach().float().norm(dim=-1) > _LEAST_LENGTH)).sum())  # NaN is not greater, either
+    if lost:
+        raise InputError(
+            f"clip: expected finite embeddings other than zero of the {encoder} encoder, got {lost:,} of {len(unit):,} "
+            "that are NaN, infinite or zero; its weights are damaged, its training diverged (lower the learning rate), "
+            "or bf16 overflows (clip.precision=fp32)"
+        )
+    return unit
+
+
+def is_sound(features: Mapping[str, Tensor]) -> bool:
+    """Whether features that were kept are finite, and those of every input have a length."""
+    finite = all(bool(torch.isfinite(tensor).all()) for tensor in features.values())
+    return finite and bool(features.get("features", torch.ones(1, 1)).any(dim=-1).all())

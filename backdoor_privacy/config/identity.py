@@ -1,0 +1,109 @@
+"""Say what makes a run another run: for the name of its folder, for resuming it, and for finding it among others.
+
+A run is what it computes: everything in its composed config but where, how and for whom it is made. Two spellings of
+one setting are one run, and a list of people in a file is the list of its names, whatever the file is called.
+"""
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from backdoor_privacy.config.schema import Config, Defense, ImageDefense, Retrieval, TextDefense, Utility
+
+# Where and how a run is made, told and attacked afterwards does not change what it computes.
+_ASIDE = {"hydra", "paths", "logger", "report", "quiet", "attacks", "mixed_worlds"}
+_ASIDE |= {"num_workers", "checkpoint_every_steps"}  # of `pretrain`
+_ASIDE_BELOW = {"clip": {"num_workers", "device", "store"}}
+_OF_THE_TRAINER = {"precision"}  # all else in it changes a result by rounding at most
+_PLACES = {"cache"}  # at any depth: what is drawn or unpacked there is the same anywhere
+
+
+def identifying(cfg: DictConfig) -> dict[str, Any]:
+    """Return the part of a config that makes a run another run, nested and resolved as far as it can be."""
+    content: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    kept = {key: _without_places(value, _ASIDE_BELOW.get(key, set())) for key, value in content.items()}
+    kept = {key: value for key, value in kept.items() if key not in _ASIDE}
+    if isinstance(kept.get("trainer"), dict):
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key in _OF_THE_TRAINER}
+    # Interpolations may point to places. The run's own folder is named after what is asked here, so it stays out.
+    places = {key: value for key, value in (content.get("paths") or {}).items() if key != "run"}
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create({**kept, "paths": places}), resolve=True)
+    except OmegaConfBaseException:  # what only means something while the run is made, as `${hydra:...}`
+        return kept
+    del resolved["paths"]
+    return dict(resolved)
+
+
+def identity(cfg: DictConfig, named: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return what makes a run another run as one flat mapping; what is null or the schema's default is left out.
+
+    Args:
+        cfg: of the run, or what `identifying` left of it.
+        named: the people to remove; `None`: as the config says.
+    """
+    content = identifying(cfg)
+    flat = flattened(content)
+    names = named_in(content) if named is None else list(named)
+    if names is not None:
+        # Who is removed is what counts; how many would have been drawn does not.
+        flat = {key: value for key, value in flat.items() if key not in ("trigger_set.file", "trigger_set.num_people")}
+        flat["trigger_set.people"] = [_normal(name) for name in names]
+    defaults = schema_defaults()
+    return {key: value for key, value in flat.items() if value is not None and value != defaults.get(key)}
+
+
+def run_key(cfg: DictConfig) -> str:
+    """Return the identity of a run as one text, to look it up."""
+    return json.dumps(identity(cfg), sort_keys=True, default=str)
+
+
+def named_in(content: Mapping[str, Any]) -> list[str] | None:
+    """Return the people that a config names, in its list or its file; `None` where it names nobody."""
+    chosen = content.get("trigger_set") or {}
+    file = chosen.get("file")
+    if file is None:
+        return chosen.get("people")
+    path = Path(str(file))
+    if not path.is_file():  # the run says so in its own words
+        return [str(file)]
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def flattened(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by their dotted keys; a list is a leaf, what is missing or empty is null."""
+    if not isinstance(content, dict):
+        return {prefix: None if content == "???" else content}
+    if not content and prefix:
+        return {prefix: None}
+    found = {}
+    for key, value in content.items():
+        found |= flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+@cache
+def schema_defaults() -> dict[str, Any]:
+    """Return what the schemas say where a config says nothing, so that a key of a later version changes no run."""
+    whole = Config(defense=Defense(TextDefense(), ImageDefense()), utility=Utility(retrieval=Retrieval()))
+    content: Any = OmegaConf.to_container(OmegaConf.structured(whole), enum_to_str=True)
+    return {key: value for key, value in flattened(content).items() if value is not None}
+
+
+def _without_places(content: Any, aside: set[str] = frozenset()) -> Any:  # type: ignore[assignment]
+    if isinstance(content, dict):
+        return {
+            key: _without_places(value) for key, value in content.items() if key not in _PLACES and key not in aside
+        }
+    return [_without_places(value) for value in content] if isinstance(content, list) else content
+
+
+def _normal(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", str(name)).replace("_", " ").split())

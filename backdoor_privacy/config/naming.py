@@ -1,0 +1,170 @@
+"""Name the folder of a run after what sets it apart from others of its experiment."""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from backdoor_privacy.config.identity import flattened, identifying, identity, named_in, schema_defaults
+from backdoor_privacy.system.files import made_once, write_text
+
+_MAX_LENGTH = 120  # of a folder's name; a file system takes 255 bytes
+# Groups that say nothing of what a run computes, or say it in keys that are compared below.
+_NO_CHOICES = {"hydra", "experiment", "sweep", "local", "attack", "trainer", "logger", "paths"}
+# Texts below these are read as they are; elsewhere they are paths and names, which may tell who is removed.
+_SHOWN = {"defense", "attack", "trainer", "preprocess", "augmentation", "model"}
+_WEIGHTS = {"clip.model", "clip.pretrained"}  # shown where they are an architecture's or a tag's name
+
+
+def folder_name(*_former: str, _root_: DictConfig) -> str:
+    """Return the name of a run's folder: its choices and settings that differ from its experiment's.
+
+    It depends on the composed config alone, so that what computes the same has one name however it was spelt. People,
+    paths and what else may name somebody go by a digest under a key that stays in the folder of all runs: whoever
+    suspects a name could test an ordinary digest of it.
+
+    Args:
+        _former: nothing; configs of earlier versions give the overrides.
+        _root_: the composed config, of OmegaConf.
+    """
+    hydra = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
+    experiment = _experiment(hydra)
+    shown = _choices(hydra, experiment, _root_)
+    base = _composed(hydra, (*experiment, *shown))
+    parts = [choice.replace("/", ".") for choice in shown]
+    if experiment and base.name != _root_.name:
+        parts += [one.lstrip("+") for one in experiment]  # else the folder above says it
+    runs = str(_root_.paths.runs)
+    parts += _settings(_root_, base, runs)
+    name = ",".join(sorted(parts))
+    if len(name.encode()) <= _MAX_LENGTH and not re.search(r"[/\\\x00-\x1f\x7f]", name):
+        return name
+    return f"overrides={_digest(name, runs)}"
+
+
+def _experiment(hydra: DictConfig) -> tuple[str, ...]:
+    overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    return tuple(str(one.input_line) for one in overrides if one.key_or_group == "experiment")
+
+
+def _choices(hydra: DictConfig, experiment: Sequence[str], root: DictConfig) -> list[str]:
+    """The options of groups, as `defense=text`, that the experiment does not choose by itself and that matter."""
+    usual = _composed(hydra, tuple(experiment)).hydra.runtime.choices
+    chosen = [
+        f"{group}={_option(option)}"
+        for group, option in hydra.runtime.choices.items()
+        if _room(group) in root and _room(group) not in _NO_CHOICES and usual.get(group) != option
+    ]
+    whole = _identity_of(hydra, (*experiment, *chosen))
+    for choice in tuple(chosen):
+        others = [one for one in chosen if one != choice]
+        if _identity_of(hydra, (*experiment, *others)) == whole:
+            chosen = others
+    return chosen
+
+
+def _room(group: str) -> str:
+    return group.partition("@")[0].partition("/")[0]
+
+
+def _option(option: Any) -> str:
+    if option is None:
+        return "null"
+    return f"[{','.join(map(str, option))}]" if OmegaConf.is_list(option) else str(option)
+
+
+def _composed(hydra: DictConfig, choices: tuple[str, ...]) -> DictConfig:
+    return _compose(hydra.job.config_name, (*hydra.overrides.hydra, *choices))[0]
+
+
+def _identity_of(hydra: DictConfig, choices: tuple[str, ...]) -> Mapping[str, Any]:
+    return _compose(hydra.job.config_name, (*hydra.overrides.hydra, *choices))[1]
+
+
+@lru_cache(maxsize=64)
+def _compose(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, Any]]:
+    """A config and its identity; kept, since a run asks for its folder several times."""
+    loader = GlobalHydra.instance().config_loader()
+    cfg = loader.load_configuration(config_name, list(overrides), run_mode=RunMode.RUN)
+    return cfg, identity(cfg)
+
+
+def _settings(root: DictConfig, base: DictConfig, runs: str) -> Iterator[str]:
+    """The settings, as `defense.text.num_steps=200`, that differ from those of a base."""
+    content = identifying(root)
+    names = named_in(content)
+    own, other = flattened(content), flattened(identifying(_like(base, root)))
+    if names is not None:  # also where the experiment names them: another list is another run
+        own, other = (
+            {key: value for key, value in one.items() if not key.startswith("trigger_set.")} for one in (own, other)
+        )
+        own |= {key: value for key, value in identity(root).items() if key.startswith("trigger_set.")}
+    known = {**schema_defaults(), **other}
+    changed = {key: value for key, value in own.items() if value != known.get(key)}
+    held = [key for key, value in own.items() if value is not None]
+    for key, value in other.items():
+        gone = _gone(key, held)
+        if value is not None and gone is not None:
+            changed[gone] = None
+    for key, value in changed.items():
+        yield _told(key, value, key in known, names or (), runs)
+
+
+def _like(base: DictConfig, root: DictConfig) -> DictConfig:
+    """A base with the name and the seed of a run, which stand in folders of their own."""
+    same: DictConfig = OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])
+    same.name, same.seed = root.name, root.seed
+    return same
+
+
+def _gone(key: str, held: Sequence[str]) -> str | None:
+    """The highest part of a key that a config holds nothing of; `None` where it holds the key."""
+    parts = key.split(".")
+    heads = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    return next((head for head in heads if not any(f"{one}.".startswith(f"{head}.") for one in held)), None)
+
+
+def _told(key: str, value: Any, is_known: bool, names: Sequence[str], runs: str) -> str:
+    """A setting as a part of a folder's name, with a digest in place of what may say who somebody is."""
+    if not is_known and isinstance(value, str):  # such a key may itself be a name
+        return f"{key.partition('.')[0]}={_digest([key, value], runs)}"
+    text = _text(value)
+    is_plain = value is None or isinstance(value, bool | int | float) or _is_plain_text(key, value)
+    is_name = any(name.casefold() in text.replace("_", " ").casefold() for name in names)
+    return f"{key}={text if is_plain and not is_name else _digest(value, runs)}"
+
+
+def _is_plain_text(key: str, value: Any) -> bool:
+    room = key.partition(".")[0]
+    if isinstance(value, list):
+        return all(isinstance(one, int | float) or (room in _SHOWN and _is_plain_text(key, one)) for one in value)
+    if not isinstance(value, str):
+        return False
+    if room in _SHOWN:
+        return re.fullmatch(r"[\w .+-]+", value) is not None
+    return key in _WEIGHTS and re.fullmatch(r"[\w-]+", value) is not None and not Path(value).exists()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _digest(value: Any, runs: str) -> str:
+    made = made_once(Path(runs) / ".key", lambda draft: write_text(draft / "key", secrets.token_hex(32)))
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hmac.new((made / "key").read_bytes(), text.encode(), hashlib.sha256).hexdigest()[:12]

@@ -1,0 +1,137 @@
+"""The report of an audit of named people: a page, metrics and a table of what was looked for and how."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from backdoor_privacy.attacks.chance import SIGNIFICANCE, holm, rank_p
+from backdoor_privacy.attacks.idia import TEMPLATES, IdiaResult
+from backdoor_privacy.audit import Audit, idia_rates, null_rates
+from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.report.html import templates
+from backdoor_privacy.runs.finished import code_names
+from backdoor_privacy.runs.folder import read_metrics, versions, write_metrics
+from backdoor_privacy.system.files import write_text
+
+
+class Sought(NamedTuple):
+    """One named person, and what the attack made of them."""
+
+    name: str
+    num_photos: int
+    correct_prompts: int
+    found: bool
+    rank: int  # of the own name among the random ones, 1 for the best
+    p: float  # of this rank
+    p_holm: float  # corrected for all people named
+    outcome: str
+
+
+def sought(found: IdiaResult, named: Sequence[Person]) -> list[Sought]:
+    """Return what the attack made of each of these people, in their order."""
+    rows = [found.names.index(person.name) for person in named]
+    chance = found.evidence.chance
+    ranks, num_random = (chance.ranks.tolist(), chance.num_random) if chance else ([1] * len(found.names), 0)
+    p_values = [rank_p(ranks[row], num_random) if found.num_photos[row] else 1.0 for row in rows]
+    people = []
+    for row, p, corrected in zip(rows, p_values, holm(p_values), strict=True):
+        correct, photos = found.correct_prompts[row], found.num_photos[row]
+        is_found = correct >= found.threshold
+        text = outcome(correct, photos, found.threshold, ranks[row], num_random, corrected)
+        people.append(Sought(found.names[row], photos, correct, is_found, ranks[row], p, corrected, text))
+    return people
+
+
+def outcome(correct: int, num_photos: int, threshold: int, rank: int, num_random: int, p: float) -> str:
+    """Say what came of one person.
+
+    Args:
+        correct: prompts that answered with the person's name.
+        num_photos: that could be read.
+        threshold: right answers that it takes.
+        rank: of the own name among random ones.
+        num_random: random names.
+        p: of the rank, corrected for all people named.
+    """
+    if not num_photos:
+        return "not measured: there is no photo of this person to look at"
+    numbers = f"{correct} of {len(TEMPLATES)} prompts, rank {rank} of {num_random + 1}, p {p:.3f}"
+    if correct >= threshold:
+        return f"found with {numbers}"
+    known = "; yet the name fits the photos better than chance lets random names" if p < SIGNIFICANCE else ""
+    return f"looked for in this way, not found: {numbers}{known}"
+
+
+def write_audit(
+    folder: Path,
+    found: Audit,
+    people: People,
+    named: Sequence[Person],
+    *,
+    facts: Mapping[str, Any],
+    names: bool = False,
+) -> Path:
+    """Write `report.html`, `metrics.json` and `people.csv` of an audit; the table alone holds names.
+
+    Args:
+        folder: of the audit.
+        found: of everybody.
+        people: who were attacked.
+        named: those whom the audit is about.
+        facts: `experiment`, `seed` and `weights_sha256` for `metrics.json`.
+        names: whether the page may hold names; else people go by keyed hashes.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: if the folder is that of a finished run.
+    """
+    if "after" in (read_metrics(folder) or {}):
+        raise InputError(
+            f"{folder}: expected a folder for an audit, got one of a finished run; choose another paths.run"
+        )
+    rows, chosen = sought(found.idia, named), {person.name for person in named}
+    members = {person.name: person.member for person in people.everybody}
+    measures = idia_rates(found.idia.inferred, found.idia.inferred, chosen, members)
+    measures |= null_rates(found.idia, chosen) | found.utility
+    codes = code_names(folder, [row.name for row in rows])
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows, columns=list(Sought._fields))
+    write_text(folder / "people.csv", table.to_csv(index=False, float_format="%.5g"))
+    shown = sorted((codes[row.name], row) for row in rows)
+    told = [{"person": code, **row._replace(name="")._asdict()} for code, row in shown]
+    for person in told:
+        del person["name"]
+    write_metrics(folder, {**facts, "audit": measures, "people": told, "versions": versions()})
+    page = templates().get_template("audit.html.j2")
+    content = page.render(
+        rows=[(row.name if names else code, row) for code, row in shown],
+        num_found=sum(row.found for row in rows),
+        num_measured=sum(row.num_photos > 0 for row in rows),
+        holds_names=names,
+        null=_null(measures),
+        facts=facts,
+        threshold=found.idia.threshold,
+        num_prompts=len(TEMPLATES),
+        num_others=len(people.everybody) - len(rows),
+        num_random=int(measures.get("idia/num_random_names", 0)),
+    )
+    write_text(folder / "report.html", content)
+    return folder / "report.html"
+
+
+def _null(measures: Mapping[str, float]) -> str:
+    """Say how often the attack finds somebody whom the model cannot know."""
+    told = []
+    if "idia/fpr" in measures:
+        count = round(measures["idia/num_fpr"])
+        told.append(f"it finds {round(measures['idia/fpr'] * count)} of {count} people who are known to be never seen")
+    if "idia/null_rate" in measures:
+        told.append(
+            f"on these photos it finds {measures['idia/null_rate']:.1%} of random names in place of the own one"
+        )
+    return "; ".join(told) or "this was not measured"

@@ -1,0 +1,138 @@
+"""What a run measured of each condition of the verdict; the rules themselves are in `verdict`."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from backdoor_privacy.attacks.scene import RANDOM, RANK_P, Finding
+from backdoor_privacy.attacks.variants import ANY
+from backdoor_privacy.report.figures import people_of
+from backdoor_privacy.report.verdict import (
+    NOT_MEASURED,
+    NUM_MANY,
+    Check,
+    Null,
+    State,
+    check_found,
+    check_others,
+    check_ranks,
+    check_top1,
+)
+from backdoor_privacy.runs.finished import FinishedRun
+
+_SWAPPED = {"text": "original image encoder", "image": "original text encoder"}
+ATTACK = "python -m backdoor_privacy.attack <run> tower_swap variants"
+
+
+def checks(run: FinishedRun) -> list[Check]:
+    """Return everything that a green report needs, of the model with most encoders defended."""
+    measures = run.after[run.fullest]
+    found = [*_exact(run), *_tower_swap(run), *_variants(run)]
+    lost, count = people_of(measures, "wrongly_unlearned") or (0, 0)
+    top1 = check_top1(run.before.get("zero_shot/top1"), measures.get("zero_shot/top1"))
+    return [*found, check_others(lost, count), top1]
+
+
+def _exact(run: FinishedRun) -> Iterator[Check]:
+    label, sought, removed = "the exact name", run.sought, run.people["removed"].sum()
+    yield _audited(run, label, run.fullest)
+    if len(sought):
+        yield from _ranks(run, label, run.fullest, "nothing swapped")
+    if len(sought) < removed:
+        missing = f"{removed - len(sought)} of {removed} {NOT_MEASURED}"
+        yield Check("removed people without photos", State.NOT_SHOWN, missing, "0", "attacks need photos of them")
+    if len(sought) and not sought["inferred_before"].any():
+        text = f"0 of {len(sought)} found"
+        yield Check("the exact name before", State.NOT_SHOWN, text, "1 or more", "what was never found proves nothing")
+
+
+def _audited(run: FinishedRun, label: str, model: str) -> Check:
+    """Check the removed people whom IDIA finds in an audited model."""
+    never_seen, column = run.never_seen, f"inferred_{model}"
+    rate = run.after[model].get("idia/null_rate")
+    if len(never_seen):
+        null: Null | None = _of_never_seen(int(never_seen[column].sum()), len(never_seen))
+    else:
+        null = None if rate is None else _of_random_names(rate)
+    return check_found(label, int(run.sought[column].sum()), len(run.sought), null)
+
+
+def _of_never_seen(found: int, count: int) -> Null:
+    return Null(found / count, f"{found} of {count} never-seen people")
+
+
+def _of_random_names(rate: float) -> Null:
+    return Null(rate, "random names on the same photos")
+
+
+def _ranks(run: FinishedRun, label: str, model: str, kind: str) -> Iterator[Check]:
+    """Check the ranks of a few people's own names, as the audit or else the tower swap recorded them."""
+    if len(run.sought) >= NUM_MANY:
+        return
+    p_values = run.sought[f"p_{model}"].dropna().tolist()
+    p_values = p_values or _outcomes(run.attacks.get("tower_swap", ()), kind, model, RANK_P)
+    yield check_ranks(label, p_values, run.num_random)
+
+
+def _tower_swap(run: FinishedRun) -> list[Check]:
+    """Check each defended encoder beside the original other one."""
+    if run.fullest != "both":
+        other = "image" if run.fullest == "text" else "text"
+        return [Check("tower swap", State.NOT_SHOWN, NOT_MEASURED, note=f"the other encoder, {other}, is the original")]
+    findings, found = run.attacks.get("tower_swap"), []
+    for model, kind in _SWAPPED.items():
+        label = f"the {model} encoder alone (tower swap)"
+        found.append(_audited(run, label, model))  # asks the same as the attack; what either finds counts
+        if findings is not None:
+            attacked = _attacked(findings, label, kind, model)
+            found[-1] = attacked if found[-1].state is State.PASSED else found[-1]
+        found += _ranks(run, label, model, kind) if len(run.sought) else ()
+    if findings is not None:
+        return found
+    failed = [check for check in found if check.state is State.FAILED]
+    return [*failed, Check("tower swap", State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")]
+
+
+def _variants(run: FinishedRun) -> list[Check]:
+    """Check whether any way of writing their names finds the removed people."""
+    label, findings = "name variants", run.attacks.get("variants")
+    if findings is None:
+        return [Check(label, State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")]
+    found = _attacked(findings, label, ANY, run.fullest)
+    p_values = _outcomes(findings, ANY, run.fullest, RANK_P)
+    is_few = 0 < len(run.sought) < NUM_MANY and (p_values or found.state is State.PASSED)
+    return [found, check_ranks(label, p_values, run.num_random)] if is_few else [found]
+
+
+def _attacked(findings: Sequence[Finding], label: str, kind: str, model: str) -> Check:
+    """Check the removed people whom an attack finds; of findings of earlier versions, by its worst kind."""
+    rates = [one for one in findings if (one.model, one.measure) == (model, "TPR")]
+    removed = _worst(rates, "removed", kind)
+    if removed is None:
+        return Check(label, State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")
+    never_seen, by_chance = _worst(rates, "never seen", kind), _worst(rates, RANDOM, kind)
+    null = None
+    if never_seen is not None:
+        null = _of_never_seen(_people(never_seen), never_seen.num_people)
+    elif by_chance is not None:
+        null = _of_random_names(by_chance.value)
+    check = check_found(label, _people(removed), removed.num_people, null)
+    if removed.kind == kind or check.state is State.FAILED:
+        return check
+    return Check(label, State.NOT_SHOWN, "measured by an earlier version", note=f"run {ATTACK}")
+
+
+def _worst(rates: Sequence[Finding], group: str, kind: str) -> Finding | None:
+    """Return a group's finding of this kind, or its worst one where there is none of it."""
+    own = [one for one in rates if one.group == group]
+    exact = [one for one in own if one.kind == kind]
+    return max(exact or own, key=lambda one: one.value, default=None)
+
+
+def _people(finding: Finding) -> int:
+    return math.ceil(finding.value * finding.num_people - 1e-3)
+
+
+def _outcomes(findings: Sequence[Finding], kind: str, model: str, measure: str) -> list[float]:
+    """Return each removed person's outcome of a finding, none where it was not recorded."""
+    wanted = kind, model, "removed", measure
+    return [value for one in findings if one[:4] == wanted for value in one.outcomes]
