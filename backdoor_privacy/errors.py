@@ -1,5 +1,6 @@
 """What went wrong, for people."""
 
+import io
 import logging
 import sys
 from collections.abc import Iterable, Iterator
@@ -27,12 +28,20 @@ def cause_of(error: Exception) -> BaseException | None:
     return error.__cause__ if isinstance(error, InstantiationException) else error
 
 
+def _print_anything() -> None:
+    """Let what a terminal cannot show be printed as its code: a file's name can hold any bytes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End a Hydra command with exit code 1 and one line for what the user can mend; log a traceback of all else."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    _print_anything()
     try:
         yield
     except Exception as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.photos import Box, content_of, list_photos, read_photo, told_left_out
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.files import name_as_text
 
 _MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 
@@ -177,7 +178,7 @@ def _people_without_photos(names: Sequence[str] | None, names_file: str | Path |
 
 def person_name(text: str) -> str:
     """A folder's name as a person's name: spaces for underscores, and accents as one letter (macOS writes two)."""
-    return unicodedata.normalize("NFC", " ".join(text.replace("_", " ").split()))
+    return unicodedata.normalize("NFC", " ".join(name_as_text(text).replace("_", " ").split()))
 
 
 def _folded(name: str) -> str:
