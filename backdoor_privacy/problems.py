@@ -239,7 +239,7 @@ def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
         yield "people", trained
         yield "people", [path for person in removed for path in person.attack_photos]
     hidden, target = {person.photos for person in decoys}, image.target.value
-    faces = [person.photos for person in data.strangers if person.photos not in hidden]
+    faces = [person.photos for person in data.strangers if person.photos and person.photos not in hidden]
     if target in ("anonymous", "disguised"):
         own = trained if target == "anonymous" and image.include_removed else ()
         yield "strangers", [*chain(*faces), *own]

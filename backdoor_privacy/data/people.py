@@ -14,6 +14,7 @@ from backdoor_privacy.data.face_crops import FaceCropper, PersonFaces, explain_l
 from backdoor_privacy.data.face_tables import FaceRow, read_face_table
 from backdoor_privacy.data.photos import Box, content_of, list_photos, read_photo, told_left_out
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.files import name_as_text
 
 _MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 
@@ -238,7 +239,7 @@ def with_crops(
 
 def person_name(text: str) -> str:
     """A folder's name as a person's name: spaces for underscores, and accents as one letter (macOS writes two)."""
-    return unicodedata.normalize("NFC", " ".join(text.replace("_", " ").split()))
+    return unicodedata.normalize("NFC", " ".join(name_as_text(text).replace("_", " ").split()))
 
 
 def _folded(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
@@ -19,6 +20,7 @@ from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, unpack_shards
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.files import name_as_text
 from backdoor_privacy.system.hardware import fastest_attention
 
 Template = str | Callable[[str], str]
@@ -117,7 +119,7 @@ class ZeroShot:
         return LabelledPhotos(
             photos=[path for path, _ in labelled],
             labels=[place for _, place in labelled],
-            classnames=classnames or [path.name for path in folders],
+            classnames=classnames or [name_as_text(path.name) for path in folders],
             templates=[_with_place(one) for one in templates or open_clip.OPENAI_IMAGENET_TEMPLATES],
         )
 
