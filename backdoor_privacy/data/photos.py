@@ -21,17 +21,21 @@ log = logging.getLogger(__name__)
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 MAX_UNREADABLE_SHARE = 0.01
 _MAX_REMEMBERED_BYTES = 128 * 2**20  # in each process that makes batches, however many people there are
+# What systems and programs leave beside a user's files, besides all that is hidden.
+_SYSTEM_NAMES = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__"}
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
 def photo_files(folder: str | Path, pattern: str = "**/*") -> list[Path]:
-    """The photos in a folder, by default in any depth, in order of their names; none that are hidden.
-
-    Hidden is what programs leave behind, as the `._00.jpg` of macOS.
-    """
+    """The photos in a folder, by default in any depth, in order of their names; none that `is_left_behind`."""
     root = Path(folder).expanduser()
     paths = [path for path in sorted(root.glob(pattern)) if path.suffix.lower() in PHOTO_SUFFIXES]
-    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    return [path for path in paths if not any(map(is_left_behind, path.relative_to(root).parts))]
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is hidden or a system's own, as `._00.jpg` and `__MACOSX` of macOS."""
+    return name.startswith(".") or name in _SYSTEM_NAMES
 
 
 def photos_of(sample: Mapping[str, Any]) -> dict[str, bytes]:

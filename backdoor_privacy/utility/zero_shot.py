@@ -15,9 +15,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, unpack_shards
+from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import fastest_attention
 
