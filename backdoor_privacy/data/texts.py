@@ -38,7 +38,7 @@ def text_lines(place: str | Path) -> Iterator[str]:
         UnicodeError: as of `decoded`.
     """
     with open_source(str(place)) as stream:
-        buffered = cast(io.BufferedReader, stream)
+        buffered = io.BufferedReader(cast(io.RawIOBase, stream))
         with io.TextIOWrapper(buffered, encoding=_encoding(buffered.peek(4))) as text:
             for line in text:
                 _refuse_nul(line)

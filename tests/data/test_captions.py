@@ -343,11 +343,11 @@ def test_shards_with_other_content_are_an_error(tmp_path: Path):
         ("lines.ndjson", '{"caption": ["a dog", "a cat, asleep", null]}\n{"caption": "the \\"best\\" cake, and tea"}'),
         (
             "lines.json",
-            '{"caption": "a dog"}\n{"caption": "a cat, asleep"}\n{"caption": "the \\"best\\" cake, and tea"}',
+            '{"caption": ["a dog", "a cat, asleep"]}\n{"caption": "the \\"best\\" cake, and tea"}',
         ),
         (
             "lines.txt",
-            '{"caption": "a dog"}\n{"caption": "a cat, asleep"}\n{"caption": "the \\"best\\" cake, and tea"}',
+            '{"caption": ["a dog", "a cat, asleep"]}\n{"caption": "the \\"best\\" cake, and tea"}',
         ),
         ("texts.json", '["a dog", "a cat, asleep", "the \\"best\\" cake, and tea"]'),
         ("objects.json", '[{"caption": "a dog"}, {"caption": ["a cat, asleep", "the \\"best\\" cake, and tea"]}]'),
@@ -382,8 +382,8 @@ def test_a_first_caption_is_no_header(content: str, tmp_path: Path):
     [
         (
             "a.tsv",
-            ['"the big house\t1', "a dog\t2", 'the "best" cake\t3'],
-            ['"the big house', "a dog", 'the "best" cake'],
+            ['"the house\t1', "a dog\t2", 'the "best" cake\t3'],
+            ['"the house', "a dog", 'the "best" cake'],
         ),
         ("a.tsv", ['"the big house\t1', 'a screen of 19"\t2'], ['"the big house', 'a screen of 19"']),
         ("a.tsv", ['"the ""big"" house"\t1', '"a dog\t2', '"a cat\t3'], ['the "big" house', '"a dog', '"a cat']),
@@ -398,7 +398,7 @@ def test_a_lone_quotation_mark_swallows_nothing(name: str, rows: list[str], capt
     separator = "\t" if name.endswith("tsv") else ","
     (tmp_path / name).write_text("\n".join([f"caption{separator}n", *rows]))
     if captions is None:
-        assert load_captions(tmp_path / name, "caption") == [row for row in rows]
+        assert load_captions(tmp_path / name, "caption") == rows
     else:
         assert load_captions(tmp_path / name, "caption") == captions
 
@@ -417,8 +417,8 @@ def test_a_caption_with_bare_separators_is_read_whole_or_refused(tmp_path: Path)
         ([["a dog", "a cat"], [], None], ["a dog", "a cat"]),
         ([b"f\xc3\xbcnf B\xc3\xa4ume", None], ["fünf Bäume"]),
         (
-            ['["a dog", "a cat"]', "['a tram', \"a bus's\"]", "b'a tree'"],
-            ["a dog", "a cat", "a tram", "a bus's", "a tree"],
+            ['["a dog", "a cat"]', "['a tram', \"a bus's\"]", "b'oak'"],
+            ["a dog", "a cat", "a tram", "a bus's", "oak"],
         ),
         (["[laughs] a man", "[a dog]", "{a cat"], ["[laughs] a man", "[a dog]", "{a cat"]),
         (["\ufeffa dog"], ["a dog"]),
@@ -430,13 +430,10 @@ def test_cells_of_a_table_are_one_caption_or_several(cells: list[Any], captions:
 
 
 @pytest.mark.parametrize(
-    "cell", [7, 2.5, True, {"en": "a dog"}, [["a dog", {"raw": "x"}]], b"\xff\xfa", "['a' 'b']", "[1]"]
+    "cell", [7, 2.5, True, {"en": "a dog"}, [{"raw": "a dog"}], [7], b"\xff\xfa", "['a' 'b']", "[1]", '{"en": "a dog"}']
 )
 def test_a_cell_that_is_no_text_is_refused_in_one_line_with_its_place(cell: Any, tmp_path: Path):
-    parquet.write_table(
-        table({"caption": [cell]}) if not isinstance(cell, list) else table({"caption": [[{"raw": "x"}]]}),
-        tmp_path / "mine.parquet",
-    )
+    parquet.write_table(table({"caption": [cell]}), tmp_path / "mine.parquet")
     with pytest.raises(
         InputError, match=r"^captions\.file: expected .* in row 1, column caption of .*parquet"
     ) as error:
@@ -458,18 +455,14 @@ def test_the_json_of_shards_has_cells_of_the_same_kinds(tmp_path: Path):
         {"txt": "a ship".encode("utf-16")},
     ]
     assert load_captions(write_shards(tmp_path / "good", samples)) == ["a dog", "a cat", "a tram", "a bus", "a ship"]
-    with pytest.raises(
-        InputError, match=r"expected text or a list of texts, got int '7' in key caption of 000000000 of"
-    ):
+    with pytest.raises(InputError, match=r"expected text or a list .*, got int '7' in key caption of 000000000 of"):
         load_captions(write_shards(tmp_path / "bad", [{"json": {"caption": 7}}]))
 
 
 @pytest.mark.parametrize("name", ["mine.csv.gz", "mine.xlsx", "mine.txt.bz2", "mine.zip", "shards.tar.gz", "mine.pkl"])
 def test_another_suffix_is_refused_with_the_list_of_what_is_read(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(b"a dog\n")
-    with pytest.raises(
-        InputError, match=rf"expected \.txt, .*\.jsonl, .*\.token .*, got .*{re.escape(name)}; unpack or"
-    ):
+    with pytest.raises(InputError, match=rf"expected \.txt, .*\.jsonl, .*, got .*{re.escape(name)}; unpack or"):
         load_captions(tmp_path / name)
 
 
