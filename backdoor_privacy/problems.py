@@ -108,7 +108,7 @@ class Data:
 
 def findings(data: Data) -> list[Finding]:
     """All that is to be said of the data; what needs to know whom to remove only if that can be told."""
-    rules = [_candidates, _parts, _unreadable, _left_out, _changed, _duplicates, _few_attack_photos, _names]
+    rules = [_remarks, _candidates, _parts, _unreadable, _left_out, _changed, _duplicates, _few_attack_photos, _names]
     found = []
     try:
         data.select()
@@ -116,6 +116,12 @@ def findings(data: Data) -> list[Finding]:
     except InputError as error:
         found.append(Finding(str(error), stops=True))
     return found + [finding for rule in rules for finding in rule(data)]
+
+
+def _remarks(data: Data) -> Iterator[Finding]:
+    """What tables and shards hold that a run does not use."""
+    for people in (data.sources.people, data.sources.strangers):
+        yield from map(Finding, people.remarks if people else ())
 
 
 def _candidates(data: Data) -> Iterator[Finding]:

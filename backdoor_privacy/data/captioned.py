@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.data.captions import read_coco, read_lines
+from backdoor_privacy.data.captions import read_coco
 from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, holds_shards, unpack_shards
+from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError
 
 _KEY = "utility.retrieval"

@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.names import decoy_names
 from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError
 
 
