@@ -192,7 +192,7 @@ def _last(folders: Sequence[Path]) -> str:
 
 
 def _named_by_folders(folders: Sequence[Path]) -> list[str]:
-    classnames = [" ".join(path.name.replace("_", " ").split()) for path in folders]
+    classnames = [" ".join(name_as_text(path.name).replace("_", " ").split()) for path in folders]
     odd = [path for path, name in zip(folders, classnames, strict=True) if not name or classnames.count(name) > 1]
     if odd:
         raise InputError(
