@@ -76,7 +76,9 @@ def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
         if settings.loss_weights.neighborhood or settings.loss_weights.target_neighborhood:
             keys.append("num_anchors")
         at_least_one += [f"defense.{encoder}.{key}" for key in keys]
-        lengths.append(f"defense.{encoder}.relearning_radius")
+        lengths += [
+            f"defense.{encoder}.{key}" for key in ("relearning_radius", "optimizer.lr", "optimizer.weight_decay")
+        ]
         shares += [f"defense.{encoder}.{key}" for key in settings if key.endswith(("_share", "_nearer_names"))]
     if cfg.defense.text is not None:
         at_least_one.append("utility.similarity.num_captions")
