@@ -106,6 +106,17 @@ def test_captions_with_names_are_counted_for_all_people(look: Look, data: Path):
     assert checkup.use["captions left out"] == ("1",)
 
 
+def test_captions_that_are_too_long_for_the_clip_are_counted(look: Look, data: Path, monkeypatch: pytest.MonkeyPatch):
+    captions = ["a dog on a hill", "beach " * 84, "word " * 40, "a cat on a hill"]  # the tiny CLIP reads 32 tokens
+    (data / "captions.txt").write_text("\n".join(captions))
+    told = "2 (50%), shortened around a name that would be cut off"
+    assert look().clean["too long for the CLIP"] == (told,)
+    monkeypatch.setattr("backdoor_privacy.check_data._MAX_CAPTIONS_TO_COUNT", 2)
+    assert look().clean["too long for the CLIP"] == ("about 2 (50%), shortened around a name that would be cut off",)
+    monkeypatch.setattr("backdoor_privacy.check_data.tokenizer_at_hand", lambda model: None)
+    assert look().clean["too long for the CLIP"] == ("not counted: its tokenizer is not on this machine",)
+
+
 def test_captions_that_all_hold_a_name_to_remove_stop_a_run(look: Look, data: Path):
     (data / "captions.txt").write_text("Ann Lee smiles\nann_lee waves\na dog here\n")
     assert "without a name to remove, to learn from and to measure with, got 1" in only(
