@@ -20,6 +20,7 @@ from backdoor_privacy.data.photos import is_left_behind, photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, unpack_shards
 from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.files import name_as_text
 from backdoor_privacy.system.hardware import fastest_attention
 
 Template = str | Callable[[str], str]
