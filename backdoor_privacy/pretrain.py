@@ -23,6 +23,7 @@ import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 from backdoor_privacy.clip.model import write_local_dir
 from backdoor_privacy.data.photos import photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, read_shards
+from backdoor_privacy.data.texts import decoded
 from backdoor_privacy.errors import InputError, one_line_errors
 from backdoor_privacy.system.hardware import fastest_attention
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -130,7 +131,7 @@ def _pixels_and_tokens(
         if photo is not None:
             num_broken = 0
             # A byte that is no UTF-8 costs a letter, not the text.
-            yield preprocess(photo), tokenizer(sample["txt"].decode(errors="replace"))[0]
+            yield preprocess(photo), tokenizer(decoded(sample["txt"], errors="replace"))[0]
             continue
         place = f"{sample['__key__']} of {sample['__url__']}"
         if place not in broken:
