@@ -95,6 +95,17 @@ def test_people_who_are_drawn_among_those_inferred_are_not_known_yet(look: Look)
     assert named["captions left out"] == ("0",)
 
 
+def test_rows_and_folders_that_a_run_cannot_use_are_named(look: Look, data: Path):
+    table = data / "people/people.csv"
+    table.write_text(table.read_text().replace(NAMES[0], "Somebody Else"))
+    assert "people.csv: 1 rows name nobody who has a folder with photos: 'Somebody Else'" in only(
+        look().warnings, "people.csv"
+    )
+    shutil.copytree(next(path for path in (data / "people").iterdir() if path.is_dir()), data / "people/__")
+    with pytest.raises(InstantiationException, match=r"people\.folder: expected folders with a person's name"):
+        look()
+
+
 def test_captions_with_names_are_counted_for_all_people(look: Look, data: Path):
     (data / "captions.txt").write_text(
         "a dog here\na cat there\nAnn Lee smiles\nann_lee and BOB RAY\nJoann Lee waves\n"

@@ -46,7 +46,8 @@ def cell_captions(cell: Any, place: str) -> list[str]:
         return [caption for part in cell for caption in cell_captions(part, place)]
     if not isinstance(cell, str):
         raise _no_text(cell, place)
-    text = " ".join(cell.removeprefix("\ufeff").split())
+    whole = cell.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # JSON can escape half a character
+    text = " ".join(whole.removeprefix("\ufeff").split())
     written = _written(text, place)
     if written is not None:
         return cell_captions(written, place)

@@ -26,7 +26,8 @@ def decoded(content: bytes, errors: str = "strict") -> str:
         UnicodeError: if it holds other bytes, or NUL characters, as UTF-16 without a mark does.
     """
     text = content.decode(_encoding(content), errors)
-    _refuse_nul(text)
+    if errors == "strict":
+        _refuse_nul(text)
     return text
 
 
