@@ -13,7 +13,7 @@ from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.face_crops import FaceCropper, PersonFaces, explain_left_out
 from backdoor_privacy.data.face_tables import FaceRow, read_face_table
 from backdoor_privacy.data.photos import Box, content_of, list_photos, read_photo, told_left_out
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import InputError, some
 
 _MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 
@@ -84,6 +84,12 @@ class People:
         """
         by_name = {_folded(person.name): person for person in self.everybody}
         missing = [name for name in names if _folded(name) not in by_name]
+        faceless = [one.name for one in self.faces if not one.crops and _folded(one.name) in map(_folded, missing)]
+        if faceless:
+            raise InputError(
+                f"people.faces=found: expected a face in the photos of {some(faceless)}, found none; add photos, or "
+                "say where the face is in people.boxes (check_data names the photos)"
+            )
         if missing:
             raise InputError(
                 f"trigger_set.people: expected names of people in the data ({len(self.everybody)} of them), "
@@ -169,6 +175,8 @@ def load_people(
         raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {next(iter(known))!r}")
     chosen = _with_photos(everybody, min_photos, max_photos)
     if faces is None:
+        if face_models is not None:
+            raise InputError(f"people.face_models: expected people.faces=found beside it, got {face_models} alone")
         same = _same_box(box, [path for person in chosen for path in person.photos])
         found = People(chosen, same | _read_boxes(boxes, folder, everybody), consenting, left_out)
     else:
