@@ -8,7 +8,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from textwrap import shorten
@@ -27,6 +27,7 @@ from backdoor_privacy.data.inspection import Decoded, names_in, num_different, p
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import list_photos
 from backdoor_privacy.data.shards import find_shards, holds_shards
+from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError, one_line_errors, some
 from backdoor_privacy.problems import Data, Finding, Photos, findings
 from backdoor_privacy.triggers.names import read_to_the_end
@@ -34,6 +35,7 @@ from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
 Rows = dict[str, tuple[str, ...]]
+_MAX_SHEETS = 10  # that are named on the screen
 _NUM_EXAMPLES, _MAX_CAPTION = 3, 60
 _MAX_CAPTIONS_TO_COUNT = 20_000
 
@@ -46,6 +48,7 @@ class Checkup:
     clean: Rows  # of everything else
     use: Rows  # what the run makes of it
     findings: list[Finding]
+    sheets: dict[str, Path] = field(default_factory=dict)  # contact sheets of found faces, by person
 
     @property
     def problems(self) -> list[str]:
@@ -89,7 +92,15 @@ def check_data(cfg: DictConfig) -> Checkup:
         others["utility.retrieval"], rows = _retrieval(retrieval, cfg.clip.num_workers)
         clean |= rows
     data = Data(settings, sources, instantiate(cfg.attack), decoded, others)
-    return Checkup(_people(data), clean, _use(data), findings(data))
+    return Checkup(_people(data), clean, _use(data), findings(data), _contact_sheets(sources))
+
+
+def _contact_sheets(sources: Sources) -> dict[str, Path]:
+    """Write a contact sheet of everybody whose faces were found, by name."""
+    from backdoor_privacy.data.contact_sheet import write_contact_sheet
+
+    groups = [people for people in (sources.people, sources.strangers) if people is not None]
+    return {faces.name: write_contact_sheet(faces) for people in groups for faces in people.faces}
 
 
 def _captions(captions: Sequence[str] | None, names: Sequence[str]) -> Rows:
@@ -267,6 +278,15 @@ def print_checkup(checkup: Checkup) -> None:
             for title, cells in rows.items():
                 table.add_row(title, *map(escape, cells))
             console.print(table)
+    for name, sheet in islice(checkup.sheets.items(), _MAX_SHEETS):
+        console.print(
+            f"Contact sheet of {escape(name)}, beside the table faces.csv: {escape(str(sheet))}", soft_wrap=True
+        )
+    if len(checkup.sheets) > _MAX_SHEETS:
+        place = next(iter(checkup.sheets.values())).parents[1]
+        console.print(
+            f"{len(checkup.sheets) - _MAX_SHEETS:,} more contact sheets in {escape(str(place))}", soft_wrap=True
+        )
     for kind, colour, texts in (("Warning", "yellow", checkup.warnings), ("Problem", "red", checkup.problems)):
         for text in texts:
             console.print(f"[{colour}]{kind}:[/] {escape(text)}", soft_wrap=True)

@@ -99,6 +99,12 @@ class People:
         """
         by_name = {_folded(person.name): person for person in self.everybody}
         missing = [name for name in names if _folded(name) not in by_name]
+        faceless = [one.name for one in self.faces if not one.crops and _folded(one.name) in map(_folded, missing)]
+        if faceless:
+            raise InputError(
+                f"people.faces=found: expected a face in the photos of {some(faceless)}, found none; add photos, or "
+                "say where the face is in people.boxes (check_data names the photos)"
+            )
         if missing:
             raise InputError(
                 f"trigger_set.people: expected names of people in the data ({len(self.everybody)} of them), "
@@ -193,6 +199,8 @@ def load_people(
     chosen = _with_photos(everybody, min_photos, max_photos)
     lost: list[str] = []
     if faces is None:
+        if face_models is not None:
+            raise InputError(f"people.face_models: expected people.faces=found beside it, got {face_models} alone")
         same = _same_box(box, [path for person in chosen for path in person.photos])
         own, lost = _read_boxes(boxes, folder, everybody)
         found = People(chosen, same | own, consenting, left_out)

@@ -18,6 +18,7 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import made_once
 
 LEFT_OUT = "left_out.txt"
+_FORMAT = 2  # of what is unpacked: another one is unpacked anew
 _TIMEOUT_S = 30  # of a server that does not answer
 _SCHEMES = ("http://", "https://")
 
@@ -137,7 +138,7 @@ def unpack_shards(
             lines = "".join(f"{sample}\n" for sample in left_out)
             (draft / LEFT_OUT).write_bytes(lines.encode(errors="surrogateescape"))
 
-    return made_once(Path(cache).expanduser() / "unpacked" / digest(shards, f"{key} {settings}"), write)
+    return made_once(Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}"), write)
 
 
 def _samples(shard: str, stream: BufferedIOBase) -> Iterator[dict[str, Any]]:
