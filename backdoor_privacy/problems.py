@@ -110,6 +110,7 @@ class Data:
 def findings(data: Data) -> list[Finding]:
     """All that is to be said of the data; what needs to know whom to remove only if that can be told."""
     rules = [
+        _remarks,
         _candidates,
         _parts,
         _unreadable,
@@ -127,6 +128,12 @@ def findings(data: Data) -> list[Finding]:
     except InputError as error:
         found.append(Finding(str(error), stops=True))
     return found + [finding for rule in rules for finding in rule(data)]
+
+
+def _remarks(data: Data) -> Iterator[Finding]:
+    """What tables and shards hold that a run does not use."""
+    for people in (data.sources.people, data.sources.strangers):
+        yield from map(Finding, people.remarks if people else ())
 
 
 def _candidates(data: Data) -> Iterator[Finding]:
@@ -250,7 +257,7 @@ def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
         yield "people", trained
         yield "people", [path for person in removed for path in person.attack_photos]
     hidden, target = {person.photos for person in decoys}, image.target.value
-    faces = [person.photos for person in data.strangers if person.photos not in hidden]
+    faces = [person.photos for person in data.strangers if person.photos and person.photos not in hidden]
     if target in ("anonymous", "disguised"):
         own = trained if target == "anonymous" and image.include_removed else ()
         yield "strangers", [*chain(*faces), *own]

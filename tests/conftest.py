@@ -190,6 +190,7 @@ def tiny_overrides(world_cache: Path, tiny_clip_folder: Path) -> list[str]:
     limits = [f"{node}.limit=4" for node in ("people.folder", "strangers.folder", "captions.file", "images.folder")]
     return [
         f"clip.model=local-dir:{tiny_clip_folder}",
+        "mixed_worlds=true",
         "clip.num_workers=0",
         f"paths.cache={world_cache}",
         *(f"++{limit}" for limit in [*limits, "utility.zero_shot.folder.limit=4"]),

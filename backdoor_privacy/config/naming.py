@@ -38,7 +38,7 @@ def folder_name(*_former: str, _root_: DictConfig) -> str:
         _former: nothing; configs of earlier versions give the overrides.
         _root_: the composed config, of OmegaConf.
     """
-    hydra = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
+    hydra: Any = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
     experiment = _experiment(hydra)
     shown = _choices(hydra, experiment, _root_)
     base = _composed(hydra, (*experiment, *shown))
