@@ -205,8 +205,7 @@ def load_people(
         own, lost = _read_boxes(boxes, folder, everybody)
         found = People(chosen, same | own, consenting, left_out)
     else:
-        face_table = folder / "boxes.csv" if boxes is None else Path(boxes).expanduser()
-        given = read_face_table(face_table) if boxes is not None or face_table.is_file() else []
+        given, lost = _given_faces(boxes, folder, everybody)
         whole = People(chosen, {}, consenting, left_out)
         found = with_crops(whole, folder, given, faces, box, face_models, cache, min_photos)
     known_names = {_folded(person.name) for person in everybody}
@@ -402,6 +401,22 @@ def _read_boxes(
         )
     remark = _remark(table, "name no photo of the people", lost)
     return boxes, [remark] if remark else []
+
+
+def _given_faces(
+    given: str | Path | None, folder: Path, everybody: Iterable[Person]
+) -> tuple[list[FaceRow], list[str]]:
+    """What a table says of faces in whole photos, and what to say of rows that match none."""
+    table = folder / "boxes.csv" if given is None else Path(given).expanduser()
+    if given is None and not table.is_file():
+        return [], []
+    rows = [row._replace(file=_place(row.file)) for row in read_face_table(table)]
+    files = {_place(path.relative_to(folder).as_posix()) for person in everybody for path in person.photos}
+    lost = list(dict.fromkeys(row.file for row in rows if row.file not in files))
+    if lost and not files & {row.file for row in rows}:
+        raise InputError(f"{table}: expected files as they lie in {folder}, such as {min(files)}, got {lost[0]!r}")
+    remark = _remark(table, "name no photo of the people", lost)
+    return rows, [remark] if remark else []
 
 
 def _place(text: str) -> str:

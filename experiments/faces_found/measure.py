@@ -29,7 +29,7 @@ FACE = (36, 32, 92, 100)
 SIDES = (220, 640)  # of a pasted head, in pixels
 ORIENTATIONS = {90: 8, 180: 3, 270: 6}  # EXIF's number of a photo that is to be turned so, counterclockwise
 WITH_PEOPLE = Path(__file__).with_name("photos_with_people.txt")  # looked at by eye, where the finder found anything
-Known = tuple[Box, list[Box]]  # her face, and all faces
+Known = tuple[Box, list[Box]]  # her face, and all pasted heads, in whose background others may be seen
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def write_people(folder: Path, people: Path, photos: Path, seed: int) -> dict[st
 
 
 def paste_heads(thing: Path, heads: Sequence[Path], rng: np.random.Generator) -> tuple[Image.Image, list[Box]]:
-    """A large photo with heads side by side, and the faces in it."""
+    """A large photo with heads side by side; the first face, and where the heads are."""
     photo, boxes = Image.open(thing).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC), []
     places = rng.permutation(len(heads))
     for place, path in zip(places, heads, strict=True):
@@ -86,11 +86,13 @@ def paste_heads(thing: Path, heads: Sequence[Path], rng: np.random.Generator) ->
         x = int(place) * room + int(rng.integers(max(1, room - size[0])))
         y = int(rng.integers(SIZE[1] - height))
         photo.paste(head.resize(size, Image.Resampling.BICUBIC), (x, y), mask.filter(ImageFilter.GaussianBlur(4)))
-        left, top, right, bottom = (
-            round(start + (side - edge) * scale)
-            for start, side, edge in zip((x, y) * 2, FACE, HEAD[:2] * 2, strict=True)
-        )
-        boxes.append((left, top, right, bottom))
+        if not boxes:
+            left, top, right, bottom = (
+                round(start + (side - edge) * scale)
+                for start, side, edge in zip((x, y) * 2, FACE, HEAD[:2] * 2, strict=True)
+            )
+            boxes.append((left, top, right, bottom))
+        boxes.append((x, y, x + size[0], y + size[1]))
     return photo, boxes
 
 
@@ -103,25 +105,31 @@ def write_turned(path: Path, photo: Image.Image, boxes: list[Box], kind: int, tu
         exif[ExifTags.Base.Orientation] = ORIENTATIONS[turn]
         photo = turned(photo, 360 - turn)
     photo.save(path, quality=90, exif=exif)
-    return boxes[0], boxes
+    return boxes[0], boxes[1:]
 
 
 def counts(known: dict[str, Known], rows: Sequence[FaceRow]) -> str:
-    """How many of the right faces were found and chosen, and how many boxes are on no face."""
+    """How many of the right faces were found and chosen, and how many boxes are on nobody."""
     right = [any(covers(row, hers) for row in of(rows, file)) for file, (hers, _) in known.items()]
     chosen = [any(covers(row, hers) and row.chosen for row in of(rows, file)) for file, (hers, _) in known.items()]
     wrong = [any(row.chosen and not covers(row, hers) for row in of(rows, file)) for file, (hers, _) in known.items()]
-    stray = sum(row.box is not None and not any(covers(row, box) for box in known[row.file][1]) for row in rows)
+    stray = sum(row.box is not None and not any(lies_in(row.box, head) for head in known[row.file][1]) for row in rows)
     num = len(known)
     return (
         f"{sum(right)}/{num} right faces found, {sum(chosen)}/{num} found and chosen, {sum(wrong)}/{num} another "
-        f"chosen, {stray / num:.3f} boxes on no human a photo; {sum(len(boxes) for _, boxes in known.values())} faces"
+        f"chosen, {stray / num:.3f} boxes on no human a photo; {sum(len(heads) for _, heads in known.values())} faces"
     )
 
 
 def of(rows: Sequence[FaceRow], file: str) -> list[FaceRow]:
     """What was found in one photo."""
     return [row for row in rows if row.file == file]
+
+
+def lies_in(box: Box, head: Box) -> bool:
+    """Whether the middle of a box lies in a head."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return head[0] <= x <= head[2] and head[1] <= y <= head[3]
 
 
 def covers(row: FaceRow, box: Box) -> bool:

@@ -143,6 +143,9 @@ def test_a_table_of_some_photos_leaves_the_others_to_the_finder(
     people = load_people(album[0], faces="found", cache=cache, boxes=table)
     assert len(people.everybody[0].photos) == 5
     assert people.faces[0].left_out == {}
+    table.write_text("file,left,top,right,bottom\nJane_Doe/gone.jpg,100,100,300,340\n")
+    with pytest.raises(InputError, match=r"expected files as they lie in .*, got 'Jane_Doe/gone.jpg'"):
+        load_people(album[0], faces="found", cache=cache, boxes=table)
     table.write_text("file,left,top,right,bottom\nJane_Doe/table.jpg,5000,5000,5300,5340\n")
     with pytest.raises(InputError, match=r"people.boxes: expected the face in Jane_Doe/table.jpg within 1200 x 900"):
         load_people(album[0], faces="found", cache=cache, boxes=table)
