@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import logging
 import sys
 import traceback
@@ -77,12 +78,20 @@ def _system_line(error: OSError) -> str:
     )[:_MAX_LINE]
 
 
+def _print_anything() -> None:
+    """Let what a terminal cannot show be printed as its code: a file's name can hold any bytes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End a Hydra command with exit code 1 and one line; what is a fault of the program has its traceback before it."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    _print_anything()
     try:
         yield
     except Exception as error:

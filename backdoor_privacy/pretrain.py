@@ -24,6 +24,7 @@ from backdoor_privacy.config.checks import check_pretrain
 from backdoor_privacy.config.command import run_command
 from backdoor_privacy.data.photos import photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, read_shards
+from backdoor_privacy.data.texts import decoded
 from backdoor_privacy.errors import InputError, one_line_errors
 from backdoor_privacy.system.hardware import fastest_attention, usable_workers
 
@@ -131,7 +132,7 @@ def _pixels_and_tokens(
         if photo is not None:
             num_broken = 0
             # A byte that is no UTF-8 costs a letter, not the text.
-            yield preprocess(photo), tokenizer(sample["txt"].decode(errors="replace"))[0]
+            yield preprocess(photo), tokenizer(decoded(sample["txt"], errors="replace"))[0]
             continue
         place = f"{sample['__key__']} of {sample['__url__']}"
         if place not in broken:

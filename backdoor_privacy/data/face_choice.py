@@ -18,7 +18,7 @@ class Choice(NamedTuple):
     similarities: tuple[float | None, ...]  # of each face to its best match in every other photo, on average
 
 
-def choose_faces(photos: Sequence[Float[ndarray, "face dim"]]) -> list[Choice]:
+def choose_faces(photos: Sequence[Float[ndarray, "_ dim"]]) -> list[Choice]:
     """Choose the face that recurs over the photos of one person.
 
     In each photo it is the face with the greatest mean similarity to its best match in every other photo that has
@@ -30,7 +30,7 @@ def choose_faces(photos: Sequence[Float[ndarray, "face dim"]]) -> list[Choice]:
     return [_choose(faces, [other for j, other in enumerate(photos) if j != i]) for i, faces in enumerate(photos)]
 
 
-def _choose(faces: Float[ndarray, "face dim"], others: Sequence[Float[ndarray, "other dim"]]) -> Choice:
+def _choose(faces: Float[ndarray, "face dim"], others: Sequence[Float[ndarray, "_ dim"]]) -> Choice:
     matches = [(faces @ other.T).max(axis=1) for other in others if len(other)]
     if not len(faces) or not matches:
         return Choice(0 if len(faces) == 1 else None, (None,) * len(faces))

@@ -10,7 +10,6 @@ person whose name is a digest of the photos:
 
 import hashlib
 import logging
-import struct
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +25,8 @@ from rich.progress import track
 from backdoor_privacy.data.face_choice import MIN_SIMILARITY, choose_faces
 from backdoor_privacy.data.face_tables import FaceRow, face_table, read_face_table
 from backdoor_privacy.data.faces import Face, FaceFinder, FaceModels, turned, turned_box
-from backdoor_privacy.data.photos import MAX_UNREADABLE_SHARE, Box, read_photo
+from backdoor_privacy.data.formats import DECODING_ERRORS, decodable_formats
+from backdoor_privacy.data.photos import MAX_UNREADABLE_SHARE, Box, content_of, read_photo
 from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.files import made_once
 
@@ -36,6 +36,13 @@ MARGIN = 1.8  # side of a crop, in lengths of the face's longer side
 MAX_SIDE = 1024  # of a crop, in pixels; larger ones are made smaller
 ONLY, RECURRING, OTHER, UNCLEAR = "only face", "recurs", "other face", "unclear"
 NO_FACE, UNREADABLE, NOT_LISTED = "no face", "does not decode", "not in the table"
+_SAY_WHERE = "to use them, say where the face is in the table"
+HINTS = {  # what to do about photos that are left out, by reason
+    UNCLEAR: "several faces and none that recurs: write yes as chosen in the row of the right one in the table",
+    NO_FACE: _SAY_WHERE,
+    NOT_LISTED: _SAY_WHERE,
+    UNREADABLE: "repair or delete these files",
+}
 _VERSION = f"1 {MARGIN} {MAX_SIDE}"  # of how faces are chosen and cut
 _NO_FEATURES = np.zeros((0, 128), np.float32)
 
@@ -59,10 +66,11 @@ class PersonFaces:
     def left_out(self) -> dict[str, list[str]]:
         """The photos without a crop, by reason."""
         reasons: dict[str, list[str]] = {}
-        for row in self.rows:
-            if row.file not in self.crops and row.reason != OTHER:
-                files = reasons.setdefault(UNREADABLE if row.chosen else row.reason or NO_FACE, [])
-                files += [row.file] if row.file not in files else []
+        for file in self.photos:
+            if file not in self.crops:
+                rows = [row for row in self.rows if row.file == file]
+                given = next((row.reason for row in rows if row.reason in HINTS), NO_FACE)
+                reasons.setdefault(UNREADABLE if any(row.chosen for row in rows) else given, []).append(file)
         return reasons
 
     @property
@@ -118,7 +126,7 @@ class FaceCropper:
     def _crop(self, name: str, paths: Sequence[Path]) -> PersonFaces:
         photos = {path.relative_to(self._folder).as_posix(): path for path in paths}
         is_given = all(_same_name(file) in self._given for file in photos)
-        contents = [f"{file} {hashlib.sha256(path.read_bytes()).hexdigest()}" for file, path in photos.items()]
+        contents = [f"{file} {hashlib.sha256(content_of(path)).hexdigest()}" for file, path in photos.items()]
         folder = self._cache / _digest([_VERSION, "given" if is_given else self._models.identity, *contents])
         known: dict[str, list[FaceRow]] = {}
         if not is_given:
@@ -255,9 +263,9 @@ def _lies_within(box: Box, size: tuple[int, int]) -> bool:
 def _tells_orientation(path: Path) -> bool:
     """Whether the camera wrote how it was held; what stands sideways in spite of it is seldom."""
     try:
-        with Image.open(path) as photo:
+        with Image.open(path, formats=decodable_formats()) as photo:
             return photo.getexif().get(ExifTags.Base.Orientation) in range(1, 9)
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error):  # of damaged EXIF data
+    except DECODING_ERRORS:
         return False
 
 

@@ -62,7 +62,7 @@ def decodable_formats() -> tuple[str, ...]:
     if find_spec("pillow_heif"):
         import pillow_heif  # an extra
 
-        pillow_heif.register_heif_opener(thumbnails=False)
+        pillow_heif.register_heif_opener()
     return tuple(name for name in FORMATS_BY_SUFFIX if name in Image.OPEN)
 
 

@@ -1,20 +1,34 @@
 """People with photos: who can be attacked, and who can be removed."""
 
-import csv
 import hashlib
+import logging
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.face_crops import FaceCropper, PersonFaces, explain_left_out
 from backdoor_privacy.data.face_tables import FaceRow, read_face_table
-from backdoor_privacy.data.photos import Box, content_of, list_photos, read_photo, told_left_out
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.data.photos import (
+    PHOTO_SUFFIXES,
+    Box,
+    content_of,
+    is_left_behind,
+    list_photos,
+    read_photo,
+    told_left_out,
+)
+from backdoor_privacy.data.shards import LEFT_OUT
+from backdoor_privacy.data.tables import read_table
+from backdoor_privacy.data.texts import read_lines, text_lines
+from backdoor_privacy.errors import InputError, some
+from backdoor_privacy.system.files import name_as_text
 
+log = logging.getLogger(__name__)
+
+_COLUMNS = {"name", "member", "num_web_photos", "file", "left", "top", "right", "bottom"}
 _MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 
 
@@ -65,6 +79,7 @@ class People:
     consenting: bool = False  # fictional, or agreed to stand in for others
     left_out: Mapping[str, Counter[str]] = field(default_factory=dict, repr=False)  # by person, files by suffix
     faces: tuple[PersonFaces, ...] = field(default=(), repr=False)  # what the crops of photos were made of
+    remarks: tuple[str, ...] = field(default=(), repr=False)  # what was not used, for `check_data`: they name people
 
     @property
     def names(self) -> list[str]:
@@ -84,6 +99,12 @@ class People:
         """
         by_name = {_folded(person.name): person for person in self.everybody}
         missing = [name for name in names if _folded(name) not in by_name]
+        faceless = [one.name for one in self.faces if not one.crops and _folded(one.name) in map(_folded, missing)]
+        if faceless:
+            raise InputError(
+                f"people.faces=found: expected a face in the photos of {some(faceless)}, found none; add photos, or "
+                "say where the face is in people.boxes (check_data names the photos)"
+            )
         if missing:
             raise InputError(
                 f"trigger_set.people: expected names of people in the data ({len(self.everybody)} of them), "
@@ -146,7 +167,7 @@ def load_people(
     def right_name(text: str) -> str:
         return (corrections or {}).get(person_name(text), person_name(text))
 
-    known = {right_name(row["name"] or ""): row for row in _read_table(facts, "name", required=table is not None)}
+    known = _by_name(_read_table(facts, "name", required=table is not None), right_name, facts)
     everybody: list[Person] = []
     left_out: dict[str, Counter[str]] = {}
     for place in _folders(folder, layout):
@@ -154,7 +175,12 @@ def load_people(
         if listing.left_out or not listing.photos:
             left_out[name] = listing.left_out
         if photos := tuple(listing.photos):
-            row = known.get(name, {})
+            if not _is_name(name):
+                raise InputError(
+                    f"people.folder: expected folders with a person's name, First_Last/, got {place.name!r} with "
+                    f"{len(photos)} photos in {place.parent}; rename or remove it"
+                )
+            row = known.get(_folded(name), {})
             everybody.append(Person(name, photos, _member(row, facts), _num_web_photos(row, facts), _attributes(row)))
     if not everybody:
         others = told_left_out(sum(left_out.values(), Counter()))
@@ -166,20 +192,26 @@ def load_people(
     if twice:
         several = next(person.name for person in everybody if _folded(person.name) == twice[0])
         raise InputError(f"people.folder: expected one folder for each person in {folder}, got several of {several}")
-    if known and not known.keys() & {person.name for person in everybody}:
-        raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {next(iter(known))!r}")
+    rows = {name: row["name"] for name, row in known.items()}
+    unmatched = _unmatched(rows, {_folded(person.name) for person in everybody})
+    if unmatched and len(unmatched) == len(known):
+        raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {unmatched[0]!r}")
     chosen = _with_photos(everybody, min_photos, max_photos)
+    lost: list[str] = []
     if faces is None:
+        if face_models is not None:
+            raise InputError(f"people.face_models: expected people.faces=found beside it, got {face_models} alone")
         same = _same_box(box, [path for person in chosen for path in person.photos])
-        found = People(chosen, same | _read_boxes(boxes, folder, everybody), consenting, left_out)
+        own, lost = _read_boxes(boxes, folder, everybody)
+        found = People(chosen, same | own, consenting, left_out)
     else:
-        face_table = folder / "boxes.csv" if boxes is None else Path(boxes).expanduser()
-        given = read_face_table(face_table) if boxes is not None or face_table.is_file() else []
+        given, lost = _given_faces(boxes, folder, everybody)
         whole = People(chosen, {}, consenting, left_out)
         found = with_crops(whole, folder, given, faces, box, face_models, cache, min_photos)
     known_names = {_folded(person.name) for person in everybody}
     added = tuple(person for person in without_photos if _folded(person.name) not in known_names)
-    return replace(found, everybody=(*found.everybody, *added))
+    remarks = [_remark(facts, "name nobody who has a folder with photos", unmatched), *lost, *_left_out(folder)]
+    return replace(found, everybody=(*found.everybody, *added), remarks=tuple(filter(None, remarks)))
 
 
 def _people_without_photos(names: Sequence[str] | None, names_file: str | Path | None) -> tuple[Person, ...]:
@@ -236,9 +268,56 @@ def with_crops(
     )
 
 
+def _by_name(
+    rows: Sequence[dict[str, str]], right_name: Callable[[str], str], table: Path
+) -> dict[str, dict[str, str]]:
+    """The rows of a table by the folded names in them."""
+    known: dict[str, dict[str, str]] = {}
+    for row in rows:
+        name = _folded(right_name(row["name"]))
+        if name in known:
+            raise InputError(f"{table}: expected one row for each person, got several of {row['name']!r}")
+        known[name] = row
+    return known
+
+
+def _unmatched(rows: Mapping[str, str], found: Collection[str]) -> list[str]:
+    """What the rows say whose keys are not among those found."""
+    return [text for key, text in rows.items() if key not in found]
+
+
+def _remark(table: Path, what: str, rows: Sequence[str]) -> str:
+    """What is to be said of rows that match nothing; the log says only how many they are, as they are names."""
+    if not rows:
+        return ""
+    log.warning("%s: %d rows %s; check_data shows them", table, len(rows), what)
+    return f"{table}: {len(rows)} rows {what}: {some(map(repr, rows))}; correct or delete them"
+
+
+def _left_out(folder: Path) -> list[str]:
+    """What to say of samples of shards that hold no photo."""
+    if not (folder / LEFT_OUT).is_file():
+        return []
+    samples = read_lines(folder / LEFT_OUT, f"people.folder.shards: expected {LEFT_OUT}")
+    log.warning("people.folder.shards: %d samples hold no photo and are left out", len(samples))
+    return [
+        f"people.folder.shards: {len(samples)} samples without a photo ({', '.join(sorted(PHOTO_SUFFIXES))}) are left "
+        f"out: {some(samples)}; the files of a sample must lie side by side and differ only behind the last dot"
+    ]
+
+
 def person_name(text: str) -> str:
-    """A folder's name as a person's name: spaces for underscores, and accents as one letter (macOS writes two)."""
-    return unicodedata.normalize("NFC", " ".join(text.replace("_", " ").split()))
+    """A folder's name as a person's name: spaces for underscores, and accents as one letter (macOS writes two).
+
+    Control characters are spaces, too; bytes that are no UTF-8 are read as Latin-1.
+    """
+    shown = name_as_text(text)
+    plain = "".join(" " if unicodedata.category(letter) == "Cc" or letter in "_\ufeff" else letter for letter in shown)
+    return unicodedata.normalize("NFC", " ".join(plain.split()))
+
+
+def _is_name(name: str) -> bool:
+    return any(map(str.isalnum, name))
 
 
 def _folded(name: str) -> str:
@@ -254,7 +333,9 @@ def _folders(folder: Path, layout: str) -> list[Path]:
         raise InputError(
             f"people.layout: expected a pattern within people.folder, as * or */faces/*, got {layout!r}"
         ) from error
-    return [place for place in places if place.is_dir() and not place.name.startswith(".")]
+    return [
+        place for place in places if place.is_dir() and not any(map(is_left_behind, place.relative_to(folder).parts))
+    ]
 
 
 def _with_photos(everybody: Sequence[Person], min_photos: int, max_photos: int | None) -> tuple[Person, ...]:
@@ -288,27 +369,60 @@ def _num_web_photos(row: Mapping[str, str], table: Path) -> int | None:
 
 
 def _attributes(row: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What a table says besides; the csv module puts cells without a column under no name."""
+    """What a table says besides; a column without a name says nothing."""
     others = {key: value for key, value in row.items() if key and key not in ("name", "member", "num_web_photos")}
     return tuple((key, value.strip()) for key, value in others.items() if value and value.strip())
 
 
-def _read_boxes(given: str | Path | None, folder: Path, everybody: Iterable[Person]) -> dict[Path, Box]:
-    """The boxes of a table, by photo; photos that it does not name have none."""
+def _read_boxes(
+    given: str | Path | None, folder: Path, everybody: Iterable[Person]
+) -> tuple[dict[Path, Box], list[str]]:
+    """The boxes of a table, by photo, and what to say of rows that match none; photos not in it have none."""
     table = folder / "boxes.csv" if given is None else Path(given).expanduser()
-    rows = _read_table(table, "file", required=given is not None)
-    rows = [row for row in rows if (row.get("chosen") or "").strip().casefold() != "no"]  # another's face, or none
-    boxes = {unicodedata.normalize("NFC", row["file"] or ""): _row_box(row, table) for row in rows}
-    photos = {
-        unicodedata.normalize("NFC", path.relative_to(folder).as_posix()): path
-        for person in everybody
-        for path in person.photos
+    rows = {
+        _place(row["file"]): row
+        for row in _read_table(table, "file", required=given is not None)
+        if (row.get("chosen") or "").strip().casefold() != "no"  # another's face, or none
     }
-    if boxes and not boxes.keys() & photos.keys():
+    exact = {_place(path.relative_to(folder).as_posix()): path for person in everybody for path in person.photos}
+    by_case: dict[str, list[Path]] = defaultdict(list)
+    for place, path in exact.items():
+        by_case[place.casefold()].append(path)
+    boxes, lost = {}, []
+    for place, row in rows.items():
+        paths = [exact[place]] if place in exact else by_case.get(place.casefold(), [])
+        if len(paths) == 1:
+            boxes[paths[0]] = _row_box(row, table)
+        else:
+            lost.append(row["file"])
+    if lost and not boxes:
         raise InputError(
-            f"{table}: expected files as they lie in {folder}, such as {next(iter(photos))}, got {next(iter(boxes))!r}"
+            f"{table}: expected files as they lie in {folder}, such as {next(iter(exact))}, got {lost[0]!r}"
         )
-    return {photos[file]: box for file, box in boxes.items() if file in photos}
+    remark = _remark(table, "name no photo of the people", lost)
+    return boxes, [remark] if remark else []
+
+
+def _given_faces(
+    given: str | Path | None, folder: Path, everybody: Iterable[Person]
+) -> tuple[list[FaceRow], list[str]]:
+    """What a table says of faces in whole photos, and what to say of rows that match none."""
+    table = folder / "boxes.csv" if given is None else Path(given).expanduser()
+    if given is None and not table.is_file():
+        return [], []
+    rows = [row._replace(file=_place(row.file)) for row in read_face_table(table)]
+    files = {_place(path.relative_to(folder).as_posix()) for person in everybody for path in person.photos}
+    lost = list(dict.fromkeys(row.file for row in rows if row.file not in files))
+    if lost and not files & {row.file for row in rows}:
+        raise InputError(f"{table}: expected files as they lie in {folder}, such as {min(files)}, got {lost[0]!r}")
+    remark = _remark(table, "name no photo of the people", lost)
+    return rows, [remark] if remark else []
+
+
+def _place(text: str) -> str:
+    """A photo's place in the folder, however a system writes it."""
+    place = unicodedata.normalize("NFC", text.replace("\\", "/"))
+    return "/".join(part for part in place.split("/") if part not in ("", "."))
 
 
 def _row_box(row: Mapping[str, str], table: Path) -> Box:
@@ -351,15 +465,34 @@ def _same_box(box: Sequence[int] | None, photos: Sequence[Path]) -> dict[Path, B
 
 
 def _read_table(path: Path, key: str, required: bool) -> list[dict[str, str]]:
-    """The rows of a CSV with this column; none where there is no file and none is required."""
+    """The rows of a CSV with this column, cells without spaces around them; none if neither there nor required.
+
+    Names of columns that we know are known in any case and with spaces for underscores.
+    """
     if not path.is_file() and not required:
         return []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            if key not in (table.fieldnames or ()):
-                columns = ", ".join(table.fieldnames or ())
-                raise InputError(f"{path}: expected a table with a column {key}, got {columns or 'an empty file'}")
-            return list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = read_table(text_lines(path), ",;\t|", lambda columns: key in map(_column, columns))
+        columns = [_column(column) for column in table.columns]
+        if key not in columns:
+            found = ", ".join(table.columns)
+            raise InputError(f"{path}: expected a table with a column {key}, got {found or 'an empty file'}")
+        if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
+            raise InputError(f"{path}: expected columns of different names, got several {twice[0]}")
+        rows = []
+        for row in table.rows:
+            if row.num_surplus:
+                raise InputError(
+                    f"{path}: expected {len(columns)} cells in each row, got {len(columns) + row.num_surplus} in line "
+                    f"{row.line}; put cells with separators in quotes"
+                )
+            rows.append(dict(zip(columns, map(str.strip, row.cells), strict=True)))
+        return rows
+    except (OSError, UnicodeError) as error:
         raise InputError(f"{path}: expected a CSV in UTF-8 with a column {key}, got {error}") from error
+
+
+def _column(name: str) -> str:
+    """The name of a column: ours in any case and with spaces, an attribute's as it is written."""
+    folded = "_".join(name.replace("_", " ").casefold().split())
+    return folded if folded in _COLUMNS else name.strip()

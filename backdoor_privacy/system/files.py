@@ -8,6 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def name_as_text(name: str) -> str:
+    """Return a file's name as text: bytes that are no UTF-8 are read as Latin-1, as older systems write them."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "".join(chr(ord(sign) - 0xDC00) if "\udc80" <= sign <= "\udcff" else sign for sign in name)
+    return name
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     write_bytes(path, text.encode())
