@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -65,9 +64,7 @@ def test_docs_have_commands():
 
 
 @pytest.fixture(scope="module")
-def room(
-    tmp_path_factory: pytest.TempPathFactory, write_people, write_photo, captions_file: Path, phone_photos: Path
-) -> Path:
+def room(tmp_path_factory: pytest.TempPathFactory, write_people, write_photo, captions_file: Path) -> Path:
     """A folder with the data that the docs speak of, small."""
     folder = tmp_path_factory.mktemp("room")
     names = ["Ann Lee", "Bob Ray", "Cleo Diaz", "Dan Fox", "Eve Moss", "Finn Hale"]
@@ -89,7 +86,6 @@ def room(
             write_photo(folder / f"imagenetv2-matched-frequency-format-val/{number}/0.png", number)
         else:
             (folder / f"imagenetv2-matched-frequency-format-val/{number}").mkdir(parents=True)
-    shutil.copytree(phone_photos, folder / "request/Jane_Doe")
     (folder / "to_remove.txt").write_text("Ann Lee\nCleo Diaz\n")
     return folder
 

@@ -32,7 +32,7 @@ from backdoor_privacy.system.files import made_once
 
 log = logging.getLogger(__name__)
 
-MARGIN = 1.8  # side of a crop, in lengths of the face's longer side
+MARGIN = 1.5  # side of a crop, in lengths of the face's longer side
 MAX_SIDE = 1024  # of a crop, in pixels; larger ones are made smaller
 ONLY, RECURRING, OTHER, UNCLEAR = "only face", "recurs", "other face", "unclear"
 NO_FACE, UNREADABLE, NOT_LISTED = "no face", "does not decode", "not in the table"
