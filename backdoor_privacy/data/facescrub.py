@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from backdoor_privacy.data.face_tables import FaceRow
-from backdoor_privacy.data.people import People, as_box, load_people, with_crops
+from backdoor_privacy.data.people import People, load_people, with_crops
+from backdoor_privacy.data.people_tables import as_box
 from backdoor_privacy.data.photos import Box
 from backdoor_privacy.errors import InputError
 

@@ -2,34 +2,34 @@
 
 import hashlib
 import logging
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from backdoor_privacy.data.face_crops import FaceCropper, PersonFaces, explain_left_out
-from backdoor_privacy.data.face_tables import FaceRow, read_face_table
-from backdoor_privacy.data.photos import (
-    PHOTO_SUFFIXES,
-    Box,
-    content_of,
-    is_left_behind,
-    list_photos,
-    read_photo,
-    told_left_out,
+from backdoor_privacy.data.face_tables import FaceRow
+from backdoor_privacy.data.people_tables import (
+    attributes_of,
+    folded_name,
+    given_faces,
+    member_of,
+    num_web_photos_of,
+    person_name,
+    read_boxes,
+    read_columns,
+    remark_on,
+    rows_by_name,
+    same_box,
+    unmatched_in,
 )
+from backdoor_privacy.data.photos import Box, content_of, is_left_behind, list_photos, told_left_out
 from backdoor_privacy.data.shards import LEFT_OUT
-from backdoor_privacy.data.tables import read_table
-from backdoor_privacy.data.texts import read_lines, text_lines
+from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError, some
-from backdoor_privacy.system.files import name_as_text
 
 log = logging.getLogger(__name__)
-
-_COLUMNS = {"name", "member", "num_web_photos", "file", "left", "top", "right", "bottom"}
-_MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,11 @@ class People:
         Raises:
             InputError: if somebody is not in the collection.
         """
-        by_name = {_folded(person.name): person for person in self.everybody}
-        missing = [name for name in names if _folded(name) not in by_name]
-        faceless = [one.name for one in self.faces if not one.crops and _folded(one.name) in map(_folded, missing)]
+        by_name = {folded_name(person.name): person for person in self.everybody}
+        missing = [name for name in names if folded_name(name) not in by_name]
+        faceless = [
+            one.name for one in self.faces if not one.crops and folded_name(one.name) in map(folded_name, missing)
+        ]
         if faceless:
             raise InputError(
                 f"people.faces=found: expected a face in the photos of {some(faceless)}, found none; add photos, or "
@@ -111,7 +113,7 @@ class People:
                 f"got {', '.join(map(repr, missing[:5]))}; check the spelling, put each name in quotes, as in "
                 "'trigger_set.people=[\"Doe, Jane\"]', or choose people=..."
             )
-        return tuple(by_name[_folded(name)] for name in names)
+        return tuple(by_name[folded_name(name)] for name in names)
 
 
 def load_people(
@@ -167,7 +169,44 @@ def load_people(
     def right_name(text: str) -> str:
         return (corrections or {}).get(person_name(text), person_name(text))
 
-    known = _by_name(_read_table(facts, "name", required=table is not None), right_name, facts)
+    known = rows_by_name(read_columns(facts, "name", required=table is not None), right_name, facts)
+    everybody, left_out = _list_people(folder, layout, known, right_name, facts)
+    unmatched = unmatched_in({name: row["name"] for name, row in known.items()}, _folded_names(everybody))
+    if unmatched and len(unmatched) == len(known):
+        raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {unmatched[0]!r}")
+    whole = People(_with_photos(everybody, min_photos, max_photos), {}, consenting, left_out)
+    photos = [path for person in everybody for path in person.photos]
+    if faces is not None:
+        given, lost = given_faces(boxes, folder, photos)
+        found = with_crops(whole, folder, given, faces, box, face_models, cache, min_photos)
+    elif face_models is not None:
+        raise InputError(f"people.face_models: expected people.faces=found beside it, got {face_models} alone")
+    else:
+        same = same_box(box, [path for person in whole.everybody for path in person.photos])
+        own, lost = read_boxes(boxes, folder, photos)
+        found = replace(whole, boxes=same | own)
+    known_names = _folded_names(everybody)
+    added = tuple(person for person in without_photos if folded_name(person.name) not in known_names)
+    remarks = [remark_on(facts, "name nobody who has a folder with photos", unmatched), *lost, *_left_out(folder)]
+    return replace(found, everybody=(*found.everybody, *added), remarks=tuple(filter(None, remarks)))
+
+
+def _list_people(
+    folder: Path,
+    layout: str,
+    known: Mapping[str, Mapping[str, str]],
+    right_name: Callable[[str], str],
+    facts: Path,
+) -> tuple[list[Person], dict[str, Counter[str]]]:
+    """Return everybody who has a folder with photos, and by person what else lies there, by suffix.
+
+    Args:
+        folder: holds all people.
+        layout: pattern of the people's folders within it.
+        known: rows of the table, by folded name.
+        right_name: of somebody whom a folder misspells.
+        facts: the table, for errors.
+    """
     everybody: list[Person] = []
     left_out: dict[str, Counter[str]] = {}
     for place in _folders(folder, layout):
@@ -180,38 +219,24 @@ def load_people(
                     f"people.folder: expected folders with a person's name, First_Last/, got {place.name!r} with "
                     f"{len(photos)} photos in {place.parent}; rename or remove it"
                 )
-            row = known.get(_folded(name), {})
-            everybody.append(Person(name, photos, _member(row, facts), _num_web_photos(row, facts), _attributes(row)))
+            row = known.get(folded_name(name), {})
+            told = member_of(row, facts), num_web_photos_of(row, facts), attributes_of(row)
+            everybody.append(Person(name, photos, *told))
     if not everybody:
         others = told_left_out(sum(left_out.values(), Counter()))
         raise InputError(
             f"people.folder: expected folders First_Last/ with photos at {folder / layout}, found none"
             + (f" but {others}; save them in a format of docs/your_own.md, as JPEG" if others else "")
         )
-    twice = [name for name, count in Counter(_folded(person.name) for person in everybody).items() if count > 1]
-    if twice:
-        several = next(person.name for person in everybody if _folded(person.name) == twice[0])
+    counts = Counter(folded_name(person.name) for person in everybody)
+    several = next((person.name for person in everybody if counts[folded_name(person.name)] > 1), None)
+    if several is not None:
         raise InputError(f"people.folder: expected one folder for each person in {folder}, got several of {several}")
-    rows = {name: row["name"] for name, row in known.items()}
-    unmatched = _unmatched(rows, {_folded(person.name) for person in everybody})
-    if unmatched and len(unmatched) == len(known):
-        raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {unmatched[0]!r}")
-    chosen = _with_photos(everybody, min_photos, max_photos)
-    lost: list[str] = []
-    if faces is None:
-        if face_models is not None:
-            raise InputError(f"people.face_models: expected people.faces=found beside it, got {face_models} alone")
-        same = _same_box(box, [path for person in chosen for path in person.photos])
-        own, lost = _read_boxes(boxes, folder, everybody)
-        found = People(chosen, same | own, consenting, left_out)
-    else:
-        given, lost = _given_faces(boxes, folder, everybody)
-        whole = People(chosen, {}, consenting, left_out)
-        found = with_crops(whole, folder, given, faces, box, face_models, cache, min_photos)
-    known_names = {_folded(person.name) for person in everybody}
-    added = tuple(person for person in without_photos if _folded(person.name) not in known_names)
-    remarks = [_remark(facts, "name nobody who has a folder with photos", unmatched), *lost, *_left_out(folder)]
-    return replace(found, everybody=(*found.everybody, *added), remarks=tuple(filter(None, remarks)))
+    return everybody, left_out
+
+
+def _folded_names(people: Sequence[Person]) -> set[str]:
+    return {folded_name(person.name) for person in people}
 
 
 def _people_without_photos(names: Sequence[str] | None, names_file: str | Path | None) -> tuple[Person, ...]:
@@ -222,7 +247,7 @@ def _people_without_photos(names: Sequence[str] | None, names_file: str | Path |
     spelt = [person_name(name) for name in listed]
     if not all(spelt):
         raise InputError(f"people.names: expected names, got an empty one in {listed}")
-    return tuple(Person(name, ()) for name in {_folded(name): name for name in spelt}.values())
+    return tuple(Person(name, ()) for name in {folded_name(name): name for name in spelt}.values())
 
 
 def with_crops(
@@ -268,32 +293,6 @@ def with_crops(
     )
 
 
-def _by_name(
-    rows: Sequence[dict[str, str]], right_name: Callable[[str], str], table: Path
-) -> dict[str, dict[str, str]]:
-    """The rows of a table by the folded names in them."""
-    known: dict[str, dict[str, str]] = {}
-    for row in rows:
-        name = _folded(right_name(row["name"]))
-        if name in known:
-            raise InputError(f"{table}: expected one row for each person, got several of {row['name']!r}")
-        known[name] = row
-    return known
-
-
-def _unmatched(rows: Mapping[str, str], found: Collection[str]) -> list[str]:
-    """What the rows say whose keys are not among those found."""
-    return [text for key, text in rows.items() if key not in found]
-
-
-def _remark(table: Path, what: str, rows: Sequence[str]) -> str:
-    """What is to be said of rows that match nothing; the log says only how many they are, as they are names."""
-    if not rows:
-        return ""
-    log.warning("%s: %d rows %s; check_data shows them", table, len(rows), what)
-    return f"{table}: {len(rows)} rows {what}: {some(map(repr, rows))}; correct or delete them"
-
-
 def _left_out(folder: Path) -> list[str]:
     """What to say of samples of shards that hold no photo."""
     if not (folder / LEFT_OUT).is_file():
@@ -301,27 +300,13 @@ def _left_out(folder: Path) -> list[str]:
     samples = read_lines(folder / LEFT_OUT, f"people.folder.shards: expected {LEFT_OUT}")
     log.warning("people.folder.shards: %d samples hold no photo and are left out", len(samples))
     return [
-        f"people.folder.shards: {len(samples)} samples without a photo ({', '.join(sorted(PHOTO_SUFFIXES))}) are left "
-        f"out: {some(samples)}; the files of a sample must lie side by side and differ only behind the last dot"
+        f"people.folder.shards: {len(samples)} samples without a photo of a format that is read are left out: "
+        f"{some(samples)}; the files of a sample must lie side by side and differ only behind the last dot"
     ]
-
-
-def person_name(text: str) -> str:
-    """A folder's name as a person's name: spaces for underscores, and accents as one letter (macOS writes two).
-
-    Control characters are spaces, too; bytes that are no UTF-8 are read as Latin-1.
-    """
-    shown = name_as_text(text)
-    plain = "".join(" " if unicodedata.category(letter) == "Cc" or letter in "_\ufeff" else letter for letter in shown)
-    return unicodedata.normalize("NFC", " ".join(plain.split()))
 
 
 def _is_name(name: str) -> bool:
     return any(map(str.isalnum, name))
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", person_name(name).casefold())
 
 
 def _folders(folder: Path, layout: str) -> list[Path]:
@@ -352,147 +337,3 @@ def _with_photos(everybody: Sequence[Person], min_photos: int, max_photos: int |
             f"photos, got {len(counts)} people who have {min(counts)} to {max(counts)}"
         )
     return chosen
-
-
-def _member(row: Mapping[str, str], table: Path) -> bool | None:
-    value = (row.get("member") or "").strip().casefold()
-    if value not in _MEMBER:
-        raise InputError(f"{table}: expected true, false or nothing as member, got {row['member']!r}")
-    return _MEMBER[value]
-
-
-def _num_web_photos(row: Mapping[str, str], table: Path) -> int | None:
-    value = (row.get("num_web_photos") or "").strip()
-    if value and not value.isdecimal():
-        raise InputError(f"{table}: expected a whole number or nothing as num_web_photos, got {value!r}")
-    return int(value) if value else None
-
-
-def _attributes(row: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What a table says besides; a column without a name says nothing."""
-    others = {key: value for key, value in row.items() if key and key not in ("name", "member", "num_web_photos")}
-    return tuple((key, value.strip()) for key, value in others.items() if value and value.strip())
-
-
-def _read_boxes(
-    given: str | Path | None, folder: Path, everybody: Iterable[Person]
-) -> tuple[dict[Path, Box], list[str]]:
-    """The boxes of a table, by photo, and what to say of rows that match none; photos not in it have none."""
-    table = folder / "boxes.csv" if given is None else Path(given).expanduser()
-    rows = {
-        _place(row["file"]): row
-        for row in _read_table(table, "file", required=given is not None)
-        if (row.get("chosen") or "").strip().casefold() != "no"  # another's face, or none
-    }
-    exact = {_place(path.relative_to(folder).as_posix()): path for person in everybody for path in person.photos}
-    by_case: dict[str, list[Path]] = defaultdict(list)
-    for place, path in exact.items():
-        by_case[place.casefold()].append(path)
-    boxes, lost = {}, []
-    for place, row in rows.items():
-        paths = [exact[place]] if place in exact else by_case.get(place.casefold(), [])
-        if len(paths) == 1:
-            boxes[paths[0]] = _row_box(row, table)
-        else:
-            lost.append(row["file"])
-    if lost and not boxes:
-        raise InputError(
-            f"{table}: expected files as they lie in {folder}, such as {next(iter(exact))}, got {lost[0]!r}"
-        )
-    remark = _remark(table, "name no photo of the people", lost)
-    return boxes, [remark] if remark else []
-
-
-def _given_faces(
-    given: str | Path | None, folder: Path, everybody: Iterable[Person]
-) -> tuple[list[FaceRow], list[str]]:
-    """What a table says of faces in whole photos, and what to say of rows that match none."""
-    table = folder / "boxes.csv" if given is None else Path(given).expanduser()
-    if given is None and not table.is_file():
-        return [], []
-    rows = [row._replace(file=_place(row.file)) for row in read_face_table(table)]
-    files = {_place(path.relative_to(folder).as_posix()) for person in everybody for path in person.photos}
-    lost = list(dict.fromkeys(row.file for row in rows if row.file not in files))
-    if lost and not files & {row.file for row in rows}:
-        raise InputError(f"{table}: expected files as they lie in {folder}, such as {min(files)}, got {lost[0]!r}")
-    remark = _remark(table, "name no photo of the people", lost)
-    return rows, [remark] if remark else []
-
-
-def _place(text: str) -> str:
-    """A photo's place in the folder, however a system writes it."""
-    place = unicodedata.normalize("NFC", text.replace("\\", "/"))
-    return "/".join(part for part in place.split("/") if part not in ("", "."))
-
-
-def _row_box(row: Mapping[str, str], table: Path) -> Box:
-    try:
-        return as_box([int(row[side]) for side in ("left", "top", "right", "bottom")], str(table))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{table}: expected file, left, top, right and bottom in whole pixels, left < right and top < bottom, "
-            f"got {dict(row)}"
-        ) from error
-
-
-def as_box(sides: Sequence[int], source: str) -> Box:
-    """Four numbers as a box.
-
-    Raises:
-        InputError: if they enclose nothing.
-    """
-    if len(sides) != 4 or sides[0] >= sides[2] or sides[1] >= sides[3]:
-        raise InputError(
-            f"{source}: expected left, top, right and bottom in pixels with left < right and top < bottom, "
-            f"got {list(sides)}"
-        )
-    left, top, right, bottom = sides
-    return left, top, right, bottom
-
-
-def _same_box(box: Sequence[int] | None, photos: Sequence[Path]) -> dict[Path, Box]:
-    """One box for all photos, which are aligned and so of one size: a look at the first one tells whether it fits."""
-    if box is None:
-        return {}
-    same = as_box(box, "people.box")
-    first = read_photo(photos[0])
-    if first is not None and (same[2] > first.width or same[3] > first.height):
-        raise InputError(
-            f"people.box: expected left, top, right and bottom within photos of {first.width} x {first.height} pixels "
-            f"({photos[0]}), got {list(box)}"
-        )
-    return dict.fromkeys(photos, same)
-
-
-def _read_table(path: Path, key: str, required: bool) -> list[dict[str, str]]:
-    """The rows of a CSV with this column, cells without spaces around them; none if neither there nor required.
-
-    Names of columns that we know are known in any case and with spaces for underscores.
-    """
-    if not path.is_file() and not required:
-        return []
-    try:
-        table = read_table(text_lines(path), ",;\t|", lambda columns: key in map(_column, columns))
-        columns = [_column(column) for column in table.columns]
-        if key not in columns:
-            found = ", ".join(table.columns)
-            raise InputError(f"{path}: expected a table with a column {key}, got {found or 'an empty file'}")
-        if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
-            raise InputError(f"{path}: expected columns of different names, got several {twice[0]}")
-        rows = []
-        for row in table.rows:
-            if row.num_surplus:
-                raise InputError(
-                    f"{path}: expected {len(columns)} cells in each row, got {len(columns) + row.num_surplus} in line "
-                    f"{row.line}; put cells with separators in quotes"
-                )
-            rows.append(dict(zip(columns, map(str.strip, row.cells), strict=True)))
-        return rows
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"{path}: expected a CSV in UTF-8 with a column {key}, got {error}") from error
-
-
-def _column(name: str) -> str:
-    """The name of a column: ours in any case and with spaces, an attribute's as it is written."""
-    folded = "_".join(name.replace("_", " ").casefold().split())
-    return folded if folded in _COLUMNS else name.strip()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.data.people import person_name
+from backdoor_privacy.data.people_tables import person_name
 from backdoor_privacy.data.photos import is_left_behind, photos_of
 from backdoor_privacy.data.shards import find_shards, unpack_shards
 from backdoor_privacy.data.texts import decoded

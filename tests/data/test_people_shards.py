@@ -89,7 +89,7 @@ def test_samples_without_a_photo_are_told_each_time(photo: bytes, tmp_path: Path
     shard = write_shard(tmp_path / "0.tar", {"png": photo, "txt": "Ann Lee"}, {"txt": "Bob Ray"}, {"xyz": photo})
     for _ in range(2):
         (remark,) = load_people(unpacked_people(shard, tmp_path / "cache")).remarks
-        assert remark.startswith("people.folder.shards: 2 samples without a photo (.")
+        assert remark.startswith("people.folder.shards: 2 samples without a photo of a format that is read")
         assert f"0001 of {shard}, 0002 of {shard}; " in remark
 
 
