@@ -99,7 +99,7 @@ def one_line_errors() -> Iterator[None]:
         if line is None:
             log.exception("The run failed")
         log.error("%s", line or fault_of(error))
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
+        if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # Hydra goes on with the other jobs of a sweep; it would end with an exit
         sys.exit(1)
 

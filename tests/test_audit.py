@@ -119,7 +119,7 @@ def test_outcome_of_a_person(correct: int, photos: int, p: float, text: str):
 def test_audit_of_named_people_writes_what_it_found(
     threshold: int, outcome: str, compose_cfg, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ):
-    monkeypatch.setattr("backdoor_privacy.config.checks.check", lambda cfg: None)  # 0 right answers find everybody
+    monkeypatch.setattr("backdoor_privacy.config.checks.check", lambda cfg, **_: None)  # 0 right answers find everybody
     cfg = compose_cfg(f"attack.threshold={threshold}")
     name = _names(cfg)[0]
     cfg.trigger_set.people = [name]
