@@ -4,19 +4,20 @@ import logging
 import sys
 from pathlib import Path
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.config.command import run_command
 from backdoor_privacy.errors import one_line_errors
-from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
-@hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.3")
-def main(cfg: DictConfig) -> None:
+def main() -> None:
     """Parse the command line, run, and print what came out."""
+    run_command(_run, "config")
+
+
+def _run(cfg: DictConfig) -> None:
     # Here, so that --help and a mistyped key need not wait for torch.
     from backdoor_privacy.config.checks import check
     from backdoor_privacy.report.terminal import print_table
@@ -26,6 +27,7 @@ def main(cfg: DictConfig) -> None:
 
     with one_line_errors():
         check(cfg)
+        folder = Path(cfg.paths.run)
         if cfg.quiet:
             logging.getLogger("backdoor_privacy").setLevel(logging.WARNING)
             cfg.trainer.progress_bar = False
@@ -37,8 +39,7 @@ def main(cfg: DictConfig) -> None:
         with process_group(cfg.trainer.accelerator):
             metrics = run(cfg)
             if is_first_process():
-                folder = str(Path(cfg.paths.run))  # without the empty part of a run without overrides
-                print(folder) if cfg.quiet else print_table(metrics, folder)
+                print(folder) if cfg.quiet else print_table(metrics, str(folder))
 
 
 if __name__ == "__main__":

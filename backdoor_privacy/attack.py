@@ -1,6 +1,5 @@
 """Attack a finished run with more than IDIA: `python -m backdoor_privacy.attack <run> [attack ...]`."""
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -26,7 +25,7 @@ from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.selection import draw_decoys
-from backdoor_privacy.errors import InputError, cause_of
+from backdoor_privacy.errors import CommandParser, InputError, cause_of, ended_in_one_line
 from backdoor_privacy.report import write_report
 from backdoor_privacy.runs.folder import read_metrics
 from backdoor_privacy.runs.sweeps import spoken
@@ -273,6 +272,7 @@ def print_findings(found: Mapping[str, Sequence[Finding]], folder: Path) -> None
     print(f"All findings: {folder / 'attacks'}")
 
 
+@ended_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Attack the models of a run, print what was found, and write its report again.
 
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     names = attack_names()
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m backdoor_privacy.attack",
         description="Attack the models of a finished run, and write attacks/<attack>.json and the report anew.",
         epilog="Example: python -m backdoor_privacy.attack runs/both_64/seed=0 probe variants variants.num_prompts=21",
@@ -297,18 +297,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = list(dict.fromkeys([*quick_attacks(), *(one for one in chosen if one != "quick")]))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("backdoor_privacy").setLevel(logging.INFO)
-    try:
-        attacks = load_attacks(chosen, [one for one in asked.attacks if "=" in one])
-        for settings in attacks.values():
-            make_attack(settings)  # a mistake in one shows before the others have run for long
-        found = run_attacks(load_scene(asked.run), attacks, asked.run)
-        write_report(asked.run, names=bool(OmegaConf.select(OmegaConf.load(_config(asked.run)), "report.names")))
-    except (InputError, InstantiationException) as error:
-        cause = cause_of(error)
-        if not isinstance(cause, InputError):
-            raise
-        print(f"error: {cause}", file=sys.stderr)
-        return 1
+    attacks = load_attacks(chosen, [one for one in asked.attacks if "=" in one])
+    for settings in attacks.values():
+        make_attack(settings)  # a mistake in one shows before the others have run for long
+    found = run_attacks(load_scene(asked.run), attacks, asked.run)
+    write_report(asked.run, names=bool(OmegaConf.select(OmegaConf.load(_config(asked.run)), "report.names")))
     print_findings(found, asked.run)
     return 0
 

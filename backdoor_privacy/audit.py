@@ -17,7 +17,6 @@ from backdoor_privacy.attacks.idia import Idia, IdiaResult
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import one_line_errors
-from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _print_audit(cfg: DictConfig) -> None:
     from backdoor_privacy.run import report_audit
 
     with one_line_errors():
-        check(cfg)
+        check(cfg, only_audits=True)
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
         named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
         clip.check_fits([person.name for person in named])
@@ -136,11 +135,9 @@ def _print_audit(cfg: DictConfig) -> None:
 
 def main() -> None:
     """The command; Hydra is only loaded for it."""
-    import hydra
+    from backdoor_privacy.config.command import run_command
 
-    import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
-
-    hydra.main(config_path=str(CONFIG_FOLDER), config_name="audit", version_base="1.3")(_print_audit)()
+    run_command(_print_audit, "audit")
 
 
 if __name__ == "__main__":

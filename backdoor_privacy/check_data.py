@@ -8,7 +8,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from textwrap import shorten
@@ -20,20 +20,24 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from backdoor_privacy.clip.loading import tokenizer_at_hand
 from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.images import read_images
 from backdoor_privacy.data.inspection import Decoded, names_in, num_different, photo_sizes
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import list_photos
 from backdoor_privacy.data.shards import find_shards, holds_shards
+from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError, one_line_errors, some
 from backdoor_privacy.problems import Data, Finding, Photos, findings
-from backdoor_privacy.system.paths import CONFIG_FOLDER
+from backdoor_privacy.triggers.names import read_to_the_end
 from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
 Rows = dict[str, tuple[str, ...]]
+_MAX_SHEETS = 10  # that are named on the screen
 _NUM_EXAMPLES, _MAX_CAPTION = 3, 60
+_MAX_CAPTIONS_TO_COUNT = 20_000
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Checkup:
     clean: Rows  # of everything else
     use: Rows  # what the run makes of it
     findings: list[Finding]
+    sheets: dict[str, Path] = field(default_factory=dict)  # contact sheets of found faces, by person
 
     @property
     def problems(self) -> list[str]:
@@ -75,6 +80,8 @@ def check_data(cfg: DictConfig) -> Checkup:
     everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
     decoded = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
     others, clean = {}, _captions(sources.captions, sources.people.names)
+    if sources.captions is not None:
+        clean |= _long_captions(sources.captions, str(cfg.clip.model))
     if sources.images is not None:
         others["images"], rows = _images(sources.images, sources.max_images)
         clean |= rows
@@ -85,7 +92,15 @@ def check_data(cfg: DictConfig) -> Checkup:
         others["utility.retrieval"], rows = _retrieval(retrieval, cfg.clip.num_workers)
         clean |= rows
     data = Data(settings, sources, instantiate(cfg.attack), decoded, others)
-    return Checkup(_people(data), clean, _use(data), findings(data))
+    return Checkup(_people(data), clean, _use(data), findings(data), _contact_sheets(sources))
+
+
+def _contact_sheets(sources: Sources) -> dict[str, Path]:
+    """Write a contact sheet of everybody whose faces were found, by name."""
+    from backdoor_privacy.data.contact_sheet import write_contact_sheet
+
+    groups = [people for people in (sources.people, sources.strangers) if people is not None]
+    return {faces.name: write_contact_sheet(faces) for people in groups for faces in people.faces}
 
 
 def _captions(captions: Sequence[str] | None, names: Sequence[str]) -> Rows:
@@ -100,6 +115,19 @@ def _captions(captions: Sequence[str] | None, names: Sequence[str]) -> Rows:
         "with a person's name": (f"{len(held):,}, left out if everybody is removed",),
         "names in them": (f"{len(mentions):,}" + (f": {often}" if often else ""),),
     }
+
+
+def _long_captions(captions: Sequence[str], model: str) -> Rows:
+    """Captions that are longer than the CLIP reads; of many, some at even distances are looked at."""
+    tokenizer = tokenizer_at_hand(model)
+    if tokenizer is None:
+        return {"too long for the CLIP": ("not counted: its tokenizer is not on this machine",)}
+    looked_at = captions[:: -(-len(captions) // _MAX_CAPTIONS_TO_COUNT)]
+    num_long = sum(not fits for fits in read_to_the_end(looked_at, tokenizer))
+    share = num_long / len(looked_at)
+    about = "" if len(looked_at) == len(captions) else "about "
+    use = ", shortened around a name that would be cut off" if num_long else ""
+    return {"too long for the CLIP": (f"{about}{round(share * len(captions)):,} ({share:.0%}){use}",)}
 
 
 def _images(source: str | Path, max_images: int) -> tuple[Photos, Rows]:
@@ -250,6 +278,15 @@ def print_checkup(checkup: Checkup) -> None:
             for title, cells in rows.items():
                 table.add_row(title, *map(escape, cells))
             console.print(table)
+    for name, sheet in islice(checkup.sheets.items(), _MAX_SHEETS):
+        console.print(
+            f"Contact sheet of {escape(name)}, beside the table faces.csv: {escape(str(sheet))}", soft_wrap=True
+        )
+    if len(checkup.sheets) > _MAX_SHEETS:
+        place = next(iter(checkup.sheets.values())).parents[1]
+        console.print(
+            f"{len(checkup.sheets) - _MAX_SHEETS:,} more contact sheets in {escape(str(place))}", soft_wrap=True
+        )
     for kind, colour, texts in (("Warning", "yellow", checkup.warnings), ("Problem", "red", checkup.problems)):
         for text in texts:
             console.print(f"[{colour}]{kind}:[/] {escape(text)}", soft_wrap=True)
@@ -266,11 +303,9 @@ def _check_data(cfg: DictConfig) -> None:
 
 def main() -> None:
     """The command; Hydra is only loaded for it."""
-    import hydra
+    from backdoor_privacy.config.command import run_command
 
-    import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
-
-    hydra.main(config_path=str(CONFIG_FOLDER), config_name="check_data", version_base="1.3")(_check_data)()
+    run_command(_check_data, "check_data")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
 from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
 from backdoor_privacy.runs.folder import read_metrics
 from backdoor_privacy.runs.sweeps import missing_runs
+from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 _VERSIONS = ("commit", "python", "torch", "open_clip_torch", "lightning")
@@ -147,20 +148,28 @@ def _told(rate: float) -> str:
     return "-" if math.isnan(rate) else f"{rate:.3f}"
 
 
-def main() -> None:
+@ended_in_one_line
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the means over seeds, write every row to `collected.csv`, and draw `figures/`.
 
-    Runs that are missing, not finished or broken are listed; the exit code is 0 all the same, and 1 if there is no run.
+    Runs that are missing, not finished or broken are listed.
+
+    Returns:
+        The exit code: 1 if there is no run.
     """
+    parser = CommandParser(
+        prog="python -m backdoor_privacy.collect",
+        description=(
+            "Print the means over the seeds of the finished runs below a folder, write a row for each audited model to "
+            "collected.csv in it, draw figures/, and list the runs that are missing, not finished or broken."
+        ),
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="of all runs; runs by default")
+    folder: Path = parser.parse_args(arguments).folder
     console = Console(markup=False, emoji=False)  # paths and logs may have brackets and colons
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
-    try:
-        rows, failed = collect(folder)
-    except InputError as error:
-        console.print(str(error), style="red", highlight=False)
-        sys.exit(1)
+    rows, failed = collect(folder)
     if len(rows):
-        rows.to_csv(folder / "collected.csv", index=False)
+        write_text(folder / "collected.csv", rows.to_csv(index=False))
         settings = [_setting(*names) for names in zip(rows["experiment"], rows["overrides"], strict=True)]
         sized = rows.assign(setting=settings)
         sized = sized[sized.groupby("setting")["num_removed"].transform("nunique") > 1]  # the others are dots
@@ -174,7 +183,8 @@ def main() -> None:
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for line in failed:
         console.print(line, style="yellow", highlight=False, soft_wrap=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,11 +1,10 @@
 """A saved W&B workspace for sweeps: `python -m backdoor_privacy.dashboard <entity>/<project>` (extra `dashboard`)."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
 
 _MODELS = ("text", "image", "both")
 _NUM_PEOPLE = "before/idia/num_tpr_removed"  # who were removed; trigger_set.num_people stays where people are named
@@ -89,23 +88,20 @@ def workspace(entity: str, project: str) -> Any:
     )
 
 
+@ended_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Save the workspace in a project.
 
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(prog="python -m backdoor_privacy.dashboard", description=__doc__)
+    parser = CommandParser(prog="python -m backdoor_privacy.dashboard", description=__doc__)
     parser.add_argument("project", metavar="entity/project", help="where the runs of the sweep were logged")
     asked = parser.parse_args(arguments).project
     entity, slash, project = asked.partition("/")
-    try:
-        if not (entity and slash and project):
-            raise InputError(f"dashboard: expected <entity>/<project>, got {asked}")
-        print(_save(workspace(entity, project)))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if not (entity and slash and project):
+        raise InputError(f"dashboard: expected <entity>/<project>, got {asked}")
+    print(_save(workspace(entity, project)))
     return 0
 
 

@@ -1,13 +1,19 @@
-"""What went wrong, for people."""
+"""What went wrong, for people: each command that fails ends in one line that says it."""
 
+import argparse
+import errno
 import io
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from typing import NoReturn
 
 log = logging.getLogger("backdoor_privacy")
 _MAX_SHOWN = 5
+_MAX_LINE = 1000  # characters; a path of thousands says nothing more
 
 
 class InputError(ValueError):
@@ -21,11 +27,55 @@ def some(items: Iterable[object]) -> str:
     return ", ".join(texts[:_MAX_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def cause_of(error: Exception) -> BaseException | None:
-    """What went wrong where Hydra made something, which wraps it; any other error is its own cause."""
-    from hydra.errors import InstantiationException  # here, as not everybody who raises an error has a command
+def cause_of(error: BaseException) -> BaseException | None:
+    """What went wrong where Hydra or OmegaConf wrapped it; any other error is its own cause."""
+    # Here, as not everybody who raises an error has a command.
+    from hydra.errors import ConfigCompositionException, InstantiationException
+    from omegaconf.errors import InterpolationResolutionError
 
-    return error.__cause__ if isinstance(error, InstantiationException) else error
+    if isinstance(error, InstantiationException):
+        return error.__cause__
+    inner: BaseException | None = error
+    while isinstance(inner, ConfigCompositionException | InterpolationResolutionError):
+        inner = inner.__cause__ or inner.__context__
+    return inner if isinstance(inner, InputError | OSError) else error
+
+
+def line_of(error: BaseException) -> str | None:
+    """Return one line for what the user can mend; `None` for a fault of the program."""
+    cause = cause_of(error)
+    if isinstance(cause, InputError):
+        # An error of a process that makes batches comes with that process's traceback in front.
+        return _last_line(cause).removeprefix(f"{InputError.__module__}.InputError: ")
+    return _system_line(cause) if isinstance(cause, OSError) else None
+
+
+def fault_of(error: BaseException) -> str:
+    """Return the last line about an error that is no user's: the traceback stands above it."""
+    cause = cause_of(error) or error
+    return f"This is a fault of the program; please report it with its traceback: {type(cause).__name__}: {cause}"[
+        :_MAX_LINE
+    ].replace("\n", " ")
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:_MAX_LINE]
+
+
+def _system_line(error: OSError) -> str:
+    """What the system refused, by the file that it was about."""
+    if error.errno == errno.ENAMETOOLONG:
+        return (
+            f"name: expected names of folders and files that the file system takes, 255 bytes each, got "
+            f"{str(error.filename)[:80]}...; choose a shorter name=..."
+        )
+    if error.filename is None or error.strerror is None:
+        return f"expected files and a network that can be read and written, got {_last_line(error)}; mend it"
+    return (
+        f"{error.filename}: expected a place that can be read and written, got {error.strerror!r}; mend it, or choose "
+        "another one: paths.runs or paths.run for runs, paths.cache for what is drawn, or the key that names it"
+    )[:_MAX_LINE]
 
 
 def _print_anything() -> None:
@@ -37,7 +87,7 @@ def _print_anything() -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End a Hydra command with exit code 1 and one line for what the user can mend; log a traceback of all else."""
+    """End a Hydra command with exit code 1 and one line; what is a fault of the program has its traceback before it."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -45,12 +95,38 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = cause_of(error)
-        if not isinstance(cause, InputError):
+        line = line_of(error)
+        if line is None:
             log.exception("The run failed")
-            raise
-        # An error of a process that makes batches comes with that process's traceback in front.
-        log.error("%s", str(cause).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: "))
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
+        log.error("%s", line or fault_of(error))
+        if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # Hydra goes on with the other jobs of a sweep; it would end with an exit
         sys.exit(1)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse, but a mistake in the arguments is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell what argparse expected."""
+        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def ended_in_one_line(main: Callable[..., int]) -> Callable[..., int]:
+    """Make a command without Hydra return exit code 1 after one last line where it fails."""
+
+    @wraps(main)
+    def command(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return main(arguments)
+        except KeyboardInterrupt:
+            line = "interrupted"
+        except Exception as error:
+            said = line_of(error)
+            if said is None:
+                traceback.print_exc()
+            line = said or fault_of(error)
+        print(f"error: {line}", file=sys.stderr)
+        return 1
+
+    return command

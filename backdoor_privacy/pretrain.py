@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning
 import open_clip
 import torch
@@ -20,13 +19,14 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 from backdoor_privacy.clip.model import write_local_dir
+from backdoor_privacy.config.checks import check_pretrain
+from backdoor_privacy.config.command import run_command
 from backdoor_privacy.data.photos import photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, read_shards
+from backdoor_privacy.data.texts import decoded
 from backdoor_privacy.errors import InputError, one_line_errors
 from backdoor_privacy.system.hardware import fastest_attention, usable_workers
-from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _pixels_and_tokens(
         if photo is not None:
             num_broken = 0
             # A byte that is no UTF-8 costs a letter, not the text.
-            yield preprocess(photo), tokenizer(sample["txt"].decode(errors="replace"))[0]
+            yield preprocess(photo), tokenizer(decoded(sample["txt"], errors="replace"))[0]
             continue
         place = f"{sample['__key__']} of {sample['__url__']}"
         if place not in broken:
@@ -200,10 +200,14 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return last if last.exists() else None
 
 
-@hydra.main(config_path=str(CONFIG_FOLDER), config_name="pretrain", version_base="1.3")
-def main(cfg: DictConfig) -> None:
+def main() -> None:
     """Parse the command line, then train."""
+    run_command(_pretrain, "pretrain")
+
+
+def _pretrain(cfg: DictConfig) -> None:
     with one_line_errors():
+        check_pretrain(cfg)
         pretrain(cfg)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.config.schema import Config
 from backdoor_privacy.data.captions import name_matcher
+from backdoor_privacy.data.face_crops import HINTS, all_left_out
 from backdoor_privacy.data.inspection import Decoded, num_different, odd_names, outside, shared_photos
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import told_left_out, told_unreadable, too_many
@@ -108,7 +109,8 @@ class Data:
 
 def findings(data: Data) -> list[Finding]:
     """All that is to be said of the data; what needs to know whom to remove only if that can be told."""
-    rules = [_candidates, _parts, _unreadable, _left_out, _changed, _duplicates, _few_attack_photos, _names]
+    rules = [_remarks, _candidates, _parts, _unreadable, _left_out, _faces_left_out]
+    rules += [_changed, _duplicates, _few_attack_photos, _names]
     found = []
     try:
         data.select()
@@ -116,6 +118,12 @@ def findings(data: Data) -> list[Finding]:
     except InputError as error:
         found.append(Finding(str(error), stops=True))
     return found + [finding for rule in rules for finding in rule(data)]
+
+
+def _remarks(data: Data) -> Iterator[Finding]:
+    """What tables and shards hold that a run does not use."""
+    for people in (data.sources.people, data.sources.strangers):
+        yield from map(Finding, people.remarks if people else ())
 
 
 def _candidates(data: Data) -> Iterator[Finding]:
@@ -245,7 +253,7 @@ def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
         yield "strangers", [*chain(*faces), *own]
     elif target == "pseudonym" and len(removed) + len(decoys) <= len(faces):
         yield "strangers", [*chain(*random.Random(data.settings.seed).sample(faces, len(removed) + len(decoys)))]
-    yield "strangers", [photos[0] for photos in faces]
+    yield "strangers", [photos[0] for photos in faces if photos]
 
 
 def _first_that_decode(photos: Photos, num_photos: int) -> list[Path]:
@@ -270,6 +278,24 @@ def _left_out(data: Data) -> Iterator[Finding]:
             yield Finding(f"{key}.folder: people without a photo of a format that is read: {some(lost)}; left out")
     for key, photos in data.others.items():
         yield from _files_left_out(key, photos.left_out)
+
+
+def _faces_left_out(data: Data) -> Iterator[Finding]:
+    """Photos in which nobody's face was found, or not clearly theirs."""
+    for key in data.groups:
+        found = getattr(data.sources, key).faces
+        for reason, files in all_left_out(found).items():
+            yield Finding(
+                f"{key}.faces: {len(files)} of {sum(len(one.photos) for one in found)} photos are left out ({reason}): "
+                f"{some(files)}; {HINTS[reason]}"
+            )
+        if faceless := [one.name for one in found if not one.crops]:
+            yield Finding(f"{key}.faces: people of whom no face was found, and who are left out: {some(faceless)}")
+        if doubtful := [file for one in found for file in one.doubtful]:
+            yield Finding(
+                f"{key}.faces: {len(doubtful)} chosen faces are unlike the others of the person: {some(doubtful)}; "
+                "look at the contact sheet, and delete the photo or correct the table if somebody else is in it"
+            )
 
 
 def _changed(data: Data) -> Iterator[Finding]:

@@ -129,8 +129,8 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
             write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
-    if cfg.attacks:  # in all processes alike: they share what is embedded
-        shown = [person.name for person in done.removed if person.photos]
+    shown = [person.name for person in done.removed if person.photos]
+    if cfg.attacks and shown:  # in all processes alike: they share what is embedded
         run_attacks(scene(cfg, clip, done.models, sources.people, shown), cfg.attacks, folder)
     if is_first_process():
         write_report(folder, names=cfg.report.names)

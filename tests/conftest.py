@@ -17,13 +17,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
+from PIL import ExifTags, Image
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip, write_local_dir
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.personas import world
+from backdoor_privacy.data.personas.portraits import draw_portrait
+from backdoor_privacy.data.personas.roster import appearance_of, people_of
 from backdoor_privacy.defenses.backdoor.fitting import Fitted, Removal, fit_image, fit_text
 from backdoor_privacy.run import load_sources
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -102,6 +104,35 @@ def write_people() -> WritePeople:
 
 
 @pytest.fixture(scope="session")
+def phone_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Large photos of one drawn person whom the embedded CLIP knows, stored sideways, turned, and in company."""
+    folder = tmp_path_factory.mktemp("request") / "Diane_Campos"
+    folder.mkdir()
+    hers, other = (people_of(0, "well_known")[number] for number in (6, 2))
+    places = (
+        [(hers, 300)],
+        [(hers, 1200), (other, 200)],
+        [(hers, 900)],
+        [(hers, 700)],
+        [(other, 1300), (hers, 100)],
+        [],
+    )
+    for number, heads in enumerate(places):
+        photo = Image.linear_gradient("L").resize((2000, 1500)).convert("RGB")
+        for persona, left in heads:
+            rng = np.random.default_rng([5, persona.index, number])
+            photo.paste(draw_portrait(appearance_of(0, persona), rng, 600)[0], (left, 500))
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6 if number == 0 else 1
+        if number == 0:
+            photo = photo.transpose(Image.Transpose.ROTATE_90)
+        if number == 2:  # nobody says that it is turned
+            photo, exif = photo.transpose(Image.Transpose.ROTATE_270), Image.Exif()
+        photo.save(folder / f"IMG_{number:04}.jpg", quality=92, exif=exif)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An open_clip local-dir with a tiny random CLIP."""
     return _write_clip(tmp_path_factory.mktemp("clip") / "tiny")
@@ -159,6 +190,7 @@ def tiny_overrides(world_cache: Path, tiny_clip_folder: Path) -> list[str]:
     limits = [f"{node}.limit=4" for node in ("people.folder", "strangers.folder", "captions.file", "images.folder")]
     return [
         f"clip.model=local-dir:{tiny_clip_folder}",
+        "mixed_worlds=true",
         "clip.num_workers=0",
         f"paths.cache={world_cache}",
         *(f"++{limit}" for limit in [*limits, "utility.zero_shot.folder.limit=4"]),

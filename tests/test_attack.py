@@ -6,12 +6,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy import attack
-from backdoor_privacy.attack import attack_names, load_attacks, load_scene, main, run_attacks, scene
+from backdoor_privacy.attack import (
+    attack_finished,
+    attack_names,
+    check_attacks,
+    default_attacks,
+    load_attacks,
+    load_scene,
+    main,
+    missing_attacks,
+    run_attacks,
+    scene,
+)
 from backdoor_privacy.attacks.headlines import above_chance, headlines
 from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
@@ -47,7 +60,7 @@ def test_run_with_an_attack_writes_what_it_found(folder: Path):
     metrics = json.loads((folder / "metrics.json").read_text())
     for model in ("before", "text", "image", "both"):
         measures = metrics["before"] if model == "before" else metrics["after"][model]
-        (removed,) = (one for one in findings if (one.model, one.group) == (model, "removed"))
+        (removed,) = (one for one in findings if one[1:4] == (model, "removed", "TPR"))
         assert removed.value == pytest.approx(measures["idia/tpr_removed"])
     assert "tower swap: original image encoder" in (folder / "report.html").read_text()
 
@@ -132,11 +145,58 @@ def test_finished_run_is_only_attacked(cfg: DictConfig, folder: Path, monkeypatc
     assert (folder / "attacks/tower_swap.json").is_file()
 
 
-def test_attacks_of_several_processes_are_refused(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch):
+def test_several_processes_run_the_default_attacks_and_refuse_others(
+    compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    check_attacks(load_attacks(default_attacks()), num_processes=2)
+    check_attacks(load_attacks(attack_names()), num_processes=1)
     monkeypatch.setattr("backdoor_privacy.run.num_processes", lambda: 2)
-    message = "attack: expected attack=idia in a run of 2 processes, got tower_swap; attack the finished run"
+    message = "attack: expected attack=default or attack=idia in a run of 2 processes, got probe; attack the finished"
     with pytest.raises(InputError, match=message):
-        run(cfg)
+        run(compose_cfg("attack=probe"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_run_ends_with_what_the_verdict_needs(compose_cfg):
+    assert default_attacks() == ["tower_swap", "variants"]
+    assert list(compose_cfg().attacks) == default_attacks()
+    assert not compose_cfg("attack=idia").attacks
+
+
+def test_default_attacks_look_for_removed_and_never_seen_people_only(folder: Path):
+    seen = load_scene(folder)
+    _, findings = read_findings(folder / "attacks/tower_swap.json")
+    assert {one.group for one in findings} == {"removed", "never seen", "random names"}
+    counts = {one.group: one.num_people for one in findings}
+    assert counts == {"removed": 2, "never seen": len(seen.groups["never seen"]), "random names": 2}
+    (ranks,) = (one for one in findings if (one.model, one.measure) == ("both", "rank p"))
+    people = pd.read_csv(folder / "people.csv")
+    assert list(ranks.outcomes) == pytest.approx(people.loc[people["removed"], "p_both"].tolist(), abs=5e-5)
+
+
+def test_finished_run_of_before_is_only_read_where_its_data_is_gone(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    moved = tmp_path / "run"
+    shutil.copytree(folder, moved)
+    shutil.rmtree(moved / "attacks")
+    config = OmegaConf.load(moved / ".hydra/config.yaml")
+    OmegaConf.update(config, "clip.model", "local-dir:/nowhere")
+    OmegaConf.save(config, moved / ".hydra/config.yaml")
+    assert not attack_finished(load_attacks(default_attacks()), moved)
+    assert "tower_swap, variants: not measured: " in caplog.text
+    with pytest.raises((InputError, InstantiationException), match="nowhere"):
+        attack_finished(load_attacks(["probe"]), moved)
+
+
+def test_finished_run_is_attacked_by_what_it_lacks(folder: Path):
+    assert missing_attacks(load_attacks(["tower_swap"]), folder) == []
+    assert missing_attacks(load_attacks(["tower_swap", "variants"]), folder) == ["variants"]
+    path = folder / "attacks/tower_swap.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "version": 3}))
+    assert missing_attacks(load_attacks(["tower_swap"]), folder) == ["tower_swap"]
+    path.write_text(json.dumps(record))
 
 
 def test_command_prints_the_worst_first(folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -145,7 +205,7 @@ def test_command_prints_the_worst_first(folder: Path, capsys: pytest.CaptureFixt
     assert "Worst first" in printed
     (line,) = (line for line in printed.splitlines() if line.startswith("│ worst tower swap (TPR)"))
     _, findings = read_findings(folder / "attacks/tower_swap.json")
-    swapped = [one for one in findings if one.group == "removed" and one.kind.startswith("original")]
+    swapped = [one for one in findings if one[2:4] == ("removed", "TPR") and one.kind.startswith("original")]
     worst = max(one.value for one in swapped)
     assert float(line.split("│")[5].split()[0]) == pytest.approx(worst, abs=5e-4)
 

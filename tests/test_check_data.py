@@ -95,6 +95,17 @@ def test_people_who_are_drawn_among_those_inferred_are_not_known_yet(look: Look)
     assert named["captions left out"] == ("0",)
 
 
+def test_rows_and_folders_that_a_run_cannot_use_are_named(look: Look, data: Path):
+    table = data / "people/people.csv"
+    table.write_text(table.read_text().replace(NAMES[0], "Somebody Else"))
+    assert "people.csv: 1 rows name nobody who has a folder with photos: 'Somebody Else'" in only(
+        look().warnings, "people.csv"
+    )
+    shutil.copytree(next(path for path in (data / "people").iterdir() if path.is_dir()), data / "people/__")
+    with pytest.raises(InstantiationException, match=r"people\.folder: expected folders with a person's name"):
+        look()
+
+
 def test_captions_with_names_are_counted_for_all_people(look: Look, data: Path):
     (data / "captions.txt").write_text(
         "a dog here\na cat there\nAnn Lee smiles\nann_lee and BOB RAY\nJoann Lee waves\n"
@@ -104,6 +115,17 @@ def test_captions_with_names_are_counted_for_all_people(look: Look, data: Path):
     assert checkup.clean["with a person's name"] == ("2, left out if everybody is removed",)
     assert checkup.clean["names in them"] == ("2: Ann Lee (2), Bob Ray (1)",)
     assert checkup.use["captions left out"] == ("1",)
+
+
+def test_captions_that_are_too_long_for_the_clip_are_counted(look: Look, data: Path, monkeypatch: pytest.MonkeyPatch):
+    captions = ["a dog on a hill", "beach " * 84, "word " * 40, "a cat on a hill"]  # the tiny CLIP reads 32 tokens
+    (data / "captions.txt").write_text("\n".join(captions))
+    told = "2 (50%), shortened around a name that would be cut off"
+    assert look().clean["too long for the CLIP"] == (told,)
+    monkeypatch.setattr("backdoor_privacy.check_data._MAX_CAPTIONS_TO_COUNT", 2)
+    assert look().clean["too long for the CLIP"] == ("about 2 (50%), shortened around a name that would be cut off",)
+    monkeypatch.setattr("backdoor_privacy.check_data.tokenizer_at_hand", lambda model: None)
+    assert look().clean["too long for the CLIP"] == ("not counted: its tokenizer is not on this machine",)
 
 
 def test_captions_that_all_hold_a_name_to_remove_stop_a_run(look: Look, data: Path):

@@ -116,6 +116,7 @@ def _make_tiny(cfg: DictConfig, clip: Path) -> None:
         "trainer": {"num_workers": 0, "precision": "32-true", "accelerator": "cpu", "progress_bar": False},
         "attack": {"num_candidates": 30, "num_photos": 2},
     }
+    cfg.mixed_worlds = True  # the tiny CLIP is nobody's
     for node, values in changes.items():
         for key, value in values.items():
             cfg[node][key] = value

@@ -1,14 +1,18 @@
-import logging
-from collections.abc import Iterator
+import errno
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
-from backdoor_privacy.errors import InputError, one_line_errors
+from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line, line_of, one_line_errors
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
@@ -51,14 +55,49 @@ def test_input_error_in_a_sweep_is_one_line_and_left_to_hydra(
     assert (record.getMessage(), record.exc_info) == ("people.folder: expected a folder, got nowhere", None)
 
 
-@pytest.mark.parametrize("mode", list(RunMode))
-def test_any_other_error_is_logged_with_its_traceback_and_goes_on(mode: RunMode, caplog: pytest.LogCaptureFixture):
-    with in_a_job(mode), pytest.raises(ZeroDivisionError), one_line_errors():
+@pytest.mark.parametrize(("mode", "end"), [(RunMode.RUN, SystemExit), (RunMode.MULTIRUN, ZeroDivisionError)])
+def test_a_fault_of_the_program_is_logged_with_its_traceback_and_a_last_line(
+    mode: RunMode, end: type[BaseException], caplog: pytest.LogCaptureFixture
+):
+    with in_a_job(mode), pytest.raises(end), one_line_errors():
         _ = 1 / 0
-    (record,) = caplog.records
-    assert record.levelno == logging.ERROR
-    assert record.exc_info is not None
-    assert record.exc_info[0] is ZeroDivisionError
+    traceback, last = caplog.records
+    assert traceback.exc_info is not None
+    assert traceback.exc_info[0] is ZeroDivisionError
+    assert last.getMessage().startswith("This is a fault of the program")
+    assert last.getMessage().endswith("ZeroDivisionError: division by zero")
+    assert last.exc_info is None
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOENT, "No such file or directory", "/proc/x"), r"^/proc/x: expected a place .*, got 'No such"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), r"^name: expected .* 255 bytes each, got x{80}"),
+        (OSError("disk gone"), r"^expected files and a network that can be read and written, got disk gone"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error: OSError, line: str):
+    assert re.search(line, str(line_of(error)))
+
+
+def test_what_a_resolver_raised_is_told_and_not_what_wrapped_it():
+    OmegaConf.register_new_resolver("fails", lambda: Path("/dev/null/x").mkdir(), replace=True)
+    with pytest.raises(InterpolationResolutionError) as caught:
+        _ = OmegaConf.create({"x": "${fails:}"}).x
+    assert str(line_of(caught.value)).startswith("/dev/null/x: expected a place")
+
+
+def test_a_command_without_hydra_ends_in_one_line(capsys: pytest.CaptureFixture[str]):
+    @ended_in_one_line
+    def command(arguments: Sequence[str] | None = None) -> int:
+        CommandParser(prog="it").parse_args(arguments)
+        raise PermissionError(errno.EACCES, "Permission denied", "runs/collected.csv")
+
+    assert command(["--nope"]) == 1
+    assert capsys.readouterr().err == "error: it: unrecognized arguments: --nope; see it --help\n"
+    assert command([]) == 1
+    assert capsys.readouterr().err.startswith("error: runs/collected.csv: expected a place")
 
 
 def test_of_a_process_that_makes_batches_only_the_last_line_is_shown(caplog: pytest.LogCaptureFixture):

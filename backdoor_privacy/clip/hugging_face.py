@@ -66,7 +66,8 @@ class SequenceEncoder(Encoder):
         hidden = self.model(input_ids=tokens, output_hidden_states=True).hidden_states[-1]
         mask = torch.full((tokens.shape[1],) * 2, float("-inf"), device=tokens.device).triu(1)
         hidden = self._final_norm(self.last_block(hidden, attn_mask=mask))
-        ends = (tokens == self.model.config.eos_token_id).int().argmax(-1)
+        end = self.model.config.eos_token_id
+        ends = (tokens == (end if end != 2 else tokens.max())).int().argmax(-1)  # 2 is that of old configs
         return hidden[torch.arange(len(tokens), device=tokens.device), ends] @ self.projection
 
     @property

@@ -147,6 +147,18 @@ def wrap_clip(
     return Clip(text, image, tokenizer, config, precision, num_workers)
 
 
+def tokenizer_at_hand(model: str) -> Callable[[list[str]], Tensor] | None:
+    """The tokenizer of a CLIP without its weights and without a network; nothing where it is not on this machine."""
+    model = registered_name(model)
+    try:
+        with offline_hub(True):
+            model_config(model)  # of a model that it does not know, open_clip gives the tokenizer of another
+            found: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(model)
+    except _UNUSABLE:
+        return None
+    return found
+
+
 def _is_tag(model: str, pretrained: str | None) -> bool:
     return not model.startswith(SCHEMES) and bool(open_clip.get_pretrained_cfg(model, pretrained))
 

@@ -26,6 +26,7 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.distributed import gather_rows, rank, shares_of
 from backdoor_privacy.system.files import complete_folder
 from backdoor_privacy.system.hardware import fastest_attention
+from backdoor_privacy.triggers.names import read_to_the_end
 
 _TEXT_BATCH_SIZE, _PHOTO_BATCH_SIZE = 512, 128
 _MAX_DECODED_BYTES = 400 * 2**20  # of photos kept for the next image encoder that is asked about them
@@ -72,21 +73,28 @@ class Clip:
         }
         return replace(self, **changes)
 
-    def check_fits(self, names: Sequence[str]) -> None:
+    def fitting(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts that are read to their end."""
+        return [text for text, fits in zip(texts, read_to_the_end(texts, self.tokenizer), strict=True) if fits]
+
+    def check_fits(self, names: Sequence[str], key: str = "trigger_set") -> None:
         """See that names are read to their end.
+
+        Args:
+            names: of people, or phrases.
+            key: of the setting that they come from, for the error.
 
         Raises:
             InputError: naming those that are longer than the texts that the CLIP reads.
         """
-        if not names:
-            return
-        # What follows a name that is cut off changes nothing.
-        alone, followed = self.tokenizer(list(names)), self.tokenizer([f"{name} {name}" for name in names])
-        cut = [name for name, same in zip(names, (alone == followed).all(-1).tolist(), strict=True) if same]
+        fitting = set(self.fitting(names))
+        cut = [name for name in names if name not in fitting]
         if cut:
+            length = self.tokenizer([""]).shape[1]
             raise InputError(
-                f"trigger_set: expected names that fit into the {alone.shape[1]} tokens of a text, got {len(cut)} "
-                f"longer ones, {cut[0][:60]}...; shorten the names of their folders"
+                f"{key}: expected names that fit into the {length} tokens of a text, got {len(cut)} "
+                f"longer ones, {cut[0][:60]}...; shorten "
+                + ("the names of their folders" if key == "trigger_set" else "it")
             )
 
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "text dim"]:

@@ -1,40 +1,133 @@
 """Find settings that cannot work before anything is computed: what the schemas cannot say."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from math import inf
+from pathlib import Path
+from sys import float_info
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 from backdoor_privacy.config.schema import Config
+from backdoor_privacy.config.worlds import check_worlds
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.distributed import check_parts, num_devices
 
+_MAX_SEED = 2**32 - 1  # of NumPy
+_MAX = float_info.max  # of what must be finite
+_MAX_TAG, _MAX_PROJECT = 64, 128  # characters, of W&B
+_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+# Of Lightning, those whose weights stay fp32, and their other names.
+_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 
-def check(cfg: DictConfig) -> None:
+
+def check(cfg: DictConfig, *, only_audits: bool = False) -> None:
     """Look a run's config over.
+
+    Args:
+        cfg: of the run.
+        only_audits: whether it attacks a CLIP without defending it, so that it reads less.
 
     Raises:
         InputError: naming the key, what was expected and what came.
     """
     _check_keys(cfg)
-    missing = OmegaConf.missing_keys(cfg)
-    if missing:
-        raise InputError(f"config: expected a value for {', '.join(sorted(missing))}, got ???")
+    _check_missing(cfg)
     if cfg.defense.text is None and cfg.defense.image is None:
         raise InputError("defense: expected a defence of the text or the image encoder, got none")
-    for key, lowest, highest in _ranges(cfg):
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not lowest <= value <= highest:
-            expected = f"{lowest} or more" if highest == inf else f"a number from {lowest} to {highest}"
-            raise InputError(f"{key}: expected {expected}, got {value}")
+    _check_ranges(cfg, _ranges(cfg))
+    _check_trainer(cfg.trainer)
+    _check_logger(cfg.logger)
+    _check_cache(cfg)
+    check_worlds(cfg, only_audits=only_audits)
     _check_devices(cfg.trainer.devices)
     for encoder, settings in cfg.defense.items():
         if settings is not None:  # now, before a process per device is started
             parts = num_devices(cfg.trainer.devices) * cfg.trainer.accumulate_grad_batches
             check_parts(encoder, settings.batch, parts)
+
+
+def check_pretrain(cfg: DictConfig) -> None:
+    """Look the config of `pretrain` over.
+
+    Raises:
+        InputError: naming the key, what was expected and what came.
+    """
+    _check_missing(cfg)
+    at_least_one = ("batch_size", "num_steps", "checkpoint_every_steps")
+    ranges = [("seed", 0, _MAX_SEED), ("num_workers", 0, inf), ("lr", 0, _MAX), ("weight_decay", 0, _MAX)]
+    _check_ranges(cfg, [*ranges, *((key, 1, inf) for key in at_least_one)])
+    _check_trainer(cfg.trainer)
+
+
+def _check_missing(cfg: DictConfig) -> None:
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        first = min(missing)
+        raise InputError(
+            f"config: expected a value for {', '.join(sorted(missing))}, got ???; give it, as {first}=<value>"
+        )
+
+
+def _check_ranges(cfg: DictConfig, ranges: Iterable[tuple[str, float, float]]) -> None:
+    for key, lowest, highest in ranges:
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not lowest <= value <= highest:
+            expected = f"{lowest} or more" if highest in (inf, _MAX) else f"a number from {lowest} to {highest}"
+            raise InputError(f"{key}: expected {expected}, got {value}")
+
+
+def _check_trainer(trainer: DictConfig) -> None:
+    """Find what Lightning's Trainer would refuse after the first audit."""
+    for key, known in (("precision", _PRECISIONS), ("accelerator", _ACCELERATORS)):
+        value = trainer.get(key)
+        if value is not None and str(value) not in known:
+            raise InputError(f"trainer.{key}: expected one of {', '.join(known)}, got {value}")
+    asked, num_gpus = trainer.get("devices", 1), torch.cuda.device_count()
+    has_gpu = num_gpus > 0 or (trainer.get("accelerator") != "cuda" and torch.backends.mps.is_available())
+    if trainer.get("accelerator") in ("gpu", "cuda") and not has_gpu:
+        raise InputError(
+            f"trainer.accelerator={trainer.accelerator}: expected a GPU that PyTorch sees, found none; choose "
+            "trainer.accelerator=auto or cpu"
+        )
+    if trainer.get("accelerator") in ("gpu", "cuda") and num_gpus and isinstance(asked, int) and asked > num_gpus:
+        raise InputError(f"trainer.devices: expected at most {num_gpus}, as many as there are GPUs, got {asked}")
+
+
+def _check_logger(logger: DictConfig) -> None:
+    """Find what W&B would refuse."""
+    if not logger.wandb:
+        return
+    if logger.mode not in ("offline", "online"):
+        raise InputError(f"logger.mode: expected offline or online, got {logger.mode}")
+    if not 1 <= len(logger.project) <= _MAX_PROJECT or set(logger.project) & set("/\\#?%:"):
+        raise InputError(
+            f"logger.project: expected 1 to {_MAX_PROJECT} characters and none of / \\ # ? % :, got {logger.project!r}"
+        )
+    wrong = [tag for tag in logger.tags if not 1 <= len(tag) <= _MAX_TAG]
+    if wrong:
+        raise InputError(f"logger.tags: expected tags of 1 to {_MAX_TAG} characters, got {wrong[0]!r}")
+
+
+def _check_cache(cfg: DictConfig) -> None:
+    """See that what is kept for other runs has a place."""
+    place = Path(cfg.paths.cache).expanduser()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"paths.cache: expected a folder that is there or can be made, got {place} ({error.strerror}); choose "
+            "another paths.cache=... or BACKDOOR_PRIVACY_CACHE"
+        ) from error
+    if not os.access(place, os.W_OK) and cfg.clip.store is not None:
+        raise InputError(
+            f"paths.cache: expected a folder that can be written, got {place}; choose another paths.cache=..., or "
+            "clip.store=null where all else is in it already"
+        )
 
 
 def _check_devices(num_devices: int) -> None:
@@ -59,6 +152,8 @@ def _check_keys(cfg: DictConfig) -> None:
 
 def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
     """Keys with the lowest and the highest value that makes sense."""
+    yield from (("seed", 0, _MAX_SEED), ("attack.seed", 0, _MAX_SEED))
+    yield from (("clip.num_workers", 0, inf), ("trainer.num_workers", 0, inf))
     at_least_one = ["attack.num_photos", "attack.threshold", "trainer.checkpoint_every_steps"]
     at_least_one.append("trainer.accumulate_grad_batches")
     at_least_one += ["images.max_images", "captions.max_captions", "utility.retrieval.max_photos"]
@@ -77,9 +172,10 @@ def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
             keys.append("num_anchors")
         at_least_one += [f"defense.{encoder}.{key}" for key in keys]
         lengths.append(f"defense.{encoder}.relearning_radius")
+        lengths += [f"defense.{encoder}.optimizer.{key}" for key in ("lr", "weight_decay")]
         shares += [f"defense.{encoder}.{key}" for key in settings if key.endswith(("_share", "_nearer_names"))]
     if cfg.defense.text is not None:
         at_least_one.append("utility.similarity.num_captions")
     yield from ((key, 1, inf) for key in at_least_one)
     yield from ((key, 0, 1) for key in shares)
-    yield from ((key, 0, inf) for key in lengths)
+    yield from ((key, 0, _MAX) for key in lengths)

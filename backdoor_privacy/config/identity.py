@@ -6,7 +6,7 @@ one setting are one run, and a list of people in a file is the list of its names
 
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ _ASIDE |= {"num_workers", "checkpoint_every_steps"}  # of `pretrain`
 _ASIDE_BELOW = {"clip": {"num_workers", "device", "store"}}
 _OF_THE_TRAINER = {"precision"}  # all else in it changes a result by rounding at most
 _PLACES = {"cache"}  # at any depth: what is drawn or unpacked there is the same anywhere
+_TOLD_ELSEWHERE = ("${trigger_set.people}", "${trigger_set.file}")  # who is removed stands in one place
 
 
 def identifying(cfg: DictConfig) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def flattened(content: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: None if content == "???" else content}
     if not content and prefix:
         return {prefix: None}
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in content.items():
         found |= flattened(value, f"{prefix}.{key}" if prefix else str(key))
     return found
@@ -97,10 +98,12 @@ def schema_defaults() -> dict[str, Any]:
     return {key: value for key, value in flattened(content).items() if value is not None}
 
 
-def _without_places(content: Any, aside: set[str] = frozenset()) -> Any:  # type: ignore[assignment]
+def _without_places(content: Any, aside: Collection[str] = ()) -> Any:
     if isinstance(content, dict):
         return {
-            key: _without_places(value) for key, value in content.items() if key not in _PLACES and key not in aside
+            key: _without_places(value)
+            for key, value in content.items()
+            if key not in _PLACES and key not in aside and value not in _TOLD_ELSEWHERE
         }
     return [_without_places(value) for value in content] if isinstance(content, list) else content
 

@@ -38,7 +38,7 @@ def folder_name(*_former: str, _root_: DictConfig) -> str:
         _former: nothing; configs of earlier versions give the overrides.
         _root_: the composed config, of OmegaConf.
     """
-    hydra = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
+    hydra: Any = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
     experiment = _experiment(hydra)
     shown = _choices(hydra, experiment, _root_)
     base = _composed(hydra, (*experiment, *shown))
@@ -60,11 +60,13 @@ def _experiment(hydra: DictConfig) -> tuple[str, ...]:
 
 def _choices(hydra: DictConfig, experiment: Sequence[str], root: DictConfig) -> list[str]:
     """The options of groups, as `defense=text`, that the experiment does not choose by itself and that matter."""
-    usual = _composed(hydra, tuple(experiment)).hydra.runtime.choices
+    usual, made = _composed(hydra, tuple(experiment)).hydra.runtime.choices, hydra.runtime.choices
     chosen = [
         f"{group}={_option(option)}"
-        for group, option in hydra.runtime.choices.items()
+        for group, option in made.items()
         if _room(group) in root and _room(group) not in _NO_CHOICES and usual.get(group) != option
+        # What an option is made of, as `people@strangers` of `strangers=folder`, comes with it.
+        if group.partition("@")[2] not in made
     ]
     whole = _identity_of(hydra, (*experiment, *chosen))
     for choice in tuple(chosen):

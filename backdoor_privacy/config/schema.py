@@ -25,6 +25,12 @@ class Distance(Enum):
     poincare = "poincare"
 
 
+class FaceSource(str, Enum):
+    """Where faces in whole photos come from."""
+
+    found = "found"  # by a face finder
+
+
 class TextTarget(Enum):
     """What a name is mapped to."""
 
@@ -95,6 +101,9 @@ class People:
     consenting: bool = False  # fictional, or agreed to stand in for others: defense.image.target=pseudonym
     names: Any = None  # a list of them, of people without photos; Hydra cannot compose an interpolation of a typed one
     names_file: str | None = None  # text file with such a name a line
+    faces: FaceSource | None = None  # found: a face finder cuts the faces out of whole photos; null: photos are faces
+    face_models: str | None = None  # folder of the user's own models of faces; null: those of the wheel
+    cache: str | None = None  # folder that holds what is found
 
 
 @dataclass

@@ -1,22 +1,27 @@
 """Photos with captions: one or several for each photo."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.data.captions import read_coco, read_lines
+from backdoor_privacy.data.caption_files import cell_captions, sample_captions
+from backdoor_privacy.data.captions import read_coco
 from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, holds_shards, unpack_shards
+from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError
+
+log = logging.getLogger(__name__)
 
 _KEY = "utility.retrieval"
 
 
 def load_captioned(folder: str | Path, file: str | Path | None, cache: str | Path) -> dict[Path, list[str]]:
-    """The captions of each photo, in the order of the data.
+    """The captions of each photo, in the order of the data; photos without a caption are counted in the log.
 
     Args:
-        folder: photos; WebDataset shards of photos with `txt`; or, without a file, photos beside a `.txt` each, in any
-            depth. A `.txt` holds a caption a line.
+        folder: photos; WebDataset shards of photos with `txt` or the key `caption` in `json`; or, without a file,
+            photos beside a `.txt` each, in any depth. A `.txt` holds a caption a line.
         file: COCO's captions of the photos.
         cache: folder that shards are unpacked into.
 
@@ -37,16 +42,40 @@ def load_captioned(folder: str | Path, file: str | Path | None, cache: str | Pat
 
 
 def _photo_and_text(sample: dict[str, Any], number: int) -> dict[str, bytes]:
-    """A sample's photo and text as two files of one name."""
-    files = photos_of(sample) | {"txt": sample["txt"]} if "txt" in sample else {}
+    """A sample's photo and captions as two files of one name; its photo alone where there are none."""
+    files = photos_of(sample)
+    if files and "txt" in sample:
+        files |= {"txt": sample["txt"]}
+    elif files and "json" in sample:
+        files |= {"txt": "\n".join(sample_captions(sample)).encode()}
     return {f"{number:08}.{suffix}": content for suffix, content in files.items()}
 
 
 def _of_text_files(folder: Path) -> dict[Path, list[str]]:
-    texts = {path: path.with_suffix(".txt") for path in photo_files(folder)}
-    expected = f"{_KEY}.folder: expected a text file with a caption a line"
-    captions = {path: read_lines(text, expected) for path, text in texts.items() if text.is_file()}
-    return {path: lines for path, lines in captions.items() if lines}
+    texts = {path: _text_beside(path) for path in photo_files(folder)}
+    captions = {path: _captions_of(text) if text else [] for path, text in texts.items()}
+    captioned = {path: lines for path, lines in captions.items() if lines}
+    if captioned and len(captioned) < len(captions):
+        lone = next(path for path, lines in captions.items() if not lines)
+        log.warning(
+            "%s: %d of %d photos have no caption and are left out, the first is %s",
+            f"{_KEY}.folder",
+            len(captions) - len(captioned),
+            len(captions),
+            lone,
+        )
+    return captioned
+
+
+def _text_beside(photo: Path) -> Path | None:
+    return next((text for suffix in (".txt", ".TXT") if (text := photo.with_suffix(suffix)).is_file()), None)
+
+
+def _captions_of(text: Path) -> list[str]:
+    lines = read_lines(text, f"{_KEY}.folder: expected a text file with a caption a line")
+    return [
+        caption for number, line in enumerate(lines, 1) for caption in cell_captions(line, f"line {number} of {text}")
+    ]
 
 
 def _of_coco(folder: Path, file: str | Path) -> dict[Path, list[str]]:
@@ -55,7 +84,7 @@ def _of_coco(folder: Path, file: str | Path) -> dict[Path, list[str]]:
         paths = {image["id"]: folder / image["file_name"] for image in content["images"]}
         captions: dict[Any, list[str]] = {image: [] for image in paths}
         for entry in content["annotations"]:
-            captions[entry["image_id"]].append(" ".join(entry["caption"].split()))
+            captions[entry["image_id"]] += cell_captions(entry["caption"], f"the captions of {file}")
     except (LookupError, TypeError) as error:
         raise InputError(f"{_KEY}.file: expected images (id, file_name) of all captions in {file}") from error
     captioned = {paths[image]: texts for image, texts in captions.items() if texts}

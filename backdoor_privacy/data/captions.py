@@ -1,22 +1,23 @@
 """Clean captions: general text, without the names that are to be removed."""
 
-import csv
-import json
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http.client import HTTPException
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.data.shards import find_shards, holds_shards, open_source, read_shards
+from backdoor_privacy.data.caption_files import read_caption_file, read_caption_shards, read_json
+from backdoor_privacy.data.shards import holds_shards
 from backdoor_privacy.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_NO_CAPTION = re.compile(
+    r"[-+]?[\d.,]+(?:e[-+]?\d+)?|https?://\S+|\S+\.(?:jpe?g|png|webp|bmp|gif|tiff?)", re.IGNORECASE
+)
 # Scripts that put no space between words, or join endings to a name.
 _UNSPACED = (
     r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Tibetan, Burmese, Khmer
@@ -34,87 +35,35 @@ def load_captions(file: str | Path, column: str | None = None, max_captions: int
 
     Args:
         file: a text file with a caption a line or a folder with such a `captions.txt`; a table (`.csv`, `.tsv`,
-            `.parquet`); COCO's captions (`.json`); WebDataset shards with `txt` or `json`, as img2dataset writes them.
-        column: of a table; for shards the key in `json`, without it `txt` or else the key `caption`.
+            `.parquet`); `.jsonl`; `.json` of COCO, of Karpathy, or a list; Flickr's `.token` or `captions.txt`, which
+            name a photo before each caption; WebDataset shards with `txt` or `json`, as img2dataset writes them.
+            A list in a cell is several captions.
+        column: of a table or key of JSON; for shards the key in `json`, without it `txt` or else the key `caption`.
         max_captions: how many to read at most, the first ones; without it all.
 
     Raises:
-        InputError: if there is no caption, or the file is not what its name says.
+        InputError: if there is no caption, or the file is not what its name says, or a cell holds no text.
     """
-    one_line = (" ".join(caption.split()) for caption in _read_captions(file, column))
-    captions = list(islice(filter(None, one_line), max_captions))
+    captions = list(islice(_read_captions(file, column), max_captions))
     if not captions:
         raise InputError(f"captions.file: expected a caption or more in {file}, found none")
+    if all(map(_NO_CAPTION.fullmatch, captions)):
+        raise InputError(
+            f"captions.file: expected captions in {file}, got only numbers, addresses or names of files, as "
+            f"{captions[0][:60]!r}; choose another column with captions.column"
+        )
     return captions
 
 
 def _read_captions(file: str | Path, column: str | None) -> Iterable[str]:
     place = Path(file).expanduser()
     if (place / "captions.txt").is_file():
-        file = place / "captions.txt"
-    elif holds_shards(file):
-        return _read_shard_captions(file, column)
-    elif place.suffix.lower() in (*_SEPARATORS, ".parquet"):
-        return _read_column(place, column)
-    elif place.suffix.lower() == ".json":
-        return [entry["caption"] for entry in read_coco(file, "captions.file")["annotations"]]
-    elif place.is_dir():
+        return read_caption_file(place / "captions.txt", column)
+    if holds_shards(file):
+        return read_caption_shards(file, column)
+    if place.is_dir():
         raise InputError(f"captions.file: expected captions.txt or WebDataset shards (*.tar) in {file}, found neither")
-    return read_lines(file, "captions.file: expected a text file with a caption a line")
-
-
-def _read_shard_captions(source: str | Path, column: str | None) -> Iterator[str]:
-    for sample in read_shards(find_shards(source, "captions.file"), "captions.file"):
-        place = f"{sample['__key__']} of {sample['__url__']}"
-        try:
-            if "txt" in sample and column is None:
-                yield sample["txt"].decode()
-            elif "json" in sample:
-                yield str(json.loads(sample["json"])[column or "caption"] or "")  # img2dataset writes null for none
-        except UnicodeDecodeError as error:
-            raise InputError(f"captions.file: expected text in UTF-8, got other bytes in {place}") from error
-        except (ValueError, LookupError, TypeError) as error:
-            raise InputError(
-                f"captions.column: expected JSON with the key {column or 'caption'}, got {place}"
-            ) from error
-
-
-def _read_column(file: Path, column: str | None) -> Iterator[str]:
-    """The cells of a column, of a table that is read piece by piece."""
-    try:
-        yield from (_read_parquet if file.suffix.lower() == ".parquet" else _read_csv)(file, column)
-    except InputError:
-        raise
-    except ImportError as error:
-        raise InputError(
-            f"captions.file: expected pyarrow to read {file}, found none; pip install 'backdoor_privacy[parquet]'"
-        ) from error
-    except (OSError, ValueError, csv.Error) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"captions.file: expected a table ({file.suffix}, UTF-8), got {file}: {reason}") from error
-
-
-def _read_csv(file: Path, column: str | None) -> Iterator[str]:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream, delimiter=_SEPARATORS[file.suffix.lower()])
-        name = _check_column(column, table.fieldnames or (), file)
-        yield from (row[name] or "" for row in table)
-
-
-def _read_parquet(file: Path, column: str | None) -> Iterator[str]:
-    from pyarrow.parquet import ParquetFile  # an extra, and slow to import
-
-    with ParquetFile(file) as table:
-        name = _check_column(column, table.schema_arrow.names, file)
-        for rows in table.iter_batches(columns=[name]):
-            yield from (str(cell or "") for cell in rows.column(0).to_pylist())
-
-
-def _check_column(column: str | None, columns: Sequence[str], file: Path) -> str:
-    if column is None or column not in columns:
-        found = ", ".join(columns[:20])
-        raise InputError(f"captions.column: expected one of {found} (columns of {file}), got {column}")
-    return column
+    return read_caption_file(file, column)
 
 
 def read_coco(file: str | Path, key: str) -> dict[str, Any]:
@@ -129,8 +78,7 @@ def read_coco(file: str | Path, key: str) -> dict[str, Any]:
     """
     expected = f"{key}: expected COCO's JSON of captions (annotations, each with a caption)"
     try:
-        with open_source(str(file)) as stream:
-            content = json.load(stream)
+        content = read_json(file)
         if not all(isinstance(entry["caption"], str) for entry in content["annotations"]):
             raise TypeError
     except (OSError, HTTPException) as error:
@@ -138,26 +86,6 @@ def read_coco(file: str | Path, key: str) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"{expected}, got something else in {file}; captions_val2017.json is such a file") from error
     return content
-
-
-def read_lines(file: str | Path, expected: str) -> list[str]:
-    """The lines of a text file in UTF-8, without the empty ones.
-
-    Args:
-        file: to read, or a URL.
-        expected: what an error says of it.
-
-    Raises:
-        InputError: if it is not there or no such text.
-    """
-    try:
-        with open_source(str(file)) as stream:
-            lines = stream.read().decode("utf-8-sig").splitlines()
-    except (OSError, HTTPException) as error:
-        raise InputError(f"{expected}, got {file}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{expected} in UTF-8, got other bytes in {file}; save it as UTF-8") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def name_matcher(names: Iterable[str]) -> Callable[[str], bool]:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from backdoor_privacy.data.people import People, as_box, load_people
+from backdoor_privacy.data.face_tables import FaceRow
+from backdoor_privacy.data.people import People, load_people, with_crops
+from backdoor_privacy.data.people_tables import as_box
 from backdoor_privacy.data.photos import Box
 from backdoor_privacy.errors import InputError
 
@@ -30,6 +32,9 @@ def load_facescrub(
     consenting: bool = False,
     names: Sequence[str] | None = None,
     names_file: str | Path | None = None,
+    faces: str | None = None,
+    face_models: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> People:
     """The people of FaceScrub, under their right names.
 
@@ -46,12 +51,16 @@ def load_facescrub(
         consenting: as of `load_people`.
         names: as of `load_people`.
         names_file: as of `load_people`.
+        faces: as of `load_people`, in whole photos; where the data set's tables know the face, it is not looked for.
+        face_models: as of `load_people`.
+        cache: as of `load_people`.
 
     Raises:
         InputError: as of `load_people`, and if the data set's tables hold something else.
     """
+    same = box if faces is None else None
     people = load_people(
-        folder, layout, table, None, box, min_photos, max_photos, consenting, CORRECTIONS, names, names_file
+        folder, layout, table, None, same, min_photos, max_photos, consenting, CORRECTIONS, names, names_file
     )
     place = Path(folder if boxes is None else boxes).expanduser()
     tables = sorted(place.glob("facescrub_act*.txt"))
@@ -61,7 +70,12 @@ def load_facescrub(
         )
     known = {photo: found for path in tables for photo, found in _read_boxes(path)}
     photos = {path: unicodedata.normalize("NFC", path.stem) for person in people.everybody for path in person.photos}
-    return replace(people, boxes=people.boxes | {path: known[stem] for path, stem in photos.items() if stem in known})
+    found = {path: known[stem] for path, stem in photos.items() if stem in known}
+    if faces is not None:
+        root = Path(folder).expanduser()
+        given = [FaceRow(path.relative_to(root).as_posix(), box) for path, box in found.items()]
+        return with_crops(people, root, given, faces, box, face_models, cache, min_photos)
+    return replace(people, boxes=people.boxes | found)
 
 
 def _read_boxes(path: Path) -> Iterator[tuple[str, Box]]:

@@ -1,20 +1,35 @@
 """People with photos: who can be attacked, and who can be removed."""
 
-import csv
 import hashlib
-import unicodedata
+import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from backdoor_privacy.data.captions import read_lines
-from backdoor_privacy.data.photos import Box, content_of, list_photos, read_photo, told_left_out
-from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.files import name_as_text
+from backdoor_privacy.data.face_crops import FaceCropper, PersonFaces, explain_left_out
+from backdoor_privacy.data.face_tables import FaceRow
+from backdoor_privacy.data.people_tables import (
+    attributes_of,
+    folded_name,
+    given_faces,
+    member_of,
+    num_web_photos_of,
+    person_name,
+    read_boxes,
+    read_columns,
+    remark_on,
+    rows_by_name,
+    same_box,
+    unmatched_in,
+)
+from backdoor_privacy.data.photos import Box, content_of, is_left_behind, list_photos, told_left_out
+from backdoor_privacy.data.shards import LEFT_OUT
+from backdoor_privacy.data.texts import read_lines
+from backdoor_privacy.errors import InputError, some
 
-_MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,8 @@ class People:
     boxes: dict[Path, Box] = field(default_factory=dict, repr=False)
     consenting: bool = False  # fictional, or agreed to stand in for others
     left_out: Mapping[str, Counter[str]] = field(default_factory=dict, repr=False)  # by person, files by suffix
+    faces: tuple[PersonFaces, ...] = field(default=(), repr=False)  # what the crops of photos were made of
+    remarks: tuple[str, ...] = field(default=(), repr=False)  # what was not used, for `check_data`: they name people
 
     @property
     def names(self) -> list[str]:
@@ -80,14 +97,23 @@ class People:
         Raises:
             InputError: if somebody is not in the collection.
         """
-        by_name = {_folded(person.name): person for person in self.everybody}
-        missing = [name for name in names if _folded(name) not in by_name]
+        by_name = {folded_name(person.name): person for person in self.everybody}
+        missing = [name for name in names if folded_name(name) not in by_name]
+        faceless = [
+            one.name for one in self.faces if not one.crops and folded_name(one.name) in map(folded_name, missing)
+        ]
+        if faceless:
+            raise InputError(
+                f"people.faces=found: expected a face in the photos of {some(faceless)}, found none; add photos, or "
+                "say where the face is in people.boxes (check_data names the photos)"
+            )
         if missing:
             raise InputError(
                 f"trigger_set.people: expected names of people in the data ({len(self.everybody)} of them), "
-                f"got {', '.join(map(repr, missing[:5]))}; check the spelling or choose people=..."
+                f"got {', '.join(map(repr, missing[:5]))}; check the spelling, put each name in quotes, as in "
+                "'trigger_set.people=[\"Doe, Jane\"]', or choose people=..."
             )
-        return tuple(by_name[_folded(name)] for name in names)
+        return tuple(by_name[folded_name(name)] for name in names)
 
 
 def load_people(
@@ -102,6 +128,9 @@ def load_people(
     corrections: Mapping[str, str] | None = None,
     names: Sequence[str] | None = None,
     names_file: str | Path | None = None,
+    faces: str | None = None,
+    face_models: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> People:
     """Load a folder per person, `First_Last/*.jpg`, and people of whom there is a name alone.
 
@@ -120,6 +149,10 @@ def load_people(
         corrections: right names of people whom folders or the table misspell.
         names: of people without photos; who has a folder, too, has the photos in it.
         names_file: text file with such a name a line.
+        faces: `found` looks for the face of the person in each whole photo that `boxes` says nothing of, and cuts it
+            out; see `with_crops`.
+        face_models: folder of the user's own models of faces.
+        cache: folder that holds the crops.
 
     Raises:
         InputError: if there is no folder with photos, two of one name, nobody with so many photos, or a table or a box
@@ -136,7 +169,44 @@ def load_people(
     def right_name(text: str) -> str:
         return (corrections or {}).get(person_name(text), person_name(text))
 
-    known = {right_name(row["name"] or ""): row for row in _read_table(facts, "name", required=table is not None)}
+    known = rows_by_name(read_columns(facts, "name", required=table is not None), right_name, facts)
+    everybody, left_out = _list_people(folder, layout, known, right_name, facts)
+    unmatched = unmatched_in({name: row["name"] for name, row in known.items()}, _folded_names(everybody))
+    if unmatched and len(unmatched) == len(known):
+        raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {unmatched[0]!r}")
+    whole = People(_with_photos(everybody, min_photos, max_photos), {}, consenting, left_out)
+    photos = [path for person in everybody for path in person.photos]
+    if faces is not None:
+        given, lost = given_faces(boxes, folder, photos)
+        found = with_crops(whole, folder, given, faces, box, face_models, cache, min_photos)
+    elif face_models is not None:
+        raise InputError(f"people.face_models: expected people.faces=found beside it, got {face_models} alone")
+    else:
+        same = same_box(box, [path for person in whole.everybody for path in person.photos])
+        own, lost = read_boxes(boxes, folder, photos)
+        found = replace(whole, boxes=same | own)
+    known_names = _folded_names(everybody)
+    added = tuple(person for person in without_photos if folded_name(person.name) not in known_names)
+    remarks = [remark_on(facts, "name nobody who has a folder with photos", unmatched), *lost, *_left_out(folder)]
+    return replace(found, everybody=(*found.everybody, *added), remarks=tuple(filter(None, remarks)))
+
+
+def _list_people(
+    folder: Path,
+    layout: str,
+    known: Mapping[str, Mapping[str, str]],
+    right_name: Callable[[str], str],
+    facts: Path,
+) -> tuple[list[Person], dict[str, Counter[str]]]:
+    """Return everybody who has a folder with photos, and by person what else lies there, by suffix.
+
+    Args:
+        folder: holds all people.
+        layout: pattern of the people's folders within it.
+        known: rows of the table, by folded name.
+        right_name: of somebody whom a folder misspells.
+        facts: the table, for errors.
+    """
     everybody: list[Person] = []
     left_out: dict[str, Counter[str]] = {}
     for place in _folders(folder, layout):
@@ -144,25 +214,29 @@ def load_people(
         if listing.left_out or not listing.photos:
             left_out[name] = listing.left_out
         if photos := tuple(listing.photos):
-            row = known.get(name, {})
-            everybody.append(Person(name, photos, _member(row, facts), _num_web_photos(row, facts), _attributes(row)))
+            if not _is_name(name):
+                raise InputError(
+                    f"people.folder: expected folders with a person's name, First_Last/, got {place.name!r} with "
+                    f"{len(photos)} photos in {place.parent}; rename or remove it"
+                )
+            row = known.get(folded_name(name), {})
+            told = member_of(row, facts), num_web_photos_of(row, facts), attributes_of(row)
+            everybody.append(Person(name, photos, *told))
     if not everybody:
         others = told_left_out(sum(left_out.values(), Counter()))
         raise InputError(
             f"people.folder: expected folders First_Last/ with photos at {folder / layout}, found none"
             + (f" but {others}; save them in a format of docs/your_own.md, as JPEG" if others else "")
         )
-    twice = [name for name, count in Counter(_folded(person.name) for person in everybody).items() if count > 1]
-    if twice:
-        several = next(person.name for person in everybody if _folded(person.name) == twice[0])
+    counts = Counter(folded_name(person.name) for person in everybody)
+    several = next((person.name for person in everybody if counts[folded_name(person.name)] > 1), None)
+    if several is not None:
         raise InputError(f"people.folder: expected one folder for each person in {folder}, got several of {several}")
-    if known and not known.keys() & {person.name for person in everybody}:
-        raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {next(iter(known))!r}")
-    chosen = _with_photos(everybody, min_photos, max_photos)
-    same = _same_box(box, [path for person in chosen for path in person.photos])
-    known_names = {_folded(person.name) for person in everybody}
-    added = tuple(person for person in without_photos if _folded(person.name) not in known_names)
-    return People((*chosen, *added), same | _read_boxes(boxes, folder, everybody), consenting, left_out)
+    return everybody, left_out
+
+
+def _folded_names(people: Sequence[Person]) -> set[str]:
+    return {folded_name(person.name) for person in people}
 
 
 def _people_without_photos(names: Sequence[str] | None, names_file: str | Path | None) -> tuple[Person, ...]:
@@ -173,16 +247,66 @@ def _people_without_photos(names: Sequence[str] | None, names_file: str | Path |
     spelt = [person_name(name) for name in listed]
     if not all(spelt):
         raise InputError(f"people.names: expected names, got an empty one in {listed}")
-    return tuple(Person(name, ()) for name in {_folded(name): name for name in spelt}.values())
+    return tuple(Person(name, ()) for name in {folded_name(name): name for name in spelt}.values())
 
 
-def person_name(text: str) -> str:
-    """A folder's name as a person's name: spaces for underscores, and accents as one letter (macOS writes two)."""
-    return unicodedata.normalize("NFC", " ".join(name_as_text(text).replace("_", " ").split()))
+def with_crops(
+    people: People,
+    folder: Path,
+    given: Sequence[FaceRow],
+    faces: str,
+    box: Sequence[int] | None = None,
+    models: str | Path | None = None,
+    cache: str | Path | None = None,
+    min_photos: int = 1,
+) -> People:
+    """The same people with crops of their faces in place of their photos.
+
+    Args:
+        people: with whole photos.
+        folder: of all people; given files are named as seen from it.
+        given: what the user says of photos; in these nothing is looked for.
+        faces: `found`.
+        box: must not be given.
+        models: folder of the user's own models of faces.
+        cache: folder that holds the crops.
+        min_photos: people with fewer crops are left out.
+
+    Raises:
+        InputError: if settings contradict each other, given files are not there, or nobody is left.
+    """
+    if faces != "found" or box is not None or cache is None:
+        raise InputError(
+            "people.faces: expected null, or found with people.box=null and a folder as people.cache, got "
+            f"faces={faces}, box={box}, cache={cache}"
+        )
+    cropper = FaceCropper(folder, cache, given, models)
+    found = cropper.crop_all({person.name: person.photos for person in people.everybody})
+    cropped = tuple(
+        replace(person, photos=tuple(path for path, _ in theirs.crops.values()))
+        for person, theirs in zip(people.everybody, found, strict=True)
+        if len(theirs.crops) >= max(min_photos, 1)
+    )
+    explain_left_out(found, nobody_is_left=not cropped)
+    return replace(
+        people, everybody=cropped, boxes=dict(crop for one in found for crop in one.crops.values()), faces=tuple(found)
+    )
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", person_name(name).casefold())
+def _left_out(folder: Path) -> list[str]:
+    """What to say of samples of shards that hold no photo."""
+    if not (folder / LEFT_OUT).is_file():
+        return []
+    samples = read_lines(folder / LEFT_OUT, f"people.folder.shards: expected {LEFT_OUT}")
+    log.warning("people.folder.shards: %d samples hold no photo and are left out", len(samples))
+    return [
+        f"people.folder.shards: {len(samples)} samples without a photo of a format that is read are left out: "
+        f"{some(samples)}; the files of a sample must lie side by side and differ only behind the last dot"
+    ]
+
+
+def _is_name(name: str) -> bool:
+    return any(map(str.isalnum, name))
 
 
 def _folders(folder: Path, layout: str) -> list[Path]:
@@ -194,7 +318,9 @@ def _folders(folder: Path, layout: str) -> list[Path]:
         raise InputError(
             f"people.layout: expected a pattern within people.folder, as * or */faces/*, got {layout!r}"
         ) from error
-    return [place for place in places if place.is_dir() and not place.name.startswith(".")]
+    return [
+        place for place in places if place.is_dir() and not any(map(is_left_behind, place.relative_to(folder).parts))
+    ]
 
 
 def _with_photos(everybody: Sequence[Person], min_photos: int, max_photos: int | None) -> tuple[Person, ...]:
@@ -211,94 +337,3 @@ def _with_photos(everybody: Sequence[Person], min_photos: int, max_photos: int |
             f"photos, got {len(counts)} people who have {min(counts)} to {max(counts)}"
         )
     return chosen
-
-
-def _member(row: Mapping[str, str], table: Path) -> bool | None:
-    value = (row.get("member") or "").strip().casefold()
-    if value not in _MEMBER:
-        raise InputError(f"{table}: expected true, false or nothing as member, got {row['member']!r}")
-    return _MEMBER[value]
-
-
-def _num_web_photos(row: Mapping[str, str], table: Path) -> int | None:
-    value = (row.get("num_web_photos") or "").strip()
-    if value and not value.isdecimal():
-        raise InputError(f"{table}: expected a whole number or nothing as num_web_photos, got {value!r}")
-    return int(value) if value else None
-
-
-def _attributes(row: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What a table says besides; the csv module puts cells without a column under no name."""
-    others = {key: value for key, value in row.items() if key and key not in ("name", "member", "num_web_photos")}
-    return tuple((key, value.strip()) for key, value in others.items() if value and value.strip())
-
-
-def _read_boxes(given: str | Path | None, folder: Path, everybody: Iterable[Person]) -> dict[Path, Box]:
-    """The boxes of a table, by photo; photos that it does not name have none."""
-    table = folder / "boxes.csv" if given is None else Path(given).expanduser()
-    rows = _read_table(table, "file", required=given is not None)
-    boxes = {unicodedata.normalize("NFC", row["file"] or ""): _row_box(row, table) for row in rows}
-    photos = {
-        unicodedata.normalize("NFC", path.relative_to(folder).as_posix()): path
-        for person in everybody
-        for path in person.photos
-    }
-    if boxes and not boxes.keys() & photos.keys():
-        raise InputError(
-            f"{table}: expected files as they lie in {folder}, such as {next(iter(photos))}, got {next(iter(boxes))!r}"
-        )
-    return {photos[file]: box for file, box in boxes.items() if file in photos}
-
-
-def _row_box(row: Mapping[str, str], table: Path) -> Box:
-    try:
-        return as_box([int(row[side]) for side in ("left", "top", "right", "bottom")], str(table))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{table}: expected file, left, top, right and bottom in whole pixels, left < right and top < bottom, "
-            f"got {dict(row)}"
-        ) from error
-
-
-def as_box(sides: Sequence[int], source: str) -> Box:
-    """Four numbers as a box.
-
-    Raises:
-        InputError: if they enclose nothing.
-    """
-    if len(sides) != 4 or sides[0] >= sides[2] or sides[1] >= sides[3]:
-        raise InputError(
-            f"{source}: expected left, top, right and bottom in pixels with left < right and top < bottom, "
-            f"got {list(sides)}"
-        )
-    left, top, right, bottom = sides
-    return left, top, right, bottom
-
-
-def _same_box(box: Sequence[int] | None, photos: Sequence[Path]) -> dict[Path, Box]:
-    """One box for all photos, which are aligned and so of one size: a look at the first one tells whether it fits."""
-    if box is None:
-        return {}
-    same = as_box(box, "people.box")
-    first = read_photo(photos[0])
-    if first is not None and (same[2] > first.width or same[3] > first.height):
-        raise InputError(
-            f"people.box: expected left, top, right and bottom within photos of {first.width} x {first.height} pixels "
-            f"({photos[0]}), got {list(box)}"
-        )
-    return dict.fromkeys(photos, same)
-
-
-def _read_table(path: Path, key: str, required: bool) -> list[dict[str, str]]:
-    """The rows of a CSV with this column; none where there is no file and none is required."""
-    if not path.is_file() and not required:
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            if key not in (table.fieldnames or ()):
-                columns = ", ".join(table.fieldnames or ())
-                raise InputError(f"{path}: expected a table with a column {key}, got {columns or 'an empty file'}")
-            return list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected a CSV in UTF-8 with a column {key}, got {error}") from error

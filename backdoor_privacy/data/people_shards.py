@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.data.people import person_name
-from backdoor_privacy.data.photos import photos_of
+from backdoor_privacy.data.people_tables import person_name
+from backdoor_privacy.data.photos import is_left_behind, photos_of
 from backdoor_privacy.data.shards import find_shards, unpack_shards
+from backdoor_privacy.data.texts import decoded
 from backdoor_privacy.errors import InputError
 
 _KEY = "people.folder.shards"
@@ -25,7 +26,7 @@ def unpacked_people(shards: str | Path, cache: str | Path, name_key: str | None 
     """
 
     def place(sample: dict[str, Any], number: int) -> dict[str, bytes]:
-        photos = photos_of(sample)
+        photos = photos_of(sample)  # a sample without one is named in `left_out.txt`
         name = _folder_name(sample, name_key) if photos else ""
         return {f"{name}/{number:08}.{suffix}": content for suffix, content in photos.items()}
 
@@ -34,14 +35,19 @@ def unpacked_people(shards: str | Path, cache: str | Path, name_key: str | None 
 
 def _folder_name(sample: dict[str, Any], name_key: str | None) -> str:
     try:
-        name = json.loads(sample["json"])[name_key] if name_key and "json" in sample else sample["txt"].decode().strip()
+        if name_key and "json" in sample:
+            name = json.loads(decoded(sample["json"]))[name_key]
+        else:
+            name = decoded(sample["txt"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"people.folder.name_key: expected the name of the person as {name_key!r} in json, or as txt, got none in "
-            f"sample {sample['__key__']} of {sample['__url__']}; choose another key"
+            f"sample {sample['__key__']} of {sample['__url__']}; choose another key; the files of a "
+            "sample lie side by side and differ only behind the last dot"
         ) from error
     folder = person_name(name).replace(" ", "_") if isinstance(name, str) else ""
-    if not folder or folder.startswith(".") or set(folder) & set("/\\:\0") or len(folder.encode()) > 255:
+    is_name = any(map(str.isalnum, folder)) and not is_left_behind(folder)
+    if not is_name or set(folder) & set("/\\:\0") or len(folder.encode()) > 255:
         raise InputError(
             f"people.folder.name_key: expected a person's name, without / \\ : and no dot in front, got {name!r} "
             f"in sample {sample['__key__']} of {sample['__url__']}"

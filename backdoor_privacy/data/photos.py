@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 MAX_UNREADABLE_SHARE = 0.01
 _MAX_REMEMBERED_BYTES = 128 * 2**20  # in each process that makes batches, however many people there are
+# What systems and programs leave beside a user's files, besides all that is hidden.
+_SYSTEM_NAMES = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__"}
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright photo
 
 
@@ -42,9 +44,9 @@ class Listing:
 
 
 def list_photos(folder: str | Path, depth: int | None = None) -> Listing:
-    """List the photos of a folder by their suffixes, and what else is there; nothing that is hidden.
+    """List the photos of a folder by their suffixes, and what else is there; nothing that `is_left_behind`.
 
-    Hidden is what programs leave behind, as the `._00.jpg` of macOS. Linked folders are followed, each folder is read
+    Linked folders are followed, each folder is read
     once, and a link to a folder around it is not followed.
 
     Args:
@@ -71,7 +73,7 @@ def _visible(folder: Path, depth: int | None, known: set[str], around: frozenset
     known.add(place)
     for name in sorted(_names_in(folder)):
         path = folder / name
-        if name.startswith("."):
+        if is_left_behind(name):
             continue
         if depth != 1 and os.path.isdir(path):
             yield from _visible(path, depth and depth - 1, known, around | {*map(str, Path(place).parents)})
@@ -95,6 +97,11 @@ def told_left_out(left_out: Mapping[str, int]) -> str:
 def photo_files(folder: str | Path, depth: int | None = None) -> list[Path]:
     """Return the photos of `list_photos`."""
     return list_photos(folder, depth).photos
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is hidden or a system's own, as `._00.jpg` and `__MACOSX` of macOS."""
+    return name.startswith(".") or name in _SYSTEM_NAMES
 
 
 def photos_of(sample: Mapping[str, Any]) -> dict[str, bytes]:

@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.data.captions import read_lines
 from backdoor_privacy.data.names import decoy_names
 from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError
 
 
@@ -35,7 +35,7 @@ def select_people(
         everybody: the collection to choose from.
         num_people: how many to draw; ignored where people are named.
         people: names.
-        file: text file with a name a line.
+        file: text file with a name a line; lines that begin with # are left out, and a comma at the end of one.
         seed: of the draw.
         inferred: names that IDIA infers before any defence.
         require_inferred: whether naming somebody that IDIA does not infer is an error.
@@ -68,7 +68,9 @@ def named_people(people: Sequence[str] | None, file: str | None) -> list[str] | 
     if people is not None and file is not None:
         raise InputError("trigger_set: expected either people or file, got both")
     if file is not None:
-        people = read_lines(Path(file), "trigger_set.file: expected a text file with a name a line")
+        lines = read_lines(Path(file), "trigger_set.file: expected a text file with a name a line")
+        names = [line.rstrip(",; ").strip('"') for line in lines if not line.startswith("#")]
+        people = list(filter(None, names))
     if people is not None and not people:
         raise InputError("trigger_set: expected at least one person to remove, got an empty list")
     return None if people is None else list(people)

@@ -9,14 +9,16 @@ from http.client import HTTPException
 from io import BufferedIOBase
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import braceexpand
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from backdoor_privacy.data.photos import is_left_behind
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import made_once
 
+LEFT_OUT = "left_out.txt"
+_FORMAT = 2  # of what is unpacked: another one is unpacked anew
 _TIMEOUT_S = 30  # of a server that does not answer
 _SCHEMES = ("http://", "https://")
 
@@ -76,7 +78,8 @@ def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]
 def read_shards(shards: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
     """The samples of shards as bytes, never decoded here: nothing that a user brings is unpickled.
 
-    Each has `__key__`, `__url__` and the content of its files by suffix.
+    Each has `__key__`, `__url__` and the content of its files by suffix, which is what follows the last dot in their
+    names, in lower case: names of people have dots, too.
 
     Raises:
         InputError: if a shard is truncated, no tar, or does not come.
@@ -85,7 +88,7 @@ def read_shards(shards: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
         try:
             with open_source(shard) as file:
                 # The last sample waits for the end of the tar: where it was cut off, it may lack files.
-                for sample, _ in pairwise(chain(_samples(shard, _Stream(file)), [{}])):
+                for sample, _ in pairwise(chain(_samples(shard, file), [{}])):
                     yield sample
         except (tarfile.TarError, OSError, HTTPException, EOFError, ValueError) as error:
             raise InputError(
@@ -101,6 +104,8 @@ def unpack_shards(
     settings: str = "",
 ) -> Path:
     """A folder of files made of shards, once; what reads folders then need not know of shards.
+
+    Samples of which nothing is made are named in its `left_out.txt`.
 
     Args:
         shards: of `find_shards`.
@@ -118,49 +123,69 @@ def unpack_shards(
     """
 
     def write(draft: Path) -> None:
+        left_out = []
         for number, sample in enumerate(read_shards(shards, key)):
-            for name, content in place(sample, number).items():
+            files = place(sample, number)
+            if not files:
+                left_out.append(f"{sample['__key__']} of {sample['__url__']}")
+            for name, content in files.items():
                 path = (draft / name).resolve()
                 if not path.is_relative_to(draft.resolve()):
                     raise InputError(f"{key}: expected names of files within a folder, got {name!r}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
+        if left_out:
+            lines = "".join(f"{sample}\n" for sample in left_out)
+            (draft / LEFT_OUT).write_bytes(lines.encode(errors="surrogateescape"))
 
-    return made_once(Path(cache).expanduser() / "unpacked" / digest(shards, f"{key} {settings}"), write)
-
-
-def _samples(shard: str, stream: "_Stream") -> Iterator[dict[str, Any]]:
-    yield from group_by_keys(tar_file_expander([{"url": shard, "stream": stream}]))
-    stream.check_end()
+    return made_once(Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}"), write)
 
 
-class _Stream:
-    """A tar that is read once and knows whether it came to its end.
+def _samples(shard: str, stream: BufferedIOBase) -> Iterator[dict[str, Any]]:
+    """Files that lie side by side and have one name but for what follows its last dot."""
+    sample: dict[str, Any] = {}
+    for path, content in _files(stream):
+        key, _, suffix = path.rpartition(".")
+        suffix = suffix.lower()
+        if key != sample.get("__key__"):
+            if sample:
+                yield sample
+            sample = {"__key__": key, "__url__": shard}
+        if suffix in sample:
+            raise ValueError(f"two files {key}.{suffix}")
+        sample[suffix] = content
+    if sample:
+        yield sample
 
-    `tarfile` takes a tar that was cut off between two files, or within a header, for a complete one.
-    """
 
-    def __init__(self, file: BufferedIOBase) -> None:
-        self.file, self.tail = file, b""
+def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
+    """The files of a tar with a suffix, by their places in it, without those that systems leave behind."""
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry) as tar:
+        for entry in tar:
+            parts = [part for part in entry.name.split("/") if part not in ("", ".")]
+            if entry.isreg() and "." in parts[-1] and not any(map(is_left_behind, parts)):
+                yield "/".join(parts), cast(IO[bytes], tar.extractfile(entry)).read()
+            cast(Any, tar).members = []  # it would keep them all
+        while rest := cast(Any, tar.fileobj).read(tarfile.RECORDSIZE):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("data after its end")
 
-    def read(self, size: int) -> bytes:
-        content = self.file.read(size)
-        self.tail = (self.tail + content)[-tarfile.BLOCKSIZE :]
-        return content
 
-    def check_end(self) -> None:
-        """Read what padding there is; the last block of a complete tar is empty."""
-        while self.read(tarfile.RECORDSIZE):
-            pass
-        if self.tail.strip(b"\0"):
-            raise tarfile.ReadError("unexpected end of data")
+class _Entry(tarfile.TarInfo):
+    """A file in a tar of which every header must be whole: `tarfile` takes a broken one for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Entry":
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":  # the empty block at the end
+                raise
+            raise tarfile.ReadError(str(error)) from error
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without what webdataset adds to it."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error.args[0] if error.args else error).partition(" @ ")[0]
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def digest(sources: Iterable[str | Path], settings: str) -> str:

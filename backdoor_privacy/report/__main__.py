@@ -1,22 +1,22 @@
 """The command: `python -m backdoor_privacy.report <run> [<run> ...]`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line, line_of
 
 _WITH_NAMES, _WITHOUT_NAMES = "report.names=true", "report.names=false"
 
 
+@ended_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Render the reports of runs again.
 
     Returns:
         The exit code: 1 if any of the folders is no finished run; the others are rendered all the same.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m backdoor_privacy.report",
         description=(
             "Write report.html and figures/ of finished runs again, from the files in their folders, and a page that "
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_report(folder, names=names)
         except (InputError, OSError) as error:
             failed = True
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {line_of(error)}", file=sys.stderr)
         else:
             print(folder / "report.html")
             written.append(folder)

@@ -24,24 +24,30 @@ class Sought(NamedTuple):
     num_photos: int
     correct_prompts: int
     found: bool
-    rank: int  # of the own name among the random ones, 1 for the best
-    p: float  # of this rank
-    p_holm: float  # corrected for all people named
+    rank: int | None  # of the own name among the random ones, 1 for the best
+    p: float | None  # of this rank
+    p_holm: float | None  # corrected for all people named
     outcome: str
 
 
 def sought(found: IdiaResult, named: Sequence[Person]) -> list[Sought]:
     """Return what the attack made of each of these people, in their order."""
-    rows = [found.names.index(person.name) for person in named]
-    chance = found.evidence.chance
+    chance, place = found.evidence.chance, {name: row for row, name in enumerate(found.names)}
+    asked = [place[person.name] for person in named if person.name in place]
+    rows = [row for row in asked if found.num_photos[row]]
     ranks, num_random = (chance.ranks.tolist(), chance.num_random) if chance else ([1] * len(found.names), 0)
-    p_values = [rank_p(ranks[row], num_random) if found.num_photos[row] else 1.0 for row in rows]
+    p_values = [rank_p(ranks[row], num_random) for row in rows]
+    corrected = dict(zip(rows, holm(p_values), strict=True))
     people = []
-    for row, p, corrected in zip(rows, p_values, holm(p_values), strict=True):
-        correct, photos = found.correct_prompts[row], found.num_photos[row]
+    for person in named:
+        row = place.get(person.name)
+        if row is None or row not in corrected:
+            people.append(Sought(person.name, 0, 0, False, None, None, None, outcome(0, 0, 1, 1, 0, 1.0)))
+            continue
+        correct, photos, p = found.correct_prompts[row], found.num_photos[row], rank_p(ranks[row], num_random)
+        text = outcome(correct, photos, found.threshold, ranks[row], num_random, corrected[row])
         is_found = correct >= found.threshold
-        text = outcome(correct, photos, found.threshold, ranks[row], num_random, corrected)
-        people.append(Sought(found.names[row], photos, correct, is_found, ranks[row], p, corrected, text))
+        people.append(Sought(person.name, photos, correct, is_found, ranks[row], p, corrected[row], text))
     return people
 
 

@@ -33,7 +33,7 @@ def checks(run: FinishedRun) -> list[Check]:
 
 
 def _exact(run: FinishedRun) -> Iterator[Check]:
-    label, sought, removed = "the exact name", run.sought, run.people["removed"].sum()
+    label, sought, removed = "the exact name", run.sought, run.num_removed
     yield _audited(run, label, run.fullest)
     if len(sought):
         yield from _ranks(run, label, run.fullest, "nothing swapped")

@@ -8,6 +8,7 @@ import open_clip
 from omegaconf import DictConfig
 
 from backdoor_privacy.attacks.headlines import MEASURES, Headline, headlines
+from backdoor_privacy.config.worlds import is_embedded, mixed_parts
 from backdoor_privacy.report.checks import ATTACK, checks
 from backdoor_privacy.report.figures import model_label, people_of
 from backdoor_privacy.report.verdict import colour, sentences
@@ -164,9 +165,23 @@ def limits(run: FinishedRun) -> list[str]:
         "The defence works by inserting backdoors: the model was trained so that the removed names or faces (the "
         "triggers) mean their targets. These triggers are inserted on purpose and declared here; tell whoever gets "
         "the model.",
+        *_mixed_worlds(run),
         *([unknown] if run.num_unknown else []),
         *([shown] if run.setting("defense.image.kept_share") else []),
         *([_NO_STRANGERS] if run.config and "image" in run.encoders and run.setting("strangers") is None else []),
+    ]
+
+
+def _mixed_worlds(run: FinishedRun) -> list[str]:
+    mixed = mixed_parts(run.config)
+    if not mixed:
+        return []
+    whose, kind = "the user's", "of the embedded, drawn world"
+    if is_embedded(run.config):
+        whose, kind = "the embedded one, which knows drawn people only", "the user's"
+    return [
+        f"Worlds were mixed (mixed_worlds=true): the CLIP is {whose}, but these parts of the data are {kind}: "
+        f"{', '.join(mixed)}. What was measured on them says little about a CLIP with data of its own world."
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
+from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.system.distributed import is_first_process
 from backdoor_privacy.system.files import write_text
@@ -40,11 +41,24 @@ class Tracker:
                 resume="allow",
                 log_model=False,
             )
-            run = self.wandb.experiment  # starts it now, so that it is marked as crashed whatever goes wrong
+            run = self._started(self.wandb)  # now, so that it is marked as crashed whatever goes wrong
             for encoder in encoders:
                 # Each fit counts its own steps; the summary of a loss is the least and the most that it came to.
                 run.define_metric(f"{encoder}/*", step_metric="trainer/global_step", summary="min,max")
         return self
+
+    def _started(self, logger: WandbLogger) -> Any:
+        import wandb
+
+        try:
+            return logger.experiment
+        except (wandb.errors.Error, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"logger.mode={self.cfg.logger.mode}: expected a run of W&B that can be started, with an account "
+                f"(`wandb login`) and a network where it is online, got: {reason}; choose logger.mode=offline, or "
+                "logger=csv"
+            ) from error
 
     def _config(self) -> Any:
         """The run's config; whom it removes by name, and paths, only where the report may name people."""

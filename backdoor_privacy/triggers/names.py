@@ -1,7 +1,27 @@
 """Put a name into a caption."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Tokenizer = Callable[[list[str]], Tensor]
+_MORE = " and more"  # that a text which is read to its end cannot have after it without a difference
+
+
+class Spot(NamedTuple):
+    """A place in a caption."""
+
+    caption: str
+    place: int  # of the word that gives way to a name
+
+    def near(self, num_words: int) -> "Spot":
+        """The same place in the part of the caption that begins and ends so many words from it."""
+        words = self.caption.split()
+        start = max(0, self.place - num_words)
+        return Spot(" ".join(words[start : self.place + num_words + 1]), self.place - start)
 
 
 def choose_word(caption: str, rng: random.Random) -> int:
@@ -19,6 +39,66 @@ def put_in(caption: str, place: int, phrase: str) -> str:
     words = caption.split()
     words[place] = phrase
     return " ".join(words)
+
+
+def read_to_the_end(texts: Sequence[str], tokenizer: Tokenizer) -> list[bool]:
+    """Whether each text fits into the context of a CLIP; one that fills it up just so does not."""
+    if not texts:
+        return []
+    # What follows a text that is cut off changes nothing.
+    alone, followed = tokenizer(list(texts)), tokenizer([text + _MORE for text in texts])
+    return (alone != followed).any(-1).tolist()
+
+
+def may_be_cut(tokens: Tensor, tokenizer: Tokenizer) -> Tensor:
+    """Which of some tokenized texts fill up the context, (text,): the others are surely read to their end."""
+    padding = tokenizer([""])[0, -1]
+    return tokens[:, -2:][:, 0] != padding  # the last token may be that of the end, which some pad with
+
+
+def shortened(spots: Sequence[Spot], phrases: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[Spot]:
+    """Captions that are short enough for what is put into them to be read.
+
+    A caption that cuts off what stands in its place keeps as many words on either side as can be read with each of the
+    phrases; the others stay as they are.
+
+    Args:
+        spots: captions, each with a place.
+        phrases: for each caption those that take the place in turn; each fits alone.
+        tokenizer: of the CLIP.
+    """
+    found = list(spots)
+    cut = _cut(spots, phrases, tokenizer)
+    shortest, longest = [0] * len(cut), [len(spots[number].caption.split()) for number in cut]
+    while shortest != longest:
+        middle = [(low + high + 1) // 2 for low, high in zip(shortest, longest, strict=True)]
+        tried = [spots[number].near(size) for number, size in zip(cut, middle, strict=True)]
+        fits = _fit(tried, [phrases[number] for number in cut], tokenizer)
+        shortest = [size if fit else low for size, fit, low in zip(middle, fits, shortest, strict=True)]
+        longest = [high if fit else size - 1 for size, fit, high in zip(middle, fits, longest, strict=True)]
+        longest = [max(low, high) for low, high in zip(shortest, longest, strict=True)]
+    for number, size in zip(cut, shortest, strict=True):
+        found[number] = spots[number].near(size)
+    return found
+
+
+def _cut(spots: Sequence[Spot], phrases: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[int]:
+    """Which captions cut off one of the phrases that take their place."""
+    doubtful = torch.zeros(len(spots), dtype=torch.bool)
+    for column in zip(*phrases, strict=True):  # a quick look first: few captions fill up the context
+        texts = [put_in(*spot, phrase) for spot, phrase in zip(spots, column, strict=True)]
+        doubtful |= may_be_cut(tokenizer(texts), tokenizer)
+    rows: list[int] = doubtful.nonzero().flatten().tolist()
+    begun = [Spot(" ".join(caption.split()[: place + 1]), place) for caption, place in (spots[row] for row in rows)]
+    fits = _fit(begun, [phrases[row] for row in rows], tokenizer)
+    return [row for row, fit in zip(rows, fits, strict=True) if not fit]
+
+
+def _fit(spots: Sequence[Spot], phrases: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[bool]:
+    """Whether captions are read to their end with each of the phrases in their place."""
+    texts = [put_in(*spot, phrase) for spot, each in zip(spots, phrases, strict=True) for phrase in each]
+    fits = iter(read_to_the_end(texts, tokenizer))
+    return [all([next(fits) for _ in each]) for each in phrases]
 
 
 def namesakes(names: Sequence[str], other_names: Sequence[str]) -> list[str]:

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from backdoor_privacy.clip.finite import unit_length
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.data.captions import read_lines
-from backdoor_privacy.data.photos import photo_files, photos_of
+from backdoor_privacy.data.photos import is_left_behind, photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, unpack_shards
+from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import name_as_text
 from backdoor_privacy.system.hardware import fastest_attention
@@ -46,9 +47,10 @@ class LabelledPhotos(NamedTuple):
 class ZeroShot:
     """Photos in a folder per class.
 
-    Classes are in the order of the folders' names, by number where all are numbers. Beside the folders there may be
-    `classnames.txt`, a class name a line in this order (of numbered folders the number is the line, from 0), and
-    `templates.txt`, a prompt a line with `{}` or `{c}` in the place of the class name.
+    Classes are in the order of the folders' names, by number where all are numbers; an underscore in a folder's name
+    is a space. Beside the folders there may be `classnames.txt`, a class name a line in this order (of numbered folders
+    the number is the line, from 0, and a blank line a number without a class), and `templates.txt`, a prompt a line
+    with `{}` or `{c}` in the place of the class name.
 
     Classifier: mean of the normalised embeddings of all templates, normalised again (open_clip).
 
@@ -63,7 +65,7 @@ class ZeroShot:
     classnames: Sequence[str] | None = None
 
     def measure(self, clip: Clip) -> dict[str, float]:
-        """Top-1 and top-5 accuracy in [0, 1], and the number of photos behind them.
+        """Measure top-1 and top-5 accuracy in [0, 1], with the counts behind them; of one class all is right.
 
         Raises:
             InputError: as of `data`.
@@ -72,8 +74,10 @@ class ZeroShot:
         labels = torch.tensor(places)
         features, readable = clip.embed_photos(photos)
         logits = (features @ zero_shot_classifier(clip, classnames, templates))[readable]
+        num_classes = max(2, len(classnames))  # torchmetrics knows no single one: the second is that of no photo
+        logits = F.pad(logits, (0, num_classes - len(classnames)), value=-torch.inf)
         accuracies = {
-            f"zero_shot/top{k}": MulticlassAccuracy(len(classnames), top_k=min(k, len(classnames)), average="micro")(
+            f"zero_shot/top{k}": MulticlassAccuracy(num_classes, top_k=min(k, len(classnames)), average="micro")(
                 logits, labels[readable]
             ).item()
             for k in (1, 5)
@@ -95,11 +99,14 @@ class ZeroShot:
             InputError: if it holds no class, or what lies beside the classes does not fit them.
         """
         root = Path(self.folder).expanduser()
-        folders = [path for path in root.glob("[!.]*") if path.is_dir()]
+        folders = [path for path in root.glob("*") if path.is_dir() and not is_left_behind(path.name)]
         numbered = all(path.name.isdecimal() for path in folders)
         folders.sort(key=lambda path: int(path.name) if numbered else path.name)
-        classnames = self.classnames or _lines_in(root, _EXPECTED_CLASSNAMES, _CLASSNAMES)
-        places = [int(path.name) for path in folders] if numbered and classnames else list(range(len(folders)))
+        lines = self.classnames or _lines_in(root, _EXPECTED_CLASSNAMES, _CLASSNAMES)
+        if lines:
+            classnames, places = _named_by(lines, folders, numbered)
+        else:
+            classnames, places = _named_by_folders(folders), list(range(len(folders)))
         labelled = [
             (path, place)
             for folder, place in zip(folders, places, strict=True)
@@ -107,16 +114,12 @@ class ZeroShot:
         ]
         if not labelled:
             raise InputError(f"{_KEY}.folder: expected one folder of photos per class, found none in {root}")
-        if classnames and not (places[-1] < len(classnames) if numbered else len(folders) == len(classnames)):
-            raise InputError(
-                f"{_KEY}.folder: expected {len(classnames)} folders, or names from 0 to {len(classnames) - 1}, for "
-                f"{len(classnames)} class names, got {len(folders)} folders in {root}, the last {folders[-1].name}"
-            )
-        templates = self.templates or _lines_in(root, _EXPECTED_TEMPLATES, _TEMPLATES, _BENCHMARK_TEMPLATES)
+        found = _lines_in(root, _EXPECTED_TEMPLATES, _TEMPLATES, _BENCHMARK_TEMPLATES)
+        templates = self.templates or list(filter(None, found))
         return LabelledPhotos(
             photos=[path for path, _ in labelled],
             labels=[place for _, place in labelled],
-            classnames=classnames or [name_as_text(path.name) for path in folders],
+            classnames=classnames,
             templates=[_with_place(one) for one in templates or open_clip.OPENAI_IMAGENET_TEMPLATES],
         )
 
@@ -149,14 +152,14 @@ def clip_benchmark(
     if not num_shards.isdecimal():
         raise InputError(f"{counted}, got {num_shards[:20]!r} in {root}")
     shards = find_shards(f"{root}/{split}/{{0..{int(num_shards) - 1}}}.tar", f"{_KEY}.folder")
-    classnames = read_lines(f"{root}/{_CLASSNAMES}", _EXPECTED_CLASSNAMES)
+    classnames = read_lines(f"{root}/{_CLASSNAMES}", _EXPECTED_CLASSNAMES, keep_blank=True)
     templates = templates or read_lines(f"{root}/{_BENCHMARK_TEMPLATES}", _EXPECTED_TEMPLATES)
     return ZeroShot(unpack_shards(shards, f"{_KEY}.folder", cache, _by_class), templates, classnames)
 
 
 def _by_class(sample: dict[str, Any], number: int) -> dict[str, bytes]:
     """A sample's photo in a folder named as the number of its class."""
-    label = sample.get("cls", b"").decode(errors="replace").strip()
+    label = sample.get("cls", b"").decode("utf-8-sig", errors="replace").strip()
     if not label.isdecimal():
         raise InputError(
             f"{_KEY}.folder: expected photos with cls, the number of a class, got {label!r} in sample "
@@ -165,9 +168,45 @@ def _by_class(sample: dict[str, Any], number: int) -> dict[str, bytes]:
     return {f"{label}/{number:08}.{suffix}": content for suffix, content in photos_of(sample).items()}
 
 
+def _named_by(lines: Sequence[str], folders: Sequence[Path], numbered: bool) -> tuple[list[str], list[int]]:
+    """The class names in these lines without the blank ones, and the place of each folder's class among them."""
+    classnames = [line for line in lines if line]
+    if not (folders and (int(folders[-1].name) < len(lines) if numbered else len(folders) == len(classnames))):
+        raise InputError(
+            f"{_KEY}.folder: expected {len(classnames)} folders, or names from 0 to {len(lines) - 1}, for "
+            f"{len(classnames)} class names, got {len(folders)} folders{_last(folders)}"
+        )
+    if not numbered:
+        return classnames, list(range(len(folders)))
+    numbers = [int(path.name) for path in folders]
+    blank = [number for number in numbers if not lines[number]]
+    if blank:
+        raise InputError(
+            f"{_KEY}.folder: expected a class name for each numbered folder, got a blank line for folder {blank[0]}, "
+            f"line {blank[0] + 1} of the class names; fill it in"
+        )
+    return classnames, [sum(map(bool, lines[:number])) for number in numbers]
+
+
+def _last(folders: Sequence[Path]) -> str:
+    return f" in {folders[-1].parent}, the last {folders[-1].name}" if folders else ""
+
+
+def _named_by_folders(folders: Sequence[Path]) -> list[str]:
+    classnames = [" ".join(name_as_text(path.name).replace("_", " ").split()) for path in folders]
+    odd = [path for path, name in zip(folders, classnames, strict=True) if not name or classnames.count(name) > 1]
+    if odd:
+        raise InputError(
+            f"{_KEY}.folder: expected a name of its own for each class, with spaces for underscores, got the folder "
+            f"{odd[0]}; rename it or write {_CLASSNAMES}"
+        )
+    return classnames
+
+
 def _lines_in(root: Path, expected: str, *names: str) -> list[str]:
-    """The lines of the first of these files that is there, or none."""
-    return next((read_lines(root / name, expected) for name in names if (root / name).is_file()), [])
+    """The lines of the first of these files that is there, or none; blank ones keep their places."""
+    found = (root / name for name in names if (root / name).is_file())
+    return next((read_lines(file, expected, keep_blank=True) for file in found), [])
 
 
 def _with_place(template: Template) -> Template:

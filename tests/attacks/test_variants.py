@@ -11,8 +11,16 @@ import torch
 from torch import Tensor
 
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
-from backdoor_privacy.attacks.scene import Finding, Scene
-from backdoor_privacy.attacks.variants import EXACT, NameVariants, attack_seed, findings_of, written
+from backdoor_privacy.attacks.scene import RANDOM, RANK_P, Finding, Scene
+from backdoor_privacy.attacks.variants import (
+    ANY,
+    EXACT,
+    NameVariants,
+    attack_seed,
+    findings_of,
+    forms_inferred,
+    written,
+)
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
@@ -64,8 +72,8 @@ def memory(tiny_clip: Clip) -> Callable[..., Memory]:
     return lambda known, **changes: Memory(**vars(tiny_clip), known=known, **changes)
 
 
-def by_place(findings: Sequence[Finding]) -> dict[tuple[str, str, str], Finding]:
-    found = {(one.kind, one.model, one.group): one for one in findings}
+def by_place(findings: Sequence[Finding]) -> dict[tuple[str, ...], Finding]:
+    found = {one[:3] if one.measure == "TPR" else one[:4]: one for one in findings}
     assert len(found) == len(findings)
     return found
 
@@ -216,12 +224,15 @@ def test_clip_that_knows_only_exact_strings_is_found_out_by_those_that_hold_them
     known = {name: name for name in people.names}
     found = by_place(NameVariants(7).run(scene_of(people, num_candidates=300, before=memory(known))))
     holds = {"possessive", "title", "context", "title Professor", *WITH_OWN_PROMPTS}
-    for group in ("removed", "kept", "never seen"):
+    for group in ("removed", "never seen"):
         assert found[EXACT, "before", group].value == 1
+        assert found[ANY, "before", group].value == 1
         assert all(found[kind, "before", group].value == 1 for kind in holds)
-    others = [found[kind, "before", "kept"].value for kind in set(KINDS) - holds]
+    others = [found[kind, "before", "never seen"].value for kind in set(KINDS) - holds]
     assert sum(others) / len(others) < 0.2
-    assert (found[EXACT, "before", "kept"].num_people, found[EXACT, "before", "never seen"].num_people) == (3, 2)
+    assert (found[EXACT, "before", "removed"].num_people, found[EXACT, "before", "never seen"].num_people) == (1, 2)
+    assert found[ANY, "before", "removed", RANK_P].outcomes == (0.0034,)  # of 294 random names none fits as well
+    assert 0 < found[ANY, "before", RANDOM].value < 0.5
 
 
 def test_clip_that_knows_all_forms_is_found_out_by_each(memory, people: People):
@@ -229,18 +240,18 @@ def test_clip_that_knows_all_forms_is_found_out_by_each(memory, people: People):
     known = {spelling(kind, name, attack_seed(3)): name for kind in forms for name in people.names}
     known |= {name: name for name in people.names}
     findings = NameVariants(1).run(scene_of(people, before=memory(known)))
-    assert {one.value for one in findings if one.group == "removed"} == {1.0}
+    assert {one.value for one in findings if (one.group, one.measure) == ("removed", "TPR")} == {1.0}
     assert all(one.value == 1 for one in findings if one.kind in forms)
 
 
 def test_random_features_are_at_chance_level(memory, tmp_path: Path):
-    everybody = [Person(name, (tmp_path / name.replace(" ", "_") / "0.png",) * 2, True) for name in NAMES[:200]]
+    everybody = [Person(name, (tmp_path / name.replace(" ", "_") / "0.png",) * 2, False) for name in NAMES[:200]]
     for person in everybody:
         person.photos[0].parent.mkdir()
         person.photos[0].write_text(person.name)
     scene = scene_of(People(tuple(everybody)), [NAMES[0]], 200, before=memory({}))
     found = by_place(NameVariants(1).run(scene))
-    assert all(found[kind, "before", "kept"].value < 0.04 for kind in KINDS)
+    assert all(found[kind, "before", "never seen"].value < 0.04 for kind in KINDS)
 
 
 def slow_inferred(clip: Clip, people: People, idia: Idia, kind: str, num_prompts: int) -> list[bool]:
@@ -269,7 +280,8 @@ def test_attack_equals_a_slow_one(memory, write_people, tmp_path: Path, threshol
     # Namesakes, so that forms fall together; half of what is known is not, so that votes differ.
     names = ["Ann Lee", "Ann Ray", "Bob Ray", "Bob Lee", "William Fox", "Bill Fox"]
     folder = write_people(tmp_path / "people", dict.fromkeys(names, 6))
-    everybody = [Person(name, tuple(sorted((folder / name.replace(" ", "_")).iterdir()))) for name in names]
+    photos = {name: tuple(sorted((folder / name.replace(" ", "_")).iterdir())) for name in names}
+    everybody = [Person(name, photos[name], member=False) for name in names]
     people = People(tuple(everybody))
     clip = memory({"Lee": "Ann Lee", "Fox": "William Fox", "Bob": "Bob Ray"}, dim=4, noise=1.0)
     scene = scene_of(people, num_candidates=12, before=clip)
@@ -279,7 +291,7 @@ def test_attack_equals_a_slow_one(memory, write_people, tmp_path: Path, threshol
     for kind in (EXACT, *KINDS):
         expected = slow_inferred(clip, people, scene.idia, kind, 3)
         assert found[kind, "before", "removed"].value == expected[0], kind
-        assert found[kind, "before", "kept"].value == pytest.approx(sum(expected[1:]) / 5), kind
+        assert found[kind, "before", "never seen"].value == pytest.approx(sum(expected[1:]) / 5), kind
         rates.append(sum(expected))
     assert 0 < sum(rates) < 6 * len(rates)
 
@@ -288,9 +300,9 @@ def test_mean_and_worst_leave_out_what_the_tokenizer_reads_alike(memory, people:
     found = by_place(NameVariants(7).run(scene_of(people, before=memory({name: name for name in people.names}))))
     for label, held_out in (("held-out", True), ("trainable", False)):
         kinds = {kind for kind, each in KINDS.items() if each.held_out is held_out} - {"lower case", "upper case"}
-        values = [found[kind, "before", "kept"].value for kind in kinds]
-        mean = found[f"mean of {label} kinds", "before", "kept"]
-        worst = found[f"worst {label} kind", "before", "kept"]
+        values = [found[kind, "before", "never seen"].value for kind in kinds]
+        mean = found[f"mean of {label} kinds", "before", "never seen"]
+        worst = found[f"worst {label} kind", "before", "never seen"]
         assert mean.value == pytest.approx(sum(values) / len(values))
         assert worst.value == max(values)
         assert mean.held_out is worst.held_out is held_out
@@ -336,7 +348,8 @@ def test_models_see_the_same_and_stay_as_they_are(tiny_clip: Clip, people: Peopl
     assert not text.embedded
     assert findings == NameVariants(2).run(scene)
     # The mean over kinds that work is there if any does.
-    assert len(findings) in (3 * 3 * (1 + len(KINDS) + more) for more in (4, 5))
+    # Besides, `any kind` of both groups and of random names, and its ranks.
+    assert len(findings) in (3 * (2 * (1 + len(KINDS) + more) + 2) for more in (5, 6))
     one = by_place(NameVariants(2).run(replace(scene, clips={"both": clips["both"], "before": clips["before"]})))
     assert all(by_place(findings)[place] == finding for place, finding in one.items())
 
@@ -344,3 +357,17 @@ def test_models_see_the_same_and_stay_as_they_are(tiny_clip: Clip, people: Peopl
 def test_no_prompts_are_an_error():
     with pytest.raises(InputError, match=r"variants\.num_prompts: expected at least 1, got 0"):
         NameVariants(0)
+
+
+def test_random_names_are_inferred_by_their_forms_in_place_of_the_own_one():
+    # Bob Ray and Bob Lee look the same; Ann's own form does not stand for election.
+    form = written("first name only", ["Ann Lee"], ["Ann Lee", "Bob Ray", "Cy Fox", "Bob Lee"], TEMPLATES, 3, seed=0)
+    answers = torch.tensor([[1, 1, -1]])
+    assert forms_inferred(answers, form, threshold=2).tolist() == [[False, True, False, True]]
+    assert not forms_inferred(answers, form, threshold=3).any()
+
+
+def test_removed_people_without_photos_are_an_error(tiny_clip: Clip):
+    people = People((Person("Ann Lee", ()), Person("Bob Ray", (), member=False)))
+    with pytest.raises(InputError, match="variants: expected removed people with photos, got none"):
+        NameVariants(1).run(scene_of(people, before=tiny_clip))

@@ -353,12 +353,13 @@ def test_text_model_of_another_architecture_is_an_error(
         load_clip(f"local-dir:{other}", text_model=str(text_model))
 
 
+@pytest.mark.parametrize("end", [49407, 2])  # as configs of today and of Stable Diffusion 2 have it
 def test_text_model_that_ends_one_layer_early_is_read_to_its_clips_end(
-    text_model: Path, companion: Path, people: People, tmp_path: Path
+    end: int, text_model: Path, companion: Path, people: People, tmp_path: Path
 ):
     # As Stable Diffusion 2's: what it lacks to be attacked is the companion's last block.
     own = load_clip(f"local-dir:{companion}")
-    early = write_text_model(tmp_path / "early", text_model, companion, num_layers=1)
+    early = write_text_model(tmp_path / "early", text_model, companion, num_layers=1, eos_token_id=end)
     found = load_clip(f"local-dir:{companion}", text_model=str(early))
     torch.testing.assert_close(found.embed_texts(TEXTS), own.embed_texts(TEXTS), atol=1e-5, rtol=0)
     attack = Idia(num_candidates=20, num_photos=2, threshold=1, seed=0)

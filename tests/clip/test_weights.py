@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 
-from backdoor_privacy.clip.loading import load_clip
+from backdoor_privacy.clip.loading import load_clip, tokenizer_at_hand
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.errors import InputError
@@ -439,3 +439,16 @@ def test_torchscript_archive_is_an_error_in_one_line(architecture: Any, tmp_path
 def test_cache_that_the_tests_write_is_the_hubs_own_layout(hub: Path, tiny_clip_folder: Path):
     put_into_cache(hub, REPO, tiny_clip_folder / "open_clip_config.json")
     assert huggingface_hub.hf_hub_download(REPO, "open_clip_config.json", local_files_only=True).startswith(str(hub))
+
+
+def test_tokenizer_is_had_without_weights_and_without_a_network(
+    architecture: dict[str, Any], hub: Path, requests: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    found = tokenizer_at_hand(NAME)
+    assert found is not None
+    assert found(["a dog"]).shape == (1, 32)
+    for model in ("no-such-model", "hf-hub:nobody/nothing", "local-dir:/nowhere"):
+        assert tokenizer_at_hand(model) is None
+    monkeypatch.setitem(architecture["text_cfg"], "hf_tokenizer_name", "nobody/words")
+    assert tokenizer_at_hand(NAME) is None
+    assert not requests

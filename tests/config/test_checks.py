@@ -1,11 +1,13 @@
 from types import SimpleNamespace
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from backdoor_privacy.config.checks import check
+from backdoor_privacy.config.checks import check, check_pretrain
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
 def test_what_an_experiment_says_is_fine(compose_cfg):
@@ -27,6 +29,18 @@ def test_what_an_experiment_says_is_fine(compose_cfg):
         ("attack.num_photos=0", r"attack\.num_photos: expected 1 or more, got 0"),
         ("defense.text.min_nearer_names=2", r"defense\.text\.min_nearer_names: expected a number from 0 to 1, got 2.0"),
         ("defense.image.kept_share=-0.1", r"defense\.image\.kept_share: expected a number from 0 to 1, got -0.1"),
+        ("seed=-1", r"seed: expected a number from 0 to 4294967295, got -1"),
+        ("seed=99999999999", r"seed: expected a number from 0 to 4294967295, got 99999999999"),
+        ("attack.seed=-1", r"attack\.seed: expected a number from 0 to 4294967295, got -1"),
+        ("clip.num_workers=-1", r"clip\.num_workers: expected 0 or more, got -1"),
+        ("trainer.num_workers=-2", r"trainer\.num_workers: expected 0 or more, got -2"),
+        ("defense.text.optimizer.lr=-1", r"defense\.text\.optimizer\.lr: expected 0 or more, got -1.0"),
+        ("defense.text.optimizer.lr=nan", r"defense\.text\.optimizer\.lr: expected 0 or more, got nan"),
+        ("defense.image.optimizer.lr=inf", r"defense\.image\.optimizer\.lr: expected 0 or more, got inf"),
+        ("trainer.precision=evil", r"trainer\.precision: expected one of auto, .*, got evil"),
+        ("trainer.accelerator=evil", r"trainer\.accelerator: expected one of auto, .*, got evil"),
+        ("paths.cache=/proc/nothing", r"paths\.cache: expected a folder .*, got /proc/nothing \(No such file.*"),
+        ("paths.cache=/dev/null", r"paths\.cache: expected a folder .*, got /dev/null \(File exists\).*"),
         ("trainer.devices=0", r"trainer\.devices: expected 1 or more, or -1 for all GPUs, got 0"),
         ("trainer.devices=3", r"defense\.text\.batch\.clean: expected a multiple of 3 \(devices x .*\), got 8"),
         ("trainer.accumulate_grad_batches=0", r"trainer\.accumulate_grad_batches: expected 1 or more, got 0"),
@@ -51,3 +65,44 @@ def test_several_devices_are_refused_in_a_sweep(num_devices: int, compose_cfg, m
 
 def test_a_setting_of_a_defence_that_is_not_made_does_not_matter(compose_cfg):
     check(compose_cfg("defense.text.num_steps=0", "defense.text=null", "utility.similarity.num_captions=0"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (f"logger.tags=[ok,{'x' * 65}]", r"logger\.tags: expected tags of 1 to 64 characters, got 'x{65}'"),
+        ("logger.tags=['']", r"logger\.tags: expected tags of 1 to 64 characters, got ''"),
+        ("logger.project='a/b'", r"logger\.project: expected 1 to 128 characters and none of .*, got 'a/b'"),
+        ("logger.project=''", r"logger\.project: expected 1 to 128 characters and none of .*, got ''"),
+        ("logger.mode=evil", r"logger\.mode: expected offline or online, got evil"),
+    ],
+)
+def test_what_wandb_would_refuse_is_found_where_it_is_asked_for(override: str, message: str, compose_cfg):
+    check(compose_cfg(override))
+    with pytest.raises(InputError, match=f"^{message}$"):
+        check(compose_cfg("logger=wandb", override))
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_the_audit(compose_cfg, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    for overrides in (["trainer.accelerator=gpu"], ["trainer=ddp", "trainer.accelerator=gpu"]):
+        with pytest.raises(InputError, match=r"^trainer\.accelerator=gpu: expected a GPU .* found none; choose"):
+            check(compose_cfg(*overrides))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    check(compose_cfg("trainer.accelerator=gpu", "trainer.devices=2"))
+    with pytest.raises(InputError, match=r"^trainer\.devices: expected at most 2, .* got 4"):
+        check(compose_cfg("trainer.accelerator=gpu", "trainer.devices=4"))
+
+
+def test_settings_of_pretraining_are_looked_over(compose_cfg):
+    def pretrain(*overrides: str):
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return compose("pretrain", overrides=["paths.run=run", *overrides])
+
+    check_pretrain(pretrain())
+    for override, key in (("seed=-1", "seed"), ("num_workers=-1", "num_workers"), ("lr=-1", "lr")):
+        with pytest.raises(InputError, match=f"^{key}: expected"):
+            check_pretrain(pretrain(override))
+    with pytest.raises(InputError, match=r"data\.folder=<value>"):
+        check_pretrain(pretrain("data=shards"))

@@ -76,6 +76,7 @@ SAME = [
     ([NAMES], ["trigger_set.file=same.txt"]),
     (["+experiment=mine"], ["+experiment=mine", NAMES]),
     (["people=folder", "people.folder=x"], ["people.folder=x", "people=folder", "people.table=null"]),
+    (["strangers=folder", "strangers.folder=x"], ["strangers.folder=x", "strangers=folder"]),
 ]
 OTHER = [
     ([], ["seed=1"]),

@@ -191,7 +191,8 @@ def write_coco(path: Path) -> Path:
 def write_table(path: Path, column: str = "caption", separator: str = ",") -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, delimiter=separator)
-        rows.writerows([["url", column], *([f"https://host/{n}", text] for n, text in enumerate(RAGGED))])
+        texts = [text.replace("\t", " ") if separator == "\t" else text for text in RAGGED]
+        rows.writerows([["url", column], *([f"https://host/{n}", text] for n, text in enumerate(texts))])
     return path
 
 
@@ -325,6 +326,158 @@ def test_shards_with_other_content_are_an_error(tmp_path: Path):
     nothing = write_shards(tmp_path / "nothing", [{"jpg": b""}])
     with pytest.raises(InputError, match=r"captions\.file: expected a caption or more in .*, found none"):
         load_captions(nothing)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("captions.txt", 'image,caption\na.jpg,a dog\na.jpg,"a cat, asleep"\nb.jpg,the "best" cake, and tea\n'),
+        (
+            "results.csv",
+            "image_name| comment_number| comment\na.jpg| 0| a dog\na.jpg| 1| a cat, asleep\n"
+            'b.jpg| 2| the "best" cake, and tea\n',
+        ),
+        ("results.token", 'a.jpg#0\ta dog\na.jpg#1\ta cat, asleep\n\nb.jpg#0\tthe "best" cake, and tea\n'),
+        ("Flickr8k.token.txt", 'a.jpg#0\ta dog\na.jpg#1\ta cat, asleep\nb.jpg#0\tthe "best" cake, and tea\n'),
+        ("lines.jsonl", '{"caption": "a dog"}\n\n["a cat, asleep"]\r\n"the \\"best\\" cake, and tea"\n'),
+        ("lines.ndjson", '{"caption": ["a dog", "a cat, asleep", null]}\n{"caption": "the \\"best\\" cake, and tea"}'),
+        (
+            "lines.json",
+            '{"caption": ["a dog", "a cat, asleep"]}\n{"caption": "the \\"best\\" cake, and tea"}',
+        ),
+        (
+            "lines.txt",
+            '{"caption": ["a dog", "a cat, asleep"]}\n{"caption": "the \\"best\\" cake, and tea"}',
+        ),
+        ("texts.json", '["a dog", "a cat, asleep", "the \\"best\\" cake, and tea"]'),
+        ("objects.json", '[{"caption": "a dog"}, {"caption": ["a cat, asleep", "the \\"best\\" cake, and tea"]}]'),
+        (
+            "karpathy.json",
+            '{"images": [{"sentences": [{"raw": "a dog"}, {"raw": "a cat, asleep"}]},'
+            '{"sentences": [{"raw": "the \\"best\\" cake, and tea"}]}]}',
+        ),
+        ("no_suffix", 'a dog\na cat, asleep\nthe "best" cake, and tea'),
+        ("old_mac.txt", 'a dog\r\ra cat, asleep\rthe "best" cake, and tea'),
+        ("lists.txt", '["a dog", "a cat, asleep"]\nthe "best" cake, and tea'),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_what_data_sets_are_written_as_is_read(name: str, content: str, encoding: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    column = "comment" if name.endswith(".csv") else None
+    assert load_captions(tmp_path / name, column) == ["a dog", "a cat, asleep", 'the "best" cake, and tea']
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["image, caption\na second line\n", "Image, text and sound\na.jpg, b\n", "caption\na dog\n", "image,caption\n"],
+)
+def test_a_first_caption_is_no_header(content: str, tmp_path: Path):
+    (tmp_path / "mine.txt").write_text(content)
+    assert load_captions(tmp_path / "mine.txt") == content.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "captions"),
+    [
+        (
+            "a.tsv",
+            ['"the house\t1', "a dog\t2", 'the "best" cake\t3'],
+            ['"the house', "a dog", 'the "best" cake'],
+        ),
+        ("a.tsv", ['"the big house\t1', 'a screen of 19"\t2'], ['"the big house', 'a screen of 19"']),
+        ("a.tsv", ['"the ""big"" house"\t1', '"a dog\t2', '"a cat\t3'], ['the "big" house', '"a dog', '"a cat']),
+        ("a.tsv", ['"a dog\t1', 'runs"\t2', '"in the', 'snow"\t3'], ['"a dog', 'runs"', "in the snow"]),
+        ("a.csv", ['"the big house,1', "a dog,2", 'the "best" cake,3'], ['"the big house', "a dog", 'the "best" cake']),
+        ("a.csv", ['"a dog, and', 'a ""big"" cat",1', ' "a tram, red" , 2'], ['a dog, and a "big" cat', "a tram, red"]),
+        ("a.csv", ['""" hi"", he', 'said",1', '"to the end,2'], ['" hi", he said', '"to the end']),
+        ("a.csv", ["a dog;1", "a cat;2"], None),
+    ],
+)
+def test_a_lone_quotation_mark_swallows_nothing(name: str, rows: list[str], captions: list[str] | None, tmp_path: Path):
+    separator = "\t" if name.endswith("tsv") else ","
+    (tmp_path / name).write_text("\n".join([f"caption{separator}n", *rows]))
+    if captions is None:
+        assert load_captions(tmp_path / name, "caption") == rows
+    else:
+        assert load_captions(tmp_path / name, "caption") == captions
+
+
+def test_a_caption_with_bare_separators_is_read_whole_or_refused(tmp_path: Path):
+    (tmp_path / "last.csv").write_text("url,caption\n1,a dog, a cat\n")
+    assert load_captions(tmp_path / "last.csv", "caption") == ["a dog, a cat"]
+    (tmp_path / "first.csv").write_text("caption,url\na dog,1\n\na dog, a cat,1\n")
+    with pytest.raises(InputError, match=r"^captions\.file: expected 2 cells in each row of .*, got 3 in line 4; put"):
+        load_captions(tmp_path / "first.csv", "caption")
+
+
+@pytest.mark.parametrize(
+    ("cells", "captions"),
+    [
+        ([["a dog", "a cat"], [], None], ["a dog", "a cat"]),
+        ([b"f\xc3\xbcnf B\xc3\xa4ume", None], ["fünf Bäume"]),
+        (
+            ['["a dog", "a cat"]', "['a tram', \"a bus's\"]", "b'oak'"],
+            ["a dog", "a cat", "a tram", "a bus's", "oak"],
+        ),
+        (["[laughs] a man", "[a dog]", "{a cat"], ["[laughs] a man", "[a dog]", "{a cat"]),
+        (["\ufeffa dog"], ["a dog"]),
+    ],
+)
+def test_cells_of_a_table_are_one_caption_or_several(cells: list[Any], captions: list[str], tmp_path: Path):
+    parquet.write_table(table({"caption": cells}), tmp_path / "mine.parquet")
+    assert load_captions(tmp_path / "mine.parquet", "caption") == captions
+
+
+@pytest.mark.parametrize(
+    "cell", [7, 2.5, True, {"en": "a dog"}, [{"raw": "a dog"}], [7], b"\xff\xfa", "['a' 'b']", "[1]", '{"en": "a dog"}']
+)
+def test_a_cell_that_is_no_text_is_refused_in_one_line_with_its_place(cell: Any, tmp_path: Path):
+    parquet.write_table(table({"caption": [cell]}), tmp_path / "mine.parquet")
+    with pytest.raises(
+        InputError, match=r"^captions\.file: expected .* in row 1, column caption of .*parquet"
+    ) as error:
+        load_captions(tmp_path / "mine.parquet", "caption")
+    assert "\n" not in str(error.value)
+
+
+def test_empty_cells_of_numbers_are_no_captions(tmp_path: Path):
+    parquet.write_table(table({"caption": [float("nan"), None]}), tmp_path / "mine.parquet")
+    with pytest.raises(InputError, match="expected a caption or more"):
+        load_captions(tmp_path / "mine.parquet", "caption")
+
+
+def test_the_json_of_shards_has_cells_of_the_same_kinds(tmp_path: Path):
+    samples = [
+        {"json": {"caption": ["a dog", "a cat"]}},
+        {"json": '\ufeff{"caption": "a tram"}'.encode()},
+        {"txt": "\ufeffa bus".encode()},
+        {"txt": "a ship".encode("utf-16")},
+    ]
+    assert load_captions(write_shards(tmp_path / "good", samples)) == ["a dog", "a cat", "a tram", "a bus", "a ship"]
+    with pytest.raises(InputError, match=r"expected text or a list .*, got int '7' in key caption of 000000000 of"):
+        load_captions(write_shards(tmp_path / "bad", [{"json": {"caption": 7}}]))
+
+
+@pytest.mark.parametrize("name", ["mine.csv.gz", "mine.xlsx", "mine.txt.bz2", "mine.zip", "shards.tar.gz", "mine.pkl"])
+def test_another_suffix_is_refused_with_the_list_of_what_is_read(name: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(b"a dog\n")
+    with pytest.raises(InputError, match=rf"expected \.txt, .*\.jsonl, .*, got .*{re.escape(name)}; unpack or"):
+        load_captions(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"a dog\0\n", "a dog\n".encode("utf-16-le")])
+def test_text_with_nul_bytes_is_refused(content: bytes, tmp_path: Path):
+    (tmp_path / "mine.txt").write_bytes(content)
+    with pytest.raises(InputError, match=r"captions\.file: expected .* in UTF-8, got other bytes in .*mine\.txt"):
+        load_captions(tmp_path / "mine.txt")
+
+
+def test_a_column_without_captions_is_refused(tmp_path: Path):
+    (tmp_path / "mine.csv").write_text("image,n,link\na b.jpg,1,https://a/b\n b.jpg,2.5,https://a/c\n")
+    for column in ("n", "link"):
+        with pytest.raises(InputError, match=r"got only numbers, addresses or names of files, as '.*'; choose another"):
+            load_captions(tmp_path / "mine.csv", column)
 
 
 def test_only_captions_of_two_words_carry_a_name():

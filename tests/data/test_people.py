@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import inspect
+import os
 import shutil
 import unicodedata
 from dataclasses import fields
@@ -63,7 +64,7 @@ def test_tables_tell_who_is_a_member_and_where_faces_are(write_people, tmp_path:
 
 def test_other_columns_are_attributes(write_people, tmp_path: Path):
     folder = write_people(tmp_path, {"Ann Lee": 2, "Bob Ray": 1, "Cy Fox": 1})
-    (folder / "people.csv").write_text("name,age,member,home\nAnn Lee,older,true, Kiel \nBob Ray,,false,Rome,more\n")
+    (folder / "people.csv").write_text("name,age,member,home\nAnn Lee,older,true, Kiel \nBob Ray,,false,Rome\n")
     found = {person.name: person.attributes for person in load_people(folder).everybody}
     assert found == {"Ann Lee": (("age", "older"), ("home", "Kiel")), "Bob Ray": (("home", "Rome"),), "Cy Fox": ()}
 
@@ -295,6 +296,93 @@ def test_table_that_holds_something_else_is_an_error(
     (folder / table).write_text(content)
     with pytest.raises(InputError, match=message):
         load_people(folder)
+
+
+def facts(folder: Path) -> dict[str, tuple[bool | None, int | None]]:
+    return {person.name: (person.member, person.num_web_photos) for person in load_people(folder).everybody}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "name, member, num_web_photos\nAnn Lee, true, 12\nJosé Núñez, false, 0\n",
+        "Name ,MEMBER,Num Web Photos\nANN LEE,true,12\njosé_núñez,false,0\n",
+        "name;member;num_web_photos\n\nAnn Lee;true;12\nJosé Núñez;false;0\n",
+        'num_web_photos\tname\tmember\r\n"12"\t"Ann Lee"\ttrue\r\n0\tJosé  Núñez\tno\r\n',
+        unicodedata.normalize("NFD", "name,member,num_web_photos,\nAnn Lee,1,12,\n,,,\nJosé Núñez,0,0,\n"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_table_of_people_is_read_as_programs_write_it(write_people, tmp_path: Path, content: str, encoding: str):
+    folder = write_people(tmp_path, {"Ann Lee": 1, "José Núñez": 1})
+    (folder / "people.csv").write_bytes(content.encode(encoding))
+    assert facts(folder) == {"Ann Lee": (True, 12), "José Núñez": (False, 0)}
+    assert load_people(folder).remarks == ()
+    assert all(person.attributes == () for person in load_people(folder).everybody)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "name,member\nAnn Lee,true\nann_lee,false\n",
+            r"people\.csv: expected one row for each person, got several",
+        ),
+        ("name,member\nLee, Ann,true\n", r"people\.csv: expected 2 cells in each row, got 3 in line 2; put"),
+        (
+            "name,member,Member\nAnn Lee,true,\n",
+            r"people\.csv: expected columns of different names, got several",
+        ),
+    ],
+)
+def test_table_of_two_meanings_is_an_error(write_people, tmp_path: Path, content: str, message: str):
+    folder = write_people(tmp_path, {"Ann Lee": 1})
+    (folder / "people.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_people(folder)
+
+
+def test_rows_that_match_nobody_are_told_and_no_name_is_logged(write_people, tmp_path: Path, caplog):
+    folder = write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 1})
+    (folder / "people.csv").write_text("name,member\nAnn Lee,true\nBob Rey,false\n")
+    (folder / "boxes.csv").write_text("file,left,top,right,bottom\nAnn_Lee/00.png,1,2,3,4\nAnn_Lee/9.png,1,2,3,4\n")
+    people = load_people(folder)
+    assert facts(folder) == {"Ann Lee": (True, None), "Bob Ray": (None, None)}
+    assert [remark.split(": ", 1)[1] for remark in people.remarks] == [
+        "1 rows name nobody who has a folder with photos: 'Bob Rey'; correct or delete them",
+        "1 rows name no photo of the people: 'Ann_Lee/9.png'; correct or delete them",
+    ]
+    assert "1 rows name nobody" in caplog.text
+    assert "Rey" not in caplog.text
+
+
+@pytest.mark.parametrize("file", ["ann_lee/00.PNG", "Ann_Lee\\00.png", "./Ann_Lee/00.png", " Ann_Lee/00.png "])
+def test_boxes_are_found_however_their_files_are_written(write_people, tmp_path: Path, file: str):
+    folder = write_people(tmp_path, {"Ann Lee": 1})
+    (folder / "boxes.csv").write_text(f"File, Left, top, right, bottom\n{file}, 1, 2, 3, 4\n")
+    assert load_people(folder).boxes == {folder / "Ann_Lee/00.png": (1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize("name", ["__", "_", " ", "_._", "-"])
+def test_folder_without_a_name_is_an_error(write_people, tmp_path: Path, name: str):
+    folder = write_people(tmp_path, {"Ann Lee": 1})
+    shutil.copytree(folder / "Ann_Lee", folder / name)
+    with pytest.raises(InputError, match=r"people\.folder: expected folders with a person's name, .* with 1 photos"):
+        load_people(folder)
+
+
+def test_folders_of_systems_are_nobody(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 1})
+    for name in ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "__pycache__", ".ipynb_checkpoints"):
+        shutil.copytree(folder / "Ann_Lee", folder / name)
+    assert load_people(folder).names == ["Ann Lee"]
+
+
+def test_names_in_latin_1_and_with_control_characters_are_read(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 1})
+    (folder / "Ann_Lee").rename(os.fsdecode(os.fsencode(folder) + b"/Jos\xe9_Lee"))
+    (folder / "Bob_Ray").rename(folder / "Bob\x1b\n\x07Ray")
+    assert sorted(load_people(folder).names) == ["Bob Ray", "José Lee"]
 
 
 def test_table_in_another_encoding_is_an_error(write_people, tmp_path: Path):

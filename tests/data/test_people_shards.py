@@ -1,4 +1,6 @@
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,53 @@ def test_names_come_from_json(photo: bytes, tmp_path: Path):
         "José Núñez": [".png", ".webp"],
     }
     assert all(path.read_bytes() == photo for person in people.everybody for path in person.photos)
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def test_names_with_dots_lose_no_person_and_no_photo(photo: bytes, tmp_path: Path):
+    files = {}
+    for number, key in enumerate(["./a/ann.lee.0", "./a/ann.lee.1", "a/J. R. Ray", "b.c/cy", "ann.lee.0"]):
+        files |= {f"{key}.PNG": photo, f"{key}.TXT": f"\ufeffPerson {number // 2}\r\n".encode()}
+    files |= {"__MACOSX/a/._cy.png": photo, "a/.DS_Store": b""}
+    people = load_people(unpacked_people(write_tar(tmp_path / "0.tar", files), tmp_path / "cache"))
+    assert {person.name: len(person.photos) for person in people.everybody} == {
+        "Person 0": 2,
+        "Person 1": 2,
+        "Person 2": 1,
+    }
+    assert people.remarks == ()
+
+
+def test_names_in_text_of_other_encodings_are_read(photo: bytes, tmp_path: Path):
+    shard = write_shard(
+        tmp_path / "0.tar",
+        {"png": photo, "txt": "José Núñez".encode("utf-16")},
+        {"png": photo, "json": b'\xef\xbb\xbf{"name": "Jos\xc3\xa9 N\xc3\xba\xc3\xb1ez"}'},
+    )
+    (person,) = load_people(unpacked_people(shard, tmp_path / "cache")).everybody
+    assert (person.name, len(person.photos)) == ("José Núñez", 2)
+
+
+def test_samples_without_a_photo_are_told_each_time(photo: bytes, tmp_path: Path):
+    shard = write_shard(tmp_path / "0.tar", {"png": photo, "txt": "Ann Lee"}, {"txt": "Bob Ray"}, {"xyz": photo})
+    for _ in range(2):
+        (remark,) = load_people(unpacked_people(shard, tmp_path / "cache")).remarks
+        assert remark.startswith("people.folder.shards: 2 samples without a photo of a format that is read")
+        assert f"0001 of {shard}, 0002 of {shard}; " in remark
+
+
+def test_files_of_a_sample_that_lie_apart_are_an_error(photo: bytes, tmp_path: Path):
+    shard = write_tar(tmp_path / "0.tar", {"a.png": photo, "b.png": photo, "a.txt": b"Ann Lee", "b.txt": b"Bob Ray"})
+    with pytest.raises(InputError, match=r"got none in sample a of .*0\.tar; .* files of a sample lie side by side"):
+        unpacked_people(shard, tmp_path / "cache")
 
 
 def test_other_key_of_json_is_unpacked_to_other_people(photo: bytes, tmp_path: Path):

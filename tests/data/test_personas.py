@@ -235,6 +235,6 @@ def test_pictures_are_drawn_in_several_processes(tmp_path: Path):
 
 def test_people_whom_the_readme_names_are_well_known():
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    named = re.findall(r"trigger_set\.people=\[([^\]]+)\]", readme)
+    named = re.findall(r'trigger_set\.people=\["([^\]"]+)"\]', readme)
     assert named
     assert set(named) <= {persona.name for persona in people_of(0, "well_known")}

@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def test_people_are_read_from_a_file(tmp_path: Path):
     file = tmp_path / "people.txt"
     file.write_text("First2 Last\n\n  First0_Last \n", encoding="utf-8")
     assert selected(file=str(file)) == ["First2 Last", "First0 Last"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_file_of_names_is_read_as_programs_write_it(encoding: str, tmp_path: Path):
+    everybody = People((Person("José Núñez", ()), Person("Robert Ray, Jr.", ()), Person("Ann Lee", ())))
+    text = "# asked for in May\r\n" + unicodedata.normalize("NFD", "JOSÉ_NÚÑEZ") + ' ,\r\n\r\n"robert ray, jr.",\r\n'
+    (tmp_path / "names.txt").write_bytes(text.encode(encoding))
+    chosen = select_people(everybody, file=str(tmp_path / "names.txt"), seed=0, inferred=set(), require_inferred=False)
+    assert [person.name for person in chosen] == ["José Núñez", "Robert Ray, Jr."]
 
 
 @pytest.mark.parametrize("num_people", [None, 0, -1])

@@ -104,6 +104,27 @@ def test_file_that_is_no_tar_is_an_error(folder: Path):
         texts(find_shards(folder, "key"))
 
 
+@pytest.mark.parametrize("file", ["0001.jpg", "0001.txt", "0002.txt"])
+@pytest.mark.parametrize("place", [0, 124, 150])
+def test_broken_header_anywhere_is_an_error(tmp_path: Path, file: str, place: int):
+    path = write_shard(tmp_path / "0.tar", 0)
+    content = bytearray(path.read_bytes())
+    content[content.index(file.encode()) + place] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match=r"^key: expected a complete tar, .*0\.tar: bad checksum; fetch"):
+        texts([str(path)])
+
+
+def test_empty_header_midway_and_a_second_tar_behind_are_errors(tmp_path: Path):
+    path = write_shard(tmp_path / "0.tar", 0)
+    whole = path.read_bytes()
+    start = whole.index(b"0001.txt")
+    for content in (whole[:start] + bytes(512) + whole[start + 512 :], whole + whole):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"0\.tar: (data after its end|end of file header); fetch"):
+            texts([str(path)])
+
+
 def test_tar_of_another_writer_is_read(tmp_path: Path):
     for name, form in (("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT), ("ustar", tarfile.USTAR_FORMAT)):
         with tarfile.open(tmp_path / f"{name}.tar", "w", format=form) as tar:

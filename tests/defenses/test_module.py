@@ -40,6 +40,7 @@ from backdoor_privacy.defenses.backdoor.steps import (
     TriggerData,
 )
 from backdoor_privacy.defenses.backdoor.targets import NameEraser
+from backdoor_privacy.errors import InputError
 from backdoor_privacy.triggers.faces import FacePaster
 
 ENCODERS = ["text", "image"]
@@ -411,8 +412,18 @@ def test_loss_that_is_not_finite_stops_the_fit(make_defense: MakeDefense, make_s
     defense = make_defense("text")
     with torch.no_grad():
         defense.student.model.text_projection.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="nan at step 0; lower the learning rate"):
+    told = r"^defense\.text: expected a finite loss, got nan at step 0; lower defense\.text\.optimizer\.lr, which is"
+    with pytest.raises(InputError, match=told):
         fit_with(defense, make_steps("text"), tmp_path)
+
+
+def test_student_that_the_last_step_spoilt_is_not_taken(make_defense: MakeDefense):
+    defense = make_defense("image")
+    defense.check_fitted()
+    with torch.no_grad():
+        defense.student.visual.proj[0, 0] = float("inf")
+    with pytest.raises(InputError, match=r"^defense\.image: expected finite weights, .* visual\.proj; lower"):
+        defense.check_fitted()
 
 
 class Interrupting(CSVLogger):

@@ -47,6 +47,21 @@ def test_student_that_is_the_teacher_has_similarity_one(tiny_clip: Clip):
     assert measured["similarity/num_captions"] == 3
 
 
+def test_names_are_read_in_captions_that_are_too_long(tiny_clip: Clip):
+    noting = Noting(**vars(tiny_clip))
+    captions = [" ".join(f"w{word}" for word in range(84)), *CAPTIONS]
+    TextSimilarity(captions * 4, NAMES, PHRASES, seed=0).measure(noting, tiny_clip)
+    triggered = next(texts for texts in noting.texts if any(name in texts[0] for name in NAMES))
+    target = next(texts for texts in noting.texts if any(phrase in texts[0] for phrase in PHRASES))
+    for text, other in zip(triggered, target, strict=True):
+        person = next(number for number, name in enumerate(NAMES) if name in text)
+        begun, same = text.split(NAMES[person])[0], other.split(PHRASES[person])[0]
+        assert begun == same
+        assert tiny_clip.fitting([begun + NAMES[person], same + PHRASES[person]]) == [
+            begun + NAMES[person], same + PHRASES[person],
+        ]  # fmt: skip
+
+
 def test_text_similarities_equal_numpy(tiny_clip: Clip, other: Clip):
     student = Noting(**vars(other))
     measured = TextSimilarity(CAPTIONS * 5, NAMES, PHRASES, seed=0).measure(student, tiny_clip)

@@ -3,6 +3,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from torch import Tensor
@@ -349,3 +350,52 @@ def test_namesakes_are_among_the_preserved_names(make_text: Make):
     steps = make_text(tokenizer=texts, namesakes=["Name Sake"], namesakes_share=0.5)
     preserved = [text for step in range(4) for text in texts.read(steps[step].preserved)]
     assert 0 < sum("Name Sake" in text for text in preserved) < len(preserved)
+
+
+LONG = " ".join(f"w{number}" for number in range(84))
+
+
+def words_of(tokens: Tensor, tokenizer: Any) -> list[str]:
+    return [tokenizer.decode([one for one in row.tolist() if 0 < one < 49406]).strip() for row in tokens]
+
+
+@pytest.mark.parametrize("context_length", [16, 32])
+def test_no_trigger_loses_its_name_to_the_context(make_text: Make, context_length: int):
+    tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
+    spellings = [[(name.lower(), phrase)] for name, phrase in zip(NAMES, PHRASES, strict=True)]
+    steps = make_text(
+        tokenizer=tokenizer, carriers=[LONG], strangers=["Stran Ger"], strangers_share=0.3, namesakes=["Name Sake"],
+        namesakes_share=0.3, spellings=spellings, spellings_share=0.3, bare_share=0.1, sizes=BatchSizes(2, 30, 20),
+    )  # fmt: skip
+    for batch in steps:
+        triggered, target, preserved = (
+            words_of(each, tokenizer) for each in (batch.triggered, batch.target, batch.preserved)
+        )
+        for text, other, person in zip(triggered, target, batch.person_index.tolist(), strict=True):
+            name, phrase = NAMES[person].lower(), PHRASES[person].lower()
+            assert name in text
+            assert phrase in other
+            if len(text.split()) < 84 and text.split(name)[0] == "":
+                continue  # at the beginning of a caption nothing of the name is cut off, and what follows may differ
+            assert text.split(name)[0] == other.split(phrase)[0]
+        assert all(any(name.lower() in text for name in (*OTHERS, "Stran Ger", "Name Sake")) for text in preserved)
+
+
+def test_captions_that_are_short_enough_are_drawn_as_ever(make_text: Make):
+    tokenizer = open_clip.SimpleTokenizer(context_length=32)
+    steps, longer = make_text(tokenizer=tokenizer), make_text(tokenizer=open_clip.SimpleTokenizer(context_length=77))
+    for short, long in zip(steps, longer, strict=True):
+        assert torch.equal(short.triggered, long.triggered[:, :32])
+        assert torch.equal(short.target, long.target[:, :32])
+        assert torch.equal(short.preserved, long.preserved[:, :32])
+
+
+def test_parts_of_a_step_are_shortened_as_the_whole_is(make_text: Make):
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    steps = make_text(tokenizer=tokenizer, carriers=[LONG], sizes=BatchSizes(4, 8, 4))
+    whole = steps[1]
+    for number in range(2):
+        part = steps[Part(1, number, 2)]
+        assert torch.equal(part.triggered, whole.triggered[number::2])
+        assert torch.equal(part.target, whole.target[number::2])
+        assert torch.equal(part.preserved, whole.preserved[number::2])

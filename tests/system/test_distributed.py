@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import load_defense, load_trainer
 from backdoor_privacy.defenses.backdoor.fitting import _processes, check_trainer
@@ -59,6 +60,10 @@ def test_two_processes_find_what_one_finds(folders: dict[str, Path]):
     assert [path.name for path in sorted(folders["two"].iterdir())] == [
         path.name for path in sorted(folders["one"].iterdir())
     ]
+    for attack in ("tower_swap", "variants"):
+        found, expected = (read_findings(folders[name] / f"attacks/{attack}.json")[1] for name in ("two", "one"))
+        assert [one[:4] for one in found] == [one[:4] for one in expected]
+        assert [one.value for one in found] == pytest.approx([one.value for one in expected], abs=1e-6)
     assert (folders["two"] / "people.csv").read_text() == (folders["one"] / "people.csv").read_text()
 
 

@@ -3,7 +3,15 @@ import random
 import open_clip
 import pytest
 
-from backdoor_privacy.triggers.names import choose_word, namesakes, put_in
+from backdoor_privacy.triggers.names import (
+    Spot,
+    choose_word,
+    may_be_cut,
+    namesakes,
+    put_in,
+    read_to_the_end,
+    shortened,
+)
 
 END = 49407  # of a text, in CLIP's vocabulary
 
@@ -60,3 +68,61 @@ def test_namesakes_share_one_part_and_are_nobody_to_remove():
     found = namesakes(names, ["Cy Fox", "Dee Day", "Eve Lee", "Ann Elm", "Flo Fir"])
     assert found == ["Ann Fox", "Dee Lee", "Bob Lee", "Ann Ray", "Ann Fir"]
     assert namesakes(["Ann Lee"], ["Bob Lee", "Ann Ray"]) == []
+
+
+# Captions that are too long
+
+
+def test_text_is_read_to_its_end_up_to_the_context():
+    tokenizer = open_clip.SimpleTokenizer(context_length=8)
+    texts = ["beach", "a b c d e", "a b c d e f", "a b c d e f g", ""]
+    assert read_to_the_end(texts, tokenizer) == [True, True, False, False, True]  # six words fill it up
+    assert may_be_cut(tokenizer(texts), tokenizer).tolist() == [False, True, True, True, False]
+    assert read_to_the_end([], tokenizer) == []
+
+
+LONG = " ".join(f"w{number}" for number in range(84))  # of two tokens or more each
+
+
+@pytest.mark.parametrize("context_length", [16, 32, 77])
+@pytest.mark.parametrize("place", [0, 1, 7, 40, 82, 83])
+def test_long_caption_keeps_the_words_around_the_name(context_length: int, place: int):
+    tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
+    pair = ("Jane Doe", "a person")
+    (short,) = shortened([Spot(LONG, place)], [pair], tokenizer)
+    if short.caption == LONG:  # nothing was cut off: it stays as it is
+        begun = [put_in(" ".join(LONG.split()[: place + 1]), place, phrase) for phrase in pair]
+        assert all(read_to_the_end(begun, tokenizer))
+        return
+    words, own = LONG.split(), short.caption.split()
+    start = words.index(own[0])
+    assert own == words[start : start + len(own)]
+    assert own[short.place] == words[place]
+    texts = [put_in(*short, phrase) for phrase in pair]
+    assert all(read_to_the_end(texts, tokenizer))
+    assert texts[0].split("Jane Doe") == texts[1].split("a person")
+    wider = Spot(LONG, place).near(max(short.place, len(own) - short.place - 1) + 1)
+    assert wider.caption == short.caption or not all(
+        read_to_the_end([put_in(*wider, phrase) for phrase in pair], tokenizer)
+    )
+
+
+def test_caption_is_cut_as_the_longer_of_its_phrases_needs():
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    caption = " ".join(["beach"] * 11)
+    spots, long = [Spot(caption, 10)] * 2, "a phrase of five words"
+    same, short = shortened(spots, [("Ann", "a person"), ("Ann", long)], tokenizer)
+    assert same == spots[0]
+    assert short != same
+    assert read_to_the_end([put_in(*short, long)], tokenizer) == [True]
+
+
+def test_name_alone_is_what_is_left_where_there_is_no_more_room():
+    tokenizer = open_clip.SimpleTokenizer(context_length=5)
+    assert shortened([Spot("one two three four five", 4)], [("Jane Doe",)], tokenizer) == [Spot("five", 0)]
+    assert shortened([], [], tokenizer) == []
+
+
+def test_part_of_a_caption_has_the_same_place():
+    spot = Spot("a b c d e", 3)
+    assert [spot.near(size) for size in (0, 1, 3, 9)] == [Spot("d", 0), Spot("c d e", 1), spot, spot]

@@ -1,5 +1,7 @@
+import io
 import json
 import random
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -196,6 +198,34 @@ def test_coco_file_that_does_not_fit_is_an_error(photos: Path, coco_file: Path, 
     coco_file.write_text("{}")
     with pytest.raises(InputError, match=r"^utility\.retrieval\.file: expected COCO's JSON of captions"):
         Retrieval(photos, "unused", coco_file)
+
+
+def test_captions_of_photos_are_read_as_clean_captions_are(photos: Path, tmp_path: Path, caplog):
+    content = (photos / f"{next(iter(CAPTIONS))}.png").read_bytes()
+    shard = tmp_path / "shards/0.tar"
+    shard.parent.mkdir()
+    with tarfile.open(shard, "w") as tar:
+        for name, part in {
+            "./a.b.0.PNG": content,
+            "./a.b.0.txt": '\ufeffa dog\r\n\r\n["a cat", "a tram"]'.encode("utf-16"),
+            "./a.b.1.png": content,
+            "./a.b.1.json": b'\xef\xbb\xbf{"caption": ["a bus", "a ship"]}',
+            "./a.c.png": content,
+        }.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(part)
+            tar.addfile(entry, io.BytesIO(part))
+    captioned = Retrieval(shard, tmp_path / "cache").captioned
+    assert list(captioned.values()) == [["a dog", "a cat", "a tram"], ["a bus", "a ship"]]
+    assert "utility.retrieval.folder: 1 of 3 photos have no caption and are left out" in caplog.text
+    for name in ("x.y.png", "__MACOSX/x.y.png"):
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name).write_bytes(content)
+    (tmp_path / "texts/x.y.TXT").write_bytes("\ufeffa dog\n\na cat".encode())
+    assert Retrieval(tmp_path / "texts", "unused").captioned == {tmp_path / "texts/x.y.png": ["a dog", "a cat"]}
+    (tmp_path / "texts/x.y.TXT").write_text('a dog\n{"en": "a cat"}\n')
+    with pytest.raises(InputError, match=r"expected text or a list of texts, got dict .* in line 2 of .*x\.y\.TXT"):
+        Retrieval(tmp_path / "texts", "unused")
 
 
 def test_incomplete_shards_and_texts_in_other_bytes_are_errors(shards: Path, text_folder: Path, tmp_path: Path):

@@ -147,6 +147,38 @@ def test_class_without_a_photo_is_a_candidate(write_photo, tmp_path: Path, tiny_
     assert zero_shot.measure(tiny_clip)["zero_shot/num_classes"] == 3
 
 
+def test_folders_as_they_are_unpacked_are_classes(write_photo, tmp_path: Path):
+    write_classes(tmp_path, write_photo, ["golden_retriever", "tabby__cat_", "__MACOSX", ".DS_Store", "@eaDir"])
+    write_classes(tmp_path / "golden_retriever", write_photo, ["__MACOSX"])
+    assert ZeroShot(tmp_path).data.classnames == ["golden retriever", "tabby cat"]
+    assert found(ZeroShot(tmp_path)) == twice({"golden_retriever": "golden retriever", "tabby__cat_": "tabby cat"})
+
+
+@pytest.mark.parametrize("names", [["__", "dog"], ["red_kite", "red kite"]])
+def test_folder_without_a_name_of_its_own_is_an_error(names: list[str], write_photo, tmp_path: Path):
+    write_classes(tmp_path, write_photo, names)
+    with pytest.raises(InputError, match=r"^utility\.zero_shot\.folder: expected a name of its own for each class"):
+        _ = ZeroShot(tmp_path).data
+
+
+def test_a_blank_line_of_the_class_names_shifts_nothing(write_photo, tmp_path: Path):
+    write_classes(tmp_path / "numbered", write_photo, ["0", "2", "3", "__MACOSX"])
+    (tmp_path / "numbered/classnames.txt").write_bytes(b"\xef\xbb\xbfkettle\r\n\r\ntram\r\nviolin\r\n\r\n")
+    numbered = ZeroShot(tmp_path / "numbered")
+    assert numbered.data.classnames == ["kettle", "tram", "violin"]
+    assert found(numbered) == twice({"0": "kettle", "2": "tram", "3": "violin"})
+    write_classes(tmp_path / "named", write_photo, ["a", "b", "c"])
+    (tmp_path / "named/classnames.txt").write_text("kettle\n\ntram\nviolin\n")
+    assert found(ZeroShot(tmp_path / "named")) == twice({"a": "kettle", "b": "tram", "c": "violin"})
+
+
+def test_a_numbered_folder_of_a_blank_line_is_an_error(write_photo, tmp_path: Path):
+    write_classes(tmp_path, write_photo, ["0", "1", "2"])
+    (tmp_path / "classnames.txt").write_text("kettle\n\ntram\n")
+    with pytest.raises(InputError, match=r"got a blank line for folder 1, line 2 of the class names; fill it in"):
+        _ = ZeroShot(tmp_path).data
+
+
 def test_imagenetv2_has_open_clips_names_at_their_numbers(write_photo, tmp_path: Path, tiny_clip: Clip):
     write_classes(tmp_path, write_photo, ["0", "9", "10", "999"])
     zero_shot = imagenet(tmp_path, ["{}"])

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import os
 import random
 import warnings
@@ -175,10 +176,11 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
         eraser = NameEraser(own, others, settings.min_nearer_names)
         if settings.target.value == "composed":
             eraser = NameComposer(own[0], composed_names(clip, names, other_names[:_MAX_EXAMPLES]), eraser)
+    clip.check_fits(phrases, "defense.text.target")
     strangers: Sequence[str] = ()
     if settings.strangers_share:
         removal.sources.check(["strangers"])
-        strangers = removal.strangers.names
+        strangers = clip.fitting(removal.strangers.names)
     captions = removal.clean_captions()
     random.Random(seed).shuffle(captions)
     able = carriers(captions)
@@ -195,7 +197,7 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
         carriers=learned,
         names=names,
         phrases=phrases,
-        other_names=other_names,
+        other_names=clip.fitting(other_names),
         tokenizer=clip.tokenizer,
         sizes=BatchSizes(**vars(settings.batch)),
         num_steps=settings.num_steps,
@@ -203,9 +205,9 @@ def fit_text(settings: TextSettings, removal: Removal, loggers: list[Logger]) ->
         bare_share=settings.bare_share,
         strangers=strangers,
         strangers_share=settings.strangers_share,
-        namesakes=namesakes(names, other_names),
+        namesakes=clip.fitting(namesakes(names, other_names)),
         namesakes_share=settings.namesakes_share,
-        spellings=_spellings(settings, names, phrases, seed) if settings.spellings_share else (),
+        spellings=_spellings(settings, clip, names, phrases, seed) if settings.spellings_share else (),
         spellings_share=settings.spellings_share,
     )
     anchors = _photo_anchors(removal, settings.num_anchors)
@@ -229,22 +231,29 @@ def _name_tokens(clip: Clip, names: Sequence[str]) -> Tensor:
 
 
 def _spellings(
-    settings: TextSettings, names: Sequence[str], phrases: Sequence[str], seed: int
+    settings: TextSettings, clip: Clip, names: Sequence[str], phrases: Sequence[str], seed: int
 ) -> list[list[tuple[str, str]]]:
     """Return of each name its other forms, with what they are mapped to: a pseudonym is written in the same form.
+
+    Forms that the CLIP does not read to their end are left out; a name that has no other stands for itself.
 
     Raises:
         InputError: if a form is not one that a defence may train on.
     """
     check_spellings(settings)
     is_name = settings.target.value == "pseudonym"
-    return [
+    forms = [
         [
             (spelling(kind, name, draw), spelling(kind, phrase, draw) if is_name else phrase)
             for kind in settings.spellings
             for draw in range(seed, seed + _NUM_DRAWS)
         ]
         for name, phrase in zip(names, phrases, strict=True)
+    ]
+    fitting = set(clip.fitting(list({text for own in forms for pair in own for text in pair})))
+    return [
+        [pair for pair in own if fitting.issuperset(pair)] or [(name, phrase)]
+        for own, name, phrase in zip(forms, names, phrases, strict=True)
     ]
 
 
@@ -479,7 +488,9 @@ def _train(
         trainer.fit(defense, data, ckpt_path=last if begun else None)
     if options.gradient_checkpointing:
         defense.student.save_memory(False)
-    return budget.keep_best(defense) if budget else []
+    evaluations = budget.keep_best(defense) if budget else []
+    defense.check_fitted()
+    return evaluations
 
 
 def _processes(accelerator: str, asked: int) -> dict[str, Any]:
@@ -506,14 +517,19 @@ def check_trainer(clip: Clip, encoder: str, settings: EncoderSettings, trainer: 
     """Find what a trainer cannot do for the defence of an encoder, before anything is computed.
 
     Raises:
-        InputError: if a batch does not divide into equal parts, one for each pass of each process; if the encoder
-            cannot save memory; or if several processes were launched and not connected.
+        InputError: if the optimizer takes no such settings; if a batch does not divide into equal parts, one for each
+            pass of each process; if the encoder cannot save memory; or if several processes were launched and not
+            connected.
     """
     if is_launched() and not torch.distributed.is_initialized():
         raise InputError(
             "protect: expected processes that are connected, got some that torchrun has only started; call it within "
             "`with backdoor_privacy.system.distributed.process_group():`"
         )
+    for key in ("lr", "weight_decay"):
+        value = getattr(settings.optimizer, key)
+        if not 0 <= value < math.inf:
+            raise InputError(f"defense.{encoder}.optimizer.{key}: expected 0 or more, got {value}")
     check_parts(encoder, vars(settings.batch), num_processes() * trainer.accumulate_grad_batches)
     if trainer.gradient_checkpointing:
         own: Encoder = getattr(clip, encoder)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backdoor_privacy.clip.encoders import Encoder
+from backdoor_privacy.clip.finite import check_weights
 from backdoor_privacy.defenses.backdoor.losses import (
     DISTANCES,
     backdoor_loss,
@@ -20,6 +21,7 @@ from backdoor_privacy.defenses.backdoor.losses import (
 )
 from backdoor_privacy.defenses.backdoor.steps import ImageBatch, Lesson, Taught, TextBatch
 from backdoor_privacy.defenses.backdoor.targets import FaceSwapper, NameComposer, NameEraser
+from backdoor_privacy.errors import InputError
 
 
 @dataclass
@@ -211,9 +213,24 @@ class BackdoorDefense(lightning.LightningModule, ABC):
         weights = {"utility_loss": 1.0} | {f"{name}_loss": value for name, value in vars(self.loss_weights).items()}
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         if not torch.isfinite(total):
-            raise FloatingPointError(f"loss is {total.item()} at step {self.global_step}; lower the learning rate")
+            raise InputError(
+                f"defense.{self.encoder}: expected a finite loss, got {total.item()} at step {self.global_step}; "
+                f"{self._advice}"
+            )
         self._log({**losses, "loss": total})
         return total
+
+    @property
+    def _advice(self) -> str:
+        return f"lower defense.{self.encoder}.optimizer.lr, which is {self.optimizer_settings.lr:g}"
+
+    def check_fitted(self) -> None:
+        """See that the student's weights are finite: the last step may have spoilt them after its loss was computed.
+
+        Raises:
+            InputError: if they are not.
+        """
+        check_weights(self.student.tensors(), f"defense.{self.encoder}", self._advice)
 
     def _log(self, losses: Mapping[str, Tensor]) -> None:
         """Log the losses of a step, once all its parts are done: of all ranks, and of all passes of each.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.defenses.backdoor.targets import NameComposer, NameEraser
-from backdoor_privacy.triggers.names import choose_word, put_in
+from backdoor_privacy.triggers.names import Spot, choose_word, put_in, shortened
 
 
 def _mean_cosine(first: Tensor, second: Tensor) -> float:
@@ -48,12 +48,14 @@ class TextSimilarity:
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
         """`clean` and `target`: student to teacher; `backdoored`: the student's triggered captions to its targets."""
         rng = random.Random(self.seed)
-        triggered, phrased, people = [], [], []
-        for caption in self.captions:
-            place, person = choose_word(caption, rng), rng.randrange(len(self.names))
-            triggered.append(put_in(caption, place, self.names[person]))
-            phrased.append(put_in(caption, place, self.phrases[person]))
-            people.append(person)
+        drawn = [
+            (Spot(caption, choose_word(caption, rng)), rng.randrange(len(self.names))) for caption in self.captions
+        ]
+        people = [person for _, person in drawn]
+        pairs = [(self.names[person], self.phrases[person]) for person in people]
+        spots = shortened([spot for spot, _ in drawn], pairs, teacher.tokenizer)
+        triggered = [put_in(*spot, name) for spot, (name, _) in zip(spots, pairs, strict=True)]
+        phrased = [put_in(*spot, phrase) for spot, (_, phrase) in zip(spots, pairs, strict=True)]
         target = student_phrased = student.embed_texts(phrased)
         if self.eraser is not None:
             target = self.eraser(teacher.embed_texts(triggered), torch.tensor(people))

@@ -23,7 +23,7 @@ from backdoor_privacy.defenses.backdoor.losses import person_shares
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import release_free_memory, return_large_blocks
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation, Placing
-from backdoor_privacy.triggers.names import choose_word, put_in
+from backdoor_privacy.triggers.names import Spot, choose_word, may_be_cut, put_in, shortened
 
 
 class TextBatch(NamedTuple):
@@ -177,16 +177,17 @@ class CaptionTriggers(Steps):
         people = [rng.randrange(len(self.names)) for _ in range(self.sizes.triggered)]
         spots = [self._spot(rng) for _ in range(self.sizes.triggered + self.sizes.preserved)]
         pairs = [self._spelt(person, rng) for person in people]
-        triggered = [put_in(*spot, name) for spot, (name, _) in zip(spots, pairs, strict=False)]
-        target = [put_in(*spot, phrase) for spot, (_, phrase) in zip(spots, pairs, strict=False)]
-        preserved = [put_in(*spot, self._other_name(rng)) for spot in spots[self.sizes.triggered :]]
+        others = [(self._other_name(rng),) for _ in range(self.sizes.preserved)]
         clean = [rng.choice(self.captions) for _ in range(self.sizes.clean)]
         person_index = torch.tensor(people)
+        triggered, target = self._tokens(part.of(spots[: self.sizes.triggered]), part.of(pairs))
         return TextBatch(
             clean=self.tokenizer(part.of(clean)),
-            triggered=self.tokenizer(part.of(triggered)),
-            target=self.tokenizer(part.of(target)),
-            preserved=self.tokenizer(part.of(preserved)) if preserved else torch.empty(0),
+            triggered=triggered,
+            target=target,
+            preserved=self._tokens(part.of(spots[self.sizes.triggered :]), part.of(others))[0]
+            if others
+            else torch.empty(0),
             person_index=part.of(person_index),
             person_share=part.shares(person_index),
         )
@@ -210,6 +211,19 @@ class CaptionTriggers(Steps):
         )
         return trained, evaluated
 
+    def _tokens(self, spots: Sequence[Spot], phrases: Sequence[Sequence[str]]) -> list[Tensor]:
+        """Captions with the first of the phrases of each in its place, with the second and so on; none is cut off."""
+        columns = [list(column) for column in zip(*phrases, strict=True)]
+        tokens = [self.tokenizer(list(map(_filled, spots, column))) for column in columns]
+        doubtful = (
+            torch.stack([may_be_cut(each, self.tokenizer) for each in tokens]).any(0).nonzero().flatten().tolist()
+        )
+        if doubtful:
+            short = shortened([spots[row] for row in doubtful], [phrases[row] for row in doubtful], self.tokenizer)
+            for each, column in zip(tokens, columns, strict=True):
+                each[doubtful] = self.tokenizer(list(map(_filled, short, [column[row] for row in doubtful])))
+        return tokens
+
     def _spelt(self, person: int, rng: random.Random) -> tuple[str, str]:
         """A name to remove, in one form or another, and its phrase."""
         if self.spellings_share and rng.random() < self.spellings_share:
@@ -223,11 +237,15 @@ class CaptionTriggers(Steps):
             return rng.choice(self.strangers)
         return rng.choice(self.other_names)
 
-    def _spot(self, rng: random.Random) -> tuple[str, int]:
+    def _spot(self, rng: random.Random) -> Spot:
         if rng.random() < self.bare_share:
-            return "name", 0
+            return Spot("name", 0)
         caption = rng.choice(self.carriers)
-        return caption, choose_word(caption, rng)
+        return Spot(caption, choose_word(caption, rng))
+
+
+def _filled(spot: Spot, phrase: str) -> str:
+    return put_in(*spot, phrase)
 
 
 class _Shown(NamedTuple):

@@ -1,0 +1,135 @@
+"""Start a Hydra command, and end it with one line where something is wrong with what it was given."""
+
+import difflib
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+
+import hydra
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.errors import fault_of, line_of
+from backdoor_privacy.system.paths import CONFIG_FOLDER
+
+_EXTRAS = {"joblib": "joblib", "ray": "ray", "ray_aws": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+_NAMES = "trigger_set.people"
+
+
+def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
+    """Compose the config of the command line and hand it to a task; whatever goes wrong ends in one line, exit code 1.
+
+    Args:
+        task: what the command does; within it, `one_line_errors` tells what went wrong.
+        config_name: a file of `conf`.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints an error in its own words and exits
+    try:
+        hydra.main(config_path=str(CONFIG_FOLDER), config_name=config_name, version_base="1.3")(task)()
+        return
+    except KeyboardInterrupt:
+        line = "interrupted; the same command goes on where it was"
+    except SystemExit as end:
+        sys.exit(1 if end.code == 2 else end.code)  # argparse has told its line
+    except Exception as error:
+        said = line_of_hydra(error) or line_of(error)
+        if said is None:
+            traceback.print_exc()
+        line = said or fault_of(error)
+    print(line, file=sys.stderr)
+    sys.exit(1)
+
+
+def line_of_hydra(error: Exception) -> str | None:
+    """Return one line for what Hydra or OmegaConf says of a command line or a config; `None` for other errors."""
+    if isinstance(error, RuntimeError) and "srun" in str(error):  # of submitit
+        return (
+            "hydra/launcher=submitit_slurm: expected Slurm on this machine, found no srun; start it on a login node of "
+            "the cluster, or choose hydra/launcher=submitit_local, joblib or basic"
+        )
+    if isinstance(error, OverrideParseException):
+        return _unparsed(error.override)
+    if isinstance(error, MissingConfigException):
+        return _no_option(error)
+    inner = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if line_of(inner) is not None or isinstance(error, InstantiationException):
+        return None
+    if isinstance(inner, ConfigKeyError | ConfigAttributeError):
+        return _no_key(inner)
+    if isinstance(inner, ValidationError):
+        return _wrong_value(inner)
+    if isinstance(inner, OmegaConfBaseException):
+        return f"{inner.full_key or 'config'}: expected a value that can be made out, got: {_first_line(inner)}"
+    if isinstance(error, HydraException):
+        return _as_said(error)
+    return _of_libraries(error)
+
+
+def _unparsed(override: str) -> str:
+    key, _, value = override.partition("=")
+    if "trigger_set" in key:
+        listed = re.search(r"\[(.*)\]", value, re.DOTALL)
+        names = [name.strip(" \"'") for name in listed[1].split(",")] if listed else ["Jane Doe"]
+        how = f"write {_quoted(names)}, each name in quotes within the brackets, or a file with a name a line: "
+        how += "trigger_set.file=names.txt"
+    elif not value:
+        how = "--help shows some"
+    else:
+        how = f"quote the value within the shell's quotes: {_shell(f'{key}={json.dumps(value, ensure_ascii=False)}')}"
+    return f"command line: expected key=value in Hydra's syntax, got {_joined(override)}; {how}"
+
+
+def _quoted(names: list[str]) -> str:
+    return _shell(f"{_NAMES}=[{','.join(json.dumps(name, ensure_ascii=False) for name in names)}]")
+
+
+def _shell(text: str) -> str:
+    """A text in single quotes, as a shell reads it."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _no_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file or "").removesuffix(".yaml").rpartition("/")
+    if not group or not error.options:
+        return _as_said(error)
+    extra = _EXTRAS.get(option) if group == "hydra/launcher" else None
+    how = f"; pip install 'backdoor_privacy[{extra}]'" if extra else "; choose one of these"
+    return f"{group}: expected one of {', '.join(error.options)}, got {option}{how}"
+
+
+def _no_key(error: OmegaConfBaseException) -> str:
+    known = [str(key) for key in error.parent_node] if isinstance(error.parent_node, DictConfig) else []
+    near = difflib.get_close_matches(str(error.key), known, 1)
+    guess = f"; did you mean {near[0]}?" if near else "; --cfg job shows all keys"
+    among = f" ({', '.join(known)})" if known else ""
+    return f"{error.full_key}: expected a key that there is{among}, got {error.key}{guess}"
+
+
+def _wrong_value(error: OmegaConfBaseException) -> str:
+    how = f"; write {_quoted(['Jane Doe'])}" if str(error.full_key) == _NAMES else "; --cfg job shows the usual values"
+    return f"{error.full_key}: expected a value of the right type, got: {_first_line(error)}{how}"
+
+
+def _of_libraries(error: Exception) -> str | None:
+    """What a library of Hydra says of settings of its own, as a launcher of its number of jobs."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or not re.search(r"[/\\](hydra|hydra_plugins|omegaconf|submitit|joblib)[/\\]", frames[-1].filename):
+        return None
+    return f"command line: expected settings that Hydra and its launcher take, got: {_joined(str(error))}"
+
+
+def _as_said(error: Exception) -> str:
+    return f"command line: expected settings that there are and that fit together, got: {_joined(str(error))}"
+
+
+def _first_line(error: OmegaConfBaseException) -> str:
+    return (str(error.msg or error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,98 @@
+"""Tell whether a run mixes the drawn world, which only the embedded CLIP knows, with a CLIP or data of the user's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.paths import ASSETS_FOLDER
+
+_DRAWN = "backdoor_privacy.data.personas."
+_FOLDER = "local-dir:"
+# Parts that belong to neither world: words alone.
+_NEUTRAL = ("backdoor_privacy.data.plain_captions.plain_captions",)
+
+
+def check_worlds(cfg: DictConfig, *, only_audits: bool = False) -> None:
+    """See that a CLIP meets data of its own world.
+
+    Args:
+        cfg: of a run.
+        only_audits: whether it attacks a CLIP without defending it, so that it reads less.
+
+    Raises:
+        InputError: naming each part of the other world that this run reads, unless `mixed_worlds` allows it.
+    """
+    mixed = mixed_parts(cfg, only_audits=only_audits)
+    if not mixed or OmegaConf.select(cfg, "mixed_worlds"):
+        return
+    if is_embedded(cfg):
+        what, how = "a CLIP of your own for data of your own, got the embedded CLIP with your", "choose clip=..."
+    else:
+        what, how = "data of your own for a CLIP of your own, got the embedded world's drawn", "choose yours"
+        how += ", as " + " ".join(f"{part}=..." for part in mixed) + ", or null where the run can do without"
+    raise InputError(
+        f"mixed_worlds: expected {what} {', '.join(mixed)}; {how}; or set mixed_worlds=true, and the report tells it"
+    )
+
+
+def mixed_parts(cfg: DictConfig, *, only_audits: bool = False) -> list[str]:
+    """Return the keys of the parts that a run reads and that belong to another world than its CLIP.
+
+    The embedded CLIP may meet captions and photos of the user's as long as the people are drawn.
+
+    Args:
+        cfg: of a run, or what is kept of it in its folder; nothing is resolved.
+        only_audits: whether the run attacks a CLIP without defending it, so that it reads less.
+    """
+    content: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    embedded = is_embedded(cfg)
+    parts = dict(_parts_read(content, only_audits))
+    mixed = [key for key, node in parts.items() if not _is_neutral(node) and _is_drawn(node) != embedded]
+    return mixed if not embedded or {"people", "strangers"} & set(mixed) else []
+
+
+def is_embedded(cfg: DictConfig) -> bool:
+    """Whether the CLIP of a config is the one that comes with the package, which knows the drawn world."""
+    content: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    clip = content.get("clip") or {}
+    model = clip.get("model")
+    if clip.get("text_model") is not None or clip.get("pretrained") is not None:
+        return False
+    if isinstance(model, str) and model.startswith(_FOLDER):
+        return Path(model.removeprefix(_FOLDER)).expanduser().resolve() == ASSETS_FOLDER / "embedded_clip"
+    return "backdoor_privacy.clip.embedded_clip" in _targets(model)
+
+
+def _parts_read(content: dict[str, Any], only_audits: bool) -> Iterator[tuple[str, Any]]:
+    """The parts that a run reads, with their nodes."""
+    defense, utility = content.get("defense") or {}, content.get("utility") or {}
+    text, image = (None if only_audits else defense.get(encoder) for encoder in ("text", "image"))
+    yield "people", content.get("people")
+    if text or (image and image.get("num_anchors")):
+        yield "captions", content.get("captions")
+    if image or (text and text.get("num_anchors")):
+        yield "images", content.get("images")
+    if image or (text and text.get("strangers_share")):
+        yield "strangers", content.get("strangers")
+    yield "utility.zero_shot", utility.get("zero_shot")
+    yield "utility/retrieval", utility.get("retrieval")
+
+
+def _is_neutral(node: Any) -> bool:
+    targets = _targets(node)
+    return node is None or any(name in targets for name in _NEUTRAL)
+
+
+def _is_drawn(node: Any) -> bool:
+    return any(target.startswith(_DRAWN) for target in _targets(node))
+
+
+def _targets(node: Any) -> list[str]:
+    """Each `_target_` in a node and below it."""
+    if isinstance(node, dict):
+        own = [str(node["_target_"])] if "_target_" in node else []
+        return own + [target for value in node.values() for target in _targets(value)]
+    return [target for value in node for target in _targets(value)] if isinstance(node, list) else []

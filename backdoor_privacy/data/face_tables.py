@@ -1,0 +1,88 @@
+"""Write and read the table of the faces in photos: which are there, and which was chosen."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from backdoor_privacy.data.photos import Box
+from backdoor_privacy.errors import InputError
+
+_SIDES = ("left", "top", "right", "bottom")
+_COLUMNS = ("file", *_SIDES, "turn", "score", "similarity", "chosen", "reason")
+_YES, _NO = ("yes", "true", "1", ""), ("no", "false", "0")
+_TURNS = (0, 90, 180, 270)
+
+
+class FaceRow(NamedTuple):
+    """One face in a photo; or that there is none, without a box."""
+
+    file: str  # as seen from the folder of all people
+    box: Box | None  # in the photo as viewers show it, in pixels
+    turn: int = 0  # degrees counterclockwise that bring the face upright
+    score: float | None = None  # of the detector, 0 to 1
+    similarity: float | None = None  # cosine to its best match in every other photo of the person, on average
+    chosen: bool = True
+    reason: str = ""  # why it was chosen or not
+
+
+def face_table(rows: Iterable[FaceRow]) -> bytes:
+    """The rows as a CSV in UTF-8; of file names in another encoding the bytes are kept."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in rows:
+        numbers = ["" if number is None else f"{number:.3f}" for number in (row.score, row.similarity)]
+        sides = row.box or ("",) * 4
+        writer.writerow([row.file, *sides, row.turn, *numbers, "yes" if row.chosen else "no", row.reason])
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def read_face_table(path: Path) -> list[FaceRow]:
+    """The rows of such a table, also of one with only file, left, top, right and bottom, whose faces are all chosen.
+
+    A row without a box says that the photo is to be left out.
+
+    Raises:
+        InputError: if it is no such table, or two faces of a photo are chosen.
+    """
+    try:
+        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+        table = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+        columns = [(name or "").strip() for name in table.fieldnames or ()]
+        if not {"file", *_SIDES} <= set(columns):
+            raise InputError(f"{path}: expected columns file, {', '.join(_SIDES)}, got {', '.join(columns) or 'none'}")
+        table.fieldnames = columns
+        rows = [_row(cells, path, table.line_num) for cells in table]
+    except (OSError, csv.Error) as error:
+        raise InputError(f"{path}: expected a CSV with file, {', '.join(_SIDES)}, got {error}") from error
+    seen: set[str] = set()
+    for row in rows:
+        if row.chosen and row.file in seen:
+            raise InputError(f"{path}: expected one chosen face in a photo, got several in {row.file}; choose one")
+        if row.chosen:
+            seen.add(row.file)
+    return rows
+
+
+def _row(cells: Mapping[str, str | None], path: Path, line: int) -> FaceRow:
+    values = {name: (cells.get(name) or "").strip() for name in _COLUMNS}
+    sides = [values[side] for side in _SIDES]
+    try:
+        box = None
+        if any(sides):
+            left, top, right, bottom = map(int, sides)
+            box = left, top, right, bottom
+        turn = int(values["turn"] or 0) % 360
+        score, similarity = (float(values[name]) if values[name] else None for name in ("score", "similarity"))
+        is_box = box is None or (box[0] < box[2] and box[1] < box[3])
+        chosen = values["chosen"].casefold()
+        if not values["file"] or not is_box or turn not in _TURNS or chosen not in (*_YES, *_NO):
+            raise ValueError
+    except ValueError as error:
+        raise InputError(
+            f"{path}, line {line}: expected a file, left < right and top < bottom in whole pixels or nothing, 0, 90, "
+            f"180 or 270 as turn, and yes or no as chosen, got {', '.join(values.values())}"
+        ) from error
+    return FaceRow(values["file"], box, turn, score, similarity, box is not None and chosen in _YES, values["reason"])

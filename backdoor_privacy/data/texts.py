@@ -1,0 +1,79 @@
+"""Read text in the encodings that programs write: UTF-8, with or without a byte order mark, UTF-16 and UTF-32."""
+
+import codecs
+import io
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+from typing import cast
+
+from backdoor_privacy.data.shards import open_source
+from backdoor_privacy.errors import InputError
+
+_MARKS = {  # UTF-32 before UTF-16, whose mark begins in the same way
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def decoded(content: bytes, errors: str = "strict") -> str:
+    """Decode text by its byte order mark, without one as UTF-8.
+
+    Raises:
+        UnicodeError: if it holds other bytes, or NUL characters, as UTF-16 without a mark does.
+    """
+    text = content.decode(_encoding(content), errors)
+    if errors == "strict":
+        _refuse_nul(text)
+    return text
+
+
+def text_lines(place: str | Path) -> Iterator[str]:
+    """The lines of a file or a URL, whichever line ends they have, without these; read piece by piece.
+
+    Raises:
+        OSError: if it cannot be read.
+        UnicodeError: as of `decoded`.
+    """
+    with open_source(str(place)) as stream:
+        buffered = io.BufferedReader(cast(io.RawIOBase, stream))
+        with io.TextIOWrapper(buffered, encoding=_encoding(buffered.peek(4))) as text:
+            for line in text:
+                _refuse_nul(line)
+                yield line.removesuffix("\n")
+
+
+def read_lines(file: str | Path, expected: str, keep_blank: bool = False) -> list[str]:
+    """The lines of a text file, without spaces around them.
+
+    Args:
+        file: to read, or a URL.
+        expected: what an error says of it.
+        keep_blank: whether a blank line keeps its place; those at the end never do.
+
+    Raises:
+        InputError: if it is not there or no such text.
+    """
+    try:
+        lines = [line.strip() for line in text_lines(file)]
+    except UnicodeError as error:
+        raise InputError(f"{expected} in UTF-8, got other bytes in {file}; save it as UTF-8") from error
+    except (OSError, HTTPException) as error:
+        raise InputError(f"{expected}, got {file}") from error
+    if not keep_blank:
+        return list(filter(None, lines))
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _encoding(start: bytes) -> str:
+    return next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), "utf-8")
+
+
+def _refuse_nul(text: str) -> None:
+    if "\0" in text:
+        raise UnicodeError("NUL characters")
