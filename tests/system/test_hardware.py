@@ -1,9 +1,11 @@
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from backdoor_privacy.data.inspection import photo_sizes
 from backdoor_privacy.system import hardware
 from backdoor_privacy.system.hardware import default_num_workers
 
@@ -74,3 +76,21 @@ def test_workers_are_as_many_as_the_machine_has_cores_for(
     monkeypatch.setattr(hardware, "num_cores", lambda: num_cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(num_trained_here))
     assert default_num_workers() == expected
+
+
+def test_workers_do_not_exceed_the_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hardware, "num_cores", lambda: 2)
+    assert [hardware.usable_workers(asked) for asked in (0, 1, 4)] == [0, 1, 2]
+
+
+def test_daemon_starts_no_workers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert hardware.usable_workers(2) == 0
+
+
+def test_worker_of_joblib_makes_its_batches_itself(write_photo, tmp_path: Path):
+    joblib = pytest.importorskip("joblib")
+    paths = [write_photo(tmp_path / f"{number}.png", number) for number in range(3)]
+    jobs = [joblib.delayed(photo_sizes)(paths, 2) for _ in range(2)]  # one alone would not leave this process
+    for sizes in joblib.Parallel(n_jobs=2, backend="loky")(jobs):
+        assert [(sizes[path].width, sizes[path].height) for path in paths] == [(40, 32)] * 3
