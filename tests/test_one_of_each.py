@@ -14,7 +14,7 @@ from backdoor_privacy.attacks.idia import Idia, IdiaVotes, cast_votes, majority
 from backdoor_privacy.attacks.idia_sweep import name_ranks
 from backdoor_privacy.attacks.photos import see_photos
 from backdoor_privacy.attacks.scene import Scene, auc_finding, mean_finding
-from backdoor_privacy.attacks.variants import EXACT, correct_prompts, written
+from backdoor_privacy.attacks.variants import EXACT, answers_to, written
 from backdoor_privacy.audit import audit, idia_rates, leak_table
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.images import load_images
@@ -101,7 +101,7 @@ def test_one_candidate_is_always_right_and_so_is_refused(tiny_clip: Clip, person
 def test_votes_of_one_photo_under_one_prompt():
     metric = IdiaVotes(torch.tensor([1]))
     metric.update(torch.tensor([[1.0, 0.0]]), torch.tensor([[[0.0, 1.0], [0.8, 0.6]]]), torch.tensor([0]))
-    correct, own_votes, margins = metric.compute()
+    correct, own_votes, margins, _ = metric.compute()
     assert correct.tolist() == [1]
     assert own_votes.tolist() == [[1]]
     assert margins.tolist() == pytest.approx([0.8])
@@ -125,12 +125,17 @@ def test_rates_of_one_person_and_of_nobody():
 def test_name_of_one_person_in_another_form(tiny_clip: Clip, person: Person):
     form = written(EXACT, ["Ann Lee"], IDIA.candidates(["Ann Lee"]), IDIA.templates, 21, seed=0)
     photos = see_photos(tiny_clip, [person.attack_photos[:2]])
-    assert correct_prompts(tiny_clip, photos, form).tolist() == [right_answers(tiny_clip, person, IDIA)]
+    assert answers_to(tiny_clip, photos, form).correct_prompts.tolist() == [right_answers(tiny_clip, person, IDIA)]
 
 
 def test_one_finding():
     found = mean_finding(torch.tensor([True]), kind="", model="both", group="removed")
-    assert (found.value, found.low, found.high, found.num_people) == (1.0, pytest.approx(0.025), 1.0, 1)
+    assert (found.value, found.low, found.high, found.num_people) == (
+        1.0,
+        pytest.approx(0.20655, abs=1e-5),
+        1.0,
+        1,
+    )  # Wilson: 1 / (1 + 1.96 ** 2)
     assert auc_finding(torch.tensor([1.0]), torch.tensor([0.0]), kind="", model="", group="").value == 1
 
 
@@ -183,7 +188,7 @@ def test_every_attack_on_one_removed_person_finds_something_true_or_says_what_it
         assert all(map(math.isfinite, (one.value, one.low, one.high))), one
     if name == "tower_swap":
         expected = IDIA.run(tiny_clip, people).inferred["Ann Lee"]
-        assert {one.value for one in findings if one.group == "removed"} == {float(expected)}
+        assert {one.value for one in findings if (one.group, one.measure) == ("removed", "TPR")} == {float(expected)}
 
 
 def write_classes(folder: Path, write_photo: Any, *classes: str) -> Path:
