@@ -83,5 +83,5 @@ def test_num_candidates_is_idias_unless_it_is_given(scene: Scene, monkeypatch: p
 
 def test_nobody_to_teach_is_an_error(scene: Scene):
     alone = Scene(**{**fields(scene), "people": People(scene.people.everybody[:2])})
-    with pytest.raises(InputError, match="three people or more who were not removed, two to teach .*, got 0 to teach"):
+    with pytest.raises(InputError, match=r"three people or more who were not removed, two to teach .*, got 0 to teach"):
         BenignFineTuning(**SETTINGS).run(alone)
