@@ -107,7 +107,10 @@ def load_scene(folder: Path) -> Scene:
     """
     metrics, path = read_metrics(folder), _config(folder)
     if metrics is None or not path.is_file():
-        raise InputError(f"{folder}: expected the folder of a finished run, got one without metrics.json or its config")
+        raise InputError(
+            f"{folder}: expected the folder of a finished run, got one without metrics.json or its config; give a "
+            "folder as runs/.../seed=0, or finish its run"
+        )
     if not (folder / "defended" / "open_clip_config.json").is_file():
         raise InputError(f"{folder}/defended: expected a whole CLIP, got none; a text model alone is attacked by IDIA")
     if not (folder / "people.csv").is_file():

@@ -51,7 +51,7 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             failed.append(f"broken: {run}: expected whole JSON files of a finished run, got {error!r}")
     if not begun:
-        raise InputError(f"{folder}: expected run folders in it, found none")
+        raise InputError(f"{folder}: expected run folders in it, found none; give the folder of runs, paths.runs")
     return pd.DataFrame(rows), failed
 
 

@@ -100,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments).project
     entity, slash, project = asked.partition("/")
     if not (entity and slash and project):
-        raise InputError(f"dashboard: expected <entity>/<project>, got {asked}")
+        raise InputError(
+            f"dashboard: expected <entity>/<project>, got {asked}; both stand in the address of the project at W&B"
+        )
     print(_save(workspace(entity, project)))
     return 0
 

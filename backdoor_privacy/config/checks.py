@@ -37,6 +37,7 @@ def check(cfg: DictConfig, *, only_audits: bool = False) -> None:
     """
     _check_keys(cfg)
     _check_missing(cfg)
+    _check_names(cfg)
     if cfg.defense.text is None and cfg.defense.image is None:
         raise InputError("defense: expected a defence of the text or the image encoder, got none")
     _check_ranges(cfg, _ranges(cfg))
@@ -71,6 +72,14 @@ def _check_missing(cfg: DictConfig) -> None:
         raise InputError(
             f"config: expected a value for {', '.join(sorted(missing))}, got ???; give it, as {first}=<value>"
         )
+
+
+def _check_names(cfg: DictConfig) -> None:
+    """Refuse empty names of folders, which would be the one that the command is started in."""
+    for key in ("name", "paths.run", "paths.runs", "paths.cache"):
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, str) and not value.strip():
+            raise InputError(f"{key}: expected a name, got nothing; leave {key}= away for the usual one")
 
 
 def _check_ranges(cfg: DictConfig, ranges: Iterable[tuple[str, float, float]]) -> None:

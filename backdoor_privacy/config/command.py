@@ -35,7 +35,12 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
     except KeyboardInterrupt:
         line = "interrupted; the same command goes on where it was"
     except SystemExit as end:
-        sys.exit(1 if end.code == 2 else end.code)  # argparse has told its line
+        if end.code != 2:  # of argparse, which has told what it could not read
+            sys.exit(end.code)
+        line = (
+            "command line: expected settings as key=value side by side, and options of Hydra as --multirun before or "
+            "after all of them, got what is named above; see --help"
+        )
     except Exception as error:
         said = line_of_hydra(error) or line_of(error)
         if said is None:

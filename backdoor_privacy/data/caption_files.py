@@ -1,7 +1,7 @@
 """Read captions from the files and tables that people have, each caption as text or not at all."""
 
 import ast
-import json
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,14 +11,17 @@ from typing import Any
 
 from backdoor_privacy.data.shards import find_shards, open_source, read_shards
 from backdoor_privacy.data.tables import read_table
-from backdoor_privacy.data.texts import decoded, read_lines, text_lines
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.data.texts import decoded, json_of, read_lines, text_lines
+from backdoor_privacy.errors import InputError, some
+
+log = logging.getLogger(__name__)
 
 _KEY = "captions.file"
 _SEPARATORS = {".csv": ",;\t|", ".tsv": "\t"}
 _NAMES_OF_PHOTOS = {"file", "file_name", "filename", "image", "image_id", "image_name", "img", "path", "photo", "url"}
 _NAMES_OF_CAPTIONS = ("caption", "captions", "comment", "sentence", "text")
 _PHOTO_IN_FRONT = re.compile(r"[^\t,|]+?\.(?:jpe?g|png|webp|bmp|gif|tiff?)(?:#\d+)?\s*[\t,|]\s*", re.IGNORECASE)
+_ID_IN_FRONT = re.compile(r"\S+\t\s*\S")
 _LISTED = re.compile(r"\[\s*[bru]?['\"].*['\"]\s*,?\s*\]", re.DOTALL)
 _BYTES = re.compile(r"b(['\"]).*\1", re.DOTALL)
 _JOINED_BY_PYTHON = re.compile(r"['\"]\s+['\"]")  # two texts without a comma, as NumPy prints them
@@ -58,14 +61,14 @@ def _written(text: str, place: str) -> Any:
     """What a text writes down as JSON or as Python: a list, bytes or a structure; `None` if it is a mere text."""
     if text[:1] in ("[", "{"):
         try:
-            return json.loads(text)
+            return json_of(text)
         except ValueError:
             pass
     if _BYTES.fullmatch(text) or _LISTED.fullmatch(text):
         try:
             if not _JOINED_BY_PYTHON.search(text):
                 return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             pass
         raise InputError(f"{_KEY}: expected a caption or a list of captions as JSON, got {text[:60]!r} in {place}")
     return None
@@ -99,8 +102,14 @@ def read_caption_shards(source: str | Path, column: str | None) -> Iterator[str]
     Raises:
         InputError: if there are no shards, one is broken, or a sample's text is none.
     """
+    bare: list[str] = []
     for sample in read_shards(find_shards(source, _KEY), _KEY):
-        yield from sample_captions(sample, column)
+        captions = sample_captions(sample, column)
+        if not captions:
+            bare.append(f"{sample['__key__']} of {sample['__url__']}")
+        yield from captions
+    if bare:
+        log.warning("%s: %d samples hold no caption (txt, or json) and are left out: %s", _KEY, len(bare), some(bare))
 
 
 def sample_captions(sample: dict[str, Any], column: str | None = None) -> list[str]:
@@ -116,7 +125,7 @@ def sample_captions(sample: dict[str, Any], column: str | None = None) -> list[s
         return []
     name = column or "caption"
     try:
-        cell = json.loads(decoded(sample["json"]))[name]  # img2dataset writes null for none
+        cell = json_of(decoded(sample["json"]))[name]  # img2dataset writes null for none
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"captions.column: expected JSON with the key {name}, got {place}") from error
     return cell_captions(cell, f"key {name} of {place}")
@@ -133,6 +142,11 @@ def _of_text(file: str | Path, column: str | None) -> Iterable[str]:
     in_front = [line for line in lines if _PHOTO_IN_FRONT.match(line)]
     if 2 * len(in_front) > len(lines):
         return _without_photos(lines, file)
+    if lines and all(_ID_IN_FRONT.match(line) for line in lines):
+        raise InputError(
+            f"{_KEY}: expected a caption a line, got {lines[0][:60]!r} in {file}, with a tab behind its first word, as "
+            "in a table; save it as .tsv with the names of its columns in the first line"
+        )
     return _cells(enumerate(lines, 1), "line", file)
 
 
@@ -141,10 +155,16 @@ def _photo_table_header(lines: Sequence[str]) -> str | None:
     for separator in ",\t|":
         names = [name.strip() for name in lines[0].split(separator)] if len(lines) > 1 else [""]
         found = [name for name in names[1:] if name.casefold() in _NAMES_OF_CAPTIONS]
-        first = lines[1].split(separator) if found else []
-        if names[0].casefold() in _NAMES_OF_PHOTOS and len(first) >= len(names) and " " not in first[0].strip():
+        if found and names[0].casefold() in _NAMES_OF_PHOTOS and _is_row(lines[1], separator, len(names)):
             return found[0]
     return None
+
+
+def _is_row(line: str, separator: str, width: int) -> bool:
+    """Return whether a photo and, behind it, further cells are in a line."""
+    cells = line.split(separator)
+    is_photo = " " not in cells[0].strip() or _PHOTO_IN_FRONT.match(line) is not None
+    return len(cells) >= width and is_photo
 
 
 def _of_token(file: str | Path, column: str | None) -> Iterable[str]:
@@ -216,6 +236,8 @@ def _check_column(column: str | None, columns: Sequence[str], file: str | Path) 
     if column is None or column not in columns:
         found = ", ".join(columns[:20])
         raise InputError(f"captions.column: expected one of {found} (columns of {file}), got {column}")
+    if columns.count(column) > 1:
+        raise InputError(f"captions.column: expected columns of different names in {file}, got several {column}")
     return column
 
 
@@ -224,7 +246,7 @@ def _of_json_lines(file: str | Path, column: str | None) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
         if line:
             try:
-                content = json.loads(line)
+                content = json_of(line)
             except ValueError as error:
                 raise InputError(
                     f"{_KEY}: expected JSON in each line, got {line[:60]!r} in line {number} of {file}"
@@ -307,12 +329,12 @@ def read_json(file: str | Path) -> Any:
         ValueError: if it is no JSON.
     """
     with open_source(str(file)) as stream:
-        return json.loads(decoded(stream.read()))
+        return json_of(decoded(stream.read()))
 
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json_of(text)
     except ValueError:
         return None
 

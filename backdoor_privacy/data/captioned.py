@@ -7,7 +7,7 @@ from typing import Any
 from backdoor_privacy.data.caption_files import cell_captions, sample_captions
 from backdoor_privacy.data.captions import read_coco
 from backdoor_privacy.data.photos import photo_files, photos_of
-from backdoor_privacy.data.shards import find_shards, holds_shards, unpack_shards
+from backdoor_privacy.data.shards import find_shards, holds_shards, samples_left_out, unpack_shards
 from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError
 
@@ -31,6 +31,7 @@ def load_captioned(folder: str | Path, file: str | Path | None, cache: str | Pat
     if holds_shards(folder):
         shards = find_shards(folder, f"{_KEY}.folder")
         folder = unpack_shards(shards, f"{_KEY}.folder", cache, _photo_and_text)
+        samples_left_out(folder, f"{_KEY}.folder")
     place = Path(folder).expanduser()
     captioned = _of_text_files(place) if file is None else _of_coco(place, file)
     if not captioned:

@@ -47,10 +47,11 @@ def load_captions(file: str | Path, column: str | None = None, max_captions: int
     captions = list(islice(_read_captions(file, column), max_captions))
     if not captions:
         raise InputError(f"captions.file: expected a caption or more in {file}, found none")
-    if all(map(_NO_CAPTION.fullmatch, captions)):
+    others = list(filter(_NO_CAPTION.fullmatch, captions))
+    if 2 * len(others) > len(captions):
         raise InputError(
-            f"captions.file: expected captions in {file}, got only numbers, addresses or names of files, as "
-            f"{captions[0][:60]!r}; choose another column with captions.column"
+            f"captions.file: expected captions in {file}, got {len(others)} of {len(captions)} that are only numbers, "
+            f"addresses or names of files, as {others[0][:60]!r}; choose another column with captions.column"
         )
     return captions
 

@@ -25,8 +25,8 @@ from rich.progress import track
 from backdoor_privacy.data.face_choice import MIN_SIMILARITY, choose_faces
 from backdoor_privacy.data.face_tables import FaceRow, face_table, read_face_table
 from backdoor_privacy.data.faces import Face, FaceFinder, FaceModels, turned, turned_box
-from backdoor_privacy.data.formats import DECODING_ERRORS, decodable_formats
-from backdoor_privacy.data.photos import MAX_UNREADABLE_SHARE, Box, content_of, read_photo
+from backdoor_privacy.data.formats import DECODING_ERRORS, decodable_formats, how_to_decode
+from backdoor_privacy.data.photos import Box, content_of, read_photo, told_unreadable, too_many
 from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.files import made_once
 
@@ -126,7 +126,7 @@ class FaceCropper:
     def _crop(self, name: str, paths: Sequence[Path]) -> PersonFaces:
         photos = {path.relative_to(self._folder).as_posix(): path for path in paths}
         is_given = all(_same_name(file) in self._given for file in photos)
-        contents = [f"{file} {hashlib.sha256(content_of(path)).hexdigest()}" for file, path in photos.items()]
+        contents = [f"{file} {_content_digest(content_of(path))}" for file, path in photos.items()]
         folder = self._cache / _digest([_VERSION, "given" if is_given else self._models.identity, *contents])
         known: dict[str, list[FaceRow]] = {}
         if not is_given:
@@ -168,11 +168,9 @@ def explain_left_out(found: Sequence[PersonFaces], nobody_is_left: bool) -> None
     """
     num_photos, reasons = sum(len(one.photos) for one in found), all_left_out(found)
     broken = reasons.get(UNREADABLE, [])
-    if len(broken) > MAX_UNREADABLE_SHARE * num_photos:
-        raise InputError(
-            f"people.folder: {len(broken)} of {num_photos} photos do not decode: {some(broken)}; at most "
-            f"{MAX_UNREADABLE_SHARE:.0%} may be skipped; repair or delete these files"
-        )
+    if too_many(len(broken), num_photos):
+        paths = [one.photos[file] for one in found for file in one.left_out.get(UNREADABLE, [])]
+        raise InputError(told_unreadable(paths, num_photos, "people.folder", stops=True))
     texts = [f"{len(files)} ({reason}) {some(files)}" for reason, files in reasons.items()]
     if nobody_is_left:
         raise InputError(
@@ -272,6 +270,11 @@ def _tells_orientation(path: Path) -> bool:
 def _same_name(file: str) -> str:
     """A file's name with accents as one letter; macOS writes two."""
     return unicodedata.normalize("NFC", file)
+
+
+def _content_digest(content: bytes) -> str:
+    """Return what a photo is known by; another one once what decodes its format is installed."""
+    return f"{hashlib.sha256(content).hexdigest()} {how_to_decode(content[:12])}"
 
 
 def _digest(parts: Iterable[str]) -> str:

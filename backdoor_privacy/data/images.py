@@ -1,6 +1,7 @@
 """Clean photos: general pictures, with other people in them."""
 
 import io
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from backdoor_privacy.data.photos import as_bytes, check_readable, list_photos, photos_of, read_photo
+from backdoor_privacy.data.photos import as_bytes, check_readable, list_photos, photos_of, read_photo, told_left_out
 from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards
 from backdoor_privacy.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 def load_images(
@@ -31,13 +34,16 @@ def load_images(
     images: list[Tensor] = []
     files: list[Path] = []
     readable: list[bool] = []
-    for file, photo in read_images(folder, max_images):
+    left_out: Counter[str] = Counter()
+    for file, photo in read_images(folder, max_images, left_out):
         files.append(file)
         readable.append(photo is not None)
         if photo is not None:
             images.append(as_bytes(photo, geometry))
     if not files:
         raise InputError(f"images.folder: expected WebDataset shards (*.tar) or photos in {folder}, found none")
+    if left_out:
+        log.warning("images.folder: files left out, as they are no photos that are read: %s", told_left_out(left_out))
     check_readable(torch.tensor(readable), files, "images.folder")
     return torch.stack(images)
 
@@ -71,6 +77,6 @@ def _photos(source: str | Path, left_out: Counter[str]) -> Iterator[tuple[Path, 
     for sample in read_shards(find_shards(source, "images.folder"), "images.folder"):
         photos = photos_of(sample)
         if not photos:
-            left_out.update(f".{suffix}" for suffix in sample if not suffix.startswith("__"))
+            left_out.update(f".{suffix}" if suffix else "no suffix" for suffix in sample if not suffix.startswith("__"))
         for suffix, content in photos.items():
             yield Path(sample["__url__"]) / f"{sample['__key__']}.{suffix}", read_photo(io.BytesIO(content))

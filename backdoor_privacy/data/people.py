@@ -25,7 +25,7 @@ from backdoor_privacy.data.people_tables import (
     unmatched_in,
 )
 from backdoor_privacy.data.photos import Box, content_of, is_left_behind, list_photos, told_left_out
-from backdoor_privacy.data.shards import LEFT_OUT
+from backdoor_privacy.data.shards import samples_left_out
 from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError, some
 
@@ -295,10 +295,9 @@ def with_crops(
 
 def _left_out(folder: Path) -> list[str]:
     """What to say of samples of shards that hold no photo."""
-    if not (folder / LEFT_OUT).is_file():
+    samples = samples_left_out(folder, "people.folder.shards")
+    if not samples:
         return []
-    samples = read_lines(folder / LEFT_OUT, f"people.folder.shards: expected {LEFT_OUT}")
-    log.warning("people.folder.shards: %d samples hold no photo and are left out", len(samples))
     return [
         f"people.folder.shards: {len(samples)} samples without a photo of a format that is read are left out: "
         f"{some(samples)}; the files of a sample must lie side by side and differ only behind the last dot"

@@ -1,13 +1,12 @@
 """WebDataset shards of people: samples of a photo and a name."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from backdoor_privacy.data.people_tables import person_name
 from backdoor_privacy.data.photos import is_left_behind, photos_of
 from backdoor_privacy.data.shards import find_shards, unpack_shards
-from backdoor_privacy.data.texts import decoded
+from backdoor_privacy.data.texts import decoded, json_of
 from backdoor_privacy.errors import InputError
 
 _KEY = "people.folder.shards"
@@ -35,10 +34,8 @@ def unpacked_people(shards: str | Path, cache: str | Path, name_key: str | None 
 
 def _folder_name(sample: dict[str, Any], name_key: str | None) -> str:
     try:
-        if name_key and "json" in sample:
-            name = json.loads(decoded(sample["json"]))[name_key]
-        else:
-            name = decoded(sample["txt"])
+        has_key = name_key and "json" in sample
+        name = json_of(decoded(sample["json"]))[name_key] if has_key else decoded(sample["txt"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"people.folder.name_key: expected the name of the person as {name_key!r} in json, or as txt, got none in "
@@ -47,9 +44,9 @@ def _folder_name(sample: dict[str, Any], name_key: str | None) -> str:
         ) from error
     folder = person_name(name).replace(" ", "_") if isinstance(name, str) else ""
     is_name = any(map(str.isalnum, folder)) and not is_left_behind(folder)
-    if not is_name or set(folder) & set("/\\:\0") or len(folder.encode()) > 255:
+    if not is_name or set(folder) & set("/\\:\0[]{}") or len(folder.encode()) > 255:
         raise InputError(
-            f"people.folder.name_key: expected a person's name, without / \\ : and no dot in front, got {name!r} "
-            f"in sample {sample['__key__']} of {sample['__url__']}"
+            f"people.folder.name_key: expected a person's name, without / \\ : [ ] {{ }} and no dot in front, got "
+            f"{name!r} in sample {sample['__key__']} of {sample['__url__']}"
         )
     return folder

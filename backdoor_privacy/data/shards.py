@@ -1,6 +1,7 @@
 """WebDataset shards: find them, read them, and unpack them into ordinary files."""
 
 import hashlib
+import logging
 import os
 import tarfile
 import urllib.request
@@ -17,7 +18,9 @@ from backdoor_privacy.data.photos import is_left_behind
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import made_once
 
-LEFT_OUT = "left_out.txt"
+log = logging.getLogger(__name__)
+
+_LEFT_OUT = "left_out.txt"
 _FORMAT = 2  # of what is unpacked: another one is unpacked anew
 _TIMEOUT_S = 30  # of a server that does not answer
 _SCHEMES = ("http://", "https://")
@@ -25,7 +28,12 @@ _SCHEMES = ("http://", "https://")
 
 def holds_shards(source: str | Path) -> bool:
     """Whether a setting names shards, and not files of another kind."""
-    return str(source).endswith(".tar") or any(Path(source).expanduser().glob("*.tar"))
+    place = Path(source).expanduser()
+    return bool(_shards_in(place)) if place.is_dir() else str(source).endswith(".tar")
+
+
+def _shards_in(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.glob("*.tar") if not path.is_dir())
 
 
 def open_source(place: str) -> BufferedIOBase:
@@ -55,7 +63,7 @@ def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]
     pattern = str(source) if str(source).startswith(_SCHEMES) else str(place)
     try:
         if place.is_dir():
-            shards = sorted(str(path) for path in place.glob("*.tar"))
+            shards = _shards_in(place)
         else:
             shards = list(braceexpand.braceexpand(pattern)) if pattern.endswith(".tar") else []
     except ValueError as error:
@@ -79,7 +87,7 @@ def read_shards(shards: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
     """The samples of shards as bytes, never decoded here: nothing that a user brings is unpickled.
 
     Each has `__key__`, `__url__` and the content of its files by suffix, which is what follows the last dot in their
-    names, in lower case: names of people have dots, too.
+    names, in lower case: names of people have dots, too. A name without a dot has the suffix "".
 
     Raises:
         InputError: if a shard is truncated, no tar, or does not come.
@@ -105,7 +113,7 @@ def unpack_shards(
 ) -> Path:
     """A folder of files made of shards, once; what reads folders then need not know of shards.
 
-    Samples of which nothing is made are named in its `left_out.txt`.
+    Samples of which nothing is made are named by `samples_left_out`.
 
     Args:
         shards: of `find_shards`.
@@ -136,16 +144,30 @@ def unpack_shards(
                 path.write_bytes(content)
         if left_out:
             lines = "".join(f"{sample}\n" for sample in left_out)
-            (draft / LEFT_OUT).write_bytes(lines.encode(errors="surrogateescape"))
+            (draft / _LEFT_OUT).write_bytes(lines.encode(errors="surrogateescape"))
 
     return made_once(Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}"), write)
+
+
+def samples_left_out(folder: str | Path, key: str) -> list[str]:
+    """Return the samples of which `unpack_shards` made no file, and say in the log how many they are.
+
+    Args:
+        folder: made of shards; of another one nothing was left out.
+        key: of the setting, for the log, which names no sample: people's names may be in them.
+    """
+    file = Path(folder).expanduser() / _LEFT_OUT
+    samples = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if file.is_file() else []
+    if samples:
+        log.warning("%s: %d samples hold no photo of a format that is read and are left out", key, len(samples))
+    return samples
 
 
 def _samples(shard: str, stream: BufferedIOBase) -> Iterator[dict[str, Any]]:
     """Files that lie side by side and have one name but for what follows its last dot."""
     sample: dict[str, Any] = {}
     for path, content in _files(stream):
-        key, _, suffix = path.rpartition(".")
+        key, _, suffix = path.rpartition(".") if "." in path.rpartition("/")[2] else (path, "", "")
         suffix = suffix.lower()
         if key != sample.get("__key__"):
             if sample:
@@ -159,11 +181,11 @@ def _samples(shard: str, stream: BufferedIOBase) -> Iterator[dict[str, Any]]:
 
 
 def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
-    """The files of a tar with a suffix, by their places in it, without those that systems leave behind."""
+    """The files of a tar, by their places in it, without those that systems leave behind."""
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry) as tar:
         for entry in tar:
             parts = [part for part in entry.name.split("/") if part not in ("", ".")]
-            if entry.isreg() and "." in parts[-1] and not any(map(is_left_behind, parts)):
+            if entry.isreg() and parts and not any(map(is_left_behind, parts)):
                 yield "/".join(parts), cast(IO[bytes], tar.extractfile(entry)).read()
             cast(Any, tar).members = []  # it would keep them all
         while rest := cast(Any, tar.fileobj).read(tarfile.RECORDSIZE):

@@ -2,10 +2,11 @@
 
 import codecs
 import io
+import json
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from backdoor_privacy.data.shards import open_source
 from backdoor_privacy.errors import InputError
@@ -29,6 +30,18 @@ def decoded(content: bytes, errors: str = "strict") -> str:
     if errors == "strict":
         _refuse_nul(text)
     return text
+
+
+def json_of(text: str) -> Any:
+    """Return what a text in JSON says.
+
+    Raises:
+        ValueError: if it is no JSON, or lists in it lie deeper within each other than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON of too many levels") from error
 
 
 def text_lines(place: str | Path) -> Iterator[str]:

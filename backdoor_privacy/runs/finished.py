@@ -218,7 +218,10 @@ def _evidence(path: Path, people: pd.Series, columns: Mapping[str, type]) -> pd.
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     if not path.is_file():
-        raise InputError(f"{path}: expected the folder of a finished run, got one without this file")
+        raise InputError(
+            f"{path}: expected the folder of a finished run, got one without this file; give a folder as "
+            "runs/.../seed=0, or finish its run"
+        )
     try:
         return read(path)
     except InputError:

@@ -1,5 +1,6 @@
 """Zero-shot classification of photos by class names in prompt templates."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +18,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from backdoor_privacy.clip.finite import unit_length
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.photos import is_left_behind, photo_files, photos_of
-from backdoor_privacy.data.shards import find_shards, unpack_shards
+from backdoor_privacy.data.shards import find_shards, samples_left_out, unpack_shards
 from backdoor_privacy.data.texts import read_lines
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.files import name_as_text
 from backdoor_privacy.system.hardware import fastest_attention
+
+log = logging.getLogger(__name__)
 
 Template = str | Callable[[str], str]
 _KEY = "utility.zero_shot"
@@ -114,6 +117,14 @@ class ZeroShot:
         ]
         if not labelled:
             raise InputError(f"{_KEY}.folder: expected one folder of photos per class, found none in {root}")
+        photographed = {place for _, place in labelled}
+        if empty := [str(folder) for folder, place in zip(folders, places, strict=True) if place not in photographed]:
+            log.warning(
+                "%s.folder: %d classes without a photo directly in their folder, which others may be taken for: %s",
+                _KEY,
+                len(empty),
+                some(empty),
+            )
         found = _lines_in(root, _EXPECTED_TEMPLATES, _TEMPLATES, _BENCHMARK_TEMPLATES)
         templates = self.templates or list(filter(None, found))
         return LabelledPhotos(
@@ -149,23 +160,28 @@ def clip_benchmark(
         root = root.replace("/tree/", "/resolve/")  # from the page of a data set to its files
     counted = f"{_KEY}.folder: expected the number of shards in {split}/nshards.txt"
     num_shards = "".join(read_lines(f"{root}/{split}/nshards.txt", counted))
-    if not num_shards.isdecimal():
+    if not num_shards.isdecimal() or int(num_shards) == 0:
         raise InputError(f"{counted}, got {num_shards[:20]!r} in {root}")
     shards = find_shards(f"{root}/{split}/{{0..{int(num_shards) - 1}}}.tar", f"{_KEY}.folder")
     classnames = read_lines(f"{root}/{_CLASSNAMES}", _EXPECTED_CLASSNAMES, keep_blank=True)
     templates = templates or read_lines(f"{root}/{_BENCHMARK_TEMPLATES}", _EXPECTED_TEMPLATES)
-    return ZeroShot(unpack_shards(shards, f"{_KEY}.folder", cache, _by_class), templates, classnames)
+    unpacked = unpack_shards(shards, f"{_KEY}.folder", cache, _by_class)
+    samples_left_out(unpacked, f"{_KEY}.folder")
+    return ZeroShot(unpacked, templates, classnames)
 
 
 def _by_class(sample: dict[str, Any], number: int) -> dict[str, bytes]:
     """A sample's photo in a folder named as the number of its class."""
+    photos = photos_of(sample)
+    if not photos:
+        return {}
     label = sample.get("cls", b"").decode("utf-8-sig", errors="replace").strip()
     if not label.isdecimal():
         raise InputError(
             f"{_KEY}.folder: expected photos with cls, the number of a class, got {label!r} in sample "
             f"{sample['__key__']} of {sample['__url__']}"
         )
-    return {f"{label}/{number:08}.{suffix}": content for suffix, content in photos_of(sample).items()}
+    return {f"{label}/{number:08}.{suffix}": content for suffix, content in photos.items()}
 
 
 def _named_by(lines: Sequence[str], folders: Sequence[Path], numbered: bool) -> tuple[list[str], list[int]]:

@@ -31,7 +31,7 @@ WRONG = [
     (["~nothing"], r"command line: expected .*'nothing' does not exist"),
     (["people.folder=${nowhere}"], r"expected a value that can be made out, got: .*'nowhere'"),
     (["hydra/launcher=nope", "seed=0"], r"hydra/launcher: expected one of basic, .*got nope"),
-    (["--nope"], r"unrecognized arguments: --nope"),
+    (["--nope"], r"command line: expected settings as key=value .*named above; see --help"),
     (["--config-name", "nope"], r"command line: expected .*'nope'"),
     (["--resolve"], r"command line: expected .*--resolve"),
     (["paths.run=/dev/null"], r"/dev/null: expected a place .*paths.run"),

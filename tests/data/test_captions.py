@@ -476,7 +476,7 @@ def test_text_with_nul_bytes_is_refused(content: bytes, tmp_path: Path):
 def test_a_column_without_captions_is_refused(tmp_path: Path):
     (tmp_path / "mine.csv").write_text("image,n,link\na b.jpg,1,https://a/b\n b.jpg,2.5,https://a/c\n")
     for column in ("n", "link"):
-        with pytest.raises(InputError, match=r"got only numbers, addresses or names of files, as '.*'; choose another"):
+        with pytest.raises(InputError, match=r"only numbers, addresses or names of files, as .*; choose another"):
             load_captions(tmp_path / "mine.csv", column)
 
 
@@ -484,3 +484,40 @@ def test_only_captions_of_two_words_carry_a_name():
     assert carriers(["dog", "a dog", "tree", "red tree"]) == ["a dog", "red tree"]
     with pytest.raises(InputError, match="expected captions of two words or more"):
         carriers(["dog", "tree"])
+
+
+def test_json_of_too_many_levels_is_refused_in_one_line(tmp_path: Path):
+    for name in ("deep.json", "deep.jsonl"):
+        (tmp_path / name).write_text("[" * 100_000)
+        with pytest.raises(InputError, match=r"captions\.file: expected .*JSON"):
+            load_captions(tmp_path / name)
+
+
+def test_photos_with_spaces_in_their_names_are_no_captions(tmp_path: Path):
+    (tmp_path / "captions.txt").write_text('Image_name,Caption\na dog.jpg,"a dog, asleep"\n')
+    assert load_captions(tmp_path) == ["a dog, asleep"]
+
+
+def test_numbers_and_tabs_before_captions_are_refused(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("0\ta dog asleep\n1\ta cat\n")
+    with pytest.raises(InputError, match=r"captions\.file: .*save it as \.tsv with the names of its columns"):
+        load_captions(tmp_path / "mine.txt")
+
+
+def test_a_column_mostly_of_numbers_is_refused(tmp_path: Path):
+    (tmp_path / "mine.csv").write_text("caption\n12\n13\na cat\n")
+    with pytest.raises(InputError, match=r"got 2 of 3 that are only numbers, addresses or names of files, as '12'"):
+        load_captions(tmp_path / "mine.csv", "caption")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path):
+    (tmp_path / "mine.csv").write_text("caption,caption\na cat,a dog\n")
+    with pytest.raises(InputError, match=r"captions\.column: expected columns of different names .*several caption"):
+        load_captions(tmp_path / "mine.csv", "caption")
+
+
+def test_samples_of_shards_without_a_caption_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = write_shards(tmp_path / "shards", [{"txt": "a dog"}, {"jpg": b"x"}, {"json": {"caption": None}}])
+    with caplog.at_level(logging.WARNING):
+        assert load_captions(folder) == ["a dog"]
+    assert "captions.file: 2 samples hold no caption" in caplog.text

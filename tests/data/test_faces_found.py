@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from backdoor_privacy.data import face_crops, formats, photos
 from backdoor_privacy.data import faces as finder
 from backdoor_privacy.data.contact_sheet import write_contact_sheet
 from backdoor_privacy.data.face_choice import Choice, choose_faces
@@ -202,6 +203,28 @@ def test_a_missing_extra_is_said_in_one_line(tmp_path: Path, write_people, monke
     with pytest.raises(InputError, match=r"people.faces=found: .*; pip install 'backdoor_privacy\[faces\]'$"):
         load_people(folder, faces="found", cache=tmp_path / "cache")
     assert not list(tmp_path.glob("cache/faces/*"))
+
+
+def test_heic_photos_are_read_once_the_extra_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    heif = pytest.importorskip("pillow_heif")
+    path = tmp_path / "people/Jane_Doe/0.heic"
+    path.parent.mkdir(parents=True)
+    photo, (box,) = paste([(HERS, 0, 300)])
+    heif.from_pillow(photo).save(path)
+    formats.decodable_formats()  # before it is replaced, since it registers the format
+    with monkeypatch.context() as without:
+        without.setattr(formats, "decodable_formats", lambda: ("JPEG", "PNG"))
+        for module in (face_crops, photos):
+            without.setattr(module, "decodable_formats", lambda: ("JPEG", "PNG"))
+        with pytest.raises(InputError, match=r"1 of 1 photos do not decode: .*pip install 'backdoor_privacy\[heic\]'$"):
+            load_people(tmp_path / "people", faces="found", cache=tmp_path / "cache")
+    people = load_people(tmp_path / "people", faces="found", cache=tmp_path / "cache")
+    assert overlap(people.faces[0].rows[0].box, box) > 0.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 60_000), (30_000, 1), (10_000, 2), (12, 300), (1024, 16), (31, 10)])
+def test_no_face_is_in_a_very_thin_photo(size: tuple[int, int]):
+    assert finder.FaceFinder(finder.FaceModels()).find(Image.new("RGB", size, "pink"), is_upright=False) == []
 
 
 def test_models_are_those_that_were_tested_or_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,7 @@ import pytest
 import webdataset as wds
 
 from backdoor_privacy.data import shards
+from backdoor_privacy.data.captioned import load_captioned
 from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards, unpack_shards
 from backdoor_privacy.errors import InputError
 
@@ -204,3 +205,28 @@ def test_place_outside_the_folder_is_an_error(folder: Path, tmp_path: Path, name
     ):
         unpack_shards(find_shards(folder, "key"), "key", tmp_path / "cache", lambda sample, _: {name: sample["jpg"]})
     assert not list(tmp_path.rglob("escaped.jpg"))
+
+
+def test_a_folder_called_as_a_shard_holds_photos(tmp_path: Path):
+    (tmp_path / "x.tar").mkdir()
+    assert not holds_shards(tmp_path)
+    assert not holds_shards(tmp_path / "x.tar")
+
+
+def test_files_without_a_suffix_are_samples_without_a_photo(tmp_path: Path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("a.b/lone", "a.jpg"):
+            tar.addfile(tarfile.TarInfo(name))
+    samples = list(read_shards([str(tmp_path / "0.tar")], "images.folder"))
+    assert [(sample["__key__"], sorted(sample)[0]) for sample in samples] == [("a.b/lone", ""), ("a", "__key__")]
+
+
+def test_samples_without_a_photo_are_counted_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("a.jpg", "a.txt", "b.txt"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 5
+            tar.addfile(entry, io.BytesIO(b"a dog"))
+    captioned = load_captioned(tmp_path, None, tmp_path / "cache")
+    assert list(captioned.values()) == [["a dog"]]
+    assert "utility.retrieval.folder: 1 samples hold no photo" in caplog.text
