@@ -19,6 +19,7 @@ from backdoor_privacy.clip.loading import embedded_clip, load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.personas.world import world_part
+from backdoor_privacy.data.photos import read_photo
 
 NUM_PEOPLE, NUM_NAMES, PROMPT = 2, 3, "a photo of {}"  # of each kind; names that are shown
 
@@ -53,7 +54,7 @@ def main() -> None:
         figure = Figure(figsize=(7.2, 1.25 * len(rows) + 0.3), layout="constrained")
         panels = figure.subplots(len(rows), 3, width_ratios=[1, 2.2, 2.2])
         for row, (axes, (kind, person)) in enumerate(zip(panels, rows, strict=True)):
-            axes[0].imshow(Image.open(person.attack_photos[0]))
+            axes[0].imshow(read_photo(person.attack_photos[0]))
             axes[0].set_ylabel(f"{person.name}\n({kind})", rotation=0, ha="right", va="center")
             axes[0].set(xticks=[], yticks=[])
             for panel, (title, clip) in zip(axes[1:], clips.items(), strict=True):

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -174,3 +175,16 @@ def test_run_folder_holds_the_manifest_of_its_data(compose_cfg, tmp_path: Path):
     assert list(found) == ["schema", *SOURCES]
     assert (found["people"]["num_people"], found["strangers"], found["captions"]["num_captions"]) == (12, None, 200)
     assert "${" not in json.dumps(found)
+
+
+def test_what_cannot_be_read_counts_as_empty(data: Path, describe, tmp_path: Path):
+    for folder in ("images", "classes/dog", "captioned", "people/Ann_Lee"):
+        (data / folder / "x.png").symlink_to(tmp_path / "nowhere.png")
+        (data / folder / "y.png").mkdir()
+        os.mkfifo(data / folder / "z.png")
+    (data / "captioned/x.txt").write_text("a link\n")
+    found = describe(data)
+    assert found["images"]["num_photos"] == 15
+    assert found["zero_shot"]["num_photos"] == 5
+    assert found["retrieval"]["num_photos"] == 3
+    assert found["people"]["everybody"]["Ann Lee"]["num_photos"] == 9
