@@ -270,7 +270,7 @@ def _left_out(data: Data) -> Iterator[Finding]:
         yield from _files_left_out(key, total)
         known = set(people.names)
         lost = [
-            f"{name} ({told_left_out(files) or 'no file'})"
+            f"{name or 'no name'} ({told_left_out(files) or 'no file'})"
             for name, files in people.left_out.items()
             if name not in known
         ]

@@ -49,8 +49,9 @@ def read_face_table(path: Path) -> list[FaceRow]:
     """
     try:
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
-        table = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-        columns = [(name or "").strip() for name in table.fieldnames or ()]
+        separator = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets of many countries write semicolons
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+        columns = [(name or "").strip().lower() for name in table.fieldnames or ()]
         if not {"file", *_SIDES} <= set(columns):
             raise InputError(f"{path}: expected columns file, {', '.join(_SIDES)}, got {', '.join(columns) or 'none'}")
         table.fieldnames = columns
@@ -66,6 +67,18 @@ def read_face_table(path: Path) -> list[FaceRow]:
     return rows
 
 
+def is_chosen(text: str, table: Path) -> bool:
+    """Return whether a table says yes to a face; nothing is yes.
+
+    Raises:
+        InputError: if it says neither yes nor no.
+    """
+    folded = text.strip().casefold()
+    if folded not in (*_YES, *_NO):
+        raise InputError(f"{table}: expected yes, no or nothing as chosen, got {text!r}")
+    return folded in _YES
+
+
 def _row(cells: Mapping[str, str | None], path: Path, line: int) -> FaceRow:
     values = {name: (cells.get(name) or "").strip() for name in _COLUMNS}
     sides = [values[side] for side in _SIDES]
@@ -77,12 +90,12 @@ def _row(cells: Mapping[str, str | None], path: Path, line: int) -> FaceRow:
         turn = int(values["turn"] or 0) % 360
         score, similarity = (float(values[name]) if values[name] else None for name in ("score", "similarity"))
         is_box = box is None or (box[0] < box[2] and box[1] < box[3])
-        chosen = values["chosen"].casefold()
-        if not values["file"] or not is_box or turn not in _TURNS or chosen not in (*_YES, *_NO):
+        if not values["file"] or not is_box or turn not in _TURNS:
             raise ValueError
     except ValueError as error:
         raise InputError(
             f"{path}, line {line}: expected a file, left < right and top < bottom in whole pixels or nothing, 0, 90, "
-            f"180 or 270 as turn, and yes or no as chosen, got {', '.join(values.values())}"
+            f"180 or 270 as turn, got {', '.join(values.values())}"
         ) from error
-    return FaceRow(values["file"], box, turn, score, similarity, box is not None and chosen in _YES, values["reason"])
+    chosen = is_chosen(values["chosen"], path)
+    return FaceRow(values["file"], box, turn, score, similarity, box is not None and chosen, values["reason"])

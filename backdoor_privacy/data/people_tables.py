@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from backdoor_privacy.data.face_tables import FaceRow, read_face_table
+from backdoor_privacy.data.face_tables import FaceRow, is_chosen, read_face_table
 from backdoor_privacy.data.photos import Box, read_photo
 from backdoor_privacy.data.tables import read_table
 from backdoor_privacy.data.texts import text_lines
@@ -71,9 +71,21 @@ def member_of(row: Mapping[str, str], table: Path) -> bool | None:
 def num_web_photos_of(row: Mapping[str, str], table: Path) -> int | None:
     """Return the number of training photos that a row tells, if it does."""
     value = (row.get("num_web_photos") or "").strip()
-    if value and not value.isdecimal():
-        raise InputError(f"{table}: expected a whole number or nothing as num_web_photos, got {value!r}")
-    return int(value) if value else None
+    try:
+        number = _whole(value) if value else None
+        if number is not None and number < 0:
+            raise ValueError
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{table}: expected a whole number or nothing as num_web_photos, got {value!r}") from error
+    return number
+
+
+def _whole(text: str) -> int:
+    """Return a whole number, also one that a spreadsheet wrote as 5.0."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
 
 
 def attributes_of(row: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -85,20 +97,23 @@ def attributes_of(row: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 def read_boxes(given: str | Path | None, folder: Path, photos: Collection[Path]) -> tuple[dict[Path, Box], list[str]]:
     """Return the boxes of a table, by photo, and what to say of rows that match none; other photos have none."""
     table = folder / "boxes.csv" if given is None else Path(given).expanduser()
-    rows = {
-        _place(row["file"]): row
+    rows = [
+        (_place(row["file"]), row)
         for row in read_columns(table, "file", required=given is not None)
-        if (row.get("chosen") or "").strip().casefold() != "no"  # another's face, or none
-    }
+        if is_chosen(row.get("chosen") or "", table)  # else another's face, or none
+    ]
     exact = {_place(path.relative_to(folder).as_posix()): path for path in photos}
     by_case: dict[str, list[Path]] = defaultdict(list)
     for place, path in exact.items():
         by_case[place.casefold()].append(path)
-    boxes, lost = {}, []
-    for place, row in rows.items():
+    boxes: dict[Path, Box] = {}
+    lost = []
+    for place, row in rows:
         paths = [exact[place]] if place in exact else by_case.get(place.casefold(), [])
         if len(paths) == 1:
-            boxes[paths[0]] = _row_box(row, table)
+            box = _row_box(row, table)
+            if boxes.setdefault(paths[0], box) != box:
+                raise InputError(f"{table}: expected one box for each photo, got several for {row['file']}; delete one")
         else:
             lost.append(row["file"])
     if lost and not boxes:
@@ -131,8 +146,8 @@ def _place(text: str) -> str:
 
 def _row_box(row: Mapping[str, str], table: Path) -> Box:
     try:
-        return as_box([int(row[side]) for side in ("left", "top", "right", "bottom")], str(table))
-    except (KeyError, TypeError, ValueError) as error:
+        return as_box([_whole(row[side]) for side in ("left", "top", "right", "bottom")], str(table))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{table}: expected file, left, top, right and bottom in whole pixels, left < right and top < bottom, "
             f"got {dict(row)}"

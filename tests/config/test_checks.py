@@ -106,3 +106,9 @@ def test_settings_of_pretraining_are_looked_over(compose_cfg):
             check_pretrain(pretrain(override))
     with pytest.raises(InputError, match=r"data\.folder=<value>"):
         check_pretrain(pretrain("data=shards"))
+
+
+@pytest.mark.parametrize("key", ["name", "paths.run", "paths.runs", "paths.cache"])
+def test_an_empty_name_is_not_the_current_folder(key: str, compose_cfg):
+    with pytest.raises(InputError, match=rf"^{key}: expected a name, got nothing"):
+        check(compose_cfg(f"{key}="))

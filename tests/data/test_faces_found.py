@@ -302,3 +302,8 @@ def test_other_tables_are_refused(rows: list, message: str, tmp_path: Path):
         csv.writer(file).writerows(rows)
     with pytest.raises(InputError, match=message):
         read_face_table(tmp_path / "faces.csv")
+
+
+def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path):
+    (tmp_path / "faces.csv").write_bytes("\ufeffFile;Left;Top;Right;Bottom\r\nAnn/a, b.jpg;1;2;3;4\r\n".encode())
+    assert read_face_table(tmp_path / "faces.csv") == [FaceRow("Ann/a, b.jpg", (1, 2, 3, 4))]

@@ -450,3 +450,32 @@ def test_people_in_a_folder_compose_with_the_tables_they_have(write_people, tmp_
     assert people == load_people(folder)
     assert people.everybody[0].member
     assert len(people.boxes) == 2
+
+
+def test_two_boxes_of_one_photo_are_refused(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 1})
+    table = folder / "boxes.csv"
+    table.write_text("file,left,top,right,bottom\nAnn_Lee/00.png,1,2,3,4\nann_lee/00.png,1,2,3,4\n")
+    assert load_people(folder).boxes == {folder / "Ann_Lee/00.png": (1, 2, 3, 4)}
+    table.write_text("file,left,top,right,bottom\nAnn_Lee/00.png,1,2,3,4\nann_lee/00.png,2,2,3,4\n")
+    with pytest.raises(InputError, match=r"boxes\.csv: expected one box for each photo, got several for ann_lee/"):
+        load_people(folder)
+
+
+@pytest.mark.parametrize("no", ["no", " No", "0", "FALSE"])
+def test_boxes_that_are_not_chosen_are_none(write_people, tmp_path: Path, no: str):
+    folder = write_people(tmp_path, {"Ann Lee": 2})
+    table = folder / "boxes.csv"
+    table.write_text(f"file,left,top,right,bottom,chosen\nAnn_Lee/00.png,1,2,3,4,{no}\nAnn_Lee/01.png,1,2,3,4,\n")
+    assert load_people(folder).boxes == {folder / "Ann_Lee/01.png": (1, 2, 3, 4)}
+    table.write_text("file,left,top,right,bottom,chosen\nAnn_Lee/00.png,1,2,3,4,maybe\n")
+    with pytest.raises(InputError, match=r"boxes\.csv: expected yes, no or nothing as chosen, got 'maybe'"):
+        load_people(folder)
+
+
+def test_whole_numbers_are_read_as_spreadsheets_write_them(write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {"Ann Lee": 1})
+    (folder / "people.csv").write_text("name,num_web_photos\nAnn Lee,5.0\n")
+    (folder / "boxes.csv").write_text("file,left,top,right,bottom\nAnn_Lee/00.png,1.0,2.0,3.0,4.0\n")
+    assert facts(folder) == {"Ann Lee": (None, 5)}
+    assert load_people(folder).boxes == {folder / "Ann_Lee/00.png": (1, 2, 3, 4)}
