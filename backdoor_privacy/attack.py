@@ -14,9 +14,11 @@ import pandas as pd
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from yaml import YAMLError
 
 from backdoor_privacy.attacks.headlines import headlines
 from backdoor_privacy.attacks.record import read_findings, read_origin, write_findings
@@ -87,15 +89,21 @@ def load_attacks(names: Sequence[str], changes: Sequence[str] = ()) -> dict[str,
     known = attack_names()
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise InputError(f"attack: expected some of {', '.join(known)}, got {unknown[0]}")
+        raise InputError(f"attack: expected some of {', '.join(known)}, got {unknown[0]}; choose of these")
     found = OmegaConf.create({name: OmegaConf.load(_SETTINGS / f"{name}.yaml") for name in names or known})
     OmegaConf.set_struct(found, True)
+    settings = [f"{name!s}.{key!s}" for name, one in found.items() for key in one if key != "_target_"]
     for change in changes:
         key, _, value = change.partition("=")
         try:
             OmegaConf.update(found, key, OmegaConf.create(f"value: {value}").value)
-        except Exception as error:  # what OmegaConf and YAML raise has no class in common
-            raise InputError(f"attack: expected a setting of {', '.join(map(str, found))}, got {change}") from error
+            if not all(isinstance(one, DictConfig) for one in found.values()):
+                raise TypeError(change)
+        except (OmegaConfBaseException, YAMLError, AssertionError, LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"attack: expected a setting of {', '.join(map(str, found))}, got {change}; there are "
+                f"{', '.join(settings)}"
+            ) from error
     return {str(name): settings for name, settings in found.items()}
 
 

@@ -94,13 +94,14 @@ def protect(
     options = trainer or load_trainer(progress_bar=False, num_workers=0)  # a script may lack a main guard
     people, watch = sources.people, Stopwatch()
     _check_defense(clip, defense, options)
-    sources.check(defense.needs())
     named = named_people(choice.people, choice.file)
     clip.check_fits([person.name for person in people.pick(named or ())])  # what is misspelt or too long ends it here
     if named is not None:
         check_removal(defense, sources, people.pick(named))
-    elif choice.num_people is not None:
-        check_number(defense, sources, choice.num_people)
+    else:
+        sources.check(defense.needs())
+        if choice.num_people is not None:
+            check_number(defense, sources, choice.num_people)
     lightning.seed_everything(seed, workers=True, verbose=False)
 
     with watch.stage("audit_before"):

@@ -232,6 +232,7 @@ def test_command_writes_the_report_again(folder: Path):
         (["{folder}", "all", "probe.num_neighbors=0"], r"probe\.num_neighbors: expected 1 or more, got 0"),
         (["{folder}", "idia_sweep", "idia_sweep.num_candidates=[1]"], r"expected numbers of 2 or more, got \[1\]"),
         (["{folder}", "tower_swap", "tower_swap.strength=3"], "expected a setting of tower_swap, got tower_swap.str"),
+        (["{folder}", "tower_swap", "tower_swap=3"], "expected a setting of tower_swap, got tower_swap=3; there are"),
     ],
 )
 def test_mistake_is_one_line(arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]):

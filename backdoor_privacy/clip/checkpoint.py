@@ -47,7 +47,8 @@ def read_weights(file: Path, source: str) -> Weights:
     content = _content(file, source)
     tensors, key = _unwrapped(content)
     if not tensors:
-        held = f"a {type(content).__name__}" if not isinstance(content, Mapping) else f"only {some(content)}"
+        is_table = isinstance(content, Mapping)
+        held = f"only {some(content) or 'nothing'}" if is_table else f"a {type(content).__name__}"
         raise InputError(f"{source}: expected weights of this architecture, got: {held} in {file.name}, and no tensors")
     named = {name.replace(_COMPILED, ""): tensor for name, tensor in tensors.items() if name not in _NO_WEIGHTS}
     return _without_prefix(named, f"{source}: expected weights of this architecture, got:", key)

@@ -22,10 +22,10 @@ def check_removal(defense: Defense, sources: Sources, removed: Sequence[Person])
     Raises:
         InputError: on what stops a fit.
     """
+    if defense.image is not None:
+        check_trigger_photos(removed)  # first: with names alone no other part helps
     sources.check(defense.needs())
     check_number(defense, sources, len(removed))
-    if defense.image is not None:
-        check_trigger_photos(removed)
 
 
 def check_number(defense: Defense, sources: Sources, num_people: int) -> None:
