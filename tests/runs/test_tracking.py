@@ -1,6 +1,7 @@
 import json
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ BLOCK, FILE_HEADER, HEADER = 32768, 7, struct.Struct("<IHB")  # of LevelDB's log
 def records_of(folder: Path) -> list[Any]:
     """What an offline run wrote, as wandb's own messages; wandb itself no longer reads its files in Python."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    size = -1
+    while path.stat().st_size > size:  # its own process writes it, on a busy machine after the run has ended
+        size = path.stat().st_size
+        time.sleep(3)
     content, place, records, parts = path.read_bytes(), FILE_HEADER, [], b""
     assert content.startswith(b":W&B")
     while place + HEADER.size < len(content):
