@@ -132,7 +132,11 @@ def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image |
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # up to twice the limit, pillow only warns
         try:
-            with Image.open(path, formats=decodable_formats()) as photo:
+            with (
+                # Not by its name: Pillow would map an uncompressed TIFF into memory, and misread one stored sideways.
+                path.open("rb") if isinstance(path, Path) else path as file,
+                Image.open(file, formats=decodable_formats()) as photo,
+            ):
                 image = upright_rgb(photo)
         except DECODING_ERRORS:
             return None

@@ -53,6 +53,20 @@ def test_photo_is_read_as_viewers_show_it(suffix: str, orientation: int, tmp_pat
     assert abs(found - pixels(upright().convert("RGB"))).mean() < 4
 
 
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "F", "RGBA", "CMYK", "YCbCr"])
+def test_tiff_of_any_mode_is_read_upright(mode: str, orientation: int, tmp_path: Path):
+    photo = TURNS[orientation](Image.fromarray(np.array([[255, 0], [0, 0]], np.uint8)).resize((48, 32), 0))
+    stored = Image.fromarray(np.asarray(photo).astype(np.uint16) * 257) if mode == "I;16" else photo
+    stored = stored if mode == "I;16" else (photo.convert("RGB") if mode == "CMYK" else photo).convert(mode)
+    stored.save(tmp_path / "photo.tif", exif=exif_of(orientation))
+    found = pixels(read_photo(tmp_path / "photo.tif"))
+    assert found.shape == (32, 48, 3)
+    assert found[:16, :24].min() > 250
+    assert found[16:].max() < 5
+    assert found[:, 24:].max() < 5
+
+
 def test_box_is_in_the_upright_photo(tmp_path: Path):
     TURNS[6](upright()).save(tmp_path / "photo.png", exif=exif_of(6))
     assert np.array_equal(
