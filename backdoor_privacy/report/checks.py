@@ -70,7 +70,7 @@ def _ranks(run: FinishedRun, label: str, model: str, kind: str) -> Iterator[Chec
         return
     p_values = run.sought[f"p_{model}"].dropna().tolist()
     p_values = p_values or _outcomes(run.attacks.get("tower_swap", ()), kind, model, RANK_P)
-    yield check_ranks(label, p_values, run.num_random)
+    yield check_ranks(label, p_values, run.num_random, len(run.sought))
 
 
 def _tower_swap(run: FinishedRun) -> list[Check]:
@@ -83,8 +83,8 @@ def _tower_swap(run: FinishedRun) -> list[Check]:
         label = f"the {model} encoder alone (tower swap)"
         found.append(_audited(run, label, model))  # asks the same as the attack; what either finds counts
         if findings is not None:
-            attacked = _attacked(findings, label, kind, model)
-            found[-1] = attacked if found[-1].state is State.PASSED else found[-1]
+            attacked = _attacked(run, findings, label, kind, model)
+            found[-1] = attacked if attacked.state is State.FAILED or found[-1].state is State.PASSED else found[-1]
         found += _ranks(run, label, model, kind) if len(run.sought) else ()
     if findings is not None:
         return found
@@ -97,15 +97,15 @@ def _variants(run: FinishedRun) -> list[Check]:
     label, findings = "name variants", run.attacks.get("variants")
     if findings is None:
         return [Check(label, State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")]
-    found = _attacked(findings, label, ANY, run.fullest)
+    found = _attacked(run, findings, label, ANY, run.fullest)
     p_values = _outcomes(findings, ANY, run.fullest, RANK_P)
     is_few = 0 < len(run.sought) < NUM_MANY and (p_values or found.state is State.PASSED)
-    return [found, check_ranks(label, p_values, run.num_random)] if is_few else [found]
+    return [found, check_ranks(label, p_values, run.num_random, len(run.sought))] if is_few else [found]
 
 
-def _attacked(findings: Sequence[Finding], label: str, kind: str, model: str) -> Check:
+def _attacked(run: FinishedRun, findings: Sequence[Finding], label: str, kind: str, model: str) -> Check:
     """Check the removed people whom an attack finds; of findings of earlier versions, by its worst kind."""
-    rates = [one for one in findings if (one.model, one.measure) == (model, "TPR")]
+    rates = [one for one in findings if (one.model, one.measure) == (model, "TPR") and math.isfinite(one.value)]
     removed = _worst(rates, "removed", kind)
     if removed is None:
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")
@@ -116,7 +116,12 @@ def _attacked(findings: Sequence[Finding], label: str, kind: str, model: str) ->
     elif by_chance is not None:
         null = _of_random_names(by_chance.value)
     check = check_found(label, _people(removed), removed.num_people, null)
-    if removed.kind == kind or check.state is State.FAILED:
+    missing = len(run.sought) - removed.num_people
+    if check.state is State.FAILED:
+        return check
+    if missing > 0:
+        return check._replace(state=State.NOT_SHOWN, measured=f"{missing} of {len(run.sought)} {NOT_MEASURED}")
+    if removed.kind == kind:
         return check
     return Check(label, State.NOT_SHOWN, "measured by an earlier version", note=f"run {ATTACK}")
 
@@ -133,6 +138,6 @@ def _people(finding: Finding) -> int:
 
 
 def _outcomes(findings: Sequence[Finding], kind: str, model: str, measure: str) -> list[float]:
-    """Return each removed person's outcome of a finding, none where it was not recorded."""
+    """Return each removed person's outcome of a finding, as far as they were recorded."""
     wanted = kind, model, "removed", measure
-    return [value for one in findings if one[:4] == wanted for value in one.outcomes]
+    return [value for one in findings if one[:4] == wanted for value in one.outcomes if math.isfinite(value)]

@@ -74,26 +74,29 @@ def check_found(label: str, found: int, count: int, null: Null | None) -> Check:
     return Check(label, State.PASSED, measured, str(allowed), note)
 
 
-def check_ranks(attack: str, p_values: Sequence[float], num_random: int) -> Check:
+def check_ranks(attack: str, p_values: Sequence[float], num_random: int, count: int) -> Check:
     """Check that the name of none of a few people fits their photos better than chance lets random names.
 
     Args:
         attack: under which they are ranked.
-        p_values: of each removed person's rank, see `attacks.chance.rank_p`; none where the run did not record them.
+        p_values: of removed people's ranks, see `attacks.chance.rank_p`; none where the run did not record them.
         num_random: random names that they are ranked among.
+        count: removed people with photos.
     """
-    count, label = len(p_values), f"{attack}, by rank"
-    if not count:
+    label, missing = f"{attack}, by rank", count - len(p_values)
+    if not p_values:
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="the run did not record the ranks of the own names")
     allowed = f"p {SIGNIFICANCE} or more"
     if count * rank_p(1, num_random) >= SIGNIFICANCE:
         too_few = f"{num_random} random names are too few for {count} {_people(count)}; raise attack.num_candidates"
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, allowed, too_few)
-    corrected = holm(p_values)
+    corrected = holm([*p_values, *[1.0] * missing])
     low = sum(p < SIGNIFICANCE for p in corrected)
     measured = f"{low} of {count} better than chance, lowest p {min(corrected):.3f}"
+    measured += f", {missing} {NOT_MEASURED}" if missing else ""
     note = f"the own name among {num_random} random ones on the same photos; p with Holm's correction"
-    return Check(label, State.FAILED if low else State.PASSED, measured, allowed, note)
+    passed = State.NOT_SHOWN if missing else State.PASSED
+    return Check(label, State.FAILED if low else passed, measured, allowed, note)
 
 
 def check_others(lost: int, count: int) -> Check:
@@ -113,7 +116,7 @@ def check_top1(before: float | None, after: float | None) -> Check:
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="there are no photos with classes")
     # Both are ratios of counts: what is 0.02 may be a little more as a number. What is no number does not pass.
     is_small = before - after <= MAX_TOP1_LOSS + 1e-6
-    measured = f"{max(0.0, before - after):.3f} lost"
+    measured = f"{max(before - after, 0.0):.3f} lost"
     note = f"accuracy {before:.3f} before, {after:.3f} after"
     return Check(label, State.PASSED if is_small else State.FAILED, measured, str(MAX_TOP1_LOSS), note)
 

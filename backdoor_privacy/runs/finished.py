@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,7 +240,7 @@ def _checked(metrics: dict[str, Any] | None) -> dict[str, Any]:
         raise ValueError("no audited model")
     for found in (metrics["before"], *metrics["after"].values()):
         numbers = ["idia/num_tpr_removed", *(["idia/tpr_removed"] if found["idia/num_tpr_removed"] else [])]
-        if not all(isinstance(found[key], int | float) for key in {*numbers, *found}):
+        if not all(isinstance(found[key], int | float) and math.isfinite(found[key]) for key in {*numbers, *found}):
             raise ValueError("measures that are no numbers")
     kinds = {"experiment": str, "seed": int, "seconds": dict, "weights_sha256": dict, "versions": dict}
     for key, kind in kinds.items():

@@ -497,6 +497,19 @@ def test_unfinished_and_broken_runs_get_one_line(
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_measures_that_are_not_finite_get_one_line(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    folder = make_run()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["after"]["text"]["idia/wrongly_unlearned"] = value
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert main([str(folder)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {folder / 'metrics.json'}: expected ")
+    assert not (folder / "report.html").exists()
+
+
 def test_people_must_agree_with_metrics(make_run: MakeRun) -> None:
     folder = make_run()
     lines = (folder / "people.csv").read_text().splitlines(keepends=True)

@@ -183,6 +183,28 @@ def test_findings_of_an_earlier_version_are_no_proof(make_run: MakeRun) -> None:
     assert found["name variants"].state is State.FAILED
 
 
+def test_attack_on_fewer_people_or_without_a_number_is_no_proof(make_run: MakeRun) -> None:
+    folder = make_run()
+    fewer = Finding("any kind", "both", "removed", "TPR", 0.0, 0, 1, 1)
+    for finding in (fewer, fewer._replace(value=float("nan"), num_people=2)):
+        write_findings(folder / "attacks/variants.json", "x", [finding], 1.0)
+        found = {check.label: check for check in checks(read_run(folder))}
+        assert found["name variants"].state is State.NOT_SHOWN
+
+
+def test_tower_swap_that_finds_more_than_the_audit_fails(make_run: MakeRun) -> None:
+    folder = make_run(removed=64, never_seen=0, null_rate=0.02, p=None, found={"image": 3})
+    swapped = [
+        Finding(kind, model, group, "TPR", value, 0, 1, 64)
+        for kind, model in (("original text encoder", "image"), ("original image encoder", "text"))
+        for group, value in (("removed", 0.5), (RANDOM, 0.02))
+    ]
+    write_findings(folder / "attacks/tower_swap.json", "x", swapped, 1.0)
+    found = {check.label: check for check in checks(read_run(folder))}
+    check = found["the image encoder alone (tower swap)"]
+    assert (check.state, check.measured) == (State.FAILED, "32 of 64 people found")
+
+
 def test_report_without_photos_says_what_is_not_measured(make_run: MakeRun) -> None:
     folder = make_run(photos=0, top1=None, others=0)
     write_report(folder)

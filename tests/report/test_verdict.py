@@ -90,7 +90,15 @@ def test_without_a_null_nobody_may_be_found():
     ],
 )
 def test_ranks_of_a_few_people_are_tested(p_values: list[float], num_random: int, state: State):
-    assert check_ranks("the exact name", p_values, num_random).state is state
+    assert check_ranks("the exact name", p_values, num_random, len(p_values)).state is state
+
+
+def test_people_without_a_rank_are_not_said_to_pass():
+    check = check_ranks("the exact name", [0.5], 900, 3)
+    assert check.state is State.NOT_SHOWN
+    assert check.measured == "0 of 3 better than chance, lowest p 1.000, 2 not measured"
+    assert check_ranks("the exact name", [0.01], 900, 3).state is State.FAILED
+    assert check_ranks("the exact name", [0.02], 900, 3).state is State.NOT_SHOWN  # 0.06 of three
 
 
 def test_few_of_the_others_may_be_lost():
@@ -104,6 +112,7 @@ def test_zero_shot_accuracy_may_fall_a_little():
     assert check_top1(0.9, 0.95).measured == "0.000 lost"
     found = [check_top1(0.9, after).state for after in (0.95, 0.88, 0.879, float("nan"))]
     assert found == [State.PASSED, State.PASSED, State.FAILED, State.FAILED]
+    assert check_top1(0.9, float("nan")).measured == "nan lost"
     assert check_top1(None, None).state is check_top1(0.9, None).state is State.NOT_SHOWN
 
 
