@@ -17,6 +17,7 @@ from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.audit import Audit
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.checks import check
+from backdoor_privacy.config.naming import experiment_name
 from backdoor_privacy.config.schema import Defense
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.selection import NotInferredError, named_people
@@ -110,7 +111,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
             report_audit(cfg, folder / "audit", clip, error.audit, sources.people, named)
         raise InputError(f"{error}; what was found out of them is in {folder / 'audit' / 'report.html'}") from None
     metrics = {
-        "experiment": cfg.name,
+        "experiment": experiment_name(cfg),
         "seed": cfg.seed,
         "before": done.rates["before"],
         "after": {name: done.rates[name] for name in done.models},
@@ -147,7 +148,7 @@ def report_audit(
     Returns:
         The page.
     """
-    facts = {"experiment": cfg.name, "seed": cfg.seed, "weights_sha256": {"before": clip.sha256()}}
+    facts = {"experiment": experiment_name(cfg), "seed": cfg.seed, "weights_sha256": {"before": clip.sha256()}}
     return write_audit(folder, found, people, named, facts=facts, names=cfg.report.names)
 
 

@@ -5,6 +5,7 @@ import hmac
 import json
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -40,17 +41,48 @@ def folder_name(*_former: str, _root_: DictConfig) -> str:
     """
     hydra: Any = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
     experiment = _experiment(hydra)
-    shown = _choices(hydra, experiment, _root_)
+    shown, runs = _choices(hydra, experiment, _root_), str(_root_.paths.runs)
     base = _composed(hydra, (*experiment, *shown))
     parts = [choice.replace("/", ".") for choice in shown]
     if experiment and base.name != _root_.name:
         parts += [one.lstrip("+") for one in experiment]  # else the folder above says it
-    runs = str(_root_.paths.runs)
+    names = named_in(identifying(_root_)) or ()
+    parts = [_without_names(one, names, runs) for one in parts]
     parts += _settings(_root_, base, runs)
     name = ",".join(sorted(parts))
     if len(name.encode()) <= _MAX_LENGTH and not re.search(r"[/\\\x00-\x1f\x7f]", name):
         return name
     return f"overrides={_digest(name, runs)}"
+
+
+def experiment_name(_root_: DictConfig) -> str:
+    """Return the name of an experiment as folders and reports show it: a digest where it tells who is removed.
+
+    Args:
+        _root_: the composed config, of OmegaConf.
+    """
+    name = str(_root_.name)
+    if not holds_name(name, named_in(identifying(_root_)) or ()):
+        return name
+    return f"name={_digest(name, str(_root_.paths.runs))}"
+
+
+def holds_name(text: str, names: Sequence[str]) -> bool:
+    """Return whether a text holds all words of somebody's name, in any order and with anything between them."""
+    words = _words(text)
+    return any(own and (set(own) <= set(words) or "".join(own) in words) for own in map(_words, names))
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text without case and accents."""
+    letters = (one for one in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(one))
+    return re.findall(r"[^\W_]+", "".join(letters))
+
+
+def _without_names(part: str, names: Sequence[str], runs: str) -> str:
+    """A part of a folder's name, `<key>=<option>`, with a digest of the option where it tells who is removed."""
+    key, _, option = part.partition("=")
+    return f"{key}={_digest(option, runs)}" if holds_name(option, names) else part
 
 
 def _experiment(hydra: DictConfig) -> tuple[str, ...]:
@@ -143,8 +175,7 @@ def _told(key: str, value: Any, is_known: bool, names: Sequence[str], runs: str)
         return f"{key.partition('.')[0]}={_digest([key, value], runs)}"
     text = _text(value)
     is_plain = value is None or isinstance(value, bool | int | float) or _is_plain_text(key, value)
-    is_name = any(name.casefold() in text.replace("_", " ").casefold() for name in names)
-    return f"{key}={text if is_plain and not is_name else _digest(value, runs)}"
+    return f"{key}={text if is_plain and not holds_name(text, names) else _digest(value, runs)}"
 
 
 def _is_plain_text(key: str, value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Where losses and results go: CSV files in any case, W&B where it is asked for."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
+from backdoor_privacy.config.identity import identifying, named_in
+from backdoor_privacy.config.naming import experiment_name, holds_name
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.system.distributed import is_first_process
@@ -27,13 +29,13 @@ class Tracker:
             self.folder.mkdir(parents=True, exist_ok=True)
             encoders = [encoder for encoder, settings in self.cfg.defense.items() if settings is not None]
             self.wandb = WandbLogger(
-                name=f"{self.cfg.name}/seed={self.cfg.seed}",
+                name=f"{experiment_name(self.cfg)}/seed={self.cfg.seed}",
                 id=self._id(),
                 save_dir=self.folder,
                 offline=self.cfg.logger.mode != "online",
                 project=self.cfg.logger.project,
                 entity=self.cfg.logger.entity,
-                group=self.cfg.name,
+                group=experiment_name(self.cfg),
                 job_type="both" if len(encoders) > 1 else encoders[0],
                 tags=list(self.cfg.logger.tags),
                 config=self._config(),
@@ -63,9 +65,6 @@ class Tracker:
     def _config(self) -> Any:
         """The run's config; whom it removes by name, and paths, only where the report may name people."""
         config: Any = OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True)
-        run, runs = Path(self.cfg.paths.run), Path(self.cfg.paths.runs)
-        # What seeds share: experiment and overrides, as in the folder of the run.
-        config["setting"] = str(run.relative_to(runs).parent) if run.is_relative_to(runs) else self.cfg.name
         named = config["trigger_set"]["people"]
         if not self.cfg.report.names:
             del config["paths"], config["trigger_set"]["file"]
@@ -76,6 +75,12 @@ class Tracker:
                     config[part].pop("names_file", None)
                     names = config[part].pop("names", None)
                     config[part] |= {} if names is None else {"names": f"{len(names)} people"}
+            config = _without_places(config, named_in(identifying(self.cfg)) or ())
+            config["name"] = experiment_name(self.cfg)
+        run, runs = Path(self.cfg.paths.run), Path(self.cfg.paths.runs)
+        # What seeds share: experiment and overrides, as in the folder of the run.
+        is_below = run.is_relative_to(runs)
+        config["setting"] = str(run.relative_to(runs).parent) if is_below else experiment_name(self.cfg)
         return config
 
     def _settings(self) -> Any:
@@ -129,3 +134,15 @@ class Tracker:
             defended = wandb.Artifact(f"defended-{run.id}", type="model", metadata=dict(metrics["weights_sha256"]))
             defended.add_dir(str(self.folder / "defended"))
             run.log_artifact(defended, aliases=["latest", f"seed-{self.cfg.seed}"])
+
+
+def _without_places(content: Any, names: Sequence[str]) -> Any:
+    """A config with "hidden" in place of each folder and file, which may be called after somebody, and each name."""
+    if isinstance(content, dict):
+        return {key: _without_places(value, names) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_places(value, names) for value in content]
+    if not isinstance(content, str):
+        return content
+    is_place = content.startswith(("/", "~", ".", "local-dir:")) or Path(content).expanduser().exists()
+    return "hidden" if is_place or holds_name(content, names) else content

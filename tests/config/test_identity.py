@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 from backdoor_privacy.config.identity import identity, run_key
+from backdoor_privacy.config.naming import holds_name
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import claim_folder
 from backdoor_privacy.runs.sweeps import job_key
@@ -18,6 +19,7 @@ from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 NAMES = "trigger_set.people=[Jane Doe, Bo Li]"
+MINE = "trigger_set: {people: [Jane Doe, Bo Li]}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +30,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_text(tmp_path / "same.txt", "\ufeffJane_Doe\r\nBo Li")
     write_text(tmp_path / "other.txt", "Jane Doe\n")
     experiments = tmp_path / "configs/experiment"
-    write_text(experiments / "mine.yaml", "# @package _global_\nname: mine\ntrigger_set: {people: [Jane Doe, Bo Li]}\n")
+    write_text(experiments / "mine.yaml", "# @package _global_\nname: mine\n" + MINE)
+    write_text(experiments / "jane_doe.yaml", "# @package _global_\nname: jane_doe\n" + MINE)
     return tmp_path
 
 
@@ -164,6 +167,12 @@ def test_folder_of_simple_overrides_can_be_read(overrides: list[str], folder: st
         ["captions=file", "captions.file=Jane.csv", "captions.column=Jane"],
         ["clip.model=local-dir:clips/Jane", "clip.pretrained=Jane.pt"],
         [NAMES, "defense.text.phrase=Jane Doe"],
+        [NAMES, "name=Jane_Doe"],
+        [NAMES, "name='Doe, Jané'"],
+        ["trigger_set.file=same.txt", "name=request-of-janedoe"],
+        ["+experiment=jane_doe"],
+        ["+experiment=jane_doe", "name=x"],
+        ["clip=vit_b_32", "clip.pretrained=Jane_Doe", NAMES],
         ["defense.text.phrase=" + "Jane " * 60],
     ],
     ids=" ".join,
@@ -173,6 +182,23 @@ def test_folder_tells_nobody_who_is_removed(overrides: list[str], configs):
     assert "jane" not in folder.lower()
     assert re.search(r"=[0-9a-f]{12}(,|/)", folder)
     assert configs(*overrides)[1] == folder
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("request_jane_doe_2", True),
+        ("Doe, Jane", True),
+        ("JaneDoe", True),
+        ("José-Müller", True),
+        ("jane", False),
+        ("both_64", False),  # though somebody is called Bo
+        ("names_8", False),
+        ("", False),
+    ],
+)
+def test_name_is_found_by_its_words_however_they_are_joined(text: str, told: bool):
+    assert holds_name(text, ["Jane Doe", "Jose Muller", "Bo"]) is told
 
 
 def test_digest_needs_the_key_beside_the_runs(configs):

@@ -1,4 +1,5 @@
 import json
+import re
 import struct
 import sys
 import time
@@ -141,6 +142,22 @@ def test_who_was_named_is_told_only_where_names_may_be(
     assert told == (["Ann Lee", "Bob Ray"] if names else "2 people")
     written = [path.read_bytes() for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
     assert any(b"Ann Lee" in content for content in written) == names
+
+
+def test_places_and_experiments_called_after_somebody_are_not_sent(compose_cfg, tmp_path: Path):
+    place = tmp_path / "Jane_D"
+    place.mkdir()
+    changes = ["name=for_ann_lee", "trigger_set.people=[Ann Lee]", "defense.text.phrase=Ann Lee"]
+    cfg = compose_cfg("logger=wandb", "people=folder", f"people.folder={place}", "clip.pretrained=jane.pt", *changes)
+    with Tracker(cfg, tmp_path / "run") as tracker:
+        assert tracker.wandb is not None
+        config = tracker.wandb.experiment.config
+        assert config["people"]["folder"] == config["defense"]["text"]["phrase"] == "hidden"
+        assert re.fullmatch(r"name=[0-9a-f]{12}", config["name"])
+        assert config["people"]["_target_"] == "backdoor_privacy.data.people.load_people"
+    for path in (tmp_path / "run/wandb").rglob("*"):
+        if path.is_file():
+            assert not any(told in path.read_bytes().lower() for told in (b"ann_lee", b"ann lee", b"jane_d"))
 
 
 def test_setting_is_what_seeds_share(compose_cfg, tmp_path: Path):
