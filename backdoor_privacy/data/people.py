@@ -117,7 +117,7 @@ class People:
 
 
 def load_people(
-    folder: str | Path | None,
+    folder: str | Path | None = None,
     layout: str = "*",
     table: str | Path | None = None,
     boxes: str | Path | None = None,

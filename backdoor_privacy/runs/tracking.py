@@ -1,5 +1,6 @@
 """Where losses and results go: CSV files in any case, W&B where it is asked for."""
 
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -144,5 +145,5 @@ def _without_places(content: Any, names: Sequence[str]) -> Any:
         return [_without_places(value, names) for value in content]
     if not isinstance(content, str):
         return content
-    is_place = content.startswith(("/", "~", ".", "local-dir:")) or Path(content).expanduser().exists()
+    is_place = content.startswith(("/", "~", ".", "local-dir:")) or os.path.exists(content)
     return "hidden" if is_place or holds_name(content, names) else content
