@@ -19,6 +19,8 @@ from backdoor_privacy.report.model_card import model_card
 from backdoor_privacy.runs.finished import FinishedRun, read_run
 from backdoor_privacy.system.files import write_text
 
+_OF_NOBODY = ("idia", "losses")  # figures that count people; all others show single ones
+
 
 def write_report(folder: Path, *, names: bool = False) -> None:
     """Write `figures/`, `defended/README.md` and `report.html` of a finished run, each file whole or not at all.
@@ -42,7 +44,10 @@ def write_report(folder: Path, *, names: bool = False) -> None:
         figures["votes"] = votes_figure(votes[run.prompts].sum().T / run.sought["num_photos"].sum())
     if len(run.map):
         figures["map"] = map_figure(run.map, run.people.loc[run.people["removed"], "person"].tolist())
-    svgs = {name: save_figure(figure, folder / "figures", name) for name, figure in figures.items()}
+    svgs = {
+        name: save_figure(figure, folder / "figures", name, private=name not in _OF_NOBODY)
+        for name, figure in figures.items()
+    }
     if (folder / "defended").is_dir():
         write_text(folder / "defended" / "README.md", model_card(run))
     write_text(folder / "report.html", render(run, svgs), private=names)

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 from backdoor_privacy.config.identity import run_key
-from backdoor_privacy.system.files import close_to_others, private_file
+from backdoor_privacy.system.files import close_to_others, private_file, private_folder
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
@@ -152,6 +152,8 @@ class SweepProgress(Callback):
         """Count the runs, and close to others what Hydra writes of the command, which may name people."""
         if folder := OmegaConf.select(config, "hydra.sweep.dir"):
             private_file(Path(folder) / "multirun.yaml")
+        if folder := OmegaConf.select(config, "hydra.launcher.submitit_folder"):
+            private_folder(Path(folder.partition("%")[0]))  # below it is a folder for each job
         params = config.hydra.sweeper.get("params") or {}
         arguments = [f"{key}={value}" for key, value in params.items()]
         self.num_jobs = len(jobs([*arguments, *config.hydra.overrides.task]))

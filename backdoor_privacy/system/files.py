@@ -76,6 +76,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     """A draft to write into; it becomes the folder, in place of what was there, if nothing goes wrong."""
     with _draft(folder) as draft:
         yield draft
+        _leave_to_umask(draft)
         aside = _made_beside(folder, _PRIVATE_FOLDER)
         try:
             if folder.exists():
@@ -98,6 +99,8 @@ def made_once(folder: Path, write: Callable[[Path], None], *, private: bool = Fa
     if not folder.exists():
         with _draft(folder, private) as draft:
             write(draft)
+            if not private:
+                _leave_to_umask(draft)
             try:
                 draft.rename(folder)
             except OSError:
@@ -126,6 +129,19 @@ def _draft_file(path: Path, content: bytes, private: bool) -> Iterator[Path]:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _leave_to_umask(folder: Path) -> None:
+    """Give the files of a new folder the rights that the umask leaves, also where a library keeps its own private."""
+    probe = _beside(folder)
+    os.close(_created(probe, _FILE))
+    usual = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            if stat.S_IMODE(path.stat().st_mode) != usual:
+                with contextlib.suppress(OSError):  # a file system without rights
+                    path.chmod(usual)
 
 
 def _created(path: Path, mode: int) -> int:
