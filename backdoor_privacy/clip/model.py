@@ -123,7 +123,7 @@ class Clip:
         """Unit-length features in fp32, and which photos could be read; the rows of the others are zero.
 
         Raises:
-            InputError: if more than 1 % of the photos do not decode.
+            InputError: if more than 1 % do not decode, of these and all that this encoder has seen.
         """
         known: dict[Path, Tensor | None] = self.image.embedded  # None for a photo that does not decode
         asked = tuple(path for path in dict.fromkeys(paths) if path not in known)
@@ -140,7 +140,8 @@ class Clip:
         readable = torch.tensor([features is not None for features in found], dtype=torch.bool)
         try:
             if asked:
-                check_readable(readable, paths)
+                seen_before = [one is not None for one in known.values()]
+                check_readable(made["readable"], asked, seen_before=seen_before)
         except InputError:
             self.decoded.clear()  # nor is anything remembered of them: they may be repaired
             raise

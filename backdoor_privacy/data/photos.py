@@ -220,13 +220,14 @@ def photo_loader(
     )
 
 
-def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "") -> None:
+def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "", *, seen_before: Sequence[bool] = ()) -> None:
     """Warn of photos that did not decode.
 
     Args:
         readable: which of the photos did, (photo,).
         paths: of the photos.
         key: of the setting that names them, for the line.
+        seen_before: which of other photos did; they count, and are not named again.
 
     Raises:
         InputError: if they are more than 1 % of all.
@@ -234,7 +235,7 @@ def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "") -> No
     broken = [path for path, ok in zip(paths, readable.tolist(), strict=True) if not ok]
     if not broken:
         return
-    stops = too_many(len(broken), len(paths))
+    stops = too_many(len(broken) + seen_before.count(False), len(paths) + len(seen_before))
     text = told_unreadable(broken, len(paths), key, stops=stops)
     if stops:
         raise InputError(text)
