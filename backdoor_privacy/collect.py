@@ -16,6 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from backdoor_privacy.data.cells import csv_text
 from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
 from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
 from backdoor_privacy.runs.folder import read_metrics
@@ -169,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(markup=False, emoji=False)  # paths and logs may have brackets and colons
     rows, failed = collect(folder)
     if len(rows):
-        write_text(folder / "collected.csv", rows.to_csv(index=False))
+        write_text(folder / "collected.csv", csv_text(rows))
         settings = [_setting(*names) for names in zip(rows["experiment"], rows["overrides"], strict=True)]
         sized = rows.assign(setting=settings)
         sized = sized[sized.groupby("setting")["num_removed"].transform("nunique") > 1]  # the others are dots

@@ -16,6 +16,7 @@ from torch import Tensor
 from backdoor_privacy.clip.finite import is_sound
 from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
 from backdoor_privacy.system.files import write_bytes
+from backdoor_privacy.system.keys import keyed_place
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ class FeatureStore:
         packages = {package: version(package) for package in _PACKAGES}
         more = json.dumps([_FORMAT, settings, packages], sort_keys=True, default=str)
         digest = hashlib.sha256(f"{weights_sha256(tensors)}{more}".encode()).hexdigest()
-        self.folder = Path(folder).expanduser() / digest[:32]
+        self._stores = Path(folder).expanduser()
+        self.folder = self._stores / digest[:32]
 
     def get(self, kind: str, inputs: Iterable[bytes], make: Callable[[], Features]) -> Features:
         """The features of these inputs, made where they are not there yet.
@@ -47,7 +49,7 @@ class FeatureStore:
             inputs: that they are made of.
             make: them; where they have `readable` and it is not true of all, they are not kept: a file may be mended.
         """
-        path = self.folder / f"{kind}-{_digest(inputs)}.safetensors" if is_first_process() else None
+        path = self._place(kind, inputs) if is_first_process() else None
         known = as_the_first_says(_read(path) if path else None)
         if known is not None:
             return known
@@ -55,6 +57,10 @@ class FeatureStore:
         if path and bool(made.get("readable", torch.ones(1)).all()):
             _write(path, made)
         return made
+
+    def _place(self, kind: str, inputs: Iterable[bytes]) -> Path:
+        """Where the features of these inputs lie; its name must not tell which names and photos they are of."""
+        return keyed_place(self.folder / f"{kind}-{_digest(inputs)}.safetensors", self._stores)
 
 
 def _digest(inputs: Iterable[bytes]) -> str:
@@ -83,6 +89,6 @@ def _read(path: Path) -> Features | None:
 
 def _write(path: Path, features: Features) -> None:
     try:
-        write_bytes(path, save({name: tensor.contiguous() for name, tensor in features.items()}))
+        write_bytes(path, save({name: tensor.contiguous() for name, tensor in features.items()}), private=True)
     except OSError as error:  # a cache that is full or may not be written is no reason to end a run
         log.warning("features are not kept in %s: %s", path.parent, error)

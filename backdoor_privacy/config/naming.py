@@ -1,10 +1,7 @@
 """Name the folder of a run after what sets it apart from others of its experiment."""
 
-import hashlib
-import hmac
 import json
 import re
-import secrets
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -18,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.config.identity import flattened, identifying, identity, named_in, schema_defaults
-from backdoor_privacy.system.files import made_once, write_text
+from backdoor_privacy.system.keys import key_of_folder, keyed_digest
 
 _MAX_LENGTH = 120  # of a folder's name; a file system takes 255 bytes
 # Groups that say nothing of what a run computes, or say it in keys that are compared below.
@@ -198,6 +195,4 @@ def _text(value: Any) -> str:
 
 
 def _digest(value: Any, runs: str) -> str:
-    made = made_once(Path(runs) / ".key", lambda draft: write_text(draft / "key", secrets.token_hex(32)))
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hmac.new((made / "key").read_bytes(), text.encode(), hashlib.sha256).hexdigest()[:12]
+    return keyed_digest(key_of_folder(Path(runs)), json.dumps(value, sort_keys=True, default=str))[:12]

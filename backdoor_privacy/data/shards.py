@@ -110,6 +110,8 @@ def unpack_shards(
     cache: str | Path,
     place: Callable[[dict[str, Any], int], dict[str, bytes]],
     settings: str = "",
+    *,
+    private: bool = False,
 ) -> Path:
     """A folder of files made of shards, once; what reads folders then need not know of shards.
 
@@ -122,6 +124,7 @@ def unpack_shards(
         place: the files, by their place in the folder, that a sample becomes; it is told the sample's number, too, as
             keys may come again in another shard.
         settings: what `place` depends on; with others, the shards are unpacked again.
+        private: whether its owner alone may enter the folder.
 
     Returns:
         The folder.
@@ -146,7 +149,8 @@ def unpack_shards(
             lines = "".join(f"{sample}\n" for sample in left_out)
             (draft / _LEFT_OUT).write_bytes(lines.encode(errors="surrogateescape"))
 
-    return made_once(Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}"), write)
+    folder = Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}")
+    return made_once(folder, write, private=private)
 
 
 def samples_left_out(folder: str | Path, key: str) -> list[str]:

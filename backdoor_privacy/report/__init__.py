@@ -45,7 +45,7 @@ def write_report(folder: Path, *, names: bool = False) -> None:
     svgs = {name: save_figure(figure, folder / "figures", name) for name, figure in figures.items()}
     if (folder / "defended").is_dir():
         write_text(folder / "defended" / "README.md", model_card(run))
-    write_text(folder / "report.html", render(run, svgs))
+    write_text(folder / "report.html", render(run, svgs), private=names)
 
 
 def is_written(folder: Path, *, names: bool) -> bool:

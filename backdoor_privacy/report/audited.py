@@ -9,6 +9,7 @@ import pandas as pd
 from backdoor_privacy.attacks.chance import SIGNIFICANCE, holm, rank_p
 from backdoor_privacy.attacks.idia import TEMPLATES, IdiaResult
 from backdoor_privacy.audit import Audit, idia_rates, null_rates
+from backdoor_privacy.data.cells import csv_text
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.html import templates
@@ -107,7 +108,7 @@ def write_audit(
     codes = code_names(folder, [row.name for row in rows])
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows, columns=list(Sought._fields))
-    write_text(folder / "people.csv", table.to_csv(index=False, float_format="%.5g"))
+    write_text(folder / "people.csv", csv_text(table, float_format="%.5g"), private=True)
     shown = sorted((codes[row.name], row) for row in rows)
     told = [{"person": code, **row._replace(name="")._asdict()} for code, row in shown]
     for person in told:
@@ -126,7 +127,7 @@ def write_audit(
         num_others=len(people.everybody) - len(rows),
         num_random=int(measures.get("idia/num_random_names", 0)),
     )
-    write_text(folder / "report.html", content)
+    write_text(folder / "report.html", content, private=names)
     return folder / "report.html"
 
 

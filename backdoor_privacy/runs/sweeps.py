@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 from backdoor_privacy.config.identity import run_key
+from backdoor_privacy.system.files import close_to_others, private_file
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 
@@ -148,14 +149,18 @@ class SweepProgress(Callback):
         self.start: float | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Count the runs."""
+        """Count the runs, and close to others what Hydra writes of the command, which may name people."""
+        if folder := OmegaConf.select(config, "hydra.sweep.dir"):
+            private_file(Path(folder) / "multirun.yaml")
         params = config.hydra.sweeper.get("params") or {}
         arguments = [f"{key}={value}" for key, value in params.items()]
         self.num_jobs = len(jobs([*arguments, *config.hydra.overrides.task]))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note when a run that is not finished starts."""
-        finished = (Path(config.hydra.runtime.output_dir) / "metrics.json").is_file()
+        """Note when a run that is not finished starts; close its log, which is empty yet, to others."""
+        folder = Path(config.hydra.runtime.output_dir)
+        close_to_others(folder / f"{OmegaConf.select(config, 'hydra.job.name')}.log")
+        finished = (folder / "metrics.json").is_file()
         self.start = None if finished else time.monotonic()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ from backdoor_privacy.config.naming import experiment_name, holds_name
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.system.distributed import is_first_process
-from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.files import private_folder, write_text
 
 
 class Tracker:
@@ -27,7 +27,7 @@ class Tracker:
 
     def __enter__(self) -> "Tracker":
         if self.cfg.logger.wandb and is_first_process():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder / "wandb")  # with all that W&B writes into it
             encoders = [encoder for encoder, settings in self.cfg.defense.items() if settings is not None]
             self.wandb = WandbLogger(
                 name=f"{experiment_name(self.cfg)}/seed={self.cfg.seed}",
@@ -94,7 +94,7 @@ class Tracker:
         """Of the W&B run; kept in the run folder, so that a resumed run goes on there."""
         path = self.folder / "checkpoints" / "wandb_id"
         if not path.is_file():
-            write_text(path, uuid.uuid4().hex[:12])
+            write_text(path, uuid.uuid4().hex[:12], private=True)
         return path.read_text(encoding="utf-8")
 
     def __exit__(
