@@ -118,11 +118,22 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
             (folder / "checkpoints" / encoder / "losses").glob("version_*/metrics.csv"),
             key=lambda path: int(path.parent.name.removeprefix("version_")),
         )
-        rows = pd.concat([pd.read_csv(path) for path in parts]).drop_duplicates("step", keep="last").sort_values("step")
-        rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
+        rows = pd.concat([pd.DataFrame(columns=["step", "loss"]), *(_losses(path, encoder) for path in parts)])
+        rows = rows.drop_duplicates("step", keep="last").sort_values("step")
         rows.insert(0, "encoder", encoder)
         tables.append(rows)
     write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False))
+
+
+def _losses(path: Path, encoder: str) -> pd.DataFrame:
+    """The losses of one fit as far as they are whole: a kill may have cut the last row off, or all of them."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1].replace(b"\0", b"")
+    if not whole:
+        return pd.DataFrame()
+    rows = pd.read_csv(io.BytesIO(whole), on_bad_lines="skip").apply(pd.to_numeric, errors="coerce")
+    rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
+    return rows.dropna(subset="step") if "step" in rows else pd.DataFrame()
 
 
 def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = None) -> None:

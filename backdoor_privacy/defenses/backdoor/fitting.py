@@ -71,6 +71,7 @@ from backdoor_privacy.defenses.backdoor.targets import (
     stranger_embeddings,
 )
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.checkpoints import LAST, DurableCheckpoints, last_checkpoint
 from backdoor_privacy.system.distributed import (
     as_the_first_says,
     check_parts,
@@ -437,16 +438,15 @@ def _train(
     loggers: list[Logger],
 ) -> list[Evaluation]:
     """Run Lightning's loop, or go on with one that was interrupted; what a utility budget saw on the way."""
-    options, callbacks, last = removal.trainer, list[Callback](), None
+    options, callbacks, folder = removal.trainer, list[Callback](), None
     num_fresh_steps = settings.num_fresh_steps
     budget = None if settings.budget.min_similarity is None else UtilityBudget(settings.budget)
     if budget:
         callbacks.append(budget)
     if removal.checkpoints is not None:
         folder = removal.checkpoints / defense.encoder
-        last = folder / "last.ckpt"
-        every = options.checkpoint_every_steps
-        callbacks.append(ModelCheckpoint(folder, last.stem, every_n_train_steps=every, enable_version_counter=False))
+        every, name = options.checkpoint_every_steps, Path(LAST).stem
+        callbacks.append(ModelCheckpoint(folder, name, every_n_train_steps=every, enable_version_counter=False))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
     if options.progress_bar and is_first_process():
         callbacks.append(_StudentProgress(leave=True))
@@ -458,6 +458,7 @@ def _train(
         accumulate_grad_batches=options.accumulate_grad_batches,
         logger=loggers,
         callbacks=callbacks,
+        plugins=[DurableCheckpoints()],
         enable_checkpointing=removal.checkpoints is not None,
         enable_progress_bar=options.progress_bar and is_first_process(),
         enable_model_summary=False,
@@ -484,8 +485,8 @@ def _train(
             lesson = _ask_teacher(defense.to(device), data, num_fresh_steps, trainer, options.progress_bar)
             revision = Revision(asked=lesson, sizes=steps.sizes, num_steps=len(steps), seed=steps.seed)
             data = TriggerData(revision, num_workers=0)
-        begun = as_the_first_says(last is not None and last.exists())
-        trainer.fit(defense, data, ckpt_path=last if begun else None)
+        last = as_the_first_says(last_checkpoint(folder) if folder is not None and is_first_process() else None)
+        trainer.fit(defense, data, ckpt_path=last)
     if options.gradient_checkpointing:
         defense.student.save_memory(False)
     evaluations = budget.keep_best(defense) if budget else []
