@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from backdoor_privacy.attacks.idia import TEMPLATES
 from backdoor_privacy.attacks.record import read_findings, read_seconds
 from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.config.stored import read_stored
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import read_metrics
 from backdoor_privacy.system.files import write_text
@@ -291,6 +292,5 @@ def _budget(path: Path) -> pd.DataFrame:
 def _config(folder: Path) -> DictConfig:
     for path in (folder / name for name in _CONFIGS):
         if path.is_file():
-            config = _read(path, OmegaConf.load)
-            return config if isinstance(config, DictConfig) else OmegaConf.create({})
+            return read_stored(path)
     return OmegaConf.create({})
