@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import NoReturn
 
+from backdoor_privacy.system.signals import Stopped, stopping_in_order
+
 log = logging.getLogger("backdoor_privacy")
 _MAX_SHOWN = 5
 _MAX_LINE = 1000  # characters; a path of thousands says nothing more
@@ -93,7 +95,12 @@ def one_line_errors() -> Iterator[None]:
 
     _print_anything()
     try:
-        yield
+        with stopping_in_order():  # also in a process that only works off jobs of a sweep
+            yield
+    except Stopped as stop:
+        log.warning("%s", stop.line)
+        stop.is_told = True
+        raise
     except Exception as error:
         line = line_of(error)
         if line is None:
@@ -113,14 +120,16 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def ended_in_one_line(main: Callable[..., int]) -> Callable[..., int]:
-    """Make a command without Hydra return exit code 1 after one last line where it fails."""
+    """Make a command without Hydra return exit code 1 after one last line where it fails, and stop in order."""
 
     @wraps(main)
     def command(arguments: Sequence[str] | None = None) -> int:
         try:
-            return main(arguments)
-        except KeyboardInterrupt:
-            line = "interrupted"
+            with stopping_in_order():
+                return main(arguments)
+        except Stopped as stop:
+            print(stop.line, file=sys.stderr)
+            return stop.exit_code
         except Exception as error:
             said = line_of(error)
             if said is None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning
@@ -25,8 +26,10 @@ from backdoor_privacy.config.command import run_command
 from backdoor_privacy.data.photos import photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, read_shards
 from backdoor_privacy.data.texts import decoded
+from backdoor_privacy.defenses.backdoor.stopping import KeepSignals, place_of
 from backdoor_privacy.errors import InputError, one_line_errors
 from backdoor_privacy.system.hardware import fastest_attention, usable_workers
+from backdoor_privacy.system.signals import Stopped
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +175,7 @@ def pretrain(cfg: DictConfig) -> Path:
     trainer = lightning.Trainer(
         max_steps=cfg.num_steps,
         logger=lightning.pytorch.loggers.CSVLogger(folder, name="", version=""),
-        callbacks=[checkpoint],
+        callbacks=[checkpoint, KeepSignals()],
         gradient_clip_val=1.0,
         log_every_n_steps=20,
         enable_model_summary=False,
@@ -188,7 +191,16 @@ def pretrain(cfg: DictConfig) -> Path:
         num_ranks=trainer.world_size,
     )
     with fastest_attention(trainer.strategy.root_device):
-        trainer.fit(module, stream, ckpt_path=_last_checkpoint(folder))
+        try:
+            trainer.fit(module, stream, ckpt_path=_last_checkpoint(folder), weights_only=True)
+        except Stopped as stop:
+            stop.place = place_of(_last_checkpoint(folder), "the training")
+            raise
+        except UnpicklingError as error:
+            raise InputError(
+                f"{_last_checkpoint(folder)}: expected a checkpoint of this training, got one that is damaged or holds "
+                "code, which is not run; delete it, and the training starts again"
+            ) from error
     write_local_dir(folder / "clip", model, model_config, dtype=torch.float16)
     log.info("Wrote %s", folder / "clip")
     return folder / "clip"
