@@ -15,7 +15,6 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from yaml import YAMLError
@@ -28,12 +27,14 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.stored import for_this_machine, read_stored
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.selection import draw_decoys
-from backdoor_privacy.errors import CommandParser, InputError, cause_of, ended_in_one_line
+from backdoor_privacy.errors import CommandParser, InputError, cause_of, ended_in_one_line, show_anything
 from backdoor_privacy.report import write_report
 from backdoor_privacy.runs.folder import check_links, read_metrics
 from backdoor_privacy.runs.sweeps import spoken
 from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
 from backdoor_privacy.system.paths import CONFIG_FOLDER
+from backdoor_privacy.system.terminal import VisibleConsole
+from backdoor_privacy.system.visible import visible
 
 log = logging.getLogger("backdoor_privacy.attack")  # also where this is the command
 _SETTINGS = CONFIG_FOLDER / "attack" / "also"
@@ -306,9 +307,9 @@ def print_findings(found: Mapping[str, Sequence[Finding]], folder: Path) -> None
         others = ["" if other is None else f"{other.value:.3f}" for other in (row.before, row.control)]
         interval = f"{finding.value:.3f} ({finding.low:.3f} to {finding.high:.3f})"
         table.add_row(row.label, escape(finding.kind), finding.model, others[0], interval, others[1])
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = VisibleConsole(width=None if sys.stdout.isatty() else 160)
     console.print(table)
-    print(f"All findings: {folder / 'attacks'}")
+    print(visible(f"All findings: {folder / 'attacks'}"))
 
 
 def _listed_in(text: str) -> list[str]:
@@ -347,6 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = list(dict.fromkeys([*quick_attacks(), *(one for one in chosen if one != "quick")]))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("backdoor_privacy").setLevel(logging.INFO)
+    show_anything()
     attacks = load_attacks(chosen, changes)
     for settings in attacks.values():
         make_attack(settings)  # a mistake in one shows before the others have run for long

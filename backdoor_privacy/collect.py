@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
@@ -22,6 +21,7 @@ from backdoor_privacy.runs.folder import read_metrics
 from backdoor_privacy.runs.sweeps import missing_runs
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
+from backdoor_privacy.system.terminal import VisibleConsole
 
 _VERSIONS = ("commit", "python", "torch", "open_clip_torch", "lightning")
 _MAX_MISSING = 3
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="of all runs; runs by default")
     folder: Path = parser.parse_args(arguments).folder
-    console = Console(markup=False, emoji=False)  # paths and logs may have brackets and colons
+    console = VisibleConsole(markup=False, emoji=False)  # paths and logs may have brackets and colons
     rows, failed = collect(folder)
     if len(rows):
         write_text(folder / "collected.csv", rows.to_csv(index=False))

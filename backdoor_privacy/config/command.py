@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
-from backdoor_privacy.errors import fault_of, line_of
+from backdoor_privacy.errors import fault_of, line_of, traceback_of
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.system.signals import Stopped, stopping_in_order
+from backdoor_privacy.system.visible import visible
 
 _EXTRAS = {"joblib": "joblib", "ray": "ray", "ray_aws": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 _NAMES = "trigger_set.people"
@@ -50,9 +51,9 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
     except Exception as error:
         said = line_of_hydra(error) or line_of(error)
         if said is None:
-            traceback.print_exc()
+            print(traceback_of(error), file=sys.stderr)
         line = said or fault_of(error)
-    print(line, file=sys.stderr)
+    print(visible(line), file=sys.stderr)
     sys.exit(1)
 
 
