@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import logging
 import sys
 import time
@@ -20,7 +19,7 @@ from rich.table import Table
 from yaml import YAMLError
 
 from backdoor_privacy.attacks.headlines import headlines
-from backdoor_privacy.attacks.record import read_findings, read_origin, write_findings
+from backdoor_privacy.attacks.record import read_findings, read_origin, read_seconds, write_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
@@ -292,8 +291,8 @@ def _usual_time(name: str, folder: Path) -> str:
     """How long the same attack took in other runs nearby, as the end of a sentence."""
     known = []
     for path in folder.resolve().parent.glob(f"*/attacks/{name}.json"):
-        with contextlib.suppress(KeyError, TypeError, ValueError):  # a broken file is no reason not to attack
-            known.append(float(json.loads(path.read_text())["seconds"]))
+        with contextlib.suppress(InputError, TypeError, ValueError):  # a broken file is no reason not to attack
+            known.append(read_seconds(path))
     return f", about {spoken(sum(known) / len(known))}" if known else ""
 
 

@@ -21,6 +21,7 @@ from backdoor_privacy.config.stored import read_stored
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import read_metrics
 from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.reading import GIB, open_ordinary
 
 _KEY = Path("checkpoints") / "report_key"
 _NUM_HASH_DIGITS = 12
@@ -225,6 +226,7 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
             "runs/.../seed=0, or finish its run"
         )
     try:
+        open_ordinary(path, GIB).close()
         return read(path)
     except InputError:
         raise
