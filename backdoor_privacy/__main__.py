@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from backdoor_privacy.config.command import run_command
 from backdoor_privacy.errors import one_line_errors
+from backdoor_privacy.system.visible import visible
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def _run(cfg: DictConfig) -> None:
         with process_group(cfg.trainer.accelerator):
             metrics = run(cfg)
             if is_first_process():
-                print(folder) if cfg.quiet else print_table(metrics, str(folder))
+                print(visible(str(folder))) if cfg.quiet else print_table(metrics, str(folder))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.attacks.idia import Idia, IdiaResult
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import one_line_errors
+from backdoor_privacy.system.terminal import VisibleConsole
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _print_audit(cfg: DictConfig) -> None:
         table.add_column(column, justify="left" if column == "people with" else "right")
     for title, num_people, rate, correct in leak_table(found.idia, people):
         table.add_row(title, str(num_people), f"{rate:.3f}", f"{correct:.2f}")
-    console = Console()
+    console = VisibleConsole()
     console.print(table)
     for key, value in found.utility.items():
         if "/num_" not in key:

@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -24,6 +25,7 @@ from backdoor_privacy.report.tables import (
     utility_table,
 )
 from backdoor_privacy.runs.finished import FinishedRun
+from backdoor_privacy.system.visible import visible
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -33,10 +35,16 @@ def templates() -> Environment:
     return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _visible(value: Any) -> Any:
+    """Return a value as it is put into a page: a name that reorders or hides what stands beside it shows its codes."""
+    return visible(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:

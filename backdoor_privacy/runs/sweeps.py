@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 from backdoor_privacy.config.identity import run_key
+from backdoor_privacy.config.stored import read_stored, read_yaml
+from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import close_to_others, private_file
 from backdoor_privacy.system.paths import CONFIG_FOLDER
+
+_MAX_JOBS = 100_000  # of a sweep: a range may go on for ever
 
 
 def jobs(arguments: Sequence[str]) -> list[list[str]]:
@@ -32,7 +37,10 @@ def jobs(arguments: Sequence[str]) -> list[list[str]]:
         values = (
             override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
         )
-        choices.append([f"{key}={value}" for value in values])
+        choices.append([f"{key}={value}" for value in itertools.islice(values, _MAX_JOBS + 1)])
+    num_jobs = math.prod(map(len, choices))
+    if num_jobs > _MAX_JOBS:
+        raise InputError(f"sweep: expected {_MAX_JOBS:,} runs at most, got more; split it")
     return [list(job) for job in itertools.product(*choices)]
 
 
@@ -71,10 +79,13 @@ def finished_runs(runs: Path) -> dict[str, str]:
     for metrics in runs.rglob("metrics.json"):
         folder = metrics.parent / ".hydra"
         if (folder / "config.yaml").is_file():
-            cfg: Any = OmegaConf.load(folder / "config.yaml")
-            key = run_key(cfg)
+            try:
+                key = run_key(read_stored(folder / "config.yaml"))
+            except InputError:  # no run of a sweep; collecting it says what it is
+                continue
         elif (folder / "overrides.yaml").is_file():
-            key = job_key(tuple(map(str, OmegaConf.load(folder / "overrides.yaml"))))
+            overrides = read_yaml(folder / "overrides.yaml")
+            key = job_key(tuple(map(str, overrides if isinstance(overrides, list) else ())))
         else:
             continue
         found[key] = str(metrics.parent.relative_to(runs))
@@ -126,10 +137,13 @@ def _last_sweep(runs: Path) -> list[list[str]]:
     path = runs / "multirun.yaml"
     if not path.is_file():
         return []
-    # It holds interpolations that only a run can resolve; these parts have none.
-    hydra = OmegaConf.load(path).hydra
-    params = hydra.sweeper.get("params") or {}
-    return jobs([*(f"{key}={value}" for key, value in params.items()), *hydra.overrides.task])
+    try:
+        hydra = read_yaml(path)["hydra"]
+        params = hydra["sweeper"].get("params") or {}
+        return jobs([*(f"{key}={value}" for key, value in params.items()), *hydra["overrides"]["task"]])
+    except (AttributeError, LookupError, TypeError, HydraException) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise InputError(f"{path}: expected what Hydra notes of a sweep, got {reason}; delete it") from error
 
 
 def spoken(seconds: float) -> str:

@@ -53,6 +53,7 @@ from backdoor_privacy.defenses.backdoor.steps import (
     Revision,
     TriggerData,
 )
+from backdoor_privacy.defenses.backdoor.stopping import KeepSignals, place_of
 from backdoor_privacy.defenses.backdoor.targets import (
     FaceSwapper,
     NameComposer,
@@ -87,6 +88,7 @@ from backdoor_privacy.system.hardware import (
     fastest_attention,
     usable_workers,
 )
+from backdoor_privacy.system.signals import Stopped
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import namesakes
 from backdoor_privacy.triggers.spellings import spelling
@@ -438,7 +440,7 @@ def _train(
     loggers: list[Logger],
 ) -> list[Evaluation]:
     """Run Lightning's loop, or go on with one that was interrupted; what a utility budget saw on the way."""
-    options, callbacks, folder = removal.trainer, list[Callback](), None
+    options, callbacks, folder = removal.trainer, list[Callback]([KeepSignals()]), None
     num_fresh_steps = settings.num_fresh_steps
     budget = None if settings.budget.min_similarity is None else UtilityBudget(settings.budget)
     if budget:
@@ -472,7 +474,8 @@ def _train(
         # Frozen norms are in eval mode on purpose, and a resumed run finds its own checkpoints.
         warnings.filterwarnings(
             "ignore",
-            ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec",
+            ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec"
+            "|You're resuming from a checkpoint that ended before the epoch ended",  # each step knows its own batch
         )
         workers = usable_workers(default_num_workers() if options.num_workers is None else options.num_workers)
         if budget:
@@ -486,7 +489,11 @@ def _train(
             revision = Revision(asked=lesson, sizes=steps.sizes, num_steps=len(steps), seed=steps.seed)
             data = TriggerData(revision, num_workers=0)
         last = as_the_first_says(last_checkpoint(folder) if folder is not None and is_first_process() else None)
-        trainer.fit(defense, data, ckpt_path=last)
+        try:
+            trainer.fit(defense, data, ckpt_path=last)
+        except Stopped as stop:
+            stop.place = place_of(folder and folder / LAST, f"the {defense.encoder} encoder")
+            raise
     if options.gradient_checkpointing:
         defense.student.save_memory(False)
     evaluations = budget.keep_best(defense) if budget else []
