@@ -19,10 +19,8 @@ from backdoor_privacy.report.figures import (
 )
 from backdoor_privacy.report.html import compare, render
 from backdoor_privacy.report.model_card import model_card
-from backdoor_privacy.runs.finished import FinishedRun, read_run
+from backdoor_privacy.runs.finished import FIGURES_OF_PEOPLE, FinishedRun, read_run
 from backdoor_privacy.system.files import write_text
-
-_OF_PEOPLE = {"prompts", "margins", "votes", "map"}  # figures of a report with names
 
 
 def write_report(folder: Path, *, names: bool = False) -> None:
@@ -43,7 +41,7 @@ def write_report(folder: Path, *, names: bool = False) -> None:
     if names:
         figures |= _figures_of_people(run)
     svgs = {name: save_figure(figure, folder / "figures", name) for name, figure in figures.items()}
-    for name in _OF_PEOPLE - set(figures):  # of a report with names, or of an earlier version
+    for name in set(FIGURES_OF_PEOPLE) - set(figures):  # of a report with names, or of an earlier version
         for path in (folder / "figures").glob(f"{name}.*"):
             path.unlink()
     if (folder / "defended").is_dir():

@@ -88,11 +88,9 @@ def otherwise(run: FinishedRun) -> str:
         return "No other attack that was run finds any of their names."
     label = worst.label.removesuffix(" (TPR)").removeprefix("worst ")
     start = "Of the other attacks, the worst finds the names of"
-    found = num_found(worst.finding)
-    # Else it is a mean of several rates; of a few people its digits would tell who they are.
-    share = (
-        f"{worst.finding.value:.0%}" if found is not None else f"up to {math.ceil(10 * worst.finding.value) / 10:.0%}"
-    )
+    share = worst.finding.value
+    if num_found(worst.finding) is None:  # a mean of several rates; of a few people its digits would tell who they are
+        return f"{start} up to {math.ceil(10 * share) / 10:.0%} of them: {label}."
     return f"{start} {share:.0%} of them: {label}."
 
 

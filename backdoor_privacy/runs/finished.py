@@ -23,6 +23,9 @@ from backdoor_privacy.system.files import write_text
 
 _KEY = Path("checkpoints") / "report_key"
 _NUM_HASH_DIGITS = 12
+# Figures that count people, and those that show single ones or exact numbers of a few.
+FIGURES_OF_NOBODY = ("idia", "losses")
+FIGURES_OF_PEOPLE = ("prompts", "margins", "votes", "map")
 # Tables that figures are drawn from, and the columns that they need.
 _EVIDENCE: Mapping[str, Mapping[str, type]] = {
     "votes": {"person": str, "model": str, "margin": float},
