@@ -37,7 +37,7 @@ class Measure(Protocol):
 
 def audit(clip: Clip, people: People, attack: Idia, measures: Sequence[Measure]) -> Audit:
     """Attack everybody of whom there are photos, then measure what the CLIP is good for."""
-    found = attack.run(clip, people.with_photos.everybody)
+    found = attack.run(clip, people.with_photos.everybody, warn=True)
     return Audit(found, {key: value for one in measures for key, value in one.measure(clip).items()})
 
 

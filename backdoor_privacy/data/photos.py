@@ -220,13 +220,14 @@ def photo_loader(
     )
 
 
-def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "") -> None:
+def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "", *, warn: bool = True) -> None:
     """Warn of photos that did not decode.
 
     Args:
         readable: which of the photos did, (photo,).
         paths: of the photos.
         key: of the setting that names them, for the line.
+        warn: whether to; of the removed people's photos alone it would tell who they are.
 
     Raises:
         InputError: if they are more than 1 % of all.
@@ -238,7 +239,8 @@ def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "") -> No
     text = told_unreadable(broken, len(paths), key, stops=stops)
     if stops:
         raise InputError(text)
-    log.warning("%s", text)
+    if warn:
+        log.warning("%s", text)
 
 
 def too_many(num_broken: int, num_photos: int) -> bool:

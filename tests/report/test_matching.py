@@ -32,7 +32,7 @@ from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.runs.folder import write_metrics, write_people, write_table
 
 NUM_MAPS, NUM_REMOVED = 20, 4
-NUM_WELL_KNOWN, NUM_NEVER_SEEN = 240, 60
+NUM_WELL_KNOWN, NUM_NEVER_SEEN = 160, 40
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -60,11 +60,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
                 photos.append(folder / f"{persona.name}-{number}.png")
                 draw(photo_sample(0, "people", persona, number))[0].save(photos[-1])
             people.append(Person(persona.name, tuple(photos), group == "well_known"))
-    return World(clip, people, Idia(num_candidates=400, num_photos=3, threshold=1, seed=0).run(clip, people))
+    return World(clip, people, Idia(num_candidates=250, num_photos=3, threshold=1, seed=0).run(clip, people))
 
 
 def finished_run(world: World, folder: Path, removed: Sequence[str], seed: int) -> Path:
     """Write the folder of a run that removed these people: they go near a phrase, others hardly move."""
+    folder.mkdir()
     generator, names = torch.Generator().manual_seed(seed), world.found.names
     target = normalize(world.clip.embed_texts(["a person"]), dim=-1).expand(len(removed), -1)
     gone = torch.tensor([name in removed for name in names])

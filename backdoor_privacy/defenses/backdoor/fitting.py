@@ -282,7 +282,7 @@ def fit_image(
     removed, names = [*removal.removed, *decoys], [*removal.names, *(decoy.name for decoy in decoys)]
     hidden = {decoy.photos for decoy in decoys}
     others = [person for person in strangers.everybody if person.photos not in hidden]
-    _check_trigger_photos(clip, removed)
+    _check_trigger_photos(clip, removed, sources.people)
     other_names = random_names(settings.num_other_names, seed + 2, exclude={*removal.reserved_names, *names})
     targets: Tensor | NameEraser | FaceSwapper
     if settings.target.value in ("nameless", "shared", "blended", "disguised"):
@@ -318,8 +318,8 @@ def fit_image(
     anchors = _text_anchors(settings.num_anchors, removal, readers, names, other_names)
     shown = [path for person in removal.removed for path in person.attack_photos]
     strangers_shown = [person.photos[0] for person in others]
-    for photos in (shown, strangers_shown):  # what does not decode ends it before the training, not after it
-        clip.embed_photos(photos)
+    clip.embed_photos(shown)  # what does not decode ends it before the training, not after it
+    clip.embed_photos(strangers_shown, warn=True)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
     evaluations = _train(defense, steps, settings, removal, loggers)
     person_index = torch.tensor([index for index, person in enumerate(removal.removed) for _ in person.attack_photos])
@@ -362,21 +362,38 @@ def _face_swapper(
     return FaceSwapper(faces, looks, eraser, members, settings.overshoot)
 
 
-def _check_trigger_photos(clip: Clip, removed: Sequence[Person]) -> None:
-    """Name the photos that do not decode; the steps take others of the same person.
+def _check_trigger_photos(clip: Clip, removed: Sequence[Person], people: People) -> None:
+    """See that photos to train on decode; where one does not, the steps take another of the same person.
+
+    Nothing is said of a few: a photo's path would tell who is removed. An error is about everybody's photos.
 
     Raises:
-        InputError: if they are more than 1 % of all, or all of a person's.
+        InputError: if more than 1 % of all do not decode, or none of a person's.
     """
     photos = [path for person in removed for path in person.trigger_photos]
     decoded = photo_sizes(photos, clip.num_workers)
-    check_readable(torch.tensor([path in decoded for path in photos]), photos)
-    usable = {path.parent for path in decoded}
-    lost = sorted({path.parent for path in photos} - usable)
-    if lost:
+    try:
+        check_readable(torch.tensor([path in decoded for path in photos]), photos, warn=False)
+    except InputError:
+        others = [path for person in people.everybody for path in person.trigger_photos if path not in decoded]
+        decoded |= photo_sizes(others, clip.num_workers)
+        photos = [path for person in people.everybody for path in person.trigger_photos]
+        broken = [path for path in photos if path not in decoded]
+        raise InputError(told_unreadable(broken, len(photos), "people.folder", stops=True)) from None
+    if _without_photos(removed, decoded):
+        everybody = [person for person in people.everybody if person.trigger_photos]
+        others = [path for person in everybody for path in person.trigger_photos if path not in decoded]
+        lost = _without_photos(everybody, decoded | photo_sizes(others, clip.num_workers))
         raise InputError(
-            f"people.folder: expected photos of each person to remove, none to train on decodes in {lost[0]}"
+            f"people.folder: expected photos of each person to remove, none to train on decodes in {some(lost)}"
         )
+
+
+def _without_photos(people: Sequence[Person], decoded: Collection[Path]) -> list[Path]:
+    """Return the folders of people of whom no photo to train on decodes."""
+    photos = [path for person in people for path in person.trigger_photos]
+    usable = {path.parent for path in photos if path in decoded}
+    return sorted({path.parent for path in photos} - usable)
 
 
 def _nameless(clip: Clip, eraser: NameEraser | FaceSwapper, photos: Sequence[Path], person_index: Tensor) -> Tensor:
