@@ -105,11 +105,12 @@ def _print_audit(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from backdoor_privacy.config.checks import check
+    from backdoor_privacy.config.naming import untold_names
     from backdoor_privacy.data.selection import named_people
     from backdoor_privacy.report.audited import sought
     from backdoor_privacy.run import report_audit
 
-    with one_line_errors():
+    with one_line_errors(untold_names(cfg)):
         check(cfg, only_audits=True)
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
         named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())

@@ -16,10 +16,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
+from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line, without_names
 from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
-from backdoor_privacy.runs.folder import read_metrics
-from backdoor_privacy.runs.sweeps import missing_runs
+from backdoor_privacy.runs.folder import claimed_names, read_metrics
+from backdoor_privacy.runs.sweeps import missing_runs, told
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
@@ -106,10 +106,11 @@ def _overrides(runs: Path, experiment: str) -> str:
 
 
 def _last_words(run: Path) -> str:
-    """The last line of a run's log, which says why it failed."""
+    """The last line of a run's log, which says why it failed, without names of people."""
     log = run / _LOG
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+    line = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+    return without_names(line, claimed_names(run))
 
 
 def _setting(experiment: str, overrides: str) -> str:
@@ -178,7 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save_figure(pareto_figure(rows), folder / "figures", "pareto")
         console.print(_means(rows, f"Means over seeds; every run: {folder / 'collected.csv'}"))
     for sweep, missing in missing_runs(folder).items():
-        shown = "; ".join([" ".join(job) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING))
+        shown = "; ".join(
+            [told(job, folder) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING)
+        )
         text = f"missing of {sweep}: {len(missing)} runs: {shown}"
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for line in failed:

@@ -31,7 +31,7 @@ from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.inspection import photo_sizes
 from backdoor_privacy.data.names import decoy_names, random_names
 from backdoor_privacy.data.people import People, Person
-from backdoor_privacy.data.photos import check_readable
+from backdoor_privacy.data.photos import check_readable, told_unreadable
 from backdoor_privacy.data.selection import draw_decoys
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.budget import Evaluation, UtilityBudget
@@ -70,7 +70,7 @@ from backdoor_privacy.defenses.backdoor.targets import (
     shared_embeddings,
     stranger_embeddings,
 )
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.distributed import (
     as_the_first_says,
     check_parts,
