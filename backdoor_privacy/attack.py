@@ -154,6 +154,9 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
     chosen, idia = set(removed), instantiate(cfg.attack)
     num_names, num_faces = (OmegaConf.select(cfg, f"defense.{one}.num_decoys") or 0 for one in ("text", "image"))
     strangers = instantiate(cfg.strangers).everybody if num_faces else ()
+    photos = [path for person in people.everybody for path in person.attack_photos[: idia.num_photos]]
+    for clip in (original, *models.values()):
+        clip.embed_photos(photos)  # as the audit did: 1 % of all may be unreadable, of a few people it is more
     return Scene(
         clips={"before": original, **models},
         people=people,

@@ -179,10 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save_figure(pareto_figure(rows), folder / "figures", "pareto")
         console.print(_means(rows, f"Means over seeds; every run: {folder / 'collected.csv'}"))
     for sweep, missing in missing_runs(folder).items():
-        shown = "; ".join(
-            [told(job, folder) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING)
-        )
-        text = f"missing of {sweep}: {len(missing)} runs: {shown}"
+        shown = [told(job, folder) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING)
+        text = f"missing of {sweep}: {len(missing)} runs: {'; '.join(shown)}"
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for line in failed:
         console.print(line, style="yellow", highlight=False, soft_wrap=True)

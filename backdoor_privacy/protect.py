@@ -145,8 +145,8 @@ def protect(
         found = before if name == "before" else after[name]
         parts = fitted.values() if name in ("before", "both") else [fitted[name]]
         rates = idia_rates(
-            before.idia.inferred,
-            found.idia.inferred,
+            before.idia.measured,
+            found.idia.measured,
             {person.name for person in removed},
             {person.name: person.member for person in people.everybody},
         )

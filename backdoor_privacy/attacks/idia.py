@@ -207,6 +207,12 @@ class IdiaResult:
         """Whether each person was inferred."""
         return {name: correct >= self.threshold for name, correct in zip(self.names, self.correct_prompts, strict=True)}
 
+    @property
+    def measured(self) -> dict[str, bool]:
+        """Whether each person was inferred of whom there was a photo that could be read; of others nothing is known."""
+        counts = zip(self.inferred.items(), self.num_photos, strict=True)
+        return {name: found for (name, found), num_photos in counts if num_photos}
+
 
 @dataclass(frozen=True)
 class Idia:

@@ -130,7 +130,7 @@ class Clip:
             warn: whether to name those that do not decode: of a few people's photos that would tell who they are.
 
         Raises:
-            InputError: if more than 1 % of the photos do not decode.
+            InputError: if more than 1 % do not decode, of these and all that this encoder has seen.
         """
         known: dict[Path, Tensor | None] = self.image.embedded  # None for a photo that does not decode
         asked = tuple(path for path in dict.fromkeys(paths) if path not in known)
@@ -147,7 +147,8 @@ class Clip:
         readable = torch.tensor([features is not None for features in found], dtype=torch.bool)
         try:
             if asked:
-                check_readable(readable, paths, warn=warn)
+                seen_before = [one is not None for one in known.values()]
+                check_readable(made["readable"], asked, seen_before=seen_before, warn=warn)
         except InputError:
             self.decoded.clear()  # nor is anything remembered of them: they may be repaired
             raise

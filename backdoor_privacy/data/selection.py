@@ -93,9 +93,10 @@ def check_trigger_photos(removed: Sequence[Person], *, tell: bool = True) -> Non
     removed = [person for person in removed if person.photos]
     lone = [person.name for person in removed if not person.trigger_photos]
     if lone:
+        who = ", ".join(lone[:5]) if tell else f"{len(lone)} of those drawn"
         raise InputError(
             "people.folder: expected two different photos or more of each person to remove, one to train on and one to "
-            f"attack, got one of {', '.join(lone[:5]) if tell else f'{len(lone)} of those drawn'}; add photos, raise people.min_photos, or choose defense=text"
+            f"attack, got one of {who}; add photos, raise people.min_photos, or choose defense=text"
         )
 
 

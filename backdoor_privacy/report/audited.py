@@ -115,7 +115,7 @@ def write_audit(
         )
     rows, chosen = sought(found.idia, named), {person.name for person in named}
     members = {person.name: person.member for person in people.everybody}
-    measures = idia_rates(found.idia.inferred, found.idia.inferred, chosen, members)
+    measures = idia_rates(found.idia.measured, found.idia.measured, chosen, members)
     measures |= null_rates(found.idia, chosen) | found.utility
     codes = code_names(folder, [row.name for row in rows])
     folder.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ def write_people(
             row = measured.get(person.name)
             member = "" if person.member is None else person.member
             num_photos, found = 0, list[object]()
-            if row is not None:
+            if row is not None and before.num_photos[row]:
                 num_photos = before.num_photos[row]
                 found += [
                     value for r in results.values() for value in (r.correct_prompts[row], r.inferred[person.name])
