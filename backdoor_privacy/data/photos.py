@@ -228,7 +228,9 @@ def photo_loader(
     )
 
 
-def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "", *, seen_before: Sequence[bool] = ()) -> None:
+def check_readable(
+    readable: Tensor, paths: Sequence[Path], key: str = "", *, seen_before: Sequence[bool] = (), warn: bool = True
+) -> None:
     """Warn of photos that did not decode.
 
     Args:
@@ -236,6 +238,7 @@ def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "", *, se
         paths: of the photos.
         key: of the setting that names them, for the line.
         seen_before: which of other photos did; they count, and are not named again.
+        warn: whether to; of the removed people's photos alone it would tell who they are.
 
     Raises:
         InputError: if they are more than 1 % of all.
@@ -247,7 +250,8 @@ def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "", *, se
     text = told_unreadable(broken, len(paths), key, stops=stops)
     if stops:
         raise InputError(text)
-    log.warning("%s", text)
+    if warn:
+        log.warning("%s", text)
 
 
 def too_many(num_broken: int, num_photos: int) -> bool:

@@ -22,6 +22,9 @@ from backdoor_privacy.system.keys import key_of_run, keyed_digest
 from backdoor_privacy.system.reading import GIB, open_ordinary
 
 _NUM_HASH_DIGITS = 12
+# Figures that count people, and those that show single ones or exact numbers of a few.
+FIGURES_OF_NOBODY = ("idia", "losses")
+FIGURES_OF_PEOPLE = ("prompts", "margins", "votes", "map")
 # Tables that figures are drawn from, and the columns that they need.
 _EVIDENCE: Mapping[str, Mapping[str, type]] = {
     "votes": {"person": str, "model": str, "margin": float},

@@ -185,6 +185,16 @@ def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = No
         write_text(folder / ".hydra" / "overrides.yaml", overrides, private=True)
 
 
+def claimed_names(folder: Path) -> list[str]:
+    """Return whom a run removes by name, as it noted when it claimed its folder; nobody where its report names them."""
+    config = folder / ".hydra" / "config.yaml"
+    if config.is_file() and OmegaConf.select(OmegaConf.load(config), "report.names"):
+        return []
+    claim = folder / "checkpoints" / "config.yaml"
+    lines = claim.read_text(encoding="utf-8", errors="replace").splitlines() if claim.is_file() else []
+    return [line.removeprefix(_REMOVES) for line in lines if line.startswith(_REMOVES)]
+
+
 def _is_claimed_by(path: Path, cfg: DictConfig, named: Sequence[str] | None) -> bool:
     """Whether a claim was made by a run that computes the same."""
     text = read_ordinary(path, MIB).decode()

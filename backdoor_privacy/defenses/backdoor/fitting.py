@@ -31,7 +31,7 @@ from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.inspection import photo_sizes
 from backdoor_privacy.data.names import decoy_names, random_names
 from backdoor_privacy.data.people import People, Person
-from backdoor_privacy.data.photos import check_readable
+from backdoor_privacy.data.photos import told_unreadable, too_many
 from backdoor_privacy.data.selection import draw_decoys
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.budget import Evaluation, UtilityBudget
@@ -71,7 +71,7 @@ from backdoor_privacy.defenses.backdoor.targets import (
     shared_embeddings,
     stranger_embeddings,
 )
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.checkpoints import LAST, DurableCheckpoints, last_checkpoint
 from backdoor_privacy.system.distributed import (
     as_the_first_says,
@@ -285,7 +285,7 @@ def fit_image(
     removed, names = [*removal.removed, *decoys], [*removal.names, *(decoy.name for decoy in decoys)]
     hidden = {decoy.photos for decoy in decoys}
     others = [person for person in strangers.everybody if person.photos not in hidden]
-    _check_trigger_photos(clip, removed)
+    _check_trigger_photos(clip, removed, sources.people)
     other_names = random_names(settings.num_other_names, seed + 2, exclude={*removal.reserved_names, *names})
     targets: Tensor | NameEraser | FaceSwapper
     if settings.target.value in ("nameless", "shared", "blended", "disguised"):
@@ -321,8 +321,8 @@ def fit_image(
     anchors = _text_anchors(settings.num_anchors, removal, readers, names, other_names)
     shown = [path for person in removal.removed for path in person.attack_photos]
     strangers_shown = [person.photos[0] for person in others]
-    for photos in (shown, strangers_shown):  # what does not decode ends it before the training, not after it
-        clip.embed_photos(photos)
+    clip.embed_photos(shown)  # what does not decode ends it before the training, not after it
+    clip.embed_photos(strangers_shown, warn=True)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
     evaluations = _train(defense, steps, settings, removal, loggers)
     person_index = torch.tensor([index for index, person in enumerate(removal.removed) for _ in person.attack_photos])
@@ -365,21 +365,35 @@ def _face_swapper(
     return FaceSwapper(faces, looks, eraser, members, settings.overshoot)
 
 
-def _check_trigger_photos(clip: Clip, removed: Sequence[Person]) -> None:
-    """Name the photos that do not decode; the steps take others of the same person.
+def _check_trigger_photos(clip: Clip, removed: Sequence[Person], people: People) -> None:
+    """See that photos to train on decode; where one does not, the steps take another of the same person.
+
+    Nothing is said of a few: a photo's path would tell who is removed. What is counted and told is of everybody.
 
     Raises:
-        InputError: if they are more than 1 % of all, or all of a person's.
+        InputError: if more than 1 % of all do not decode, or none of a person's.
     """
-    photos = [path for person in removed for path in person.trigger_photos]
-    decoded = photo_sizes(photos, clip.num_workers)
-    check_readable(torch.tensor([path in decoded for path in photos]), photos)
-    usable = {path.parent for path in decoded}
-    lost = sorted({path.parent for path in photos} - usable)
-    if lost:
+    decoded = photo_sizes([path for person in removed for path in person.trigger_photos], clip.num_workers)
+    if all(path in decoded for person in removed for path in person.trigger_photos):
+        return
+    everybody = [*people.with_photos.everybody, *removed]
+    photos = list(dict.fromkeys(path for person in everybody for path in person.trigger_photos))
+    decoded |= photo_sizes([path for path in photos if path not in decoded], clip.num_workers)
+    broken = [path for path in photos if path not in decoded]
+    if too_many(len(broken), len(photos)):
+        raise InputError(told_unreadable(broken, len(photos), "people.folder", stops=True))
+    if _without_photos(removed, decoded):
+        lost = _without_photos(everybody, decoded)
         raise InputError(
-            f"people.folder: expected photos of each person to remove, none to train on decodes in {lost[0]}"
+            f"people.folder: expected photos of each person to remove, none to train on decodes in {some(lost)}"
         )
+
+
+def _without_photos(people: Sequence[Person], decoded: Collection[Path]) -> list[Path]:
+    """Return the folders of people of whom no photo to train on decodes."""
+    photos = [path for person in people for path in person.trigger_photos]
+    usable = {path.parent for path in photos if path in decoded}
+    return sorted({path.parent for path in photos} - usable)
 
 
 def _nameless(clip: Clip, eraser: NameEraser | FaceSwapper, photos: Sequence[Path], person_index: Tensor) -> Tensor:
