@@ -232,6 +232,10 @@ def _unreadable(data: Data) -> Iterator[Finding]:
 def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
     """Photos that the run reads at a time, as far as is known before it, in its order."""
     yield "people", [path for person in data.everybody for path in person.attack_photos[: data.attack.num_photos]]
+    if data.settings.defense.image is not None and any(
+        path not in data.decoded for person in data.removable for path in person.trigger_photos
+    ):
+        yield "people", [path for person in data.everybody for path in person.trigger_photos]
     yield from ((key, others.files) for key, others in data.others.items() if key != "images")
     images, text, image = data.others.get("images"), data.settings.defense.text, data.settings.defense.image
     if images is not None and text is not None and text.num_anchors:

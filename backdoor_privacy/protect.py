@@ -113,9 +113,8 @@ def protect(
     except NotInferredError as error:
         error.audit = before  # that they were looked for and not found is a result
         raise
-    clip.check_fits([person.name for person in removed])
-
-    check_removal(defense, sources, removed)
+    clip.check_fits([person.name for person in removed], tell=named is not None)
+    check_removal(defense, sources, removed, tell=named is not None)  # a log tells nobody who was drawn
     if checkpoints is not None and is_first_process():
         _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {defense}")
 

@@ -19,6 +19,7 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.naming import experiment_name
 from backdoor_privacy.config.schema import Defense
+from backdoor_privacy.config.stored import targets_of
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.selection import NotInferredError, named_people
 from backdoor_privacy.data.sources import Sources
@@ -71,7 +72,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     finished = as_the_first_says(read_metrics(folder) if is_first_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
-        is_attacked = attack_finished(cfg.attacks, folder)
+        is_attacked = attack_finished(cfg.attacks, folder, targets_of(cfg))
         if is_first_process() and (is_attacked or not is_written(folder, names=cfg.report.names)):
             write_report(folder, names=cfg.report.names)
             with Tracker(cfg, folder) as tracker:

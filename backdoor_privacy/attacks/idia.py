@@ -241,13 +241,16 @@ class Idia:
         random.Random(self.seed).shuffle(candidates)
         return candidates
 
-    def run(self, clip: Clip, people: Sequence[Person], everybody: Sequence[str] | None = None) -> IdiaResult:
+    def run(
+        self, clip: Clip, people: Sequence[Person], everybody: Sequence[str] | None = None, *, warn: bool = False
+    ) -> IdiaResult:
         """Attack these people; where nobody is, nobody is found.
 
         Args:
             clip: to attack.
             people: who are looked for.
             everybody: all names that stand among the candidates beside random ones; `None`: those of `people`.
+            warn: whether to name photos that do not decode.
         """
         names = [person.name for person in people]
         if not people:
@@ -257,7 +260,7 @@ class Idia:
         prompts = [template.format(name) for template in self.templates for name in candidates]
         text_features = clip.embed_texts(prompts).unflatten(0, (len(self.templates), len(candidates)))
         shown = [person.attack_photos[: self.num_photos] for person in people]
-        image_features, readable = clip.embed_photos([path for photos in shown for path in photos])
+        image_features, readable = clip.embed_photos([path for photos in shown for path in photos], warn=warn)
         person_index = torch.repeat_interleave(
             torch.arange(len(people)), torch.tensor([len(photos) for photos in shown])
         )

@@ -11,6 +11,7 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import versions
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.keys import keyed_digest
+from backdoor_privacy.system.reading import MIB, read_ordinary
 
 SCHEMA = 1
 
@@ -98,10 +99,10 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(read_ordinary(path, 256 * MIB))
         if record["schema"] == SCHEMA:
             return record
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
     raise InputError(f"{path}: expected schema {SCHEMA}, got {record['schema']}; delete it or use that version")
 

@@ -1,7 +1,6 @@
 """Read the tensors of a weight file, however training wrapped them, without running what the file holds."""
 
 import pickle
-import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from backdoor_privacy.errors import InputError, some
+from backdoor_privacy.system import checkpoints
 
 Weights = dict[str, Tensor]
 
-# What torch.load and safetensors raise of a file that is damaged; the unpickler's own come with that of its parts.
-UNREADABLE = (
-    pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, struct.error, OSError, EOFError, RuntimeError,
-    ValueError, LookupError, TypeError, AttributeError, AssertionError,
-)  # fmt: skip
+UNREADABLE = (*checkpoints.UNREADABLE, SafetensorError)
 _LFS, _WEB_PAGES = b"version https://git-lfs", (b"<!doctype", b"<html", b"<?xml")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # keys of the weights that were trained
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # of their moving average

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from backdoor_privacy.clip.finite import is_sound
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 Features = dict[str, Tensor]
 _FORMAT = 2  # to be counted up when encoders or photos are read in another way
+_CHECKSUM = "sha256"  # of the tensors, in the file's own header
 _PACKAGES = ("open_clip_torch", "pillow", "torch", "torchvision")  # that decode, resize and compute
 
 
@@ -84,16 +85,28 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: Path) -> Features | None:
+    """What a file holds; nothing where there is none, or one that is not what was written: it is then made anew."""
     try:
-        features = load(path.read_bytes())
-    except (OSError, SafetensorError):  # not there, not to be read, or damaged
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get(_CHECKSUM)
+            features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError) as error:
+        log.warning("%s does not read (%s); its features are made anew", path, " ".join(str(error).split())[:100])
+        return None
+    if written is None:  # of an earlier version
+        return None
+    if written != weights_sha256(features):
+        log.warning("%s is damaged; its features are made anew", path)
         return None
     return features if is_sound(features) else None
 
 
 def _write(path: Path, features: Features) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in features.items()}
     try:
-        write_bytes(path, save({name: tensor.contiguous() for name, tensor in features.items()}), private=True)
+        write_bytes(path, save(tensors, {_CHECKSUM: weights_sha256(tensors)}), private=True)
     except OSError as error:  # a cache that is full or may not be written is no reason to end a run
         _warn(path.parent, error)
 

@@ -64,6 +64,30 @@ def experiment_name(_root_: DictConfig) -> str:
     return f"name={_digest(name, str(_root_.paths.runs))}"
 
 
+def untold_names(cfg: DictConfig) -> list[str]:
+    """Return the people whom neither the terminal nor a log may name: those named in a sweep, unless the report may."""
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    return (named_in(identifying(cfg)) or []) if in_sweep and not cfg.report.names else []
+
+
+def told_override(override: str, names: Sequence[str], runs: Path) -> str:
+    """Return an override of a run as `collect` shows it: what may say who somebody is goes by a keyed digest.
+
+    Args:
+        override: as `seed=1`.
+        names: of the people to remove.
+        runs: the folder of all runs, which holds the key.
+    """
+    key, _, value = override.partition("=")
+    is_setting = "." in key or key in ("name", "trigger_set", "people", "strangers", "captions", "images", "paths")
+    is_plain = re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?|true|false|null", value) is not None
+    if not is_plain and is_setting:
+        is_plain = _is_plain_text(key.lstrip("+~"), value)
+    elif not is_plain:  # an option of a group
+        is_plain = re.fullmatch(r"[\w./-]+", value) is not None
+    return override if is_plain and not holds_name(value, names) else f"{key}={_digest(value, str(runs))}"
+
+
 def holds_name(text: str, names: Sequence[str]) -> bool:
     """Return whether a text holds all words of somebody's name, in any order and with anything between them."""
     words = _words(text)

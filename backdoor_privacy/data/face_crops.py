@@ -131,7 +131,7 @@ class FaceCropper:
         folder = keyed_place(self._cache / _digest(made_of), self._cache)
         known: dict[str, list[FaceRow]] = {}
         if not is_given:
-            made_once(folder, lambda draft: _write_table(draft / "faces.csv", self._look(photos)))
+            made_once(folder, lambda draft: _write_table(draft / "faces.csv", self._look(photos)), may_be_edited=True)
             for row in read_face_table(folder / "faces.csv"):
                 known.setdefault(_same_name(row.file), []).append(row)
         rows = []

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from backdoor_privacy.data.cells import plain_cell, safe_cell
 from backdoor_privacy.data.photos import Box
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.reading import MIB, read_ordinary
 
 _SIDES = ("left", "top", "right", "bottom")
 _COLUMNS = ("file", *_SIDES, "turn", "score", "similarity", "chosen", "reason")
@@ -50,7 +51,7 @@ def read_face_table(path: Path) -> list[FaceRow]:
         InputError: if it is no such table, or two faces of a photo are chosen.
     """
     try:
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+        text = read_ordinary(path, 256 * MIB).removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
         separator = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets of many countries write semicolons
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
         columns = [(name or "").strip().lower() for name in table.fieldnames or ()]

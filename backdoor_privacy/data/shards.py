@@ -3,12 +3,13 @@
 import hashlib
 import logging
 import os
+import re
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.client import HTTPException
 from io import BufferedIOBase
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -18,6 +19,7 @@ from backdoor_privacy.data.photos import is_left_behind
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import made_once
 from backdoor_privacy.system.keys import keyed_place
+from backdoor_privacy.system.reading import GIB, MIB, in_words, open_ordinary
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,12 @@ _LEFT_OUT = "left_out.txt"
 _FORMAT = 2  # of what is unpacked: another one is unpacked anew
 _TIMEOUT_S = 30  # of a server that does not answer
 _SCHEMES = ("http://", "https://")
+_MAX_SHARDS = 1_000_000
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
+_MAX_FILE, _MAX_HEADER, _MAX_PADDING = GIB, MIB, 64 * MIB  # of a tar; one that is sparse holds what no memory can
+_HEADERS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 
 
 def holds_shards(source: str | Path) -> bool:
@@ -41,11 +49,11 @@ def open_source(place: str) -> BufferedIOBase:
     """A file, or what a URL gives.
 
     Raises:
-        OSError: if it is not there or does not come.
+        OSError: if it is not there, does not come, or is no ordinary file.
     """
     if place.startswith(_SCHEMES):
         return urllib.request.urlopen(place, timeout=_TIMEOUT_S)
-    return Path(place).expanduser().open("rb")
+    return cast(BufferedIOBase, open_ordinary(Path(place).expanduser()))
 
 
 def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]:
@@ -63,12 +71,12 @@ def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]
     place = Path(source).expanduser()
     pattern = str(source) if str(source).startswith(_SCHEMES) else str(place)
     try:
-        if place.is_dir():
-            shards = _shards_in(place)
-        else:
-            shards = list(braceexpand.braceexpand(pattern)) if pattern.endswith(".tar") else []
+        shards = _shards_in(place) if place.is_dir() else _expanded(pattern)
     except ValueError as error:
-        raise InputError(f"{key}: expected pairs of braces, as {{00000..00041}}.tar, got {source}") from error
+        raise InputError(
+            f"{key}: expected pairs of braces, as {{00000..00041}}.tar, and {_MAX_SHARDS:,} shards at most, got "
+            f"{source}"
+        ) from error
     if not shards:
         raise InputError(
             f"{key}: expected WebDataset shards (a folder with *.tar, a .tar, a URL), found none in {source}"
@@ -82,6 +90,21 @@ def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]
             f"in {source}; lower num_workers or write more shards"
         )
     return shards
+
+
+def _expanded(pattern: str) -> list[str]:
+    """The places that a pattern with braces names; none where they are no shards.
+
+    Raises:
+        ValueError: if its braces are no pairs, or there are too many places, which the library would all hold.
+    """
+    if not pattern.endswith(".tar"):
+        return []
+    ranges = [abs(int(end) - int(start)) for start, end in _RANGE.findall(pattern)]
+    found = [] if ranges and max(ranges) >= _MAX_SHARDS else list(islice(braceexpand.braceexpand(pattern), _MAX_SHARDS))
+    if not 0 < len(found) < _MAX_SHARDS:
+        raise ValueError(pattern)
+    return found
 
 
 def read_shards(shards: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
@@ -191,11 +214,17 @@ def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
         for entry in tar:
             parts = [part for part in entry.name.split("/") if part not in ("", ".")]
             if entry.isreg() and parts and not any(map(is_left_behind, parts)):
+                if entry.size > _MAX_FILE:
+                    raise tarfile.ReadError(f"a file of {in_words(entry.size)} in it")
                 yield "/".join(parts), cast(IO[bytes], tar.extractfile(entry)).read()
             cast(Any, tar).members = []  # it would keep them all
-        while rest := cast(Any, tar.fileobj).read(tarfile.RECORDSIZE):
-            if rest.strip(b"\0"):
+        num_bytes = 0
+        while rest := cast(Any, tar.fileobj).read(MIB):
+            num_bytes += len(rest)
+            if rest.count(0) != len(rest):
                 raise tarfile.ReadError("data after its end")
+            if num_bytes > _MAX_PADDING:
+                raise tarfile.ReadError(f"more than {in_words(_MAX_PADDING)} of nothing behind its end")
 
 
 class _Entry(tarfile.TarInfo):
@@ -204,11 +233,14 @@ class _Entry(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Entry":
         try:
-            return super().frombuf(buf, encoding, errors)
+            entry = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if type(error).__name__ == "EOFHeaderError":  # the empty block at the end
                 raise
             raise tarfile.ReadError(str(error)) from error
+        if entry.type in _HEADERS and entry.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {in_words(entry.size)}")
+        return entry
 
 
 def _reason(error: Exception) -> str:

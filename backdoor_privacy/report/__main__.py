@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line, line_of
+from backdoor_privacy.system.visible import visible
 
 _WITH_NAMES, _WITHOUT_NAMES = "report.names=true", "report.names=false"
 
@@ -40,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed = True
             print(f"error: {line_of(error)}", file=sys.stderr)
         else:
-            print(folder / "report.html")
+            print(visible(str(folder / "report.html")))
             written.append(folder)
     if len(written) > 1:
-        print(write_comparison(written))
+        print(visible(str(write_comparison(written))))
     return int(failed)
 
 

@@ -14,12 +14,17 @@ from omegaconf.errors import OmegaConfBaseException
 from backdoor_privacy.attacks.idia import TEMPLATES
 from backdoor_privacy.attacks.record import read_findings, read_seconds
 from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.config.stored import read_stored
 from backdoor_privacy.data.cells import read_csv
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import read_metrics
 from backdoor_privacy.system.keys import key_of_run, keyed_digest
+from backdoor_privacy.system.reading import GIB, open_ordinary
 
 _NUM_HASH_DIGITS = 12
+# Figures that count people, and those that show single ones or exact numbers of a few.
+FIGURES_OF_NOBODY = ("idia", "losses")
+FIGURES_OF_PEOPLE = ("prompts", "margins", "votes", "map")
 # Tables that figures are drawn from, and the columns that they need.
 _EVIDENCE: Mapping[str, Mapping[str, type]] = {
     "votes": {"person": str, "model": str, "margin": float},
@@ -210,6 +215,7 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
             "runs/.../seed=0, or finish its run"
         )
     try:
+        open_ordinary(path, GIB).close()
         return read(path)
     except InputError:
         raise
@@ -277,6 +283,5 @@ def _budget(path: Path) -> pd.DataFrame:
 def _config(folder: Path) -> DictConfig:
     for path in (folder / name for name in _CONFIGS):
         if path.is_file():
-            config = _read(path, OmegaConf.load)
-            return config if isinstance(config, DictConfig) else OmegaConf.create({})
+            return read_stored(path)
     return OmegaConf.create({})

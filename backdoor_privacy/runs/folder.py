@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
@@ -20,10 +21,12 @@ from torchvision.utils import save_image
 from backdoor_privacy.attacks.chance import rank_p
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.config.identity import identifying, identity
+from backdoor_privacy.config.stored import read_stored
 from backdoor_privacy.data.cells import csv_text, safe_cell
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import private_folder, write_bytes, write_text
+from backdoor_privacy.system.reading import MIB, read_ordinary
 
 SCHEMA = 1
 _REMOVES = "# removes "  # before each name, in the claim of a folder
@@ -51,6 +54,22 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
             f"{path}: expected schema {SCHEMA}, got {metrics.get('schema')}; read it with the version that wrote it"
         )
     return metrics
+
+
+def check_links(folder: Path) -> None:
+    """See that nothing in the folder of a run leads out of it: what is read may be shared, what is written is lost.
+
+    Raises:
+        InputError: naming the link.
+    """
+    root = os.path.realpath(folder)
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                raise InputError(
+                    f"{path}: expected a run folder that holds all that is in it, got a link to "
+                    f"{os.readlink(path)}; put the file or folder itself in its place"
+                )
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -118,11 +137,22 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
             (folder / "checkpoints" / encoder / "losses").glob("version_*/metrics.csv"),
             key=lambda path: int(path.parent.name.removeprefix("version_")),
         )
-        rows = pd.concat([pd.read_csv(path) for path in parts]).drop_duplicates("step", keep="last").sort_values("step")
-        rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
+        rows = pd.concat([pd.DataFrame(columns=["step", "loss"]), *(_losses(path, encoder) for path in parts)])
+        rows = rows.drop_duplicates("step", keep="last").sort_values("step")
         rows.insert(0, "encoder", encoder)
         tables.append(rows)
     write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False), private=True)
+
+
+def _losses(path: Path, encoder: str) -> pd.DataFrame:
+    """The losses of one fit as far as they are whole: a kill may have cut the last row off, or all of them."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1].replace(b"\0", b"")
+    if not whole:
+        return pd.DataFrame()
+    rows = pd.read_csv(io.BytesIO(whole), on_bad_lines="skip").apply(pd.to_numeric, errors="coerce")
+    rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
+    return rows.dropna(subset="step") if "step" in rows else pd.DataFrame()
 
 
 def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = None) -> None:
@@ -155,11 +185,21 @@ def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = No
         write_text(folder / ".hydra" / "overrides.yaml", overrides, private=True)
 
 
+def claimed_names(folder: Path) -> list[str]:
+    """Return whom a run removes by name, as it noted when it claimed its folder; nobody where its report names them."""
+    config = folder / ".hydra" / "config.yaml"
+    if config.is_file() and OmegaConf.select(OmegaConf.load(config), "report.names"):
+        return []
+    claim = folder / "checkpoints" / "config.yaml"
+    lines = claim.read_text(encoding="utf-8", errors="replace").splitlines() if claim.is_file() else []
+    return [line.removeprefix(_REMOVES) for line in lines if line.startswith(_REMOVES)]
+
+
 def _is_claimed_by(path: Path, cfg: DictConfig, named: Sequence[str] | None) -> bool:
     """Whether a claim was made by a run that computes the same."""
-    text = path.read_text(encoding="utf-8")
+    text = read_ordinary(path, MIB).decode()
     names = [line.removeprefix(_REMOVES) for line in text.splitlines() if line.startswith(_REMOVES)]
-    claimed: Any = OmegaConf.create(text)
+    claimed: Any = read_stored(path)
     before, now = identity(claimed, names or None), identity(cfg, named)
     if "trainer" not in claimed:  # earlier versions noted nothing of it
         now = {key: value for key, value in now.items() if not key.startswith("trainer.")}

@@ -54,6 +54,27 @@ def test_other_weights_other_precision_and_other_texts_are_asked(load, people: P
     assert len(folders) == 6  # two encoders, three times
 
 
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda content: b"", lambda content: bytes(len(content))])
+def test_damaged_file_is_made_anew(load, people: People, damage, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    first, num_passes = embeds(load(), people)
+    files = list((tmp_path / "store").rglob("*.safetensors"))
+    for path in files:
+        path.write_bytes(damage(path.read_bytes()))
+    again, num_passes_again = embeds(load(), people)
+    assert num_passes_again == num_passes
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert len(caplog.records) == len(files)
+    assert embeds(load(), people)[1] == 0
+
+
 def test_a_photo_that_changes_is_looked_at_again(load, write_photo, tmp_path: Path):
     photo = write_photo(tmp_path / "photo.png", 1)
     before, _ = load().embed_photos([photo])

@@ -100,6 +100,23 @@ def test_losses_of_resumed_fits_are_joined(tmp_path: Path):
     assert table["loss"].tolist() == [0.0, 0.1, 2.2, 2.3, 10.4, 10.5, 7.0]
 
 
+@pytest.mark.parametrize("cut", [0, 12, 22, 30])
+def test_losses_that_a_kill_cut_off_are_those_of_the_resumed_fit(tmp_path: Path, cut: int):
+    first, second = (tmp_path / f"checkpoints/text/losses/version_{number}/metrics.csv" for number in (0, 1))
+    write_text(first, "step,text/loss\r\n0,0.5\r\n1,0.25\r\n"[:cut])
+    write_text(second, "step,text/loss\r\n0,0.5\r\n1,0.25\r\n2,0.125\r\n")
+    write_losses(tmp_path, ["text"])
+    table = pd.read_csv(tmp_path / "losses.csv")
+    assert table["step"].tolist() == [0, 1, 2]
+    assert table["loss"].tolist() == [0.5, 0.25, 0.125]
+
+
+def test_losses_that_are_gone_end_no_run(tmp_path: Path):
+    write_text(tmp_path / "checkpoints/text/losses/version_0/metrics.csv", "")
+    write_losses(tmp_path, ["text"])
+    assert (tmp_path / "losses.csv").read_text().startswith("encoder,step,loss")
+
+
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """A run folder that holds a checkpoint."""

@@ -1,7 +1,9 @@
+import errno
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from backdoor_privacy.system.files import (
     made_once,
     private_file,
     private_folder,
+    replaced_file,
     write_bytes,
     write_text,
 )
@@ -28,7 +31,7 @@ def fail(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir()}
+    return {path.name: path.read_text() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def test_folder_is_made_once(tmp_path: Path):
@@ -226,3 +229,61 @@ def test_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="disk full"):
         write_text(tmp_path / "file", "new")
     assert contents(tmp_path) == {"file": "old"}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink, lambda path: path.write_text("")])
+def test_folder_that_is_damaged_is_made_again(tmp_path: Path, damage, caplog: pytest.LogCaptureFixture):
+    def write(draft: Path) -> None:
+        (draft / "table.csv").write_text("name\nAnn Lee\n")
+        (draft / "deep").mkdir()
+        (draft / "deep" / "other.csv").write_text("x")
+
+    folder = made_once(tmp_path / "folder", write)
+    damage(folder / "table.csv")
+    made_once(folder, write)
+    assert contents(folder / "deep") == {"other.csv": "x"}
+    assert (folder / "table.csv").read_text() == "name\nAnn Lee\n"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder}: table.csv is missing or damaged; the folder is made again"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_folder_that_users_may_edit_is_taken_as_it_is(tmp_path: Path):
+    made_once(tmp_path / "folder", lambda draft: write_text(draft / "faces.csv", "found"), may_be_edited=True)
+    write_text(tmp_path / "folder" / "faces.csv", "corrected")
+    made_once(tmp_path / "folder", fail, may_be_edited=True)
+    assert (tmp_path / "folder" / "faces.csv").read_text() == "corrected"
+
+
+def test_full_disk_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_text(tmp_path / "file", "before")
+
+    def no_space(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        write_text(tmp_path / "file", "after")
+    with pytest.raises(OSError, match="No space"), replaced_file(tmp_path / "file") as file:
+        file.write(b"after")
+    assert contents(tmp_path) == {"file": "before"}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_drafts_of_killed_processes_go_when_they_are_old(tmp_path: Path):
+    for name, age in ((".file-0123abcd", 2), (".file-0123abce", 0), (".file-other", 2), (".other-0123abcd", 2)):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age * 24 * 3600,) * 2)
+    write_text(tmp_path / "file", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {".file-0123abce", ".file-other", ".other-0123abcd", "file"}
