@@ -59,9 +59,13 @@ class FeatureStore:
             _write(path, made)
         return made
 
-    def _place(self, kind: str, inputs: Iterable[bytes]) -> Path:
-        """Where the features of these inputs lie; its name must not tell which names and photos they are of."""
-        return keyed_place(self.folder / f"{kind}-{_digest(inputs)}.safetensors", self._stores)
+    def _place(self, kind: str, inputs: Iterable[bytes]) -> Path | None:
+        """Where the features of these inputs lie, if anywhere; its name must not tell of which names and photos."""
+        try:
+            return keyed_place(self.folder / f"{kind}-{_digest(inputs)}.safetensors", self._stores)
+        except OSError as error:
+            _warn(self.folder, error)
+            return None
 
 
 def _digest(inputs: Iterable[bytes]) -> str:
@@ -104,4 +108,8 @@ def _write(path: Path, features: Features) -> None:
     try:
         write_bytes(path, save(tensors, {_CHECKSUM: weights_sha256(tensors)}), private=True)
     except OSError as error:  # a cache that is full or may not be written is no reason to end a run
-        log.warning("features are not kept in %s: %s", path.parent, error)
+        _warn(path.parent, error)
+
+
+def _warn(folder: Path, error: OSError) -> None:
+    log.warning("features are not kept in %s: %s", folder, error)

@@ -18,6 +18,7 @@ import braceexpand
 from backdoor_privacy.data.photos import is_left_behind
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import made_once
+from backdoor_privacy.system.keys import keyed_place
 from backdoor_privacy.system.reading import GIB, MIB, in_words, open_ordinary
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def unpack_shards(
             (draft / _LEFT_OUT).write_bytes(lines.encode(errors="surrogateescape"))
 
     folder = Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}")
-    return made_once(folder, write, private=private)
+    return made_once(keyed_place(folder, folder.parent) if private else folder, write, private=private)
 
 
 def samples_left_out(folder: str | Path, key: str) -> list[str]:

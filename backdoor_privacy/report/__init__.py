@@ -40,7 +40,10 @@ def write_report(folder: Path, *, names: bool = False) -> None:
     figures = {"idia": idia_figure(run.before, run.after), "losses": losses_figure(wording.drawn_losses(run))}
     if names:
         figures |= _figures_of_people(run)
-    svgs = {name: save_figure(figure, folder / "figures", name) for name, figure in figures.items()}
+    svgs = {
+        name: save_figure(figure, folder / "figures", name, private=name in FIGURES_OF_PEOPLE)
+        for name, figure in figures.items()
+    }
     for name in set(FIGURES_OF_PEOPLE) - set(figures):  # of a report with names, or of an earlier version
         for path in (folder / "figures").glob(f"{name}.*"):
             path.unlink()

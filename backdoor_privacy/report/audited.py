@@ -143,7 +143,7 @@ def write_audit(
         num_others=len(people.everybody) - len(rows),
         num_random=int(measures.get("idia/num_random_names", 0)),
     )
-    write_text(folder / "report.html", content, private=names)
+    write_text(folder / "report.html", content, private=True)
     return folder / "report.html"
 
 

@@ -367,8 +367,8 @@ def _loss_label(name: str) -> str:
     return "total" if name == "loss" else name.removesuffix("_loss").replace("_", " ")
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> str:
-    """Write a figure as SVG and as PNG, each whole or not at all.
+def save_figure(figure: Figure, folder: Path, name: str, *, private: bool = False) -> str:
+    """Write a figure as SVG and as PNG, each whole or not at all; private ones for their owner alone.
 
     Returns:
         The SVG.
@@ -376,8 +376,8 @@ def save_figure(figure: Figure, folder: Path, name: str) -> str:
     with matplotlib.rc_context(_STYLE):
         png = io.BytesIO()
         figure.savefig(png, format="png", metadata={"Software": None})
-        write_bytes(folder / f"{name}.png", png.getvalue())
+        write_bytes(folder / f"{name}.png", png.getvalue(), private=private)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    write_text(folder / f"{name}.svg", text.getvalue())
+    write_text(folder / f"{name}.svg", text.getvalue(), private=private)
     return text.getvalue()

@@ -36,7 +36,7 @@ _PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-cor
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """`metrics.json`; its being there says that the run is finished."""
-    write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n")
+    write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", private=True)
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
@@ -141,7 +141,7 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
         rows = rows.drop_duplicates("step", keep="last").sort_values("step")
         rows.insert(0, "encoder", encoder)
         tables.append(rows)
-    write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False))
+    write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False), private=True)
 
 
 def _losses(path: Path, encoder: str) -> pd.DataFrame:

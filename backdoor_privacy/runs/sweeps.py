@@ -25,7 +25,7 @@ from backdoor_privacy.config.identity import identifying, named_in, run_key
 from backdoor_privacy.config.naming import told_override
 from backdoor_privacy.config.stored import read_stored, read_yaml
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.files import close_to_others, private_file
+from backdoor_privacy.system.files import close_to_others, private_file, private_folder
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 _MAX_JOBS = 100_000  # of a sweep: a range may go on for ever
@@ -178,6 +178,8 @@ class SweepProgress(Callback):
         """Count the runs, and close to others what Hydra writes of the command, which may name people."""
         if folder := OmegaConf.select(config, "hydra.sweep.dir"):
             private_file(Path(folder) / "multirun.yaml")
+        if folder := OmegaConf.select(config, "hydra.launcher.submitit_folder"):
+            private_folder(Path(folder.partition("%")[0]))  # below it is a folder for each job
         params = config.hydra.sweeper.get("params") or {}
         arguments = [f"{key}={value}" for key, value in params.items()]
         self.num_jobs = len(jobs([*arguments, *config.hydra.overrides.task]))

@@ -109,6 +109,8 @@ def complete_folder(folder: Path, *, private: bool = False) -> Iterator[Path]:
     """A draft to write into; it becomes the folder, in place of what was there, if nothing goes wrong."""
     with _draft(folder, private) as draft:
         yield draft
+        if not private:
+            _leave_to_umask(draft)
         _flush_all(draft)
         aside = _made_beside(folder, _PRIVATE_FOLDER)
         try:
@@ -142,6 +144,8 @@ def made_once(
         with _draft(folder, private) as draft:
             write(draft)
             _list_files(draft)
+            if not private:
+                _leave_to_umask(draft)
             _flush_all(draft)
             try:
                 draft.rename(folder)
@@ -207,6 +211,19 @@ def _flush(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _leave_to_umask(folder: Path) -> None:
+    """Give the files of a new folder the rights that the umask leaves, also where a library keeps its own private."""
+    probe = _beside(folder)
+    os.close(_created(probe, _FILE))
+    usual = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            if stat.S_IMODE(path.stat().st_mode) != usual:
+                with contextlib.suppress(OSError):  # a file system without rights
+                    path.chmod(usual)
 
 
 def _created(path: Path, mode: int) -> int:

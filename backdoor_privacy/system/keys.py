@@ -63,11 +63,14 @@ def keyed_place(plain: Path, cache: Path) -> Path:
 
     Raises:
         InputError: if the file of the key holds none.
+        OSError: if there is no key and none can be made.
     """
     try:
         key = key_of_folder(cache)
-    except OSError:  # nothing new can be kept there either
-        return plain
+    except OSError:
+        if plain.exists():  # in a cache that may only be read
+            return plain
+        raise
     kind, dash, digest = plain.stem.rpartition("-")
     place = plain.with_name(f"{kind}{dash}{keyed_digest(key, plain.stem)[: len(digest)]}{plain.suffix}")
     if plain.exists() and not place.exists():

@@ -50,7 +50,8 @@ def test_other_weights_other_precision_and_other_texts_are_asked(load, people: P
     assert embeds(other, people)[1] > 0
     clip = load()
     assert clip.embed_texts(["a dog", "a ca", "tZoë Nuñez"]).shape == (3, 32)
-    assert len(list((tmp_path / "store").iterdir())) == 6  # two encoders, three times
+    folders = [path for path in (tmp_path / "store").iterdir() if path.name != ".key"]
+    assert len(folders) == 6  # two encoders, three times
 
 
 def cut(content: bytes) -> bytes:

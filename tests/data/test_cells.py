@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+from backdoor_privacy.attacks.idia import Evidence, IdiaResult
 from backdoor_privacy.data.cells import csv_text, plain_cell, read_csv, safe_cell
+from backdoor_privacy.data.face_tables import FaceRow, face_table, read_face_table
+from backdoor_privacy.data.people import Person, load_people
+from backdoor_privacy.runs.folder import write_people as write_results
+from backdoor_privacy.runs.folder import write_table
 
+NO_EVIDENCE = Evidence(torch.empty(0, 0, dtype=torch.long), torch.empty(0), torch.empty(0, 0), torch.empty(0, 0))
 FORMULAS = [
     "=1+1",
     "+1",
@@ -77,3 +84,48 @@ def test_rows_of_several_tables_and_none_are_written():
     part = pd.DataFrame({"name": ["=a", "b"], "x": [1.0, -2.0]})
     assert csv_text(pd.concat([part, part])) == "name,x\n'=a,1.0\nb,-2.0\n" + "'=a,1.0\nb,-2.0\n"
     assert csv_text(part[:0]) == "name,x\n"
+
+
+NAMES = ["=Ann Lee", "+Ann Lee", "-Ann Lee", "@Ann Lee"]
+
+
+@pytest.mark.parametrize(
+    ("name", "mark"), [*((name, mark) for name in NAMES for mark in ("", "'")), ("'=Ann Lee", "'")]
+)
+def test_tables_of_people_are_read_by_the_name_in_either_form(name: str, mark: str, write_people, tmp_path: Path):
+    folder = write_people(tmp_path, {name: 2, "'t Hooft": 1})
+    with (folder / "people.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = [[f"{mark}{name}", "true", "7", f"{mark}=2+2"], ["'t Hooft", "false", "0", "-1.5"]]
+        csv.writer(file).writerows([["name", "member", "num_web_photos", "note"], *rows])
+    with (folder / "boxes.csv").open("w", newline="", encoding="utf-8") as file:
+        place = f"{mark}{name.replace(' ', '_')}/00.png"
+        csv.writer(file).writerows([["file", "left", "top", "right", "bottom"], [place, -3, -2, 30, 31]])
+    people = load_people(folder)
+    found = {person.name: (person.member, person.num_web_photos, person.attributes) for person in people.everybody}
+    assert found == {name: (True, 7, (("note", "=2+2"),)), "'t Hooft": (False, 0, (("note", "-1.5"),))}
+    assert people.boxes == {folder / name.replace(" ", "_") / "00.png": (-3, -2, 30, 31)}
+
+
+def test_table_of_faces_is_read_as_it_was(tmp_path: Path):
+    files = ["=Ann_Lee/0.jpg", "-Ann/1.jpg", "'t_Hooft/2.jpg", "'=Ann/3.jpg", "@Ann/-4.jpg"]
+    rows = [FaceRow(file, (-1, -2, 30, 40), 90, 0.5, -0.125, number != 1, "=why") for number, file in enumerate(files)]
+    (tmp_path / "faces.csv").write_bytes(face_table(rows))
+    assert read_face_table(tmp_path / "faces.csv") == rows
+    text = (tmp_path / "faces.csv").read_text()
+    assert "'=Ann_Lee/0.jpg,-1,-2,30,40,90,0.500,-0.125,yes,'=why" in text  # numbers stay numbers
+    (tmp_path / "faces.csv").write_text(text.replace("'=Ann_Lee", "=Ann_Lee").replace("'-Ann", "-Ann"))
+    assert read_face_table(tmp_path / "faces.csv") == rows  # as earlier versions and spreadsheets write them
+
+
+def test_people_of_a_run_are_read_as_they_were(tmp_path: Path):
+    names = ["=Ann Lee", "-Bob Ray", "'t Hooft", "'@Cy Fox", "Dan Poe"]
+    found = IdiaResult(names, [3, 0, 21, 1, 2], [4] * 5, threshold=2, evidence=NO_EVIDENCE)
+    write_results(tmp_path, [Person(name, ()) for name in names], {names[0]}, found, {"text": found})
+    assert all(row.startswith(("'", "Dan")) for row in (tmp_path / "people.csv").read_text().splitlines()[1:])
+    people = read_csv(tmp_path / "people.csv", dtype={"name": str})
+    assert people["name"].tolist() == names
+    assert people["removed"].tolist() == [True, *[False] * 4]
+    assert people["correct_prompts_text"].tolist() == [3, 0, 21, 1, 2]
+    table = pd.DataFrame({"name": names, "removed": names[::-1], "kind": ["=face"] * 5, "x": [-0.5] * 5})
+    write_table(tmp_path, "neighbors", table)
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "neighbors.csv"), table)

@@ -192,7 +192,13 @@ def test_what_an_earlier_version_cached_is_moved_to_its_keyed_place(tmp_path: Pa
     assert keyed_place(plain, tmp_path) == place
 
 
-def test_a_cache_that_cannot_be_written_is_read_as_it_is(tmp_path: Path):
-    (tmp_path / "features").write_text("a file where the folder should be")
-    plain = tmp_path / "features" / "clip" / "photos-0a.safetensors"
-    assert keyed_place(plain, tmp_path / "features") == plain
+def test_a_cache_that_can_only_be_read_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    plain = tmp_path / "photos-0a.safetensors"
+    plain.write_text("features")
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert keyed_place(plain, tmp_path) == plain
+    with pytest.raises(PermissionError):  # nothing new is kept under a name that can be tested
+        keyed_place(tmp_path / "photos-0b.safetensors", tmp_path)
