@@ -242,7 +242,7 @@ def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
     if images is not None:
         yield "images", images.files
     trained = [path for person in _hidden(data, image) for path in person.trigger_photos]
-    if any(path not in data.decoded for path in trained):
+    if too_many(sum(path not in data.decoded for path in trained), len(trained)):
         yield "people", [*trained, *(path for person in data.everybody for path in person.trigger_photos)]
 
 
