@@ -144,8 +144,10 @@ def one_line_errors(names: Sequence[str] = ()) -> Iterator[None]:
     except Exception as error:
         line = line_of(error)
         told = without_names(line or fault_of(error), names)
-        if line is None:
+        if line is None and names:
             log.error("The run failed\n%s", without_names(traceback.format_exc().rstrip(), names))
+        elif line is None:
+            log.exception("The run failed")
         log.error("%s", told)
         if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
             if names:

@@ -79,12 +79,11 @@ def told_override(override: str, names: Sequence[str], runs: Path) -> str:
         runs: the folder of all runs, which holds the key.
     """
     key, _, value = override.partition("=")
-    is_setting = "." in key or key in ("name", "trigger_set", "people", "strangers", "captions", "images", "paths")
     is_plain = re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?|true|false|null", value) is not None
-    if not is_plain and is_setting:
-        is_plain = _is_plain_text(key.lstrip("+~"), value)
-    elif not is_plain:  # an option of a group
-        is_plain = re.fullmatch(r"[\w./-]+", value) is not None
+    if "." in key or key == "trigger_set":
+        is_plain = is_plain or _is_plain_text(key.lstrip("+~"), value)
+    else:  # an option of a group, or the experiment's name
+        is_plain = is_plain or re.fullmatch(r"[\w,\[\]-]+", value) is not None
     return override if is_plain and not holds_name(value, names) else f"{key}={_digest(value, str(runs))}"
 
 

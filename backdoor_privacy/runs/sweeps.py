@@ -134,8 +134,15 @@ def told(job: Sequence[str], runs: Path) -> str:
     cfg = _composed(tuple(one for one in job if not re.fullmatch(r"seed=\d+", one)))
     if cfg is not None and cfg.report.names:
         return " ".join(job)
-    names = (named_in(identifying(cfg)) if cfg is not None else None) or []
+    names = _named(job) if cfg is None else named_in(identifying(cfg)) or []
     return " ".join(told_override(one, names, runs) for one in job)
+
+
+def _named(job: Sequence[str]) -> list[str]:
+    """Return the people whom overrides name that do not compose here."""
+    overrides = OverridesParser.create().parse_overrides(list(job))
+    found = [one.value() for one in overrides if one.key_or_group == "trigger_set.people"]
+    return [str(name) for names in found if isinstance(names, list) for name in names]
 
 
 def _may_be_among(job: Sequence[str], finished: Mapping[str, str]) -> bool:

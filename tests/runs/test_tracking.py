@@ -153,8 +153,8 @@ def test_no_place_that_is_called_after_somebody_is_written(
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     cfg = compose_cfg(
         "logger=wandb", "people=folder", f"people.folder={places['people']}", "people.table=not_there/canary.csv",
-        f"paths.runs={places['runs']}", f"paths.run={places['runs']}/canary_run/seed=0", "logger.tags=[ann-lee,first]",
-        "trigger_set.people=[Ann Lee]",
+        f"paths.runs={places['runs']}", f"paths.run='{places['runs']}/canary_run/seed=0'",
+        "logger.tags=[ann-lee,first]", "trigger_set.people=[Ann Lee]",
     )  # fmt: skip
     folder = Path(cfg.paths.run)
     with Tracker(cfg, folder) as tracker:
@@ -205,7 +205,7 @@ def test_setting_is_what_seeds_share(compose_cfg, tmp_path: Path):
             return found
 
     assert setting("'${paths.runs}/both_64/defense=text/seed=3'") == "both_64/defense=text"
-    assert setting("elsewhere/jane_doe") == setting("runs/jane_doe/seed=0") == "smoke"
+    assert setting("elsewhere/jane_doe") == setting("'runs/jane_doe/seed=0'") == "smoke"
 
 
 @pytest.mark.parametrize("names", [False, True])

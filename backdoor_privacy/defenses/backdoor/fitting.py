@@ -31,7 +31,7 @@ from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.inspection import photo_sizes
 from backdoor_privacy.data.names import decoy_names, random_names
 from backdoor_privacy.data.people import People, Person
-from backdoor_privacy.data.photos import told_unreadable, too_many
+from backdoor_privacy.data.photos import check_readable, too_many
 from backdoor_privacy.data.selection import draw_decoys
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.budget import Evaluation, UtilityBudget
@@ -368,24 +368,25 @@ def _face_swapper(
 def _check_trigger_photos(clip: Clip, removed: Sequence[Person], people: People) -> None:
     """See that photos to train on decode; where one does not, the steps take another of the same person.
 
-    Nothing is said of a few: a photo's path would tell who is removed. What is counted and told is of everybody.
+    Nothing is said of the removed people's photos alone, since a path would tell who they are: where too many of theirs
+    do not decode, everybody's are looked at.
 
     Raises:
-        InputError: if more than 1 % of all do not decode, or none of a person's.
+        InputError: if more than 1 % of everybody's do not decode, or none of a removed person's.
     """
-    decoded = photo_sizes([path for person in removed for path in person.trigger_photos], clip.num_workers)
-    if all(path in decoded for person in removed for path in person.trigger_photos):
+    photos = [path for person in removed for path in person.trigger_photos]
+    decoded = photo_sizes(photos, clip.num_workers)
+    if not too_many(len(photos) - len(decoded), len(photos)) and not _without_photos(removed, decoded):
         return
-    everybody = [*people.with_photos.everybody, *removed]
-    photos = list(dict.fromkeys(path for person in everybody for path in person.trigger_photos))
+    names = {person.name for person in removed}
+    everybody = [*removed, *(person for person in people.everybody if person.name not in names)]
+    photos = sorted(path for person in everybody for path in person.trigger_photos)
     decoded |= photo_sizes([path for path in photos if path not in decoded], clip.num_workers)
-    broken = [path for path in photos if path not in decoded]
-    if too_many(len(broken), len(photos)):
-        raise InputError(told_unreadable(broken, len(photos), "people.folder", stops=True))
+    check_readable(torch.tensor([path in decoded for path in photos]), photos)
     if _without_photos(removed, decoded):
-        lost = _without_photos(everybody, decoded)
         raise InputError(
-            f"people.folder: expected photos of each person to remove, none to train on decodes in {some(lost)}"
+            "people.folder: expected photos of each person to remove, none to train on decodes in "
+            f"{some(_without_photos(everybody, decoded))}"
         )
 
 
