@@ -48,6 +48,7 @@ from backdoor_privacy.system.distributed import (
     num_processes,
     wait_for_all,
 )
+from backdoor_privacy.system.keys import check_keys
 from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
@@ -78,6 +79,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             with Tracker(cfg, folder) as tracker:
                 tracker.summarize(finished)
         return finished
+    if is_first_process():
+        check_keys(folder / "checkpoints", Path(cfg.paths.runs))  # now, and not after hours of work
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker)
 

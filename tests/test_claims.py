@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from backdoor_privacy import run as run_module
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import _claim
 
@@ -72,3 +73,14 @@ def test_another_fit_may_begin_where_there_are_no_checkpoints(begun: Path):
     (begun / "report_key").unlink()
     _claim(begun, OTHER)
     assert len((begun / "report_key").read_text()) == 64
+
+
+@pytest.mark.parametrize("file", ["runs/.key/key", "run/checkpoints/report_key"])
+def test_a_run_ends_before_it_begins_where_a_key_is_damaged(file: str, compose_cfg, tmp_path: Path, monkeypatch):
+    cfg = compose_cfg()
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_bytes(b"")
+    monkeypatch.setattr(run_module, "instantiate", lambda *_: pytest.fail("something was loaded"))
+    with pytest.raises(InputError, match=f"{file}: expected a key of 64 digits"):
+        run_module.run(cfg)
+    assert (tmp_path / file).read_bytes() == b""

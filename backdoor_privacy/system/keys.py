@@ -49,6 +49,17 @@ def key_of_folder(folder: Path) -> bytes:
     )
 
 
+def check_keys(checkpoints: Path, runs: Path) -> None:
+    """See that the keys of a run and of its folder of runs can be used; that of the run may be made later.
+
+    Raises:
+        InputError: if a file of a key holds none.
+    """
+    key_of_folder(runs)
+    if os.path.lexists(checkpoints / RUN_KEY):
+        key_of_run(checkpoints)
+
+
 def keyed_digest(key: bytes, text: str | bytes) -> str:
     """Return the HMAC-SHA-256 of a text in hexadecimal digits."""
     return hmac.new(key, text.encode() if isinstance(text, str) else text, hashlib.sha256).hexdigest()
