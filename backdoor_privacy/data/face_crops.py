@@ -128,7 +128,7 @@ class FaceCropper:
         is_given = all(_same_name(file) in self._given for file in photos)
         contents = [f"{file} {_content_digest(content_of(path))}" for file, path in photos.items()]
         made_of = [_VERSION, "given" if is_given else self._models.identity, *contents]
-        folder = keyed_place(self._cache / _digest(made_of), self._cache)
+        folder = keyed_place(self._cache / _digest(made_of), self._cache.parent)
         known: dict[str, list[FaceRow]] = {}
         if not is_given:
             made_once(folder, lambda draft: _write_table(draft / "faces.csv", self._look(photos)), may_be_edited=True)
@@ -145,7 +145,7 @@ class FaceCropper:
         """The crops of the chosen faces; made where they are not there yet."""
         chosen = {f"{number:04}.png": row for number, row in enumerate(row for row in rows if row.chosen)}
         digest = _digest([repr((row.file, row.box, row.turn)) for row in chosen.values()])
-        place = keyed_place(folder / digest, self._cache)
+        place = keyed_place(folder / digest, self._cache.parent)
         made_once(place, lambda draft: _write_crops(draft, photos, chosen))
         return {
             chosen[made.file].file: (place / made.file, made.box)

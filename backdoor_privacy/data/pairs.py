@@ -83,8 +83,7 @@ def write_pairs(
     places = [Path(part).expanduser().resolve() for part in (people, classes, captions)]
     photos = [path for place in places[:2] for path in photo_files(place, depth=2)]
     sources = [*places, *photos, *sorted(places[2].glob("*"))]  # captions may be a folder of files
-    all_pairs = Path(cache).expanduser() / "pairs"
-    folder = keyed_place(all_pairs / digest(sources, repr(settings)), all_pairs)
+    folder = Path(cache).expanduser() / "pairs" / digest(sources, repr(settings))
 
     def write(draft: Path) -> None:
         rng = random.Random(seed)
@@ -100,7 +99,7 @@ def write_pairs(
             table.writerow(["name", "member", "num_web_photos"])
             table.writerows([safe_cell(p.name), p in members, len(members.get(p, ()))] for p in everybody.everybody)
 
-    return made_once(folder, write, private=True)
+    return made_once(keyed_place(folder, Path(cache).expanduser()), write, private=True)
 
 
 def draw_members(

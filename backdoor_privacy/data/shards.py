@@ -174,7 +174,7 @@ def unpack_shards(
             (draft / _LEFT_OUT).write_bytes(lines.encode(errors="surrogateescape"))
 
     folder = Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}")
-    return made_once(keyed_place(folder, folder.parent) if private else folder, write, private=private)
+    return made_once(keyed_place(folder, Path(cache).expanduser()) if private else folder, write, private=private)
 
 
 def samples_left_out(folder: str | Path, key: str) -> list[str]:
