@@ -73,7 +73,7 @@ def test_people_table_has_everybody_before_and_after(tmp_path: Path):
     assert rows == [
         ["Ann Lee", "True", "True", "20", "21", "True", "0", "False", "1", "False"],
         ["Bob, the Ray", "", "False", "19", "0", "False", "0", "False", "2", "True"],
-        ["José Núñez", "False", "False", "0", "2", "True", "3", "True", "0", "False"],
+        ["José Núñez", "False", "False", "0", *[""] * 6],  # no photo could be read, so nothing was measured
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["people.csv"]
 
