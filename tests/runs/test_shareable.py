@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from backdoor_privacy import attack
 from backdoor_privacy.attack import load_attacks, load_scene, run_attacks
 from backdoor_privacy.attacks.record import read_findings
+from backdoor_privacy.audit import null_rates
 from backdoor_privacy.data.people import People
 from backdoor_privacy.report import write_report
 from backdoor_privacy.run import run
@@ -273,6 +274,18 @@ def test_numbers_of_single_people_are_in_nothing_shareable(folder: Path, tmp_pat
     assert len(numbers) > 50
     exact = {f"{abs(number):.{digits}f}" for number in numbers for digits in (4, 5, 6)}
     assert not told & exact
+
+
+def test_exact_measures_tell_who_was_removed_and_are_private(folder: Path, cfg: DictConfig, outsider: Outsider):
+    """Why `metrics.json` is private: the outsider measures all pairs of suspects on the original CLIP, and compares."""
+    told = json.loads((folder / "metrics.json").read_text())["before"]
+    found = instantiate(cfg.attack).run(instantiate(cfg.clip), outsider.people.everybody)
+    pairs = list(itertools.combinations(outsider.people.names, 2))
+    measured = {pair: null_rates(found, set(pair))["idia/null_rate"] for pair in pairs}
+    alike = [pair for pair in pairs if measured[pair] == pytest.approx(told["idia/null_rate"], abs=1e-9)]
+    assert tuple(cfg.trigger_set.people) in alike
+    assert len(alike) < len(pairs) / 3  # by one number, with a CLIP of random weights and few candidates
+    assert not is_shareable(Path("metrics.json"), listed(0))
 
 
 def test_a_report_with_names_is_private(folder: Path, tmp_path: Path):
