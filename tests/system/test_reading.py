@@ -198,8 +198,12 @@ def test_every_flipped_byte_of_a_later_header_is_refused_or_changes_nothing(tmp_
         damaged[place] ^= 1
         path = tmp_path / "0.tar"
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match="expected a complete tar"):
-            list(read_shards([str(path)], "people.folder.shards"))
+        try:
+            found = list(read_shards([str(path)], "people.folder.shards"))
+        except InputError as error:
+            assert "expected a complete tar" in str(error)  # noqa: PT017  most bytes count, some do not
+        else:
+            assert [sample["txt"] for sample in found] == [b"Ann Lee", b"Bob Ray", b"Cy Fox"]
 
 
 @pytest.mark.parametrize("damage", ["cut in a file", "cut in a header", "zeros in the middle", "gzip"])
@@ -220,12 +224,11 @@ def test_a_damaged_shard_is_refused(damage: str, tmp_path: Path, write_photo):
 
 
 def test_folders_hundreds_of_levels_deep_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    for _ in range(1100):
-        os.mkdir("d")
-        os.chdir("d")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"expected folders|File name too long"):
+    def endless(*_: object) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr("backdoor_privacy.data.photos._visible", endless)
+    with pytest.raises(InputError, match="expected folders within each other in a few levels, got hundreds"):
         list_photos(tmp_path)
 
 
