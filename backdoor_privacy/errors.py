@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import NoReturn
 
+from backdoor_privacy.system.output import make_output_last
 from backdoor_privacy.system.signals import Stopped, stopping_in_order
 from backdoor_privacy.system.visible import visible
 
@@ -169,6 +170,7 @@ def ended_in_one_line(main: Callable[..., int]) -> Callable[..., int]:
 
     @wraps(main)
     def command(arguments: Sequence[str] | None = None) -> int:
+        make_output_last()
         try:
             with stopping_in_order():
                 return main(arguments)

@@ -1,4 +1,4 @@
-"""Print pip's constraints for the lowest versions that pyproject.toml allows: `python tests/lowest.py`."""
+"""Print the lowest versions that pyproject.toml allows, as pip takes them: `python tests/lowest.py`."""
 
 import sys
 from pathlib import Path
@@ -11,16 +11,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # of pytest
 
-_TOOLS = {"build", "mypy", "pre-commit", "ruff"}  # no test imports them
-
 
 def lowest_versions(project: dict[str, Any]) -> list[str]:
-    """Return `name==version` of each direct dependency, for `>=` as for `==`; extras and bare names are left out."""
-    listed = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    """Return `name==version` of each direct dependency, of the package and of its extras that the tests use."""
+    extras = (listed for extra, listed in project["optional-dependencies"].items() if extra not in ("dev", "ray"))
+    listed = [*project["dependencies"], *(one for extra in extras for one in extra)]
     found = {}
     for requirement in map(Requirement, listed):
         bounds = [each.version for each in requirement.specifier if each.operator in (">=", "==")]
-        if bounds and requirement.name not in _TOOLS:
+        if bounds:
             found[requirement.name] = f"{requirement.name}=={bounds[0]}"
     return sorted(found.values(), key=str.lower)
 

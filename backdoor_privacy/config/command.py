@@ -15,6 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
 from backdoor_privacy.errors import fault_of, line_of, traceback_of
+from backdoor_privacy.system.output import make_output_last
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.system.signals import Stopped, stopping_in_order
 from backdoor_privacy.system.visible import visible
@@ -32,6 +33,7 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
         task: what the command does; within it, `one_line_errors` tells what went wrong.
         config_name: a file of `conf`.
     """
+    make_output_last()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints an error in its own words and exits
     try:
         with stopping_in_order():

@@ -31,8 +31,9 @@ def person_name(text: str) -> str:
 
 
 def folded_name(name: str) -> str:
-    """Return a name as it is compared: in any case, and however its accents and spaces are written."""
-    return unicodedata.normalize("NFC", person_name(name).casefold())
+    """Return a name as it is compared: in any case, however its accents and spaces are written, by what is seen."""
+    seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")  # zero-width ones and the like
+    return unicodedata.normalize("NFC", person_name(seen).casefold())
 
 
 def rows_by_name(

@@ -38,7 +38,7 @@ _HEADERS = (
 def holds_shards(source: str | Path) -> bool:
     """Whether a setting names shards, and not files of another kind."""
     place = Path(source).expanduser()
-    return bool(_shards_in(place)) if place.is_dir() else str(source).endswith(".tar")
+    return bool(_shards_in(place)) if os.path.isdir(place) else str(source).endswith(".tar")
 
 
 def _shards_in(folder: Path) -> list[str]:
@@ -71,7 +71,7 @@ def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]
     place = Path(source).expanduser()
     pattern = str(source) if str(source).startswith(_SCHEMES) else str(place)
     try:
-        shards = _shards_in(place) if place.is_dir() else _expanded(pattern)
+        shards = _shards_in(place) if os.path.isdir(place) else _expanded(pattern)
     except ValueError as error:
         raise InputError(
             f"{key}: expected pairs of braces, as {{00000..00041}}.tar, and {_MAX_SHARDS:,} shards at most, got "
@@ -81,7 +81,7 @@ def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]
         raise InputError(
             f"{key}: expected WebDataset shards (a folder with *.tar, a .tar, a URL), found none in {source}"
         )
-    missing = [shard for shard in shards if not shard.startswith(_SCHEMES) and not Path(shard).is_file()]
+    missing = [shard for shard in shards if not shard.startswith(_SCHEMES) and not os.path.isfile(shard)]
     if missing:
         raise InputError(f"{key}: expected all {len(shards)} shards of {source}, found no {missing[0]}")
     if len(shards) < num_readers:

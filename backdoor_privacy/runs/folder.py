@@ -218,9 +218,23 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The checkout's commit, `unknown` for an installed package."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The checkout's commit; `unknown` for an installed package, which may lie within another project's checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not _is_ours(root):
+        return "unknown"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=_env_of_git()).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _is_ours(root: Path) -> bool:
+    """Whether a folder is the top of a checkout of this project."""
+    project = root / "pyproject.toml"
+    return (root / ".git").exists() and project.is_file() and 'name = "backdoor_privacy"' in project.read_text("utf-8")
+
+
+def _env_of_git() -> dict[str, str]:
+    """The environment without what points git to another repository, as in a hook of one."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}

@@ -411,6 +411,21 @@ def test_attacked_people_cannot_be_strangers(people: People):
         Sources(people, strangers=People(people.everybody[:1])).check(["strangers"])
 
 
+@pytest.mark.parametrize("spelling", ["ann lee", "ANN_LEE", "Ann  Lee", "Ann\u200b Lee", "\ufeffAnn Lee"])
+def test_attacked_people_cannot_be_strangers_in_another_spelling(spelling: str, people: People):
+    strangers = People((Person(spelling, people.everybody[0].photos),))
+    with pytest.raises(InputError, match="strangers: expected people who are not attacked, got"):
+        Sources(people, strangers=strangers).check(["strangers"])
+
+
+def test_accents_written_in_two_ways_are_one_person(people: People):
+    attacked = People((Person("Zo\u00eb Gro\u00df", people.everybody[0].photos),))
+    strangers = People((Person("ZOE\u0308 GROSS", people.everybody[0].photos),))
+    with pytest.raises(InputError, match="strangers: expected people who are not attacked, got"):
+        Sources(attacked, strangers=strangers).check(["strangers"])
+    Sources(attacked, strangers=People((Person("Zoe Gross", people.everybody[0].photos),))).check(["strangers"])
+
+
 def test_pseudonyms_are_nobodys_name():
     reserved = set(random_names(1000, seed=4))
     names = pseudonyms(64, seed=4, exclude=reserved)  # the seed that would give reserved names first
