@@ -30,11 +30,11 @@ from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.stored import for_this_machine, read_stored
-from backdoor_privacy.data.cells import read_csv
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.selection import draw_decoys
 from backdoor_privacy.errors import CommandParser, InputError, cause_of, ended_in_one_line, show_anything
 from backdoor_privacy.report import write_report
+from backdoor_privacy.runs.finished import removed_people
 from backdoor_privacy.runs.folder import check_links, read_metrics
 from backdoor_privacy.runs.sweeps import spoken
 from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
@@ -141,12 +141,11 @@ def load_scene(folder: Path, allow: Collection[str] = ()) -> Scene:
     cfg = for_this_machine(read_stored(path), path, allow)
     original: Clip = _made(cfg.clip, path)
     defended = load_clip(f"local-dir:{folder / 'defended'}", precision=original.precision)
-    people = read_csv(folder / "people.csv", dtype=str, keep_default_na=False)
     encoders = [encoder for encoder in metrics["after"] if encoder != "both"]
     models = {encoder: original.with_encoders(**{encoder: getattr(defended, encoder)}) for encoder in encoders}
     if len(encoders) > 1:
         models["both"] = original.with_encoders(text=defended.text, image=defended.image)
-    return scene(cfg, original, models, _made(cfg.people, path), people.loc[people["removed"] == "True", "name"])
+    return scene(cfg, original, models, _made(cfg.people, path), removed_people(folder))
 
 
 def _config(folder: Path) -> Path:

@@ -51,7 +51,8 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         except InputError as error:
             failed.append(f"broken: {error}")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            failed.append(f"broken: {run}: expected whole JSON files of a finished run, got {error!r}")
+            file = run / "metrics.json"
+            failed.append(f"broken: {file}: expected the measures of a finished run, got {error!r}; start it again")
     if not begun:
         raise InputError(f"{folder}: expected run folders in it, found none; give the folder of runs, paths.runs")
     return pd.DataFrame(rows), failed

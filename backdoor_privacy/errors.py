@@ -82,6 +82,11 @@ def _system_line(error: OSError) -> str:
             f"name: expected names of folders and files that the file system takes, 255 bytes each, got "
             f"{str(error.filename)[:80]}...; choose a shorter name=..."
         )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{error.filename or 'disk'}: expected room to write, got {error.strerror!r}; make room and run the same "
+            "command again: what is finished is kept"
+        )[:_MAX_LINE]
     if error.filename is None or error.strerror is None:
         return f"expected files and a network that can be read and written, got {_last_line(error)}; mend it"
     return (
@@ -135,6 +140,7 @@ def one_line_errors(names: Sequence[str] = ()) -> Iterator[None]:
     from hydra.types import RunMode
 
     show_anything()
+    logging.raiseExceptions = False  # where a log cannot be written, what fails next is told, and not the log's failure
     try:
         with stopping_in_order():  # also in a process that only works off jobs of a sweep
             yield

@@ -29,6 +29,7 @@ from backdoor_privacy.report import is_written, write_report
 from backdoor_privacy.report.audited import write_audit
 from backdoor_privacy.runs.evidence import budget_table, map_table, neighbors_table, votes_table
 from backdoor_privacy.runs.folder import (
+    DamagedMetricsError,
     claim_folder,
     read_metrics,
     versions,
@@ -70,7 +71,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     with first_process_first():
         if is_first_process():
             claim_folder(folder, cfg, named_people(cfg.trigger_set.people, cfg.trigger_set.file))
-    finished = as_the_first_says(read_metrics(folder) if is_first_process() else None)
+    finished = as_the_first_says(_finished(folder) if is_first_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
         is_attacked = attack_finished(cfg.attacks, folder, targets_of(cfg))
@@ -83,6 +84,15 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         check_keys(folder / "checkpoints", Path(cfg.paths.runs))  # now, and not after hours of work
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker)
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """What a finished run measured; nothing where it does not read: it is then measured anew, from the checkpoints."""
+    try:
+        return read_metrics(folder)
+    except DamagedMetricsError as error:
+        log.warning("%s", str(error).replace("start the run again, which measures them anew", "they are measured anew"))
+        return None
 
 
 def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:

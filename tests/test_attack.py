@@ -379,3 +379,16 @@ def test_attack_on_few_people_leaves_out_a_broken_photo_that_the_run_left_out(
     run(cfg)
     findings = run_attacks(load_scene(Path(cfg.paths.run)), load_attacks(["tower_swap"]), Path(cfg.paths.run))
     assert {one.num_people for one in findings["tower_swap"] if one.measure == "TPR"} == {1}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b"name,member,removed\nAnn"])
+@pytest.mark.parametrize("file", ["people.csv", "metrics.json", ".hydra/config.yaml", "attacks/tower_swap.json"])
+def test_damaged_file_of_a_run_is_named_in_one_line(
+    file: str, content: bytes, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    moved = tmp_path / "run"
+    shutil.copytree(folder, moved)
+    (moved / file).write_bytes(content)
+    assert main([str(moved), "tower_swap"]) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"error: {re.escape(str(moved / file))}: expected [^\n]*\n", error), error

@@ -87,6 +87,11 @@ def test_a_fault_of_the_program_is_logged_with_its_traceback_and_a_last_line(
     [
         (OSError(errno.ENOENT, "No such file or directory", "/proc/x"), r"^/proc/x: expected a place .*, got 'No such"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), r"^name: expected .* 255 bytes each, got x{80}"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/a/b"),
+            r"^/a/b: expected room to write, .*make room",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), r"^disk: expected room to write, .*make room and run"),
         (OSError("disk gone"), r"^expected files and a network that can be read and written, got disk gone"),
     ],
 )

@@ -77,7 +77,10 @@ def read_seconds(path: Path) -> float:
     Raises:
         InputError: as of `read_findings`.
     """
-    return float(_read(path).get("seconds", 0.0))
+    seconds = _read(path).get("seconds", 0.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InputError(f"{path}: expected seconds of an attack, got {seconds!r}; delete it")
+    return float(seconds)
 
 
 def read_findings(path: Path) -> tuple[str, list[Finding]]:

@@ -1,6 +1,7 @@
 """What the files of a finished run say; people go by a keyed hash of their name."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -156,9 +157,7 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
     Raises:
         InputError: if it is no finished run, or one of its files is broken.
     """
-    metrics = _read(folder / "metrics.json", lambda path: _checked(read_metrics(path.parent)))
-    models = ["before", *metrics["after"]]
-    people, without_photos = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
+    metrics, people, without_photos = _everybody(folder)
     everybody = pd.concat([people["person"], without_photos["person"]])
     votes, neighbors, embeddings, names_alone = (
         _read(folder / f"{name}.csv", partial(_evidence, people=everybody, columns=columns))
@@ -193,6 +192,24 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
     )
 
 
+def removed_people(folder: Path) -> list[str]:
+    """Return the names of whom a finished run removed.
+
+    Raises:
+        InputError: as of `read_run`.
+    """
+    _, *tables = _everybody(folder)
+    return [name for table in tables for name in table.loc[table["removed"], "person"]]
+
+
+def _everybody(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """What a run measured, everybody's row, and apart those without photos."""
+    metrics = _read(folder / "metrics.json", lambda path: _checked(read_metrics(path.parent)))
+    models = ["before", *metrics["after"]]
+    people, without_photos = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
+    return metrics, people, without_photos
+
+
 def code_names(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Return what people of a run or an audit go by in its report: the HMAC of each name under the folder's key."""
     key = key_of_run(folder / "checkpoints")
@@ -205,6 +222,8 @@ def _evidence(path: Path, people: pd.Series, columns: Mapping[str, type]) -> pd.
     table = table.rename(columns={"name": "person"}).astype(dict(columns))
     if not table["person"].isin(people).all():
         raise ValueError("people who are not in people.csv")
+    if "margin" in columns and table["model"].value_counts().nunique() > 1:
+        raise ValueError("not as many people of each model")
     return table
 
 
@@ -215,7 +234,11 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
             "runs/.../seed=0, or finish its run"
         )
     try:
-        open_ordinary(path, GIB).close()
+        with open_ordinary(path, GIB) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if path.suffix == ".csv" and file.read() != b"\n":
+                raise ValueError("a last row that is cut off")
         return read(path)
     except InputError:
         raise

@@ -1,5 +1,6 @@
 """Write and read what a run leaves behind."""
 
+import contextlib
 import csv
 import io
 import json
@@ -34,6 +35,10 @@ _PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-cor
              "torchmetrics", "webdataset", "wandb", "numpy", "pillow", "Faker")  # fmt: skip
 
 
+class DamagedMetricsError(InputError):
+    """A run was finished, and what it measured does not read any more."""
+
+
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """`metrics.json`; its being there says that the run is finished."""
     write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", private=True)
@@ -43,17 +48,28 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     """`metrics.json` of a finished run, nothing of one that is not.
 
     Raises:
+        DamagedMetricsError: if it does not read.
         InputError: if another version of the package wrote it.
     """
     path = folder / "metrics.json"
     if not path.is_file():
         return None
-    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        metrics: Any = json.loads(read_ordinary(path, 256 * MIB))
+        if not isinstance(metrics, dict):
+            raise ValueError(f"a {type(metrics).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        raise DamagedMetricsError(
+            f"{path}: expected the measures of a finished run, got a broken file ({reason}); start the run again, "
+            "which measures them anew"
+        ) from error
     if metrics.get("schema") != SCHEMA:
         raise InputError(
             f"{path}: expected schema {SCHEMA}, got {metrics.get('schema')}; read it with the version that wrote it"
         )
-    return metrics
+    found: dict[str, Any] = metrics
+    return found
 
 
 def check_links(folder: Path) -> None:
@@ -188,8 +204,9 @@ def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = No
 def claimed_names(folder: Path) -> list[str]:
     """Return whom a run removes by name, as it noted when it claimed its folder; nobody where its report names them."""
     config = folder / ".hydra" / "config.yaml"
-    if config.is_file() and OmegaConf.select(OmegaConf.load(config), "report.names"):
-        return []
+    with contextlib.suppress(InputError):  # one that does not read names nobody
+        if config.is_file() and OmegaConf.select(read_stored(config), "report.names") is True:
+            return []
     claim = folder / "checkpoints" / "config.yaml"
     lines = claim.read_text(encoding="utf-8", errors="replace").splitlines() if claim.is_file() else []
     return [line.removeprefix(_REMOVES) for line in lines if line.startswith(_REMOVES)]

@@ -1,10 +1,12 @@
 """Checkpoints of a training that survive a kill, a full disk and a loss of power."""
 
+import io
 import logging
 import os
 import pickle
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,12 @@ class DurableCheckpoints(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint whole or not at all."""
-        path = Path(path)
+        path, content = Path(path), io.BytesIO()
+        torch.save(checkpoint, content)  # in memory: of a full disk it would raise an error of its own
         with replaced_file(path, private=True) as file:
-            torch.save(checkpoint, file)
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())  # the last good one moves only now
             if path.is_file():
                 os.replace(path, path.with_name(BEFORE))
 
@@ -67,8 +72,11 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def _damage(path: Path) -> str | None:
     try:
+        with zipfile.ZipFile(path) as parts:  # torch.load does not look at the checksums
+            if (part := parts.testzip()) is not None:
+                return f"{part} is damaged"
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except (*UNREADABLE, zlib.error, NotImplementedError) as error:
         return " ".join(str(error).split())[:100] or type(error).__name__
     if not isinstance(content, dict) or not content.keys() >= _PARTS:
         return "no checkpoint of Lightning"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -18,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from safetensors import SafetensorError
 
 log = logging.getLogger(__name__)
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
@@ -59,6 +62,8 @@ def replaced_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+    except OSError as error:
+        raise _named(error, path)  # noqa: B904 (it is the same)
     finally:
         draft.unlink(missing_ok=True)
     _flush(path.parent)
@@ -161,8 +166,22 @@ def _draft(folder: Path, private: bool = False) -> Iterator[Path]:
     draft = _made_beside(folder, _PRIVATE_FOLDER if private else _FOLDER)
     try:
         yield draft
+    except OSError as error:
+        raise _named(error, folder)  # noqa: B904 (it is the same)
+    except SafetensorError as error:  # it tells what the system refused in its own words
+        refused = re.search(r"\(os error (\d+)\)", str(error))
+        if refused is None:
+            raise
+        raise OSError(int(refused[1]), os.strerror(int(refused[1])), str(folder)) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """Return an error that says which file it is about: a full disk does not."""
+    if error.errno is not None and error.filename is None:
+        error.filename = str(path)
+    return error
 
 
 def _list_files(folder: Path) -> None:

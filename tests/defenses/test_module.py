@@ -474,11 +474,16 @@ def test_resumed_fit_ends_with_the_weights_of_an_uninterrupted_one(
     assert changed(expected, resumed) == set()
 
 
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
 def keep_a_few(content: bytes) -> bytes:
     return content[:500]
 
 
-@pytest.mark.parametrize("damage", [keep_a_few, lambda _: b"", lambda content: content[:-200] + bytes(200)])
+@pytest.mark.parametrize("damage", [keep_a_few, lambda _: b"", lambda content: content[:-200] + bytes(200), flip])
 @pytest.mark.parametrize("is_only_one", [False, True])
 def test_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
     damage: Callable[[bytes], bytes], is_only_one: bool, fit, compose_cfg, tmp_path: Path, caplog: Any
@@ -531,6 +536,23 @@ def test_full_disk_while_a_checkpoint_is_written_leaves_the_last_good_one(
     assert checkpoint_of(tmp_path / "full", "text")["global_step"] == 2
     assert [path.name for path in (tmp_path / "full/checkpoints/text").glob("*.*")] == ["last.ckpt"]
     assert changed(expected, fit("text", cfg(), "full").student.tensors()) == set()
+
+
+def test_full_disk_moves_neither_the_last_checkpoint_nor_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for step in range(3):
+        DurableCheckpoints().save_checkpoint({"global_step": step}, tmp_path / "last.ckpt")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as error:
+        DurableCheckpoints().save_checkpoint({"global_step": 3}, tmp_path / "last.ckpt")
+    assert error.value.filename == str(tmp_path / "last.ckpt")
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "before.ckpt"}
+    steps = [torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["global_step"] for name in ("last", "before")]
+    assert steps == [2, 1]
 
 
 class Canary:

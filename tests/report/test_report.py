@@ -182,6 +182,22 @@ def test_evidence_about_others_is_broken(with_evidence: Path, tmp_path: Path) ->
         read_run(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "num_bytes", "reason"),
+    [("votes.csv", 1, "cut off"), ("votes.csv", 0, "not as many people"), ("people.csv", 1, "cut off"),
+     ("map.csv", 3, "cut off"), ("losses.csv", 1, "cut off")],
+)  # fmt: skip
+def test_table_that_is_cut_off_is_broken(
+    with_evidence: Path, tmp_path: Path, file: str, num_bytes: int, reason: str
+) -> None:
+    folder = shutil.copytree(with_evidence, tmp_path / "run")
+    content = (folder / file).read_bytes()
+    whole_row = content[: content[:-1].rfind(b"\n") + 1]
+    (folder / file).write_bytes(content[:-num_bytes] if num_bytes else whole_row)
+    with pytest.raises(InputError, match=rf"{file}: expected what a finished run writes.*{reason}"):
+        read_run(folder)
+
+
 def _measures(before: Sequence[int], found: Sequence[int]) -> dict[str, float]:
     groups: dict[str, list[bool]] = {
         "tpr_removed": [count > 0 for count in found[:4]],

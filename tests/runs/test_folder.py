@@ -14,7 +14,9 @@ from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs import folder as results
 from backdoor_privacy.runs.folder import (
+    DamagedMetricsError,
     claim_folder,
+    claimed_names,
     read_metrics,
     versions,
     write_losses,
@@ -54,6 +56,20 @@ def test_metrics_of_another_schema_are_an_error(tmp_path: Path):
     (tmp_path / "metrics.json").write_text('{"schema": 2}')
     with pytest.raises(InputError, match="expected schema 1, got 2"):
         read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "seed', b"\xff\xfe\0", b"[1]", b"[" * 100_000, bytes(50)])
+def test_metrics_that_do_not_read_are_told_in_one_line(tmp_path: Path, content: bytes):
+    (tmp_path / "metrics.json").write_bytes(content)
+    with pytest.raises(DamagedMetricsError, match=r"^[^\n]*metrics\.json: expected .*start the run again[^\n]*$"):
+        read_metrics(tmp_path)
+
+
+def test_config_that_does_not_read_names_nobody(tmp_path: Path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_bytes(b"\xff\xfe\0garbage")
+    write_text(tmp_path / "checkpoints/config.yaml", "seed: 0\n# removes Ann Lee\n")
+    assert claimed_names(tmp_path) == ["Ann Lee"]
 
 
 def test_people_table_has_everybody_before_and_after(tmp_path: Path):

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from backdoor_privacy.system.files import (
     complete_folder,
@@ -287,3 +288,25 @@ def test_drafts_of_killed_processes_go_when_they_are_old(tmp_path: Path):
         os.utime(tmp_path / name, (time.time() - age * 24 * 3600,) * 2)
     write_text(tmp_path / "file", "whole")
     assert {path.name for path in tmp_path.iterdir()} == {".file-0123abce", ".file-other", ".other-0123abcd", "file"}
+
+
+def test_full_disk_is_told_with_the_file_or_folder_that_it_was_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space") as folder, complete_folder(tmp_path / "folder"):
+        no_space()
+    # What safetensors raises of a full disk.
+    with pytest.raises(OSError, match="No space") as weights, complete_folder(tmp_path / "weights"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space") as file:
+        write_text(tmp_path / "file", "content")
+    assert [Path(error.value.filename).name for error in (folder, weights, file)] == ["folder", "weights", "file"]
+    assert weights.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_of_safetensors_stay_as_they_are(tmp_path: Path):
+    with pytest.raises(SafetensorError, match="broken"), complete_folder(tmp_path / "weights"):
+        raise SafetensorError("broken")
