@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from backdoor_privacy.config.identity import identifying, named_in
 from backdoor_privacy.config.naming import experiment_name, holds_name
@@ -129,12 +130,17 @@ class Tracker:
         figures = [path for path in (self.folder / "figures").glob("*.png") if path.stem != "triggers"]
         if self.cfg.report.names:  # a face says who it is as a name does
             figures += (self.folder / "figures").glob("triggers.png")
-        run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+        run.log({f"figures/{path.stem}": wandb.Image(_figure(path)) for path in figures})
         run.log({"report": wandb.Html((self.folder / "report.html").read_text(encoding="utf-8"), inject=False)})
         if self.cfg.logger.mode == "online":
             defended = wandb.Artifact(f"defended-{run.id}", type="model", metadata=dict(metrics["weights_sha256"]))
             defended.add_dir(str(self.folder / "defended"))
             run.log_artifact(defended, aliases=["latest", f"seed-{self.cfg.seed}"])
+
+
+def _figure(path: Path) -> Image.Image:
+    """Open a figure as what it must be: of other formats some would start a program."""
+    return Image.open(path, formats=["PNG"])
 
 
 def _without_places(content: Any, names: Sequence[str]) -> Any:
