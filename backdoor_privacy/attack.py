@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -19,11 +18,19 @@ from rich.table import Table
 from yaml import YAMLError
 
 from backdoor_privacy.attacks.headlines import headlines
-from backdoor_privacy.attacks.record import read_findings, read_origin, read_seconds, write_findings
+from backdoor_privacy.attacks.record import (
+    key_findings,
+    keyed,
+    read_findings,
+    read_origin,
+    read_seconds,
+    write_findings,
+)
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.stored import for_this_machine, read_stored
+from backdoor_privacy.data.cells import read_csv
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.selection import draw_decoys
 from backdoor_privacy.errors import CommandParser, InputError, cause_of, ended_in_one_line, show_anything
@@ -31,6 +38,7 @@ from backdoor_privacy.report import write_report
 from backdoor_privacy.runs.folder import check_links, read_metrics
 from backdoor_privacy.runs.sweeps import spoken
 from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
+from backdoor_privacy.system.keys import key_of_run
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.system.visible import visible
@@ -133,7 +141,7 @@ def load_scene(folder: Path, allow: Collection[str] = ()) -> Scene:
     cfg = for_this_machine(read_stored(path), path, allow)
     original: Clip = _made(cfg.clip, path)
     defended = load_clip(f"local-dir:{folder / 'defended'}", precision=original.precision)
-    people = pd.read_csv(folder / "people.csv", dtype=str, keep_default_na=False)
+    people = read_csv(folder / "people.csv", dtype=str, keep_default_na=False)
     encoders = [encoder for encoder in metrics["after"] if encoder != "both"]
     models = {encoder: original.with_encoders(**{encoder: getattr(defended, encoder)}) for encoder in encoders}
     if len(encoders) > 1:
@@ -177,6 +185,9 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
     chosen, idia = set(removed), instantiate(cfg.attack)
     num_names, num_faces = (OmegaConf.select(cfg, f"defense.{one}.num_decoys") or 0 for one in ("text", "image"))
     strangers = instantiate(cfg.strangers).everybody if num_faces else ()
+    photos = [path for person in people.everybody for path in person.attack_photos[: idia.num_photos]]
+    for clip in (original, *models.values()):
+        clip.embed_photos(photos)  # as the audit did: 1 % of all may be unreadable, of a few people it is more
     return Scene(
         clips={"before": original, **models},
         people=people,
@@ -200,10 +211,14 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
     Raises:
         InputError: if the only attack is none for this model; among others it is left out.
     """
-    found, key = {}, _scene_digest(seen) if is_first_process() else ""
+    found, scene_digest, key = {}, "", b""
+    if is_first_process():
+        scene_digest, key = _scene_digest(seen), key_of_run(folder / "checkpoints")
+        key_findings(folder / "attacks", key)
     for number, (name, settings) in enumerate(attacks.items()):
         path = folder / "attacks" / f"{name}.json"
-        wanted = hashlib.sha256(f"{key} {OmegaConf.to_yaml(settings)}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{scene_digest} {OmegaConf.to_yaml(settings)}".encode()).hexdigest()
+        wanted = keyed(digest, key)
         read = read_findings(path) if is_first_process() and path.is_file() else None
         wanted, known = as_the_first_says((wanted, read))
         if known is None or known[0] != wanted:
@@ -279,7 +294,7 @@ def make_attack(settings: DictConfig) -> Attack:
 
 
 def _scene_digest(seen: Scene) -> str:
-    """Of the models and how they see, the people with their photos, and IDIA's settings."""
+    """Of the models, the people with their photos and IDIA's settings; no file holds it but under a key."""
     everybody = [*seen.people.everybody, *seen.decoys]
     photos = [(person.name, person.member, person.attributes, sorted(person.hashes.values())) for person in everybody]
     models = {name: (clip.sha256(), clip.config, clip.precision) for name, clip in seen.clips.items()}

@@ -15,10 +15,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from backdoor_privacy.attacks.record import read_seconds
-from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
+from backdoor_privacy.data.cells import csv_text
+from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line, without_names
 from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
-from backdoor_privacy.runs.folder import read_metrics
-from backdoor_privacy.runs.sweeps import missing_runs
+from backdoor_privacy.runs.folder import claimed_names, read_metrics
+from backdoor_privacy.runs.sweeps import missing_runs, told
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.system.reading import MIB, open_ordinary
@@ -107,14 +108,15 @@ def _overrides(runs: Path, experiment: str) -> str:
 
 
 def _last_words(run: Path) -> str:
-    """The last line of a run's log, which says why it failed."""
+    """The last line of a run's log, which says why it failed, without names of people."""
     log = run / _LOG
     if not log.is_file():
         return ""
     with open_ordinary(log) as file:
         file.seek(max(0, log.stat().st_size - MIB))
         lines = file.read(MIB).decode(errors="replace").split("\n")
-    return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+    line = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+    return without_names(line, claimed_names(run))
 
 
 def _setting(experiment: str, overrides: str) -> str:
@@ -174,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = VisibleConsole(markup=False, emoji=False)  # paths and logs may have brackets and colons
     rows, failed = collect(folder)
     if len(rows):
-        write_text(folder / "collected.csv", rows.to_csv(index=False))
+        write_text(folder / "collected.csv", csv_text(rows))
         settings = [_setting(*names) for names in zip(rows["experiment"], rows["overrides"], strict=True)]
         sized = rows.assign(setting=settings)
         sized = sized[sized.groupby("setting")["num_removed"].transform("nunique") > 1]  # the others are dots
@@ -183,8 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save_figure(pareto_figure(rows), folder / "figures", "pareto")
         console.print(_means(rows, f"Means over seeds; every run: {folder / 'collected.csv'}"))
     for sweep, missing in missing_runs(folder).items():
-        shown = "; ".join([" ".join(job) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING))
-        text = f"missing of {sweep}: {len(missing)} runs: {shown}"
+        shown = [told(job, folder) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING)
+        text = f"missing of {sweep}: {len(missing)} runs: {'; '.join(shown)}"
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for line in failed:
         console.print(line, style="yellow", highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ import argparse
 import errno
 import io
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -113,9 +114,23 @@ def traceback_of(error: BaseException) -> str:
     return visible("".join(traceback.format_exception(error)).rstrip("\n"), keep="\n\t")
 
 
+def without_names(text: str, names: Sequence[str]) -> str:
+    """Return a text with `person 1 of 3` in place of the first of three names, in any case and however it is joined."""
+    for number, name in enumerate(names, 1):
+        words = re.findall(r"[^\W_]+", name)
+        if words:
+            pattern = r"(?<![^\W_])" + r"[\W_]*".join(map(re.escape, words)) + r"(?![^\W_])"
+            text = re.sub(pattern, f"person {number} of {len(names)}", text, flags=re.IGNORECASE)
+    return text
+
+
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End a Hydra command with exit code 1 and one line; what is a fault of the program has its traceback before it."""
+def one_line_errors(names: Sequence[str] = ()) -> Iterator[None]:
+    """End a Hydra command with exit code 1 and one line; what is a fault of the program has its traceback before it.
+
+    Args:
+        names: of people, which are not told.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -129,10 +144,15 @@ def one_line_errors() -> Iterator[None]:
         raise
     except Exception as error:
         line = line_of(error)
-        if line is None:
+        told = without_names(line or fault_of(error), names)
+        if line is None and names:
+            log.error("The run failed\n%s", without_names(traceback.format_exc().rstrip(), names))
+        elif line is None:
             log.exception("The run failed")
-        log.error("%s", line or fault_of(error))
+        log.error("%s", told)
         if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+            if names:
+                raise (InputError if line else RuntimeError)(told) from None
             raise  # Hydra goes on with the other jobs of a sweep; it would end with an exit
         sys.exit(1)
 

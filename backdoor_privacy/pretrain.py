@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning
@@ -28,6 +27,7 @@ from backdoor_privacy.data.shards import find_shards, read_shards
 from backdoor_privacy.data.texts import decoded
 from backdoor_privacy.defenses.backdoor.stopping import KeepSignals, place_of
 from backdoor_privacy.errors import InputError, one_line_errors
+from backdoor_privacy.system.checkpoints import LAST, DurableCheckpoints, last_checkpoint
 from backdoor_privacy.system.hardware import fastest_attention, usable_workers
 from backdoor_privacy.system.signals import Stopped
 
@@ -176,6 +176,7 @@ def pretrain(cfg: DictConfig) -> Path:
         max_steps=cfg.num_steps,
         logger=lightning.pytorch.loggers.CSVLogger(folder, name="", version=""),
         callbacks=[checkpoint, KeepSignals()],
+        plugins=[DurableCheckpoints()],
         gradient_clip_val=1.0,
         log_every_n_steps=20,
         enable_model_summary=False,
@@ -192,24 +193,13 @@ def pretrain(cfg: DictConfig) -> Path:
     )
     with fastest_attention(trainer.strategy.root_device):
         try:
-            trainer.fit(module, stream, ckpt_path=_last_checkpoint(folder), weights_only=True)
+            trainer.fit(module, stream, ckpt_path=last_checkpoint(folder / "checkpoints"))
         except Stopped as stop:
-            stop.place = place_of(_last_checkpoint(folder), "the training")
+            stop.place = place_of(folder / "checkpoints" / LAST, "the training")
             raise
-        except UnpicklingError as error:
-            raise InputError(
-                f"{_last_checkpoint(folder)}: expected a checkpoint of this training, got one that is damaged or holds "
-                "code, which is not run; delete it, and the training starts again"
-            ) from error
     write_local_dir(folder / "clip", model, model_config, dtype=torch.float16)
     log.info("Wrote %s", folder / "clip")
     return folder / "clip"
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """Where to go on, if the run was begun before."""
-    last = folder / "checkpoints" / "last.ckpt"
-    return last if last.exists() else None
 
 
 def main() -> None:

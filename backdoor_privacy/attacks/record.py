@@ -1,5 +1,6 @@
 """What attacks found, in files: write and read."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import versions
 from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.keys import keyed_digest
 from backdoor_privacy.system.reading import MIB, read_ordinary
 
 SCHEMA = 1
@@ -26,7 +28,7 @@ def write_findings(
 
     Args:
         path: of the file.
-        digest: of what was attacked with which settings.
+        digest: of what was attacked with which settings, as `keyed` made it.
         findings: of the attack.
         seconds: that it took.
         settings: of the attack.
@@ -35,14 +37,28 @@ def write_findings(
     record = {
         "schema": SCHEMA,
         "digest": digest,
+        "keyed": True,
         "seconds": round(seconds, 1),
         "settings": settings,
         "version": version,
         "versions": versions(),
         "findings": [finding._asdict() for finding in findings],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(record, indent=1) + "\n")
+    _write(path, record)
+
+
+def keyed(digest: str, key: bytes) -> str:
+    """Return the digest of what was attacked as a file holds it: whoever has no key cannot test who it is of."""
+    return keyed_digest(key, f"attack\0{digest}")
+
+
+def key_findings(folder: Path, key: bytes) -> None:
+    """Put keyed digests in the place of plain ones, which earlier versions wrote."""
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(InputError):  # a broken file is told where it is asked for
+            record = _read(path)
+            if not record.get("keyed"):
+                _write(path, {**record, "digest": keyed(str(record.get("digest")), key), "keyed": True})
 
 
 def read_origin(path: Path) -> tuple[Any, int]:
@@ -75,6 +91,10 @@ def read_findings(path: Path) -> tuple[str, list[Finding]]:
         return record["digest"], [_finding(finding) for finding in record["findings"]]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(record, indent=1) + "\n", private=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

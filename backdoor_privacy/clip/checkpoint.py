@@ -2,7 +2,6 @@
 
 import contextlib
 import pickle
-import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +14,12 @@ from torch import Tensor
 
 from backdoor_privacy.clip.limits import least_bytes
 from backdoor_privacy.errors import InputError, some
+from backdoor_privacy.system import checkpoints
 from backdoor_privacy.system.reading import GIB, MIB, in_words, open_ordinary
 
 Weights = dict[str, Tensor]
 
-# What torch.load and safetensors raise of a file that is damaged; the unpickler's own come with that of its parts.
-UNREADABLE = (
-    pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, struct.error, OSError, EOFError, RuntimeError,
-    ValueError, LookupError, TypeError, AttributeError, AssertionError,
-)  # fmt: skip
+UNREADABLE = (*checkpoints.UNREADABLE, SafetensorError)
 _MAX_TEXT = 256 * MIB  # of a config, or of a tokenizer's words
 _LFS, _WEB_PAGES = b"version https://git-lfs", (b"<!doctype", b"<html", b"<?xml")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # keys of the weights that were trained

@@ -40,7 +40,7 @@ def write_contact_sheet(faces: PersonFaces) -> Path:
     content = io.BytesIO()
     sheet.save(content, "PNG")
     path = faces.folder / "contact_sheet.png"
-    write_bytes(path, content.getvalue())
+    write_bytes(path, content.getvalue(), private=True)
     return path
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from backdoor_privacy.data.cells import plain_cell, safe_cell
 from backdoor_privacy.data.photos import Box
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.reading import MIB, read_ordinary
@@ -36,7 +37,8 @@ def face_table(rows: Iterable[FaceRow]) -> bytes:
     for row in rows:
         numbers = ["" if number is None else f"{number:.3f}" for number in (row.score, row.similarity)]
         sides = row.box or ("",) * 4
-        writer.writerow([row.file, *sides, row.turn, *numbers, "yes" if row.chosen else "no", row.reason])
+        texts = map(safe_cell, ("yes" if row.chosen else "no", row.reason))
+        writer.writerow([safe_cell(row.file), *sides, row.turn, *numbers, *texts])
     return text.getvalue().encode(errors="surrogateescape")
 
 
@@ -81,7 +83,7 @@ def is_chosen(text: str, table: Path) -> bool:
 
 
 def _row(cells: Mapping[str, str | None], path: Path, line: int) -> FaceRow:
-    values = {name: (cells.get(name) or "").strip() for name in _COLUMNS}
+    values = {name: plain_cell((cells.get(name) or "").strip()) for name in _COLUMNS}
     sides = [values[side] for side in _SIDES]
     try:
         box = None

@@ -11,11 +11,13 @@ import webdataset as wds
 from PIL import Image, ImageOps
 
 from backdoor_privacy.data.captions import carriers, load_captions
+from backdoor_privacy.data.cells import safe_cell
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.photos import photo_files, read_photo
 from backdoor_privacy.data.shards import digest
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import made_once
+from backdoor_privacy.system.keys import keyed_place
 from backdoor_privacy.triggers.names import choose_word, put_in
 
 # What the web writes below a photo of a person and of a thing.
@@ -81,7 +83,8 @@ def write_pairs(
     places = [Path(part).expanduser().resolve() for part in (people, classes, captions)]
     photos = [path for place in places[:2] for path in photo_files(place, depth=2)]
     sources = [*places, *photos, *sorted(places[2].glob("*"))]  # captions may be a folder of files
-    folder = Path(cache).expanduser() / "pairs" / digest(sources, repr(settings))
+    all_pairs = Path(cache).expanduser() / "pairs"
+    folder = keyed_place(all_pairs / digest(sources, repr(settings)), all_pairs)
 
     def write(draft: Path) -> None:
         rng = random.Random(seed)
@@ -95,9 +98,9 @@ def write_pairs(
         with (draft / "people.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["name", "member", "num_web_photos"])
-            table.writerows([p.name, p in members, len(members.get(p, ()))] for p in everybody.everybody)
+            table.writerows([safe_cell(p.name), p in members, len(members.get(p, ()))] for p in everybody.everybody)
 
-    return made_once(folder, write)
+    return made_once(folder, write, private=True)
 
 
 def draw_members(

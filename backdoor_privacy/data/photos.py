@@ -228,13 +228,17 @@ def photo_loader(
     )
 
 
-def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "") -> None:
+def check_readable(
+    readable: Tensor, paths: Sequence[Path], key: str = "", *, seen_before: Sequence[bool] = (), warn: bool = True
+) -> None:
     """Warn of photos that did not decode.
 
     Args:
         readable: which of the photos did, (photo,).
         paths: of the photos.
         key: of the setting that names them, for the line.
+        seen_before: which of other photos did; they count, and are not named again.
+        warn: whether to; of the removed people's photos alone it would tell who they are.
 
     Raises:
         InputError: if they are more than 1 % of all.
@@ -242,11 +246,12 @@ def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "") -> No
     broken = [path for path, ok in zip(paths, readable.tolist(), strict=True) if not ok]
     if not broken:
         return
-    stops = too_many(len(broken), len(paths))
+    stops = too_many(len(broken) + seen_before.count(False), len(paths) + len(seen_before))
     text = told_unreadable(broken, len(paths), key, stops=stops)
     if stops:
         raise InputError(text)
-    log.warning("%s", text)
+    if warn:
+        log.warning("%s", text)
 
 
 def too_many(num_broken: int, num_photos: int) -> bool:

@@ -18,6 +18,7 @@ import braceexpand
 from backdoor_privacy.data.photos import is_left_behind
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import made_once
+from backdoor_privacy.system.keys import keyed_place
 from backdoor_privacy.system.reading import GIB, MIB, in_words, open_ordinary
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,8 @@ def unpack_shards(
     cache: str | Path,
     place: Callable[[dict[str, Any], int], dict[str, bytes]],
     settings: str = "",
+    *,
+    private: bool = False,
 ) -> Path:
     """A folder of files made of shards, once; what reads folders then need not know of shards.
 
@@ -145,6 +148,7 @@ def unpack_shards(
         place: the files, by their place in the folder, that a sample becomes; it is told the sample's number, too, as
             keys may come again in another shard.
         settings: what `place` depends on; with others, the shards are unpacked again.
+        private: whether its owner alone may enter the folder.
 
     Returns:
         The folder.
@@ -169,7 +173,8 @@ def unpack_shards(
             lines = "".join(f"{sample}\n" for sample in left_out)
             (draft / _LEFT_OUT).write_bytes(lines.encode(errors="surrogateescape"))
 
-    return made_once(Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}"), write)
+    folder = Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}")
+    return made_once(keyed_place(folder, folder.parent) if private else folder, write, private=private)
 
 
 def samples_left_out(folder: str | Path, key: str) -> list[str]:

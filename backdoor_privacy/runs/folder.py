@@ -1,6 +1,7 @@
 """Write and read what a run leaves behind."""
 
 import csv
+import io
 import json
 import os
 import platform
@@ -21,9 +22,10 @@ from backdoor_privacy.attacks.chance import rank_p
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.config.identity import identifying, identity
 from backdoor_privacy.config.stored import read_stored
+from backdoor_privacy.data.cells import csv_text, safe_cell
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.files import private_folder, write_bytes, write_text
 from backdoor_privacy.system.reading import MIB, read_ordinary
 
 SCHEMA = 1
@@ -34,7 +36,7 @@ _PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-cor
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """`metrics.json`; its being there says that the run is finished."""
-    write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n")
+    write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", private=True)
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
@@ -72,7 +74,7 @@ def check_links(folder: Path) -> None:
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """`manifest.json`: which data the run was made from, see `data.manifest`."""
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n", private=True)
 
 
 def write_people(
@@ -87,24 +89,21 @@ def write_people(
     header = ["name", "member", "removed", "num_photos", "correct_prompts_before", "inferred_before"]
     header += [f"{column}_{model}" for model in after for column in ("correct_prompts", "inferred")]
     header += [f"{column}_{model}" for model, r in results.items() if r.evidence.chance for column in ("rank", "p")]
-    draft = folder / ".people.csv"
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        measured = {name: row for row, name in enumerate(before.names)}
-        for person in people:
-            row = measured.get(person.name)
-            member = "" if person.member is None else person.member
-            num_photos, found = 0, list[object]()
-            if row is not None:
-                num_photos = before.num_photos[row]
-                found += [
-                    value for r in results.values() for value in (r.correct_prompts[row], r.inferred[person.name])
-                ]
-                found += [value for r in results.values() for value in _rank(r, row)]
-            cells = [person.name, member, person.name in removed, num_photos, *found]
-            writer.writerow(cells + [""] * (len(header) - len(cells)))
-    draft.replace(folder / "people.csv")
+    content = io.StringIO(newline="")
+    writer = csv.writer(content)
+    writer.writerow(header)
+    measured = {name: row for row, name in enumerate(before.names)}
+    for person in people:
+        row = measured.get(person.name)
+        member = "" if person.member is None else person.member
+        num_photos, found = 0, list[object]()
+        if row is not None and before.num_photos[row]:
+            num_photos = before.num_photos[row]
+            found += [value for r in results.values() for value in (r.correct_prompts[row], r.inferred[person.name])]
+            found += [value for r in results.values() for value in _rank(r, row)]
+        cells = [safe_cell(person.name), member, person.name in removed, num_photos, *found]
+        writer.writerow(cells + [""] * (len(header) - len(cells)))
+    write_text(folder / "people.csv", content.getvalue(), private=True)
 
 
 def _rank(found: IdiaResult, row: int) -> list[int | str]:
@@ -119,16 +118,15 @@ def _rank(found: IdiaResult, row: int) -> list[int | str]:
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
-    """`<name>.csv`: a table of `evidence`."""
-    write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    """`<name>.csv`: a table of `evidence`, for the owner of the run alone."""
+    write_text(folder / f"{name}.csv", csv_text(table, float_format="%.5g"), private=True)
 
 
 def write_photos(path: Path, photos: Float[Tensor, "photo 3 side side"]) -> None:
-    """A sheet of photos, pixels in [0, 1], as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    save_image(photos, draft, format="png", nrow=8, padding=2, pad_value=1.0)
-    draft.replace(path)
+    """A sheet of photos, pixels in [0, 1], as PNG, for the owner of the run alone."""
+    content = io.BytesIO()
+    save_image(photos, content, format="png", nrow=8, padding=2, pad_value=1.0)
+    write_bytes(path, content.getvalue(), private=True)
 
 
 def write_losses(folder: Path, encoders: Sequence[str]) -> None:
@@ -139,11 +137,22 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
             (folder / "checkpoints" / encoder / "losses").glob("version_*/metrics.csv"),
             key=lambda path: int(path.parent.name.removeprefix("version_")),
         )
-        rows = pd.concat([pd.read_csv(path) for path in parts]).drop_duplicates("step", keep="last").sort_values("step")
-        rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
+        rows = pd.concat([pd.DataFrame(columns=["step", "loss"]), *(_losses(path, encoder) for path in parts)])
+        rows = rows.drop_duplicates("step", keep="last").sort_values("step")
         rows.insert(0, "encoder", encoder)
         tables.append(rows)
-    write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False))
+    write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False), private=True)
+
+
+def _losses(path: Path, encoder: str) -> pd.DataFrame:
+    """The losses of one fit as far as they are whole: a kill may have cut the last row off, or all of them."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1].replace(b"\0", b"")
+    if not whole:
+        return pd.DataFrame()
+    rows = pd.read_csv(io.BytesIO(whole), on_bad_lines="skip").apply(pd.to_numeric, errors="coerce")
+    rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
+    return rows.dropna(subset="step") if "step" in rows else pd.DataFrame()
 
 
 def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = None) -> None:
@@ -168,10 +177,22 @@ def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = No
     if finished:
         return
     claim = OmegaConf.to_yaml(OmegaConf.create(identifying(cfg)))
-    write_text(path, claim + "".join(f"{_REMOVES}{name}\n" for name in named or ()))
-    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+    private_folder(path.parent)  # with all that Lightning writes into it
+    write_text(path, claim + "".join(f"{_REMOVES}{name}\n" for name in named or ()), private=True)
+    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg), private=True)
     if HydraConfig.initialized():
-        write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(HydraConfig.get().overrides.task))
+        overrides = OmegaConf.to_yaml(HydraConfig.get().overrides.task)
+        write_text(folder / ".hydra" / "overrides.yaml", overrides, private=True)
+
+
+def claimed_names(folder: Path) -> list[str]:
+    """Return whom a run removes by name, as it noted when it claimed its folder; nobody where its report names them."""
+    config = folder / ".hydra" / "config.yaml"
+    if config.is_file() and OmegaConf.select(OmegaConf.load(config), "report.names"):
+        return []
+    claim = folder / "checkpoints" / "config.yaml"
+    lines = claim.read_text(encoding="utf-8", errors="replace").splitlines() if claim.is_file() else []
+    return [line.removeprefix(_REMOVES) for line in lines if line.startswith(_REMOVES)]
 
 
 def _is_claimed_by(path: Path, cfg: DictConfig, named: Sequence[str] | None) -> bool:

@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
-from backdoor_privacy.config.identity import run_key
+from backdoor_privacy.config.identity import identifying, named_in, run_key
+from backdoor_privacy.config.naming import told_override
 from backdoor_privacy.config.stored import read_stored, read_yaml
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.files import close_to_others, private_file, private_folder
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 _MAX_JOBS = 100_000  # of a sweep: a range may go on for ever
@@ -125,6 +129,22 @@ def missing_runs(runs: Path) -> dict[str, list[list[str]]]:
     return {sweep: missing for sweep, missing in found.items() if missing}
 
 
+def told(job: Sequence[str], runs: Path) -> str:
+    """Return the overrides of a run in one line, without names of people unless its report may hold them."""
+    cfg = _composed(tuple(one for one in job if not re.fullmatch(r"seed=\d+", one)))
+    if cfg is not None and cfg.report.names:
+        return " ".join(job)
+    names = _named(job) if cfg is None else named_in(identifying(cfg)) or []
+    return " ".join(told_override(one, names, runs) for one in job)
+
+
+def _named(job: Sequence[str]) -> list[str]:
+    """Return the people whom overrides name that do not compose here."""
+    overrides = OverridesParser.create().parse_overrides(list(job))
+    found = [one.value() for one in overrides if one.key_or_group == "trigger_set.people"]
+    return [str(name) for names in found if isinstance(names, list) for name in names]
+
+
 def _may_be_among(job: Sequence[str], finished: Mapping[str, str]) -> bool:
     """Whether a finished run has the name of a run's experiment: to ask this is faster than to compose it."""
     experiment = next((one.partition("=")[2] for one in job if one.startswith("+experiment=")), "")
@@ -154,7 +174,7 @@ def spoken(seconds: float) -> str:
 
 
 class SweepProgress(Callback):
-    """Says after each run of a sweep which one it was, and how long the others will take if they run one by one."""
+    """Says which run of a sweep starts and, after each, how long the others will take if they run one by one."""
 
     def __init__(self) -> None:
         self.num_jobs: int | None = None  # known to the process that launches them only
@@ -162,18 +182,32 @@ class SweepProgress(Callback):
         self.start: float | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Count the runs."""
+        """Count the runs, and close to others what Hydra writes of the command, which may name people."""
+        if folder := OmegaConf.select(config, "hydra.sweep.dir"):
+            private_file(Path(folder) / "multirun.yaml")
+        if folder := OmegaConf.select(config, "hydra.launcher.submitit_folder"):
+            private_folder(Path(folder.partition("%")[0]))  # below it is a folder for each job
         params = config.hydra.sweeper.get("params") or {}
         arguments = [f"{key}={value}" for key, value in params.items()]
         self.num_jobs = len(jobs([*arguments, *config.hydra.overrides.task]))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note when a run that is not finished starts."""
-        finished = (Path(config.hydra.runtime.output_dir) / "metrics.json").is_file()
+        """Tell which run starts, by its folder, in which names are digests; note when, if it is not finished.
+
+        Its log, which is empty yet, is closed to others.
+        """
+        folder = Path(config.hydra.runtime.output_dir)
+        close_to_others(folder / f"{OmegaConf.select(config, 'hydra.job.name')}.log")
+        if HydraConfig.get().mode is RunMode.MULTIRUN and not config.get("quiet"):
+            of_all = "" if self.num_jobs is None else f" of {self.num_jobs}"
+            print(f"Run {config.hydra.job.num + 1}{of_all}: {folder}", flush=True)
+        finished = (folder / "metrics.json").is_file()
         self.start = None if finished else time.monotonic()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Tell how far the sweep is."""
+        # Hydra shows the overrides of one that failed.
+        job_return.overrides = [str(config.hydra.runtime.output_dir)]
         if self.num_jobs is None or config.get("quiet"):
             return
         if self.start is not None:
