@@ -67,4 +67,4 @@ reproduce: $(STAMP) ## the sweeps of experiments/, as far as they are not done; 
 
 clean: ## delete caches and builds; .venv and runs/ stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	@find . \( -path ./.venv -o -path ./.git -o -path ./runs \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	@find . \( -path ./.venv -o -path ./.venv-lowest -o -path ./.git -o -path ./runs \) -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -32,10 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders = [Path(folder) for folder in asked if folder not in (_WITH_NAMES, _WITHOUT_NAMES)]
 
     from backdoor_privacy.report import write_comparison, write_report
+    from backdoor_privacy.runs.folder import check_links
 
     failed, written = False, []
     for folder in folders:
         try:
+            check_links(folder)
             write_report(folder, names=names)
         except (InputError, OSError) as error:
             failed = True

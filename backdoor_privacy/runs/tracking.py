@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from backdoor_privacy.config.identity import identifying, named_in
 from backdoor_privacy.config.naming import experiment_name, holds_name
@@ -150,12 +151,17 @@ class Tracker:
             people = read_run(self.folder, names=True).people
             run.log({"people": wandb.Table(dataframe=people.astype({"member": str}))})
             figures = list((self.folder / "figures").glob("*.png"))
-        run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+        run.log({f"figures/{path.stem}": wandb.Image(_figure(path)) for path in figures})
         run.log({"report": wandb.Html((self.folder / "report.html").read_text(encoding="utf-8"), inject=False)})
         if self.cfg.logger.mode == "online":
             defended = wandb.Artifact(f"defended-{run.id}", type="model", metadata=dict(metrics["weights_sha256"]))
             defended.add_dir(str(self.folder / "defended"))
             run.log_artifact(defended, aliases=["latest", f"seed-{self.cfg.seed}"])
+
+
+def _figure(path: Path) -> Image.Image:
+    """Open a figure as what it must be: of other formats some would start a program."""
+    return Image.open(path, formats=["PNG"])
 
 
 @contextmanager
