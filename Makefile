@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test test-all check bench bench-architectures reproduce clean
+.PHONY: help setup run smoke test test-all test-lowest check bench bench-architectures reproduce clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -43,6 +43,14 @@ test: $(STAMP) ## the fast tests, on all cores: CPU, no network
 test-all: $(STAMP) ## every test
 	@$(BIN)/python -m pytest -q $(ARGS)
 
+test-lowest: $(STAMP) ## the fast tests with the lowest versions that pyproject.toml allows, in .venv-lowest; before a release
+	@$(PYTHON) -m venv .venv-lowest
+	@$(BIN)/python tests/lowest.py > .venv-lowest/lowest.txt
+	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r .venv-lowest/lowest.txt
+	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c .venv-lowest/lowest.txt -e '.[dev]'
+	@.venv-lowest/bin/python -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=worksteal \
+	  -W ignore::DeprecationWarning -W ignore::FutureWarning -m "not slow and not network and not gpu" $(ARGS)
+
 check: $(STAMP) ## ruff, format and types
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m ruff format --quiet --check .
@@ -59,4 +67,4 @@ reproduce: $(STAMP) ## the sweeps of experiments/, as far as they are not done; 
 
 clean: ## delete caches and builds; .venv and runs/ stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	@find . \( -path ./.venv -o -path ./.git -o -path ./runs \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	@find . \( -path ./.venv -o -path ./.venv-lowest -o -path ./.git -o -path ./runs \) -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from backdoor_privacy.config.command import run_command
 from backdoor_privacy.errors import one_line_errors
+from backdoor_privacy.system.visible import visible
 
 
 def main() -> None:
@@ -20,12 +21,13 @@ def main() -> None:
 def _run(cfg: DictConfig) -> None:
     # Here, so that --help and a mistyped key need not wait for torch.
     from backdoor_privacy.config.checks import check
+    from backdoor_privacy.config.naming import untold_names
     from backdoor_privacy.report.terminal import print_table
     from backdoor_privacy.run import run
     from backdoor_privacy.system.distributed import exit_code_of_launch, is_first_process, process_group
     from backdoor_privacy.system.hardware import take_a_gpu
 
-    with one_line_errors():
+    with one_line_errors(untold_names(cfg)):
         check(cfg)
         folder = Path(cfg.paths.run)
         if cfg.quiet:
@@ -39,7 +41,7 @@ def _run(cfg: DictConfig) -> None:
         with process_group(cfg.trainer.accelerator):
             metrics = run(cfg)
             if is_first_process():
-                print(folder) if cfg.quiet else print_table(metrics, str(folder))
+                print(visible(str(folder))) if cfg.quiet else print_table(metrics, str(folder))
 
 
 if __name__ == "__main__":

@@ -2,40 +2,50 @@
 
 import contextlib
 import hashlib
-import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from yaml import YAMLError
 
 from backdoor_privacy.attacks.headlines import headlines
-from backdoor_privacy.attacks.record import read_findings, read_origin, write_findings
+from backdoor_privacy.attacks.record import (
+    key_findings,
+    keyed,
+    read_findings,
+    read_origin,
+    read_seconds,
+    write_findings,
+)
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.stored import for_this_machine, read_stored
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.selection import draw_decoys
-from backdoor_privacy.errors import CommandParser, InputError, cause_of, ended_in_one_line
+from backdoor_privacy.errors import CommandParser, InputError, cause_of, ended_in_one_line, show_anything
 from backdoor_privacy.report import write_report
-from backdoor_privacy.runs.folder import read_metrics
+from backdoor_privacy.runs.finished import removed_people
+from backdoor_privacy.runs.folder import check_links, read_metrics
 from backdoor_privacy.runs.sweeps import spoken
 from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
+from backdoor_privacy.system.keys import key_of_run
 from backdoor_privacy.system.paths import CONFIG_FOLDER
+from backdoor_privacy.system.terminal import VisibleConsole
+from backdoor_privacy.system.visible import visible
 
 log = logging.getLogger("backdoor_privacy.attack")  # also where this is the command
 _SETTINGS = CONFIG_FOLDER / "attack" / "also"
+_ALLOW = "allow="
 _FORMAT = 4  # to be counted up when an attack finds something else of the same
 _SHARED = ("tower_swap", "variants")  # what takes time in them is shared by the processes of a run
 
@@ -107,12 +117,17 @@ def load_attacks(names: Sequence[str], changes: Sequence[str] = ()) -> dict[str,
     return {str(name): settings for name, settings in found.items()}
 
 
-def load_scene(folder: Path) -> Scene:
+def load_scene(folder: Path, allow: Collection[str] = ()) -> Scene:
     """The CLIPs and people of a finished run.
 
+    Args:
+        folder: of the run; a stranger may have written what is in it.
+        allow: targets that its config may name besides the package's own.
+
     Raises:
-        InputError: if it is no finished run, or its model is no whole CLIP.
+        InputError: if it is no finished run, its model is no whole CLIP, or its config names other targets.
     """
+    check_links(folder)
     metrics, path = read_metrics(folder), _config(folder)
     if metrics is None or not path.is_file():
         raise InputError(
@@ -123,19 +138,34 @@ def load_scene(folder: Path) -> Scene:
         raise InputError(f"{folder}/defended: expected a whole CLIP, got none; a text model alone is attacked by IDIA")
     if not (folder / "people.csv").is_file():
         raise InputError(f"{folder}/people.csv: expected who was removed, got no such file; attacks need it")
-    cfg: Any = OmegaConf.load(path)
-    original: Clip = instantiate(cfg.clip)
+    cfg = for_this_machine(read_stored(path), path, allow)
+    original: Clip = _made(cfg.clip, path)
     defended = load_clip(f"local-dir:{folder / 'defended'}", precision=original.precision)
-    people = pd.read_csv(folder / "people.csv", dtype=str, keep_default_na=False)
     encoders = [encoder for encoder in metrics["after"] if encoder != "both"]
     models = {encoder: original.with_encoders(**{encoder: getattr(defended, encoder)}) for encoder in encoders}
     if len(encoders) > 1:
         models["both"] = original.with_encoders(text=defended.text, image=defended.image)
-    return scene(cfg, original, models, instantiate(cfg.people), people.loc[people["removed"] == "True", "name"])
+    return scene(cfg, original, models, _made(cfg.people, path), removed_people(folder))
 
 
 def _config(folder: Path) -> Path:
     return folder / ".hydra" / "config.yaml"
+
+
+def _made(node: DictConfig, path: Path) -> Any:
+    """What a part of a stored config describes.
+
+    Raises:
+        InputError: if it takes no such settings.
+    """
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        cause = cause_of(error)
+        if isinstance(cause, InputError | OSError):
+            raise
+        reason = " ".join(str(cause or error).split())[:200]
+        raise InputError(f"{path}: expected other settings of {node._target_}, got: {reason}") from error
 
 
 def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: People, removed: Iterable[str]) -> Scene:
@@ -154,6 +184,9 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
     chosen, idia = set(removed), instantiate(cfg.attack)
     num_names, num_faces = (OmegaConf.select(cfg, f"defense.{one}.num_decoys") or 0 for one in ("text", "image"))
     strangers = instantiate(cfg.strangers).everybody if num_faces else ()
+    photos = [path for person in people.everybody for path in person.attack_photos[: idia.num_photos]]
+    for clip in (original, *models.values()):
+        clip.embed_photos(photos)  # as the audit did: 1 % of all may be unreadable, of a few people it is more
     return Scene(
         clips={"before": original, **models},
         people=people,
@@ -177,10 +210,14 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
     Raises:
         InputError: if the only attack is none for this model; among others it is left out.
     """
-    found, key = {}, _scene_digest(seen) if is_first_process() else ""
+    found, scene_digest, key = {}, "", b""
+    if is_first_process():
+        scene_digest, key = _scene_digest(seen), key_of_run(folder / "checkpoints")
+        key_findings(folder / "attacks", key)
     for number, (name, settings) in enumerate(attacks.items()):
         path = folder / "attacks" / f"{name}.json"
-        wanted = hashlib.sha256(f"{key} {OmegaConf.to_yaml(settings)}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{scene_digest} {OmegaConf.to_yaml(settings)}".encode()).hexdigest()
+        wanted = keyed(digest, key)
         read = read_findings(path) if is_first_process() and path.is_file() else None
         wanted, known = as_the_first_says((wanted, read))
         if known is None or known[0] != wanted:
@@ -212,8 +249,13 @@ def missing_attacks(attacks: Mapping[str, DictConfig], folder: Path) -> list[str
     return [name for name, settings in attacks.items() if not is_known(name, settings)]
 
 
-def attack_finished(attacks: Mapping[str, DictConfig], folder: Path) -> bool:
+def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Collection[str] = ()) -> bool:
     """Run the attacks that a finished run lacks; all processes come here together.
+
+    Args:
+        attacks: their settings by name.
+        folder: of the run.
+        allow: as of `load_scene`.
 
     Returns:
         Whether there were any.
@@ -225,7 +267,7 @@ def attack_finished(attacks: Mapping[str, DictConfig], folder: Path) -> bool:
     if not missing:
         return False
     try:
-        run_attacks(load_scene(folder), attacks, folder)
+        run_attacks(load_scene(folder, allow), attacks, folder)
     except (InputError, InstantiationException) as error:
         if set(missing) - set(default_attacks()) or not isinstance(cause_of(error), InputError):
             raise
@@ -251,7 +293,7 @@ def make_attack(settings: DictConfig) -> Attack:
 
 
 def _scene_digest(seen: Scene) -> str:
-    """Of the models and how they see, the people with their photos, and IDIA's settings."""
+    """Of the models, the people with their photos and IDIA's settings; no file holds it but under a key."""
     everybody = [*seen.people.everybody, *seen.decoys]
     photos = [(person.name, person.member, person.attributes, sorted(person.hashes.values())) for person in everybody]
     models = {name: (clip.sha256(), clip.config, clip.precision) for name, clip in seen.clips.items()}
@@ -263,8 +305,8 @@ def _usual_time(name: str, folder: Path) -> str:
     """How long the same attack took in other runs nearby, as the end of a sentence."""
     known = []
     for path in folder.resolve().parent.glob(f"*/attacks/{name}.json"):
-        with contextlib.suppress(KeyError, TypeError, ValueError):  # a broken file is no reason not to attack
-            known.append(float(json.loads(path.read_text())["seconds"]))
+        with contextlib.suppress(InputError, TypeError, ValueError):  # a broken file is no reason not to attack
+            known.append(read_seconds(path))
     return f", about {spoken(sum(known) / len(known))}" if known else ""
 
 
@@ -278,9 +320,14 @@ def print_findings(found: Mapping[str, Sequence[Finding]], folder: Path) -> None
         others = ["" if other is None else f"{other.value:.3f}" for other in (row.before, row.control)]
         interval = f"{finding.value:.3f} ({finding.low:.3f} to {finding.high:.3f})"
         table.add_row(row.label, escape(finding.kind), finding.model, others[0], interval, others[1])
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = VisibleConsole(width=None if sys.stdout.isatty() else 160)
     console.print(table)
-    print(f"All findings: {folder / 'attacks'}")
+    print(visible(f"All findings: {folder / 'attacks'}"))
+
+
+def _listed_in(text: str) -> list[str]:
+    """The targets of `allow=[a.b.C, ...]`."""
+    return [one for one in text.removeprefix(_ALLOW).strip("[]").split(",") if one.strip()]
 
 
 @ended_in_one_line
@@ -298,21 +345,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="folder of a run: the one with metrics.json")
     parser.add_argument(
-        "attacks", nargs="*", metavar="attack", help=f"{', '.join(names)}, quick, all (default), or a setting"
+        "attacks",
+        nargs="*",
+        metavar="attack",
+        help=f"{', '.join(names)}, quick, all (default), a setting, or allow=[my.module.Class]: what the run's config "
+        "may call besides this package's own, if you trust it",
     )
     asked = parser.parse_args(arguments)
-    chosen = [one for one in asked.attacks if "=" not in one]
+    allow = [one.strip(" '\"") for text in asked.attacks if text.startswith(_ALLOW) for one in _listed_in(text)]
+    chosen, changes = ([one for one in asked.attacks if ("=" in one) == with_value] for with_value in (False, True))
+    changes = [one for one in changes if not one.startswith(_ALLOW)]
     if "all" in chosen:
         chosen = names
     elif "quick" in chosen:
         chosen = list(dict.fromkeys([*quick_attacks(), *(one for one in chosen if one != "quick")]))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("backdoor_privacy").setLevel(logging.INFO)
-    attacks = load_attacks(chosen, [one for one in asked.attacks if "=" in one])
+    show_anything()
+    attacks = load_attacks(chosen, changes)
     for settings in attacks.values():
         make_attack(settings)  # a mistake in one shows before the others have run for long
-    found = run_attacks(load_scene(asked.run), attacks, asked.run)
-    write_report(asked.run, names=bool(OmegaConf.select(OmegaConf.load(_config(asked.run)), "report.names")))
+    found = run_attacks(load_scene(asked.run, allow), attacks, asked.run)
+    write_report(asked.run, names=OmegaConf.select(read_stored(_config(asked.run)), "report.names") is True)
     print_findings(found, asked.run)
     return 0
 

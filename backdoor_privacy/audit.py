@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.attacks.idia import Idia, IdiaResult
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import one_line_errors
+from backdoor_privacy.system.terminal import VisibleConsole
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Measure(Protocol):
 
 def audit(clip: Clip, people: People, attack: Idia, measures: Sequence[Measure]) -> Audit:
     """Attack everybody of whom there are photos, then measure what the CLIP is good for."""
-    found = attack.run(clip, people.with_photos.everybody)
+    found = attack.run(clip, people.with_photos.everybody, warn=True)
     return Audit(found, {key: value for one in measures for key, value in one.measure(clip).items()})
 
 
@@ -105,11 +105,12 @@ def _print_audit(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from backdoor_privacy.config.checks import check
+    from backdoor_privacy.config.naming import untold_names
     from backdoor_privacy.data.selection import named_people
     from backdoor_privacy.report.audited import sought
     from backdoor_privacy.run import report_audit
 
-    with one_line_errors():
+    with one_line_errors(untold_names(cfg)):
         check(cfg, only_audits=True)
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
         named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
@@ -121,7 +122,7 @@ def _print_audit(cfg: DictConfig) -> None:
         table.add_column(column, justify="left" if column == "people with" else "right")
     for title, num_people, rate, correct in leak_table(found.idia, people):
         table.add_row(title, str(num_people), f"{rate:.3f}", f"{correct:.2f}")
-    console = Console()
+    console = VisibleConsole()
     console.print(table)
     for key, value in found.utility.items():
         if "/num_" not in key:

@@ -15,7 +15,6 @@ from textwrap import shorten
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
@@ -30,6 +29,7 @@ from backdoor_privacy.data.shards import find_shards, holds_shards
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError, one_line_errors, some
 from backdoor_privacy.problems import Data, Finding, Photos, findings
+from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.triggers.names import read_to_the_end
 from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
@@ -262,7 +262,7 @@ def _use(data: Data) -> Rows:
 
 def print_checkup(checkup: Checkup) -> None:
     """Tables of what there is, then warnings and problems, one a line."""
-    console = Console(highlight=False)
+    console = VisibleConsole(highlight=False)
     num_groups = len(checkup.people["people"])
     for columns, rows in (
         (("", "people", "strangers")[: 1 + num_groups], checkup.people),
@@ -298,7 +298,7 @@ def _check_data(cfg: DictConfig) -> None:
         print_checkup(checkup)
         if checkup.problems:
             raise InputError(f"{cfg.name}: expected data without a problem, got {len(checkup.problems)}, named above")
-    Console(highlight=False).print("The run can start.")
+    VisibleConsole(highlight=False).print("The run can start.")
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """One table out of many runs: `python -m backdoor_privacy.collect runs`."""
 
-import json
 import math
 import re
 import sys
@@ -13,15 +12,18 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
+from backdoor_privacy.attacks.record import read_seconds
+from backdoor_privacy.data.cells import csv_text
+from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line, without_names
 from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
-from backdoor_privacy.runs.folder import read_metrics
-from backdoor_privacy.runs.sweeps import missing_runs
+from backdoor_privacy.runs.folder import claimed_names, read_metrics
+from backdoor_privacy.runs.sweeps import missing_runs, told
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
+from backdoor_privacy.system.reading import MIB, open_ordinary
+from backdoor_privacy.system.terminal import VisibleConsole
 
 _VERSIONS = ("commit", "python", "torch", "open_clip_torch", "lightning")
 _MAX_MISSING = 3
@@ -49,7 +51,8 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         except InputError as error:
             failed.append(f"broken: {error}")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            failed.append(f"broken: {run}: expected whole JSON files of a finished run, got {error!r}")
+            file = run / "metrics.json"
+            failed.append(f"broken: {file}: expected the measures of a finished run, got {error!r}; start it again")
     if not begun:
         raise InputError(f"{folder}: expected run folders in it, found none; give the folder of runs, paths.runs")
     return pd.DataFrame(rows), failed
@@ -88,7 +91,7 @@ def _rows(folder: Path, run: Path, metrics: Mapping[str, Any]) -> list[dict[str,
 def _attack_seconds(run: Path) -> float:
     """What the attacks on a run took, besides IDIA: they come after its `metrics.json`."""
     paths = sorted((run / "attacks").glob("*.json"))
-    return sum(float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) for path in paths)
+    return sum(map(read_seconds, paths))
 
 
 def _recalls(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
@@ -106,10 +109,15 @@ def _overrides(runs: Path, experiment: str) -> str:
 
 
 def _last_words(run: Path) -> str:
-    """The last line of a run's log, which says why it failed."""
+    """The last line of a run's log, which says why it failed, without names of people."""
     log = run / _LOG
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+    if not log.is_file():
+        return ""
+    with open_ordinary(log) as file:
+        file.seek(max(0, log.stat().st_size - MIB))
+        lines = file.read(MIB).decode(errors="replace").split("\n")
+    line = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+    return without_names(line, claimed_names(run))
 
 
 def _setting(experiment: str, overrides: str) -> str:
@@ -166,10 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="of all runs; runs by default")
     folder: Path = parser.parse_args(arguments).folder
-    console = Console(markup=False, emoji=False)  # paths and logs may have brackets and colons
+    console = VisibleConsole(markup=False, emoji=False)  # paths and logs may have brackets and colons
     rows, failed = collect(folder)
     if len(rows):
-        write_text(folder / "collected.csv", rows.to_csv(index=False))
+        write_text(folder / "collected.csv", csv_text(rows))
         settings = [_setting(*names) for names in zip(rows["experiment"], rows["overrides"], strict=True)]
         sized = rows.assign(setting=settings)
         sized = sized[sized.groupby("setting")["num_removed"].transform("nunique") > 1]  # the others are dots
@@ -178,8 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save_figure(pareto_figure(rows), folder / "figures", "pareto")
         console.print(_means(rows, f"Means over seeds; every run: {folder / 'collected.csv'}"))
     for sweep, missing in missing_runs(folder).items():
-        shown = "; ".join([" ".join(job) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING))
-        text = f"missing of {sweep}: {len(missing)} runs: {shown}"
+        shown = [told(job, folder) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING)
+        text = f"missing of {sweep}: {len(missing)} runs: {'; '.join(shown)}"
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for line in failed:
         console.print(line, style="yellow", highlight=False, soft_wrap=True)

@@ -25,8 +25,11 @@ from backdoor_privacy.config.command import run_command
 from backdoor_privacy.data.photos import photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, read_shards
 from backdoor_privacy.data.texts import decoded
+from backdoor_privacy.defenses.backdoor.stopping import KeepSignals, place_of
 from backdoor_privacy.errors import InputError, one_line_errors
+from backdoor_privacy.system.checkpoints import LAST, DurableCheckpoints, last_checkpoint
 from backdoor_privacy.system.hardware import fastest_attention, usable_workers
+from backdoor_privacy.system.signals import Stopped
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +175,8 @@ def pretrain(cfg: DictConfig) -> Path:
     trainer = lightning.Trainer(
         max_steps=cfg.num_steps,
         logger=lightning.pytorch.loggers.CSVLogger(folder, name="", version=""),
-        callbacks=[checkpoint],
+        callbacks=[checkpoint, KeepSignals()],
+        plugins=[DurableCheckpoints()],
         gradient_clip_val=1.0,
         log_every_n_steps=20,
         enable_model_summary=False,
@@ -188,16 +192,14 @@ def pretrain(cfg: DictConfig) -> Path:
         num_ranks=trainer.world_size,
     )
     with fastest_attention(trainer.strategy.root_device):
-        trainer.fit(module, stream, ckpt_path=_last_checkpoint(folder))
+        try:
+            trainer.fit(module, stream, ckpt_path=last_checkpoint(folder / "checkpoints"))
+        except Stopped as stop:
+            stop.place = place_of(folder / "checkpoints" / LAST, "the training")
+            raise
     write_local_dir(folder / "clip", model, model_config, dtype=torch.float16)
     log.info("Wrote %s", folder / "clip")
     return folder / "clip"
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """Where to go on, if the run was begun before."""
-    last = folder / "checkpoints" / "last.ckpt"
-    return last if last.exists() else None
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.config.schema import Config
+from backdoor_privacy.config.schema import ImageDefense as ImageSettings
 from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.face_crops import HINTS, all_left_out
 from backdoor_privacy.data.inspection import Decoded, num_different, odd_names, outside, shared_photos
@@ -230,7 +231,28 @@ def _unreadable(data: Data) -> Iterator[Finding]:
 
 
 def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
-    """Photos that the run reads at a time, as far as is known before it, in its order."""
+    """Photos that are counted together when the run reads some, as far as is known before it, in its order."""
+    seen: list[Path] = []  # an encoder counts what it has seen before, too
+    for key, photos in _embedded(data):
+        seen.extend(photos)
+        yield key, list(seen)
+    images, image = data.others.get("images"), data.settings.defense.image
+    if image is None:
+        return
+    if images is not None:
+        yield "images", images.files
+    trained = [path for person in _hidden(data, image) for path in person.trigger_photos]
+    if too_many(sum(path not in data.decoded for path in trained), len(trained)):
+        yield "people", [*trained, *(path for person in data.everybody for path in person.trigger_photos)]
+
+
+def _hidden(data: Data, image: ImageSettings) -> tuple[Person, ...]:
+    """The removed people, as far as they are known, and the decoys."""
+    return (*(() if data.is_drawn else data.try_select()), *data.decoys(image.num_decoys))
+
+
+def _embedded(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
+    """Photos that the original's image encoder sees at a time, in the order of the run."""
     yield "people", [path for person in data.everybody for path in person.attack_photos[: data.attack.num_photos]]
     yield from ((key, others.files) for key, others in data.others.items() if key != "images")
     images, text, image = data.others.get("images"), data.settings.defense.text, data.settings.defense.image
@@ -238,21 +260,16 @@ def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
         yield "images", _first_that_decode(images, text.num_anchors)
     if image is None:
         return
-    if images is not None:
-        yield "images", images.files
-    removed = () if data.is_drawn else data.try_select()
-    decoys = data.decoys(image.num_decoys)
-    trained = [path for person in (*removed, *decoys) for path in person.trigger_photos]
-    if removed:
-        yield "people", trained
-        yield "people", [path for person in removed for path in person.attack_photos]
-    hidden, target = {person.photos for person in decoys}, image.target.value
-    faces = [person.photos for person in data.strangers if person.photos and person.photos not in hidden]
+    hidden, decoys, target = _hidden(data, image), data.decoys(image.num_decoys), image.target.value
+    yield "people", [path for person in hidden if person not in decoys for path in person.attack_photos]
+    apart = {person.photos for person in decoys}
+    faces = [person.photos for person in data.strangers if person.photos and person.photos not in apart]
     if target in ("anonymous", "disguised"):
-        own = trained if target == "anonymous" and image.include_removed else ()
+        is_own = target == "anonymous" and image.include_removed
+        own = [path for person in hidden for path in person.trigger_photos] if is_own else ()
         yield "strangers", [*chain(*faces), *own]
-    elif target == "pseudonym" and len(removed) + len(decoys) <= len(faces):
-        yield "strangers", [*chain(*random.Random(data.settings.seed).sample(faces, len(removed) + len(decoys)))]
+    elif target == "pseudonym" and len(hidden) <= len(faces):
+        yield "strangers", [*chain(*random.Random(data.settings.seed).sample(faces, len(hidden)))]
     yield "strangers", [photos[0] for photos in faces if photos]
 
 

@@ -31,6 +31,7 @@ from backdoor_privacy.defenses.backdoor.similarity import lowest
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.distributed import is_first_process
 from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.keys import RUN_KEY, key_of_run, keyed_digest
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +113,8 @@ def protect(
     except NotInferredError as error:
         error.audit = before  # that they were looked for and not found is a result
         raise
-    clip.check_fits([person.name for person in removed])
-
-    check_removal(defense, sources, removed)
+    clip.check_fits([person.name for person in removed], tell=named is not None)
+    check_removal(defense, sources, removed, tell=named is not None)  # a log tells nobody who was drawn
     if checkpoints is not None and is_first_process():
         _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {defense}")
 
@@ -146,8 +146,8 @@ def protect(
         found = before if name == "before" else after[name]
         parts = fitted.values() if name in ("before", "both") else [fitted[name]]
         rates = idia_rates(
-            before.idia.inferred,
-            found.idia.inferred,
+            before.idia.measured,
+            found.idia.measured,
             {person.name for person in removed},
             {person.name: person.member for person in people.everybody},
         )
@@ -220,15 +220,23 @@ def _claim(checkpoints: Path, fit: str) -> None:
     """Note what is fitted, so that it is resumed under the same settings only.
 
     Raises:
-        InputError: if the folder holds checkpoints of something else.
+        InputError: if the folder holds checkpoints of something else, or no key to tell by.
     """
-    path, digest = checkpoints / "fit", hashlib.sha256(fit.encode()).hexdigest()
-    if any(checkpoints.rglob("*.ckpt")) and (not path.is_file() or path.read_text(encoding="utf-8") != digest):
+    path, is_begun = checkpoints / "fit", any(checkpoints.rglob("*.ckpt"))
+    known = path.read_text(encoding="utf-8") if path.is_file() else ""
+    plain = hashlib.sha256(fit.encode()).hexdigest()  # what earlier versions noted: a list of suspects tests it
+    if is_begun and known != plain and not (checkpoints / RUN_KEY).exists():
+        raise InputError(
+            f"{checkpoints / RUN_KEY}: expected the key that these checkpoints were begun with, got none; put it back "
+            f"from a copy, or delete {checkpoints} to begin anew"
+        )
+    digest = keyed_digest(key_of_run(checkpoints), f"fit\0{fit}")
+    if is_begun and known not in (digest, plain):
         raise InputError(
             f"checkpoints: expected an empty folder, or one of the same CLIP, people, seed and defence, got "
             f"{checkpoints}; delete it or choose another"
         )
-    write_text(path, digest)
+    write_text(path, digest, private=True)
 
 
 @dataclass

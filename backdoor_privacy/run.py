@@ -19,6 +19,7 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.naming import experiment_name
 from backdoor_privacy.config.schema import Defense
+from backdoor_privacy.config.stored import targets_of
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.selection import NotInferredError, named_people
 from backdoor_privacy.data.sources import Sources
@@ -28,6 +29,7 @@ from backdoor_privacy.report import is_written, write_report
 from backdoor_privacy.report.audited import write_audit
 from backdoor_privacy.runs.evidence import budget_table, map_table, neighbors_table, votes_table
 from backdoor_privacy.runs.folder import (
+    DamagedMetricsError,
     claim_folder,
     read_metrics,
     versions,
@@ -47,6 +49,7 @@ from backdoor_privacy.system.distributed import (
     num_processes,
     wait_for_all,
 )
+from backdoor_privacy.system.keys import check_keys
 from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
@@ -68,17 +71,28 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     with first_process_first():
         if is_first_process():
             claim_folder(folder, cfg, named_people(cfg.trigger_set.people, cfg.trigger_set.file))
-    finished = as_the_first_says(read_metrics(folder) if is_first_process() else None)
+    finished = as_the_first_says(_finished(folder) if is_first_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
-        is_attacked = attack_finished(cfg.attacks, folder)
+        is_attacked = attack_finished(cfg.attacks, folder, targets_of(cfg))
         if is_first_process() and (is_attacked or not is_written(folder, names=cfg.report.names)):
             write_report(folder, names=cfg.report.names)
             with Tracker(cfg, folder) as tracker:
                 tracker.summarize(finished)
         return finished
+    if is_first_process():
+        check_keys(folder / "checkpoints", Path(cfg.paths.runs))  # now, and not after hours of work
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker)
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """What a finished run measured; nothing where it does not read: it is then measured anew, from the checkpoints."""
+    try:
+        return read_metrics(folder)
+    except DamagedMetricsError as error:
+        log.warning("%s", str(error).replace("start the run again, which measures them anew", "they are measured anew"))
+        return None
 
 
 def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backdoor_privacy.collect import collect
+from backdoor_privacy.data.cells import csv_text, read_csv
 from backdoor_privacy.report.figures import people_figure, save_figure, settings_figure
 from backdoor_privacy.runs.sweeps import finished_runs, recorded_sweep, spoken, whole_run
 from backdoor_privacy.system.files import write_text
@@ -39,7 +40,7 @@ _MEASURES = {
 
 def recorded_rows(name: str) -> pd.DataFrame:
     """The recorded table of a sweep."""
-    rows = pd.read_csv(FOLDER / name / "collected.csv")
+    rows = read_csv(FOLDER / name / "collected.csv")
     return rows.assign(overrides=["" if pd.isna(one) else str(one) for one in rows["overrides"]])
 
 
@@ -83,7 +84,7 @@ def record(name: str, runs: Path, folders: Mapping[str, str], *, keep: bool = Fa
     places = {setting: place for place, setting in enumerate(dict.fromkeys(map(setting_of, recorded_sweep(name))))}
     rows = rows.assign(place=rows["overrides"].map(places)).sort_values(["num_removed", "place", "seed", "model"])
     rows = rows.drop(columns="place")
-    rows.to_csv(folder / "collected.csv", index=False, float_format="%.6g")
+    write_text(folder / "collected.csv", csv_text(rows, float_format="%.6g"))
     rows = recorded_rows(name)
     if rows["num_removed"].nunique() > 1:
         figure = people_figure(rows, labels(rows["overrides"].tolist()))
@@ -108,13 +109,13 @@ def record_measures(folder: Path, runs: Path, rows: pd.DataFrame, *, keep: bool)
     found = measured(runs, settings)
     path = folder / "measures.csv"
     if keep and path.is_file():
-        known = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        known = read_csv(path, keep_default_na=False, na_values=[""])
         found = pd.concat([known[~known["run"].isin(found["run"])], found]) if len(found) else known
     if found.empty:
         return
     order = {run: number for number, run in enumerate(settings)}
     found = found.sort_values("run", key=lambda column: column.map(order))
-    found.to_csv(path, index=False, float_format="%.6g")
+    write_text(path, csv_text(found, float_format="%.6g"))
 
 
 def recorded_measures(name: str) -> list[str]:
@@ -122,7 +123,7 @@ def recorded_measures(name: str) -> list[str]:
     path = FOLDER / name / "measures.csv"
     if not path.is_file():
         return []
-    found = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    found = read_csv(path, keep_default_na=False, na_values=[""])
     return [findings_table(found.assign(setting=found["setting"].fillna("")))]
 
 

@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from backdoor_privacy.attack import (
 from backdoor_privacy.attacks.headlines import above_chance, headlines
 from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
+from backdoor_privacy.data.people import load_people
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.html import render
 from backdoor_privacy.run import run
@@ -360,3 +362,33 @@ def test_report_shows_attacks_and_says_which_were_run(folder: Path):
     text = render(read_run(folder), dict.fromkeys(("idia", "prompts", "losses"), "<svg></svg>"))
     assert "only these attacks were run: tower swap. Not run: benign, compression, erased," in text
     assert "Do other attacks find them?" in text
+
+
+def test_attack_on_few_people_leaves_out_a_broken_photo_that_the_run_left_out(
+    compose_cfg: Any, write_people: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("backdoor_privacy.data.photos.MAX_UNREADABLE_SHARE", 0.2)
+    write_people(tmp_path / "people", dict.fromkeys(["Ann Lee", "Bob Ray", "Cleo Diaz", "Dan Fox"], 6))
+    for salt in count():  # which half a photo is in, and where there, depends on its content
+        (tmp_path / "people/Ann_Lee/00.png").write_bytes(f"no photo {salt}".encode())
+        shown = load_people(tmp_path / "people").pick(["Ann Lee"])[0].attack_photos[:2]
+        if "00.png" in [path.name for path in shown]:
+            break
+    people = ("people=folder", f"people.folder={tmp_path / 'people'}", "attack.num_photos=2")
+    cfg = compose_cfg(*people, "trigger_set.people=[Ann Lee]", "trigger_set.require_inferred=false", "attack=idia")
+    run(cfg)
+    findings = run_attacks(load_scene(Path(cfg.paths.run)), load_attacks(["tower_swap"]), Path(cfg.paths.run))
+    assert {one.num_people for one in findings["tower_swap"] if one.measure == "TPR"} == {1}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b"name,member,removed\nAnn"])
+@pytest.mark.parametrize("file", ["people.csv", "metrics.json", ".hydra/config.yaml", "attacks/tower_swap.json"])
+def test_damaged_file_of_a_run_is_named_in_one_line(
+    file: str, content: bytes, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    moved = tmp_path / "run"
+    shutil.copytree(folder, moved)
+    (moved / file).write_bytes(content)
+    assert main([str(moved), "tower_swap"]) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"error: {re.escape(str(moved / file))}: expected [^\n]*\n", error), error

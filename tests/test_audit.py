@@ -126,12 +126,14 @@ def test_audit_of_named_people_writes_what_it_found(
     audit_module._print_audit(cfg)
     assert f"person 1 of 1: {outcome}" in capsys.readouterr().out
     page = (tmp_path / "run/report.html").read_text()
-    assert outcome in page
+    assert ("Found: 1 of 1." in page) == (outcome == "found with")
     assert name not in page
+    assert " of 21 prompts, rank" not in page  # who has the CLIP and the photos would know them by it
     assert "What this does not show" in page
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert name not in json.dumps(metrics)
     assert [person["found"] for person in metrics["people"]] == [outcome == "found with"]
+    assert [set(person) for person in metrics["people"]] == [{"person", "found", "outcome"}]
     assert {"idia/null_rate", "idia/fpr", "zero_shot/top1"} <= set(metrics["audit"])
     table = pd.read_csv(tmp_path / "run/people.csv")
     assert table["name"].tolist() == [name]

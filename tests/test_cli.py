@@ -237,6 +237,25 @@ def test_failing_jobs_of_a_sweep_leave_their_reason_and_the_others(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib"], ["hydra/launcher=submitit_local"]])
+def test_sweep_names_nobody_in_the_terminal_and_its_logs(
+    launcher: list[str], call: Callable[..., Outcome], tmp_path: Path
+):
+    """Neither whom a job removes, nor whom one asks for that fails, nor the last one that is missing then."""
+    outcome = call(tmp_path, "-m", *launcher, "trigger_set.people=[Nobody Here],[Somebody Else]", "attack=idia")
+    assert outcome.code == 1
+    logs = [path for path in tmp_path.rglob("*log*") if path.is_file()]
+    assert len([path for path in logs if path.name == "backdoor_privacy.log"]) == 2
+    command = [sys.executable, "-m", "backdoor_privacy.collect", str(tmp_path / "runs")]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "COLUMNS": "300"}
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert "missing of the last sweep: 2 runs: +experiment=smoke" in found.stdout
+    assert found.stdout.count("got 'person 1 of 1'") == 2
+    told = [outcome.text, found.stdout, found.stderr, *(path.read_text() for path in logs)]
+    assert not [text for text in told if re.search("nobody.?here|somebody.?else", text, re.IGNORECASE)]
+
+
+@pytest.mark.slow
 def test_several_devices_in_a_sweep_are_refused(call: Callable[..., Outcome], tmp_path: Path):
     outcome = call(tmp_path, "-m", "trainer.devices=2", "seed=0,1")
     assert outcome.code == 1

@@ -52,6 +52,31 @@ def test_every_model_of_every_finished_run_has_a_row(tmp_path: Path):
     assert first["zero_shot_top1_loss"] == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize(
+    "content", [b'{"schema": 1, "sec', b"", b"\xff\xfe", b'{"schema": 1, "seconds": "long", "findings": []}']
+)
+@pytest.mark.parametrize("file", ["metrics.json", "attacks/probe.json", ".hydra/config.yaml"])
+def test_odd_run_is_named_by_its_file_and_the_others_are_collected(
+    tmp_path: Path, file: str, content: bytes, capsys: pytest.CaptureFixture[str]
+):
+    for seed in range(2):
+        write_run(tmp_path / f"both_4/seed={seed}", seed)
+    write_findings(tmp_path / "both_4/seed=1/attacks/probe.json", "x", [], 1.0)
+    odd = tmp_path / "both_4/seed=1" / file
+    odd.parent.mkdir(exist_ok=True)
+    odd.write_bytes(content)
+    assert main([str(tmp_path)]) == 0
+    rows, failed = collect(tmp_path)
+    if file == ".hydra/config.yaml":  # nothing in a table is read from it
+        assert (rows["seed"].tolist(), failed) == ([0, 1], [])
+        return
+    assert rows["seed"].tolist() == [0]
+    (line,) = failed
+    assert line.startswith(f"broken: {odd}: expected ")
+    assert "\n" not in line
+    assert line in capsys.readouterr().out
+
+
 def test_seconds_are_with_those_of_the_attacks(tmp_path: Path):
     write_run(tmp_path / "both_4/seed=0", 0)
     for name, seconds in (("probe", 10.0), ("erased", 0.5)):

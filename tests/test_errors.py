@@ -55,6 +55,19 @@ def test_input_error_in_a_sweep_is_one_line_and_left_to_hydra(
     assert (record.getMessage(), record.exc_info) == ("people.folder: expected a folder, got nowhere", None)
 
 
+@pytest.mark.parametrize("error", [InputError, KeyError])
+def test_names_in_a_sweeps_errors_are_not_told(error: type[Exception], caplog: pytest.LogCaptureFixture):
+    names = ["Ann Lee", "Zoë Ångström-Roe"]
+    kind = InputError if error is InputError else RuntimeError
+    with in_a_job(RunMode.MULTIRUN), pytest.raises(kind) as caught, one_line_errors(names):
+        raise error("expected known people, got 'ann_lee' and Zoë Ångström Roe, not Joann Leeds")
+    line = "expected known people, got 'person 1 of 2' and person 2 of 2, not Joann Leeds"
+    assert line in str(caught.value)
+    assert line in caplog.records[-1].getMessage()
+    assert "ann_lee" not in caplog.text
+    assert caught.value.__suppress_context__  # Hydra shows the error with its traceback
+
+
 @pytest.mark.parametrize(("mode", "end"), [(RunMode.RUN, SystemExit), (RunMode.MULTIRUN, ZeroDivisionError)])
 def test_a_fault_of_the_program_is_logged_with_its_traceback_and_a_last_line(
     mode: RunMode, end: type[BaseException], caplog: pytest.LogCaptureFixture
@@ -74,6 +87,11 @@ def test_a_fault_of_the_program_is_logged_with_its_traceback_and_a_last_line(
     [
         (OSError(errno.ENOENT, "No such file or directory", "/proc/x"), r"^/proc/x: expected a place .*, got 'No such"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), r"^name: expected .* 255 bytes each, got x{80}"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/a/b"),
+            r"^/a/b: expected room to write, .*make room",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), r"^disk: expected room to write, .*make room and run"),
         (OSError("disk gone"), r"^expected files and a network that can be read and written, got disk gone"),
     ],
 )

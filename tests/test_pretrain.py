@@ -1,5 +1,6 @@
 import io
 import logging
+import os
 import pickle
 import socket
 from itertools import islice
@@ -255,3 +256,22 @@ def test_own_photos_are_trained_on(own_photos: list[str], tiny: list[str], tmp_p
 def test_own_photos_must_be_named(tiny: list[str]):
     with pytest.raises(MissingMandatoryValue, match="people"):
         _ = compose_pretrain("pretrain_photos", tiny).data.folder.people
+
+
+class Canary:
+    """Whoever unpickles it makes a folder."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.place),)
+
+
+def test_no_code_in_the_last_checkpoint_of_a_training_runs(cfg: DictConfig, tmp_path: Path):
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    last.parent.mkdir(parents=True)
+    torch.save({"state_dict": Canary(tmp_path / "ran")}, last)
+    with pytest.raises(InputError, match="holds code, which is not run; delete it"):
+        pretrain(cfg)
+    assert not (tmp_path / "ran").exists()

@@ -2,14 +2,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hydra.utils import instantiate
 
 from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.attacks.scene import RANDOM, Scene
+from backdoor_privacy.attacks.tower_swap import TowerSwap
+from backdoor_privacy.attacks.variants import NameVariants
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import Defense, ImageTarget, Trainer, TriggerSet, load_defense, load_trainer
@@ -18,6 +23,7 @@ from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import Protected, protect
 from backdoor_privacy.run import run
+from backdoor_privacy.runs.folder import write_people as write_people_table
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
 BATCH = {"clean": 4, "triggered": 4, "preserved": 4}
@@ -267,3 +273,39 @@ def test_adversarial_loss_of_faces_is_an_error(forget: Callable[..., Protected],
     weights = replace(image.loss_weights, adversarial=0.5)
     with pytest.raises(InputError, match=r"expected 0, since it is a loss of names, got 0\.5"):
         forget(["Ann Lee"], defense=replace(defense, image=replace(image, loss_weights=weights)))
+
+
+@pytest.fixture
+def hidden(tmp_path: Path, write_people: Any, monkeypatch: pytest.MonkeyPatch) -> People:
+    """Four people; of Bob Ray all photos decode that train, and none that attacks see."""
+    monkeypatch.setattr("backdoor_privacy.data.photos.MAX_UNREADABLE_SHARE", 0.5)
+    folder = tmp_path / "people"
+    write_people(folder, dict.fromkeys(["Ann Lee", "Bob Ray", "Cleo Diaz", "Dan Fox"], 6), {"Dan Fox": False})
+    broken = sorted((folder / "Bob_Ray").iterdir())[:3]
+    for salt in count():  # which half a photo is in depends on its content
+        for photo in broken:
+            photo.write_bytes(f"no photo {photo.name} {salt}".encode())
+        people = load_people(folder)
+        if set(people.pick(["Bob Ray"])[0].attack_photos) == set(broken):
+            return people
+    raise AssertionError
+
+
+def test_people_whose_photos_cannot_be_read_are_not_measured(
+    forget: Callable[..., Protected], sources: Sources, hidden: People, tiny_clip: Clip, tmp_path: Path
+):
+    done = forget(["Ann Lee", "Bob Ray"], sources=replace(sources, people=hidden))
+    assert {rates["idia/num_tpr_removed"] for rates in done.rates.values()} == {1}
+    assert {rates["idia/num_null"] for rates in done.rates.values()} == {1}
+    assert done.rates["both"]["idia/num_wrongly_unlearned"] + done.rates["both"]["idia/num_newly_recalled"] == 2
+    scene = Scene({"before": tiny_clip, **done.models}, hidden, ["Ann Lee", "Bob Ray"], ATTACK, 0)
+    findings = [*TowerSwap().run(scene), *NameVariants(num_prompts=2).run(scene)]
+    findings += scene.idia_findings(tiny_clip, kind="plain", model="before")
+    assert {one.num_people for one in findings if one.group in ("removed", RANDOM)} == {1}
+    write_people_table(
+        tmp_path, hidden.everybody, ["Ann Lee", "Bob Ray"], done.before.idia, {"both": done.after["both"].idia}
+    )
+    table = pd.read_csv(tmp_path / "people.csv", index_col="name")
+    assert table.loc["Bob Ray", "num_photos"] == 0
+    assert table.loc["Bob Ray"].filter(like="inferred").isna().all()
+    assert table.loc["Ann Lee"].filter(like="inferred").notna().all()

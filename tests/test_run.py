@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,17 @@ def test_finished_run_is_only_read(finished, folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(run_module, "_run", lambda *_: pytest.fail("it ran again"))
     assert run(cfg) == {"schema": 1, **metrics}
     assert contents() == before
+
+
+def test_finished_run_whose_metrics_are_cut_off_is_measured_anew(
+    finished, compose_into, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run/metrics.json"
+    path.write_bytes(path.read_bytes()[:200])
+    assert without_times(run(compose_into(tmp_path))) == without_times(finished[1])
+    assert f"{path}: expected the measures of a finished run, got a broken file" in caplog.text
+    assert without_times(json.loads(path.read_text())) == without_times({"schema": 1, **finished[1]})
 
 
 def test_same_config_gives_the_same_figures_also_after_an_interruption(

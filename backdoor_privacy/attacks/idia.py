@@ -207,6 +207,12 @@ class IdiaResult:
         """Whether each person was inferred."""
         return {name: correct >= self.threshold for name, correct in zip(self.names, self.correct_prompts, strict=True)}
 
+    @property
+    def measured(self) -> dict[str, bool]:
+        """Whether each person was inferred of whom there was a photo that could be read; of others nothing is known."""
+        counts = zip(self.inferred.items(), self.num_photos, strict=True)
+        return {name: found for (name, found), num_photos in counts if num_photos}
+
 
 @dataclass(frozen=True)
 class Idia:
@@ -235,13 +241,16 @@ class Idia:
         random.Random(self.seed).shuffle(candidates)
         return candidates
 
-    def run(self, clip: Clip, people: Sequence[Person], everybody: Sequence[str] | None = None) -> IdiaResult:
+    def run(
+        self, clip: Clip, people: Sequence[Person], everybody: Sequence[str] | None = None, *, warn: bool = False
+    ) -> IdiaResult:
         """Attack these people; where nobody is, nobody is found.
 
         Args:
             clip: to attack.
             people: who are looked for.
             everybody: all names that stand among the candidates beside random ones; `None`: those of `people`.
+            warn: whether to name photos that do not decode.
         """
         names = [person.name for person in people]
         if not people:
@@ -251,7 +260,7 @@ class Idia:
         prompts = [template.format(name) for template in self.templates for name in candidates]
         text_features = clip.embed_texts(prompts).unflatten(0, (len(self.templates), len(candidates)))
         shown = [person.attack_photos[: self.num_photos] for person in people]
-        image_features, readable = clip.embed_photos([path for photos in shown for path in photos])
+        image_features, readable = clip.embed_photos([path for photos in shown for path in photos], warn=warn)
         person_index = torch.repeat_interleave(
             torch.arange(len(people)), torch.tensor([len(photos) for photos in shown])
         )

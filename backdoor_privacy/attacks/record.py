@@ -1,5 +1,6 @@
 """What attacks found, in files: write and read."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import versions
 from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.keys import keyed_digest
+from backdoor_privacy.system.reading import MIB, read_ordinary
 
 SCHEMA = 1
 
@@ -25,7 +28,7 @@ def write_findings(
 
     Args:
         path: of the file.
-        digest: of what was attacked with which settings.
+        digest: of what was attacked with which settings, as `keyed` made it.
         findings: of the attack.
         seconds: that it took.
         settings: of the attack.
@@ -34,14 +37,28 @@ def write_findings(
     record = {
         "schema": SCHEMA,
         "digest": digest,
+        "keyed": True,
         "seconds": round(seconds, 1),
         "settings": settings,
         "version": version,
         "versions": versions(),
         "findings": [finding._asdict() for finding in findings],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(record, indent=1) + "\n")
+    _write(path, record)
+
+
+def keyed(digest: str, key: bytes) -> str:
+    """Return the digest of what was attacked as a file holds it: whoever has no key cannot test who it is of."""
+    return keyed_digest(key, f"attack\0{digest}")
+
+
+def key_findings(folder: Path, key: bytes) -> None:
+    """Put keyed digests in the place of plain ones, which earlier versions wrote."""
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(InputError):  # a broken file is told where it is asked for
+            record = _read(path)
+            if not record.get("keyed"):
+                _write(path, {**record, "digest": keyed(str(record.get("digest")), key), "keyed": True})
 
 
 def read_origin(path: Path) -> tuple[Any, int]:
@@ -60,7 +77,10 @@ def read_seconds(path: Path) -> float:
     Raises:
         InputError: as of `read_findings`.
     """
-    return float(_read(path).get("seconds", 0.0))
+    seconds = _read(path).get("seconds", 0.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InputError(f"{path}: expected seconds of an attack, got {seconds!r}; delete it")
+    return float(seconds)
 
 
 def read_findings(path: Path) -> tuple[str, list[Finding]]:
@@ -76,12 +96,16 @@ def read_findings(path: Path) -> tuple[str, list[Finding]]:
         raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
 
 
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(record, indent=1) + "\n", private=True)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(read_ordinary(path, 256 * MIB))
         if record["schema"] == SCHEMA:
             return record
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
     raise InputError(f"{path}: expected schema {SCHEMA}, got {record['schema']}; delete it or use that version")
 

@@ -72,10 +72,17 @@ class Scene:
         return models
 
     def idia_findings(self, clip: Clip, *, kind: str, model: str) -> list["Finding"]:
-        """TPR of IDIA on a CLIP, for each group."""
-        found = self.idia.run(clip, self.people.everybody)
-        inferred = torch.tensor([found.inferred[name] for name in found.names])
-        return [mean_finding(inferred[self.rows(group)], kind=kind, model=model, group=group) for group in self.groups]
+        """TPR of IDIA on a CLIP, for each group; people without a photo that can be read do not count."""
+        measured = self.idia.run(clip, self.people.everybody).measured
+        by_group = {
+            group: [measured[person.name] for person in people if person.name in measured]
+            for group, people in self.groups.items()
+        }
+        return [
+            mean_finding(torch.tensor(found), kind=kind, model=model, group=group)
+            for group, found in by_group.items()
+            if found
+        ]
 
     @cached_property
     def sought(self) -> dict[str, tuple[Person, ...]]:
@@ -85,6 +92,18 @@ class Scene:
             for group in ("removed", "never seen")
         }
         return {group: people for group, people in chosen.items() if people}
+
+    def sought_rows(self, num_photos: Sequence[int]) -> dict[str, list[int]]:
+        """The places of each group of `sought` among all of these, without whom no photo could be read of.
+
+        Args:
+            num_photos: that could be read, of each person of `sought`, the groups one after the other.
+        """
+        rows, start = {}, 0
+        for group, people in self.sought.items():
+            rows[group] = [row for row in range(start, start + len(people)) if num_photos[row]]
+            start += len(people)
+        return {group: chosen for group, chosen in rows.items() if chosen}
 
     def rows(self, group: str) -> list[int]:
         """The places of a group's people among everybody."""
@@ -136,17 +155,17 @@ def mean_finding(
     return Finding(kind, model, group, measure, values.mean().item(), low, high, len(values), held_out, outcomes)
 
 
-def chance_findings(chance: Chance, num_removed: int, *, kind: str, model: str) -> list[Finding]:
-    """Return what an attack makes of random names on the photos of the removed people, the first of its people.
+def chance_findings(chance: Chance, removed: Sequence[int], *, kind: str, model: str) -> list[Finding]:
+    """Return what an attack makes of random names on the photos of the removed people, whose places are given.
 
     Two findings: how often one is inferred in place of the own name (group `RANDOM`), and the p-values of the ranks of
     the own names among them, see `attacks.chance`; none where there are no random names.
     """
-    if not chance.num_random:
+    if not chance.num_random or not removed:
         return []
-    p_values = chance.ranks[:num_removed] / (1 + chance.num_random)
+    p_values = chance.ranks[removed] / (1 + chance.num_random)
     return [
-        mean_finding(chance.rates[:num_removed], kind=kind, model=model, group=RANDOM),
+        mean_finding(chance.rates[removed], kind=kind, model=model, group=RANDOM),
         mean_finding(p_values, kind=kind, model=model, group="removed", measure=RANK_P),
     ]
 

@@ -42,10 +42,8 @@ class TowerSwap:
 def _found(scene: Scene, clip: Clip, kind: str, model: str) -> list[Finding]:
     people = [person for group in scene.sought.values() for person in group]
     found = scene.idia.run(clip, people, scene.people.names)
-    findings = []
-    for group, members in scene.sought.items():
-        inferred = torch.tensor([found.inferred[person.name] for person in members])
-        findings.append(mean_finding(inferred, kind=kind, model=model, group=group))
+    rows, inferred = scene.sought_rows(found.num_photos), torch.tensor(list(found.inferred.values()))
+    findings = [mean_finding(inferred[chosen], kind=kind, model=model, group=group) for group, chosen in rows.items()]
     if found.evidence.chance is not None:
-        findings += chance_findings(found.evidence.chance, len(scene.sought["removed"]), kind=kind, model=model)
+        findings += chance_findings(found.evidence.chance, rows.get("removed", ()), kind=kind, model=model)
     return findings

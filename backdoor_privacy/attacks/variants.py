@@ -108,8 +108,9 @@ class NameVariants:
                     fits[model] += similarities(clip, photos[model], form, len(people))
             for clip in scene.clips.values():
                 clip.text.embedded.pop(tuple(form.prompts), None)  # what it remembers of all kinds is many GB
-        rows = _rows(scene)
-        works = {kind for kind in KINDS if inferred["before"][kind][rows["removed"]].float().mean() >= _WORKS}
+        rows = scene.sought_rows(torch.bincount(photos["before"].person_index, minlength=len(people)).tolist())
+        removed = rows.get("removed", [])
+        works = {kind for kind in KINDS if inferred["before"][kind][removed].float().mean() >= _WORKS}
         findings = [
             finding
             for model in scene.clips
@@ -120,17 +121,8 @@ class NameVariants:
         for model in scene.clips:
             rates = lucky[model][:, is_random].float().mean(1)
             chance = Chance(ranks_of(fits[model], own, is_random), rates, int(is_random.sum()))
-            findings += chance_findings(chance, len(rows["removed"]), kind=ANY, model=model)
+            findings += chance_findings(chance, removed, kind=ANY, model=model)
         return findings
-
-
-def _rows(scene: Scene) -> dict[str, list[int]]:
-    """The places of each group's people among those whom the attack looks for."""
-    rows, start = {}, 0
-    for group, people in scene.sought.items():
-        rows[group] = list(range(start, start + len(people)))
-        start += len(people)
-    return rows
 
 
 def attack_seed(seed: int) -> int:

@@ -17,7 +17,9 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 
 from backdoor_privacy.clip.hub import cached_file
+from backdoor_privacy.clip.limits import check_numbers
 from backdoor_privacy.errors import InputError, some
+from backdoor_privacy.system.reading import MIB, read_ordinary
 
 LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # how the names of models begin that are no architectures
 SCHEMES = (LOCAL_DIR, HUB)
@@ -50,9 +52,18 @@ def model_config(model: str) -> dict[str, Any]:
         else:
             file = Path(cached_file(place, HF_CONFIG_NAME) or huggingface_hub.hf_hub_download(place, HF_CONFIG_NAME))
         try:
-            config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
-        except (ValueError, LookupError, TypeError) as error:
+            content = json.loads(read_ordinary(file, MIB))
+            config, preprocess = content["model_cfg"], content.get("preprocess_cfg") or {}
+            if not all(isinstance(config[key], dict) for key in ("vision_cfg", "text_cfg")):
+                raise TypeError("no settings of its two encoders")
+            if not isinstance(preprocess, dict):
+                raise TypeError("no preprocess_cfg")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"clip.model={model}: expected model_cfg in {HF_CONFIG_NAME}, got {error!r}") from error
+        check_numbers(content, f"clip.model={model}, {HF_CONFIG_NAME}")
+        for key in ("mean", "std"):
+            if preprocess.get(key) is not None:
+                _checked(key, preprocess[key])
         return config
     named: dict[str, Any] | None = open_clip.get_model_config(model)
     if named is None:

@@ -1,7 +1,7 @@
 """Read the tensors of a weight file, however training wrapped them, without running what the file holds."""
 
+import contextlib
 import pickle
-import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from backdoor_privacy.clip.limits import least_bytes
 from backdoor_privacy.errors import InputError, some
+from backdoor_privacy.system import checkpoints
+from backdoor_privacy.system.reading import GIB, MIB, in_words, open_ordinary
 
 Weights = dict[str, Tensor]
 
-# What torch.load and safetensors raise of a file that is damaged; the unpickler's own come with that of its parts.
-UNREADABLE = (
-    pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, struct.error, OSError, EOFError, RuntimeError,
-    ValueError, LookupError, TypeError, AttributeError, AssertionError,
-)  # fmt: skip
+UNREADABLE = (*checkpoints.UNREADABLE, SafetensorError)
+_MAX_TEXT = 256 * MIB  # of a config, or of a tokenizer's words
 _LFS, _WEB_PAGES = b"version https://git-lfs", (b"<!doctype", b"<html", b"<?xml")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # keys of the weights that were trained
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # of their moving average
@@ -60,9 +60,12 @@ def check_is_weights(file: Path, source: str) -> None:
     Raises:
         InputError: saying what it is instead.
     """
-    with file.open("rb") as stream:
-        head = stream.read(64)
     expected = f"{source}: expected weights of this architecture, got:"
+    try:
+        with open_ordinary(file) as stream:
+            head = stream.read(64)
+    except OSError as error:
+        raise InputError(f"{expected} {error.strerror} in {file.name}; copy or download it again") from error
     if not head:
         raise InputError(f"{expected} an empty file, {file.name}; copy or download it again")
     if head.startswith(_LFS):
@@ -73,6 +76,55 @@ def check_is_weights(file: Path, source: str) -> None:
         raise InputError(
             f"{expected} a TorchScript archive, {file.name}, which holds code and is not opened; for OpenAI's weights "
             "choose clip.pretrained=openai, or save its state_dict() where you trust it"
+        )
+
+
+def check_ordinary(folder: Path, source: str) -> None:
+    """See that a model's folder holds ordinary files: a library would wait for a pipe for ever.
+
+    Raises:
+        InputError: naming another.
+    """
+    for path in folder.iterdir():
+        if not path.is_dir() and not path.is_file():
+            raise InputError(f"{source}: expected ordinary files, got {path.name}, a pipe or a lost link; delete it")
+        if path.suffix in (".json", ".txt", ".model") and path.is_file() and path.stat().st_size > _MAX_TEXT:
+            raise InputError(f"{source}: expected {in_words(_MAX_TEXT)} of text at most, got more in {path.name}")
+
+
+def check_size(file: Path, num_bytes: int, source: str) -> None:
+    """See that a weight file is not far larger than its model: one that is sparse, or unpacks, may fill all memory.
+
+    Args:
+        file: of weights.
+        num_bytes: of the model's tensors; with an optimizer, a moving average and in fp64, a file may hold ten times.
+        source: the settings that name it, as errors begin.
+
+    Raises:
+        InputError: if it is.
+    """
+    size, most = file.stat().st_size, 10 * num_bytes + GIB
+    if zipfile.is_zipfile(file):
+        with contextlib.suppress(zipfile.BadZipFile, OSError, ValueError), zipfile.ZipFile(file) as archive:
+            size = max(size, sum(part.file_size for part in archive.infolist()))
+    if size > most:
+        raise InputError(
+            f"{source}: expected weights of this architecture, {in_words(num_bytes)}, got: a file of {in_words(size)}, "
+            f"{file.name}; choose its architecture, or save the weights alone"
+        )
+
+
+def check_describes(model_cfg: Mapping[str, Any], file: Path, source: str) -> None:
+    """See that an architecture is not larger than the weights that come with it, before it is built.
+
+    Raises:
+        InputError: if it is.
+    """
+    least, size = least_bytes(model_cfg), file.stat().st_size
+    if least > size:
+        raise InputError(
+            f"{source}: expected a config of the weights beside it, {in_words(size)}, got one of a model of "
+            f"{in_words(least)} or more; copy or download the folder again"
         )
 
 

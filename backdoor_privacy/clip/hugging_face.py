@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from huggingface_hub.errors import HfHubHTTPError
 from open_clip.transformer import QuickGELU, Transformer
 from torch import Tensor, nn
 
-from backdoor_privacy.clip.checkpoint import UNREADABLE, check_is_weights
+from backdoor_privacy.clip.checkpoint import UNREADABLE, check_is_weights, check_ordinary
 from backdoor_privacy.clip.encoders import Encoder
 from backdoor_privacy.clip.finite import check_weights, unit_length
 from backdoor_privacy.clip.hub import find_on_hub, offline_hub
+from backdoor_privacy.clip.limits import check_numbers
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import complete_folder
+from backdoor_privacy.system.reading import MIB, read_ordinary
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +166,10 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
     transformers_logging.disable_progress_bar()
     folder = Path(text_model).expanduser()
     if folder.is_dir():
+        for place in {folder, *(Path(part) for part in _parts(folder).values())}:
+            if place.is_dir():
+                check_ordinary(place, f"clip.text_model={text_model}")
+                _check_config(place / "config.json", f"clip.text_model={text_model}")
         for file in sorted(folder.rglob("*.safetensors")):
             check_is_weights(file, f"clip.text_model={text_model}")
     cached = folder.is_dir() or find_on_hub("clip.text_model", [(text_model, names) for names in _FILES])
@@ -195,6 +202,23 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
     )
     _check_reads_alike(found, companion, text_model)
     return found
+
+
+def _check_config(file: Path, source: str) -> None:
+    """See that a text model's config, where there is one, describes a model that can be built.
+
+    Raises:
+        InputError: if it does not.
+    """
+    if not file.is_file():
+        return  # the library says so
+    try:
+        content = json.loads(read_ordinary(file, MIB))
+        if not isinstance(content, dict):
+            raise ValueError(f"no settings, but {type(content).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{source}: expected settings of a model in config.json, got {error}") from error
+    check_numbers(content, f"{source}, config.json")
 
 
 def _from_companion(companion: Clip, config: Any, text_model: str) -> tuple[Tensor, nn.Module | None]:

@@ -20,12 +20,13 @@ from backdoor_privacy.clip.architecture import (
     preprocessing,
     registered_name,
 )
-from backdoor_privacy.clip.checkpoint import UNREADABLE
+from backdoor_privacy.clip.checkpoint import UNREADABLE, check_describes, check_is_weights
 from backdoor_privacy.clip.encoders import ImageEncoder, TextEncoder
 from backdoor_privacy.clip.finite import check_weights
 from backdoor_privacy.clip.hub import find_on_hub, offline_hub
 from backdoor_privacy.clip.hugging_face import with_text_model
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.preprocessing import Preprocessing
 from backdoor_privacy.clip.weights import check_source, load_weights, needed_files, weight_file
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import chosen_device, computes_in_bf16
@@ -80,6 +81,9 @@ def load_clip(
     is_random = pretrained == RANDOM
     cached = find_on_hub("clip.pretrained", *needed_files(model, pretrained))
     weights = weight_file(model, pretrained) if model.startswith(LOCAL_DIR) else None  # before anything is built
+    if weights is not None:
+        check_is_weights(weights, source)
+        check_describes(model_config(model), weights, source)
     by_itself = not is_random and _is_tag(model, pretrained)  # open_clip reads those of a tag, which fit
     try:
         with offline_hub(cached), _without_warning():
@@ -93,6 +97,7 @@ def load_clip(
                 pretrained_text=False,
             )
             tokenizer, config = open_clip.get_tokenizer(model), model_config(model)
+            Preprocessing(cast(Any, loaded.visual).preprocess_cfg)  # says now what is wrong with it
     except _UNUSABLE as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{source}: expected weights of this architecture, got: {reason}") from error

@@ -77,15 +77,16 @@ class Clip:
         """Those of the texts that are read to their end."""
         return [text for text, fits in zip(texts, read_to_the_end(texts, self.tokenizer), strict=True) if fits]
 
-    def check_fits(self, names: Sequence[str], key: str = "trigger_set") -> None:
+    def check_fits(self, names: Sequence[str], key: str = "trigger_set", *, tell: bool = True) -> None:
         """See that names are read to their end.
 
         Args:
             names: of people, or phrases.
             key: of the setting that they come from, for the error.
+            tell: whether the error may name one of them.
 
         Raises:
-            InputError: naming those that are longer than the texts that the CLIP reads.
+            InputError: if some are longer than the texts that the CLIP reads.
         """
         fitting = set(self.fitting(names))
         cut = [name for name in names if name not in fitting]
@@ -93,7 +94,7 @@ class Clip:
             length = self.tokenizer([""]).shape[1]
             raise InputError(
                 f"{key}: expected names that fit into the {length} tokens of a text, got {len(cut)} "
-                f"longer ones, {cut[0][:60]}...; shorten "
+                f"longer ones{f', {cut[0][:60]}...' if tell else ''}; shorten "
                 + ("the names of their folders" if key == "trigger_set" else "it")
             )
 
@@ -119,11 +120,17 @@ class Clip:
             features[batch] = self._embed(self.text, self.tokenizer(own[batch]))
         return gather_rows(features, [len(share) for share in shares])
 
-    def embed_photos(self, paths: Sequence[Path]) -> tuple[Float[Tensor, "photo dim"], Bool[Tensor, "photo"]]:
+    def embed_photos(
+        self, paths: Sequence[Path], *, warn: bool = False
+    ) -> tuple[Float[Tensor, "photo dim"], Bool[Tensor, "photo"]]:
         """Unit-length features in fp32, and which photos could be read; the rows of the others are zero.
 
+        Args:
+            paths: of the photos.
+            warn: whether to name those that do not decode: of a few people's photos that would tell who they are.
+
         Raises:
-            InputError: if more than 1 % of the photos do not decode.
+            InputError: if more than 1 % do not decode, of these and all that this encoder has seen.
         """
         known: dict[Path, Tensor | None] = self.image.embedded  # None for a photo that does not decode
         asked = tuple(path for path in dict.fromkeys(paths) if path not in known)
@@ -140,7 +147,8 @@ class Clip:
         readable = torch.tensor([features is not None for features in found], dtype=torch.bool)
         try:
             if asked:
-                check_readable(readable, paths)
+                seen_before = [one is not None for one in known.values()]
+                check_readable(made["readable"], asked, seen_before=seen_before, warn=warn)
         except InputError:
             self.decoded.clear()  # nor is anything remembered of them: they may be repaired
             raise

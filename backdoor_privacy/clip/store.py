@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from backdoor_privacy.clip.finite import is_sound
 from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
 from backdoor_privacy.system.files import write_bytes
+from backdoor_privacy.system.keys import keyed_place
 
 log = logging.getLogger(__name__)
 
 Features = dict[str, Tensor]
 _FORMAT = 2  # to be counted up when encoders or photos are read in another way
+_CHECKSUM = "sha256"  # of the tensors, in the file's own header
 _PACKAGES = ("open_clip_torch", "pillow", "torch", "torchvision")  # that decode, resize and compute
 
 
@@ -37,7 +39,8 @@ class FeatureStore:
         packages = {package: version(package) for package in _PACKAGES}
         more = json.dumps([_FORMAT, settings, packages], sort_keys=True, default=str)
         digest = hashlib.sha256(f"{weights_sha256(tensors)}{more}".encode()).hexdigest()
-        self.folder = Path(folder).expanduser() / digest[:32]
+        self._stores = Path(folder).expanduser()
+        self.folder = self._stores / digest[:32]
 
     def get(self, kind: str, inputs: Iterable[bytes], make: Callable[[], Features]) -> Features:
         """The features of these inputs, made where they are not there yet.
@@ -47,7 +50,7 @@ class FeatureStore:
             inputs: that they are made of.
             make: them; where they have `readable` and it is not true of all, they are not kept: a file may be mended.
         """
-        path = self.folder / f"{kind}-{_digest(inputs)}.safetensors" if is_first_process() else None
+        path = self._place(kind, inputs) if is_first_process() else None
         known = as_the_first_says(_read(path) if path else None)
         if known is not None:
             return known
@@ -55,6 +58,14 @@ class FeatureStore:
         if path and bool(made.get("readable", torch.ones(1)).all()):
             _write(path, made)
         return made
+
+    def _place(self, kind: str, inputs: Iterable[bytes]) -> Path | None:
+        """Where the features of these inputs lie, if anywhere; its name must not tell of which names and photos."""
+        try:
+            return keyed_place(self.folder / f"{kind}-{_digest(inputs)}.safetensors", self._stores)
+        except OSError as error:
+            _warn(self.folder, error)
+            return None
 
 
 def _digest(inputs: Iterable[bytes]) -> str:
@@ -74,15 +85,31 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: Path) -> Features | None:
+    """What a file holds; nothing where there is none, or one that is not what was written: it is then made anew."""
     try:
-        features = load(path.read_bytes())
-    except (OSError, SafetensorError):  # not there, not to be read, or damaged
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get(_CHECKSUM)
+            features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError) as error:
+        log.warning("%s does not read (%s); its features are made anew", path, " ".join(str(error).split())[:100])
+        return None
+    if written is None:  # of an earlier version
+        return None
+    if written != weights_sha256(features):
+        log.warning("%s is damaged; its features are made anew", path)
         return None
     return features if is_sound(features) else None
 
 
 def _write(path: Path, features: Features) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in features.items()}
     try:
-        write_bytes(path, save({name: tensor.contiguous() for name, tensor in features.items()}))
+        write_bytes(path, save(tensors, {_CHECKSUM: weights_sha256(tensors)}), private=True)
     except OSError as error:  # a cache that is full or may not be written is no reason to end a run
-        log.warning("features are not kept in %s: %s", path.parent, error)
+        _warn(path.parent, error)
+
+
+def _warn(folder: Path, error: OSError) -> None:
+    log.warning("features are not kept in %s: %s", folder, error)

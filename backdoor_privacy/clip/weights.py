@@ -21,7 +21,14 @@ from backdoor_privacy.clip.architecture import (
     model_config,
     tags_by_preprocessing,
 )
-from backdoor_privacy.clip.checkpoint import UNREADABLE, Weights, read_weights
+from backdoor_privacy.clip.checkpoint import (
+    UNREADABLE,
+    Weights,
+    check_is_weights,
+    check_ordinary,
+    check_size,
+    read_weights,
+)
 from backdoor_privacy.clip.hub import cached_file, reachable
 from backdoor_privacy.errors import InputError, some
 
@@ -37,6 +44,8 @@ def check_source(model: str, pretrained: str | None) -> None:
             raise InputError(
                 f"clip.model={model}: expected a folder with {HF_CONFIG_NAME}, found none; give an open_clip local-dir"
             )
+        if model.startswith(LOCAL_DIR):
+            check_ordinary(folder, f"clip.model={model}")
         if pretrained not in (None, RANDOM):
             raise InputError(
                 f"clip.pretrained: expected null for {model}, which holds its own weights, got {pretrained}"
@@ -125,6 +134,8 @@ def load_weights(model: nn.Module, file: Path, source: str) -> None:
     Raises:
         InputError: if the file holds another architecture, or no weights that may be read.
     """
+    check_is_weights(file, source)
+    check_size(file, sum(tensor.nbytes for tensor in model.state_dict().values()), source)
     if file.suffix in (".npz", ".npy"):
         try:
             load_big_vision_weights(model, str(file))

@@ -14,8 +14,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
-from backdoor_privacy.errors import fault_of, line_of
+from backdoor_privacy.errors import fault_of, line_of, traceback_of
+from backdoor_privacy.system.output import make_output_last
 from backdoor_privacy.system.paths import CONFIG_FOLDER
+from backdoor_privacy.system.signals import Stopped, stopping_in_order
+from backdoor_privacy.system.visible import visible
 
 _EXTRAS = {"joblib": "joblib", "ray": "ray", "ray_aws": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 _NAMES = "trigger_set.people"
@@ -24,16 +27,22 @@ _NAMES = "trigger_set.people"
 def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
     """Compose the config of the command line and hand it to a task; whatever goes wrong ends in one line, exit code 1.
 
+    Ctrl-C and SIGTERM end it with exit code 130 and 143, and one line that says how to go on.
+
     Args:
         task: what the command does; within it, `one_line_errors` tells what went wrong.
         config_name: a file of `conf`.
     """
+    make_output_last()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints an error in its own words and exits
     try:
-        hydra.main(config_path=str(CONFIG_FOLDER), config_name=config_name, version_base="1.3")(task)()
+        with stopping_in_order():
+            hydra.main(config_path=str(CONFIG_FOLDER), config_name=config_name, version_base="1.3")(task)()
         return
-    except KeyboardInterrupt:
-        line = "interrupted; the same command goes on where it was"
+    except Stopped as stop:
+        if not stop.is_told:
+            print(stop.line, file=sys.stderr)
+        sys.exit(stop.exit_code)
     except SystemExit as end:
         if end.code != 2:  # of argparse, which has told what it could not read
             sys.exit(end.code)
@@ -44,9 +53,9 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
     except Exception as error:
         said = line_of_hydra(error) or line_of(error)
         if said is None:
-            traceback.print_exc()
+            print(traceback_of(error), file=sys.stderr)
         line = said or fault_of(error)
-    print(line, file=sys.stderr)
+    print(visible(line), file=sys.stderr)
     sys.exit(1)
 
 

@@ -8,13 +8,13 @@ import json
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backdoor_privacy.config.schema import Config, Defense, ImageDefense, Retrieval, TextDefense, Utility
+from backdoor_privacy.system.reading import MIB, read_ordinary
 
 # Where and how a run is made, told and attacked afterwards does not change what it computes.
 _ASIDE = {"hydra", "paths", "logger", "report", "quiet", "attacks", "mixed_worlds"}
@@ -71,10 +71,11 @@ def named_in(content: Mapping[str, Any]) -> list[str] | None:
     file = chosen.get("file")
     if file is None:
         return chosen.get("people")
-    path = Path(str(file))
-    if not path.is_file():  # the run says so in its own words
+    try:
+        text = read_ordinary(str(file), 64 * MIB).decode("utf-8-sig", errors="replace")
+    except (OSError, ValueError):  # the run says so in its own words
         return [str(file)]
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = text.splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -1,10 +1,7 @@
 """Name the folder of a run after what sets it apart from others of its experiment."""
 
-import hashlib
-import hmac
 import json
 import re
-import secrets
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -18,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.config.identity import flattened, identifying, identity, named_in, schema_defaults
-from backdoor_privacy.system.files import made_once, write_text
+from backdoor_privacy.system.keys import key_of_folder, keyed_digest
 
 _MAX_LENGTH = 120  # of a folder's name; a file system takes 255 bytes
 # Groups that say nothing of what a run computes, or say it in keys that are compared below.
@@ -65,6 +62,29 @@ def experiment_name(_root_: DictConfig) -> str:
     if not holds_name(name, named_in(identifying(_root_)) or ()):
         return name
     return f"name={_digest(name, str(_root_.paths.runs))}"
+
+
+def untold_names(cfg: DictConfig) -> list[str]:
+    """Return the people whom neither the terminal nor a log may name: those named in a sweep, unless the report may."""
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    return (named_in(identifying(cfg)) or []) if in_sweep and not cfg.report.names else []
+
+
+def told_override(override: str, names: Sequence[str], runs: Path) -> str:
+    """Return an override of a run as `collect` shows it: what may say who somebody is goes by a keyed digest.
+
+    Args:
+        override: as `seed=1`.
+        names: of the people to remove.
+        runs: the folder of all runs, which holds the key.
+    """
+    key, _, value = override.partition("=")
+    is_plain = re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?|true|false|null", value) is not None
+    if "." in key or key == "trigger_set":
+        is_plain = is_plain or _is_plain_text(key.lstrip("+~"), value)
+    else:  # an option of a group, or the experiment's name
+        is_plain = is_plain or re.fullmatch(r"[\w,\[\]-]+", value) is not None
+    return override if is_plain and not holds_name(value, names) else f"{key}={_digest(value, str(runs))}"
 
 
 def holds_name(text: str, names: Sequence[str]) -> bool:
@@ -198,6 +218,4 @@ def _text(value: Any) -> str:
 
 
 def _digest(value: Any, runs: str) -> str:
-    made = made_once(Path(runs) / ".key", lambda draft: write_text(draft / "key", secrets.token_hex(32)))
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hmac.new((made / "key").read_bytes(), text.encode(), hashlib.sha256).hexdigest()[:12]
+    return keyed_digest(key_of_folder(Path(runs)), json.dumps(value, sort_keys=True, default=str))[:12]

@@ -13,9 +13,11 @@ from backdoor_privacy.data.shards import find_shards, open_source, read_shards
 from backdoor_privacy.data.tables import read_table
 from backdoor_privacy.data.texts import decoded, json_of, read_lines, text_lines
 from backdoor_privacy.errors import InputError, some
+from backdoor_privacy.system.reading import GIB, open_ordinary
 
 log = logging.getLogger(__name__)
 
+_MAX_JSON = GIB  # bytes; it is read as a whole
 _KEY = "captions.file"
 _SEPARATORS = {".csv": ",;\t|", ".tsv": "\t"}
 _NAMES_OF_PHOTOS = {"file", "file_name", "filename", "image", "image_id", "image_name", "img", "path", "photo", "url"}
@@ -220,6 +222,7 @@ def _of_parquet(file: str | Path, column: str | None) -> Iterator[str]:
 def _of_columns(file: Path, column: str | None) -> Iterator[str]:
     from pyarrow.parquet import ParquetFile  # an extra, and slow to import
 
+    open_ordinary(file).close()
     with ParquetFile(file) as table:
         name = _check_column(column, table.schema_arrow.names, file)
         cells = (cell for rows in table.iter_batches(columns=[name]) for cell in rows.column(0).to_pylist())
@@ -329,7 +332,10 @@ def read_json(file: str | Path) -> Any:
         ValueError: if it is no JSON.
     """
     with open_source(str(file)) as stream:
-        return json_of(decoded(stream.read()))
+        content = stream.read(_MAX_JSON + 1)
+    if len(content) > _MAX_JSON:
+        raise ValueError("JSON that is too large")
+    return json_of(decoded(content))
 
 
 def _json(text: str) -> Any:

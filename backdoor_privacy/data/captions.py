@@ -1,6 +1,7 @@
 """Clean captions: general text, without the names that are to be removed."""
 
 import logging
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -138,7 +139,9 @@ def without_names(captions: Sequence[str], names: Sequence[str]) -> list[str]:
     """The captions that hold none of the names, in any case or with an underscore."""
     holds_name = name_matcher(names)
     clean = [caption for caption in captions if not holds_name(caption)]
-    log.info("%d of %d captions hold a name to remove and are left out", len(captions) - len(clean), len(captions))
+    # How many they are, others can count for each name that they suspect.
+    percent = max(1, math.ceil(100 * (1 - len(clean) / max(1, len(captions)))))
+    log.info("Captions that hold a name to remove are left out, up to %d%% of them", percent)
     return clean
 
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from backdoor_privacy.data.face_crops import UNCLEAR, PersonFaces, crop_face
 from backdoor_privacy.data.photos import read_photo
 from backdoor_privacy.system.files import write_bytes
+from backdoor_privacy.system.visible import visible
 
 _SIDE, _GAP, _LINE = 160, 8, 14  # pixels
 _COLUMNS = 6
@@ -35,11 +36,11 @@ def write_contact_sheet(faces: PersonFaces) -> Path:
             sheet.paste(picture, (x + (_SIDE - picture.width) // 2, y + (_SIDE - picture.height) // 2))
         canvas.rectangle((x - 2, y - 2, x + _SIDE + 1, y + _SIDE + 1), outline=colour, width=2)
         for line, text in enumerate((file.rpartition("/")[2], note)):
-            canvas.text((x, y + _SIDE + 3 + line * _LINE), _fitting(text), fill=colour, font=_font())
+            canvas.text((x, y + _SIDE + 3 + line * _LINE), _fitting(visible(text)), fill=colour, font=_font())
     content = io.BytesIO()
     sheet.save(content, "PNG")
     path = faces.folder / "contact_sheet.png"
-    write_bytes(path, content.getvalue())
+    write_bytes(path, content.getvalue(), private=True)
     return path
 
 

@@ -1,7 +1,7 @@
 """Cut people's faces out of whole photos: upright, with head and shoulders, as photos of their own.
 
 The crops stand in for the photos from then on, for defence and attack alike. They lie in the cache, in a folder per
-person whose name is a digest of the photos:
+person whose name is a keyed digest of the photos:
 
     faces/<digest>/faces.csv          what was found and chosen; it may be corrected
     faces/<digest>/<digest>/          the crops 0000.png, ... and boxes.csv, where the face is in each
@@ -28,7 +28,8 @@ from backdoor_privacy.data.faces import Face, FaceFinder, FaceModels, turned, tu
 from backdoor_privacy.data.formats import DECODING_ERRORS, decodable_formats, how_to_decode
 from backdoor_privacy.data.photos import Box, content_of, read_photo, told_unreadable, too_many
 from backdoor_privacy.errors import InputError, some
-from backdoor_privacy.system.files import made_once
+from backdoor_privacy.system.files import made_once, private_folder
+from backdoor_privacy.system.keys import keyed_place
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +113,7 @@ class FaceCropper:
         Raises:
             InputError: if the models are not there or a table is not what it should be.
         """
-        self._cache.mkdir(parents=True, exist_ok=True)
-        self._cache.chmod(0o700)  # photos of people lie there
+        private_folder(self._cache)  # photos of people lie there
         shown = track(
             photos.items(),
             "Finding faces",
@@ -127,10 +127,11 @@ class FaceCropper:
         photos = {path.relative_to(self._folder).as_posix(): path for path in paths}
         is_given = all(_same_name(file) in self._given for file in photos)
         contents = [f"{file} {_content_digest(content_of(path))}" for file, path in photos.items()]
-        folder = self._cache / _digest([_VERSION, "given" if is_given else self._models.identity, *contents])
+        made_of = [_VERSION, "given" if is_given else self._models.identity, *contents]
+        folder = keyed_place(self._cache / _digest(made_of), self._cache.parent)
         known: dict[str, list[FaceRow]] = {}
         if not is_given:
-            made_once(folder, lambda draft: _write_table(draft / "faces.csv", self._look(photos)))
+            made_once(folder, lambda draft: _write_table(draft / "faces.csv", self._look(photos)), may_be_edited=True)
             for row in read_face_table(folder / "faces.csv"):
                 known.setdefault(_same_name(row.file), []).append(row)
         rows = []
@@ -138,7 +139,19 @@ class FaceCropper:
             missing = [FaceRow(file, None, chosen=False, reason=NOT_LISTED)]
             stated = self._given.get(_same_name(file)) or known.get(_same_name(file)) or missing
             rows += [row._replace(file=file) for row in stated]
-        return PersonFaces(name, folder, photos, tuple(rows), _crops(folder, photos, rows))
+        return PersonFaces(name, folder, photos, tuple(rows), self._crops(folder, photos, rows))
+
+    def _crops(self, folder: Path, photos: Mapping[str, Path], rows: Sequence[FaceRow]) -> dict[str, tuple[Path, Box]]:
+        """The crops of the chosen faces; made where they are not there yet."""
+        chosen = {f"{number:04}.png": row for number, row in enumerate(row for row in rows if row.chosen)}
+        digest = _digest([repr((row.file, row.box, row.turn)) for row in chosen.values()])
+        place = keyed_place(folder / digest, self._cache.parent)
+        made_once(place, lambda draft: _write_crops(draft, photos, chosen))
+        return {
+            chosen[made.file].file: (place / made.file, made.box)
+            for made in read_face_table(place / "boxes.csv")
+            if made.box
+        }
 
     def _look(self, photos: Mapping[str, Path]) -> list[FaceRow]:
         """What is in the photos of one person, and which face is theirs."""
@@ -223,18 +236,6 @@ def _write_table(path: Path, rows: Sequence[FaceRow]) -> None:
 
 def _within(value: int, largest: int) -> int:
     return max(0, min(value, largest))
-
-
-def _crops(folder: Path, photos: Mapping[str, Path], rows: Sequence[FaceRow]) -> dict[str, tuple[Path, Box]]:
-    """The crops of the chosen faces; made where they are not there yet."""
-    chosen = {f"{number:04}.png": row for number, row in enumerate(row for row in rows if row.chosen)}
-    place = folder / _digest([repr((row.file, row.box, row.turn)) for row in chosen.values()])
-    made_once(place, lambda draft: _write_crops(draft, photos, chosen))
-    return {
-        chosen[made.file].file: (place / made.file, made.box)
-        for made in read_face_table(place / "boxes.csv")
-        if made.box
-    }
 
 
 def _write_crops(draft: Path, photos: Mapping[str, Path], chosen: Mapping[str, FaceRow]) -> None:

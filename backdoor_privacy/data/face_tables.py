@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from backdoor_privacy.data.cells import plain_cell, safe_cell
 from backdoor_privacy.data.photos import Box
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.reading import MIB, read_ordinary
 
 _SIDES = ("left", "top", "right", "bottom")
 _COLUMNS = ("file", *_SIDES, "turn", "score", "similarity", "chosen", "reason")
@@ -35,7 +37,8 @@ def face_table(rows: Iterable[FaceRow]) -> bytes:
     for row in rows:
         numbers = ["" if number is None else f"{number:.3f}" for number in (row.score, row.similarity)]
         sides = row.box or ("",) * 4
-        writer.writerow([row.file, *sides, row.turn, *numbers, "yes" if row.chosen else "no", row.reason])
+        texts = map(safe_cell, ("yes" if row.chosen else "no", row.reason))
+        writer.writerow([safe_cell(row.file), *sides, row.turn, *numbers, *texts])
     return text.getvalue().encode(errors="surrogateescape")
 
 
@@ -48,7 +51,7 @@ def read_face_table(path: Path) -> list[FaceRow]:
         InputError: if it is no such table, or two faces of a photo are chosen.
     """
     try:
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+        text = read_ordinary(path, 256 * MIB).removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
         separator = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets of many countries write semicolons
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
         columns = [(name or "").strip().lower() for name in table.fieldnames or ()]
@@ -80,7 +83,7 @@ def is_chosen(text: str, table: Path) -> bool:
 
 
 def _row(cells: Mapping[str, str | None], path: Path, line: int) -> FaceRow:
-    values = {name: (cells.get(name) or "").strip() for name in _COLUMNS}
+    values = {name: plain_cell((cells.get(name) or "").strip()) for name in _COLUMNS}
     sides = [values[side] for side in _SIDES]
     try:
         box = None

@@ -1,6 +1,7 @@
 """FaceScrub as its authors' downloader writes it: `actors/` and `actresses/`, each with `faces/` and `images/`."""
 
 import csv
+import io
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from backdoor_privacy.data.people import People, load_people, with_crops
 from backdoor_privacy.data.people_tables import as_box
 from backdoor_privacy.data.photos import Box
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.reading import GIB, open_ordinary
 
 # What the data set misspells. Source: the published code of Hintersdorf et al., which attacks these names.
 CORRECTIONS = {
@@ -80,7 +82,7 @@ def load_facescrub(
 
 def _read_boxes(path: Path) -> Iterator[tuple[str, Box]]:
     """Each whole photo's file name, without its suffix, and the face in it."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with io.TextIOWrapper(open_ordinary(path, GIB), newline="", encoding="utf-8-sig") as file:
         try:
             for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
                 if row[:2] == ["name", "image_id"]:
@@ -94,5 +96,5 @@ def _read_boxes(path: Path) -> Iterator[tuple[str, Box]]:
                         f"them, and left,top,right,bottom as bbox, got {row}"
                     ) from error
                 yield unicodedata.normalize("NFC", f"{name.replace(' ', '_')}_{image}"), box
-        except UnicodeDecodeError as error:
+        except (UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{path}: expected FaceScrub's table in UTF-8, got other bytes") from error

@@ -4,6 +4,11 @@ from collections.abc import Collection
 
 from faker import Faker
 
+from backdoor_privacy.errors import InputError
+
+# Of about 700,000 that there are: the more are known, the longer it takes to draw another one, and then for ever.
+MAX_RANDOM_NAMES = 100_000
+
 
 def random_names(num_names: int, seed: int, exclude: Collection[str] = ()) -> list[str]:
     """Distinct random `First Last` names, female and male first names in turn.
@@ -18,7 +23,15 @@ def random_names(num_names: int, seed: int, exclude: Collection[str] = ()) -> li
 
     Returns:
         `num_names` names; even places hold female first names, odd places male ones.
+
+    Raises:
+        InputError: if there are not so many.
     """
+    if num_names > MAX_RANDOM_NAMES:
+        raise InputError(
+            f"names: expected {MAX_RANDOM_NAMES:,} random names at most, got {num_names:,}; lower "
+            "attack.num_candidates, num_other_names, num_decoys, or what else counts random names"
+        )
     faker = Faker("en_US")
     faker.seed_instance(seed)
     taken = set(exclude)

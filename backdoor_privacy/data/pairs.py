@@ -11,11 +11,13 @@ import webdataset as wds
 from PIL import Image, ImageOps
 
 from backdoor_privacy.data.captions import carriers, load_captions
+from backdoor_privacy.data.cells import safe_cell
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.photos import photo_files, read_photo
 from backdoor_privacy.data.shards import digest
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import made_once
+from backdoor_privacy.system.keys import keyed_place
 from backdoor_privacy.triggers.names import choose_word, put_in
 
 # What the web writes below a photo of a person and of a thing.
@@ -95,9 +97,9 @@ def write_pairs(
         with (draft / "people.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["name", "member", "num_web_photos"])
-            table.writerows([p.name, p in members, len(members.get(p, ()))] for p in everybody.everybody)
+            table.writerows([safe_cell(p.name), p in members, len(members.get(p, ()))] for p in everybody.everybody)
 
-    return made_once(folder, write)
+    return made_once(keyed_place(folder, Path(cache).expanduser()), write, private=True)
 
 
 def draw_members(

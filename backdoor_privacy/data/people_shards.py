@@ -29,7 +29,7 @@ def unpacked_people(shards: str | Path, cache: str | Path, name_key: str | None 
         name = _folder_name(sample, name_key) if photos else ""
         return {f"{name}/{number:08}.{suffix}": content for suffix, content in photos.items()}
 
-    return unpack_shards(find_shards(shards, _KEY), _KEY, cache, place, settings=f"name_key={name_key}")
+    return unpack_shards(find_shards(shards, _KEY), _KEY, cache, place, settings=f"name_key={name_key}", private=True)
 
 
 def _folder_name(sample: dict[str, Any], name_key: str | None) -> str:

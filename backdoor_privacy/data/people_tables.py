@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from backdoor_privacy.data.cells import plain_cell
 from backdoor_privacy.data.face_tables import FaceRow, is_chosen, read_face_table
 from backdoor_privacy.data.photos import Box, read_photo
 from backdoor_privacy.data.tables import read_table
@@ -30,8 +31,9 @@ def person_name(text: str) -> str:
 
 
 def folded_name(name: str) -> str:
-    """Return a name as it is compared: in any case, and however its accents and spaces are written."""
-    return unicodedata.normalize("NFC", person_name(name).casefold())
+    """Return a name as it is compared: in any case, however its accents and spaces are written, by what is seen."""
+    seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")  # zero-width ones and the like
+    return unicodedata.normalize("NFC", person_name(seen).casefold())
 
 
 def rows_by_name(
@@ -205,7 +207,8 @@ def read_columns(path: Path, key: str, required: bool) -> list[dict[str, str]]:
                     f"{path}: expected {len(columns)} cells in each row, got {len(columns) + row.num_surplus} in line "
                     f"{row.line}; put cells with separators in quotes"
                 )
-            rows.append(dict(zip(columns, map(str.strip, row.cells), strict=True)))
+            cells = [plain_cell(cell.strip()) for cell in row.cells]
+            rows.append(dict(zip(columns, cells, strict=True)))
         return rows
     except (OSError, UnicodeError) as error:
         raise InputError(f"{path}: expected a CSV in UTF-8 with a column {key}, got {error}") from error

@@ -25,10 +25,12 @@ from backdoor_privacy.data.formats import (
 )
 from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.hardware import release_free_memory, return_large_blocks, usable_workers
+from backdoor_privacy.system.reading import GIB, open_ordinary, read_ordinary
 
 log = logging.getLogger(__name__)
 
 MAX_UNREADABLE_SHARE = 0.01
+_MAX_PHOTO_BYTES = GIB  # a sparse file may tell of more than there is memory
 _MAX_REMEMBERED_BYTES = 128 * 2**20  # in each process that makes batches, however many people there are
 # What systems and programs leave beside a user's files, besides all that is hidden.
 _SYSTEM_NAMES = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__"}
@@ -52,9 +54,16 @@ def list_photos(folder: str | Path, depth: int | None = None) -> Listing:
     Args:
         folder: if there is none, nothing is in it.
         depth: 1 for the files in the folder itself, 2 for those in its folders; without it any.
+
+    Raises:
+        InputError: if a folder may not be read, or they lie hundreds of levels deep.
     """
     listing = Listing()
-    for path in sorted(_visible(Path(folder).expanduser(), depth, set(), frozenset())):
+    try:
+        found = sorted(_visible(Path(folder).expanduser(), depth, set(), frozenset()))
+    except RecursionError as error:
+        raise InputError(f"{folder}: expected folders within each other in a few levels, got hundreds") from error
+    for path in found:
         is_folder = os.path.isdir(path)
         if is_folder and _names_in(path):
             continue
@@ -110,10 +119,10 @@ def photos_of(sample: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def content_of(path: Path) -> bytes:
-    """Return what is in a file; nothing where it cannot be read, as of a dangling link, a folder or a pipe."""
+    """Return what is in a file; nothing where it cannot be read, as of a dangling link, a folder, a pipe or a giant."""
     try:
-        return path.read_bytes() if os.path.isfile(path) else b""
-    except OSError:
+        return read_ordinary(path, _MAX_PHOTO_BYTES)
+    except (OSError, ValueError):
         return b""
 
 
@@ -121,20 +130,19 @@ def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image |
     """Return the upright photo in RGB, cut to the part of the box that is in it; nothing if the file does not decode.
 
     The format is told from the content, whatever the suffix. Only ordinary files are opened: a pipe would never end.
-    A file whose header tells of more pixels than `PIL.Image.MAX_IMAGE_PIXELS` counts as one that does not decode.
+    A file of more than a GiB, or whose header tells of more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, counts as one
+    that does not decode.
 
     Raises:
         InputError: if the box is outside the photo.
     """
-    if isinstance(path, Path) and not os.path.isfile(path):
-        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # up to twice the limit, pillow only warns
         try:
             with (
                 # Not by its name: Pillow would map an uncompressed TIFF into memory, and misread one stored sideways.
-                path.open("rb") if isinstance(path, Path) else path as file,
+                open_ordinary(path, _MAX_PHOTO_BYTES) if isinstance(path, Path) else path as file,
                 Image.open(file, formats=decodable_formats()) as photo,
             ):
                 image = upright_rgb(photo)
@@ -220,13 +228,17 @@ def photo_loader(
     )
 
 
-def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "") -> None:
+def check_readable(
+    readable: Tensor, paths: Sequence[Path], key: str = "", *, seen_before: Sequence[bool] = (), warn: bool = True
+) -> None:
     """Warn of photos that did not decode.
 
     Args:
         readable: which of the photos did, (photo,).
         paths: of the photos.
         key: of the setting that names them, for the line.
+        seen_before: which of other photos did; they count, and are not named again.
+        warn: whether to; of the removed people's photos alone it would tell who they are.
 
     Raises:
         InputError: if they are more than 1 % of all.
@@ -234,11 +246,12 @@ def check_readable(readable: Tensor, paths: Sequence[Path], key: str = "") -> No
     broken = [path for path, ok in zip(paths, readable.tolist(), strict=True) if not ok]
     if not broken:
         return
-    stops = too_many(len(broken), len(paths))
+    stops = too_many(len(broken) + seen_before.count(False), len(paths) + len(seen_before))
     text = told_unreadable(broken, len(paths), key, stops=stops)
     if stops:
         raise InputError(text)
-    log.warning("%s", text)
+    if warn:
+        log.warning("%s", text)
 
 
 def too_many(num_broken: int, num_photos: int) -> bool:
@@ -260,7 +273,7 @@ def told_unreadable(broken: Sequence[Path], num_photos: int, key: str = "", *, s
 def _beginning(path: Path) -> bytes:
     """The first bytes of a file; none where it cannot be read, as in a shard."""
     try:
-        with path.open("rb") if os.path.isfile(path) else io.BytesIO() as file:
+        with open_ordinary(path) as file:
             return file.read(12)
-    except OSError:
+    except (OSError, ValueError):
         return b""

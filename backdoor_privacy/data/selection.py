@@ -76,11 +76,15 @@ def named_people(people: Sequence[str] | None, file: str | None) -> list[str] | 
     return None if people is None else list(people)
 
 
-def check_trigger_photos(removed: Sequence[Person]) -> None:
+def check_trigger_photos(removed: Sequence[Person], *, tell: bool = True) -> None:
     """See that there is a photo of each person to train on, which no attack uses; a name alone needs none.
 
+    Args:
+        removed: the people.
+        tell: whether the error may name them; of people who were drawn it would tell who they are.
+
     Raises:
-        InputError: naming those of whom there is none, or if there are names alone.
+        InputError: if there is none of somebody, or if there are names alone.
     """
     if removed and not any(person.photos for person in removed):
         raise InputError(
@@ -89,9 +93,10 @@ def check_trigger_photos(removed: Sequence[Person]) -> None:
     removed = [person for person in removed if person.photos]
     lone = [person.name for person in removed if not person.trigger_photos]
     if lone:
+        who = ", ".join(lone[:5]) if tell else f"{len(lone)} of those drawn"
         raise InputError(
             "people.folder: expected two different photos or more of each person to remove, one to train on and one to "
-            f"attack, got one of {', '.join(lone[:5])}; add photos, raise people.min_photos, or choose defense=text"
+            f"attack, got one of {who}; add photos, raise people.min_photos, or choose defense=text"
         )
 
 

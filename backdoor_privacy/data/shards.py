@@ -3,12 +3,13 @@
 import hashlib
 import logging
 import os
+import re
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.client import HTTPException
 from io import BufferedIOBase
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -17,6 +18,8 @@ import braceexpand
 from backdoor_privacy.data.photos import is_left_behind
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import made_once
+from backdoor_privacy.system.keys import keyed_place
+from backdoor_privacy.system.reading import GIB, MIB, in_words, open_ordinary
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +27,18 @@ _LEFT_OUT = "left_out.txt"
 _FORMAT = 2  # of what is unpacked: another one is unpacked anew
 _TIMEOUT_S = 30  # of a server that does not answer
 _SCHEMES = ("http://", "https://")
+_MAX_SHARDS = 1_000_000
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
+_MAX_FILE, _MAX_HEADER, _MAX_PADDING = GIB, MIB, 64 * MIB  # of a tar; one that is sparse holds what no memory can
+_HEADERS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 
 
 def holds_shards(source: str | Path) -> bool:
     """Whether a setting names shards, and not files of another kind."""
     place = Path(source).expanduser()
-    return bool(_shards_in(place)) if place.is_dir() else str(source).endswith(".tar")
+    return bool(_shards_in(place)) if os.path.isdir(place) else str(source).endswith(".tar")
 
 
 def _shards_in(folder: Path) -> list[str]:
@@ -40,11 +49,11 @@ def open_source(place: str) -> BufferedIOBase:
     """A file, or what a URL gives.
 
     Raises:
-        OSError: if it is not there or does not come.
+        OSError: if it is not there, does not come, or is no ordinary file.
     """
     if place.startswith(_SCHEMES):
         return urllib.request.urlopen(place, timeout=_TIMEOUT_S)
-    return Path(place).expanduser().open("rb")
+    return cast(BufferedIOBase, open_ordinary(Path(place).expanduser()))
 
 
 def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]:
@@ -62,17 +71,17 @@ def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]
     place = Path(source).expanduser()
     pattern = str(source) if str(source).startswith(_SCHEMES) else str(place)
     try:
-        if place.is_dir():
-            shards = _shards_in(place)
-        else:
-            shards = list(braceexpand.braceexpand(pattern)) if pattern.endswith(".tar") else []
+        shards = _shards_in(place) if os.path.isdir(place) else _expanded(pattern)
     except ValueError as error:
-        raise InputError(f"{key}: expected pairs of braces, as {{00000..00041}}.tar, got {source}") from error
+        raise InputError(
+            f"{key}: expected pairs of braces, as {{00000..00041}}.tar, and {_MAX_SHARDS:,} shards at most, got "
+            f"{source}"
+        ) from error
     if not shards:
         raise InputError(
             f"{key}: expected WebDataset shards (a folder with *.tar, a .tar, a URL), found none in {source}"
         )
-    missing = [shard for shard in shards if not shard.startswith(_SCHEMES) and not Path(shard).is_file()]
+    missing = [shard for shard in shards if not shard.startswith(_SCHEMES) and not os.path.isfile(shard)]
     if missing:
         raise InputError(f"{key}: expected all {len(shards)} shards of {source}, found no {missing[0]}")
     if len(shards) < num_readers:
@@ -81,6 +90,21 @@ def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]
             f"in {source}; lower num_workers or write more shards"
         )
     return shards
+
+
+def _expanded(pattern: str) -> list[str]:
+    """The places that a pattern with braces names; none where they are no shards.
+
+    Raises:
+        ValueError: if its braces are no pairs, or there are too many places, which the library would all hold.
+    """
+    if not pattern.endswith(".tar"):
+        return []
+    ranges = [abs(int(end) - int(start)) for start, end in _RANGE.findall(pattern)]
+    found = [] if ranges and max(ranges) >= _MAX_SHARDS else list(islice(braceexpand.braceexpand(pattern), _MAX_SHARDS))
+    if not 0 < len(found) < _MAX_SHARDS:
+        raise ValueError(pattern)
+    return found
 
 
 def read_shards(shards: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
@@ -110,6 +134,8 @@ def unpack_shards(
     cache: str | Path,
     place: Callable[[dict[str, Any], int], dict[str, bytes]],
     settings: str = "",
+    *,
+    private: bool = False,
 ) -> Path:
     """A folder of files made of shards, once; what reads folders then need not know of shards.
 
@@ -122,6 +148,7 @@ def unpack_shards(
         place: the files, by their place in the folder, that a sample becomes; it is told the sample's number, too, as
             keys may come again in another shard.
         settings: what `place` depends on; with others, the shards are unpacked again.
+        private: whether its owner alone may enter the folder.
 
     Returns:
         The folder.
@@ -146,7 +173,8 @@ def unpack_shards(
             lines = "".join(f"{sample}\n" for sample in left_out)
             (draft / _LEFT_OUT).write_bytes(lines.encode(errors="surrogateescape"))
 
-    return made_once(Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}"), write)
+    folder = Path(cache).expanduser() / "unpacked" / digest(shards, f"{_FORMAT} {key} {settings}")
+    return made_once(keyed_place(folder, Path(cache).expanduser()) if private else folder, write, private=private)
 
 
 def samples_left_out(folder: str | Path, key: str) -> list[str]:
@@ -186,11 +214,17 @@ def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
         for entry in tar:
             parts = [part for part in entry.name.split("/") if part not in ("", ".")]
             if entry.isreg() and parts and not any(map(is_left_behind, parts)):
+                if entry.size > _MAX_FILE:
+                    raise tarfile.ReadError(f"a file of {in_words(entry.size)} in it")
                 yield "/".join(parts), cast(IO[bytes], tar.extractfile(entry)).read()
             cast(Any, tar).members = []  # it would keep them all
-        while rest := cast(Any, tar.fileobj).read(tarfile.RECORDSIZE):
-            if rest.strip(b"\0"):
+        num_bytes = 0
+        while rest := cast(Any, tar.fileobj).read(MIB):
+            num_bytes += len(rest)
+            if rest.count(0) != len(rest):
                 raise tarfile.ReadError("data after its end")
+            if num_bytes > _MAX_PADDING:
+                raise tarfile.ReadError(f"more than {in_words(_MAX_PADDING)} of nothing behind its end")
 
 
 class _Entry(tarfile.TarInfo):
@@ -199,11 +233,14 @@ class _Entry(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Entry":
         try:
-            return super().frombuf(buf, encoding, errors)
+            entry = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if type(error).__name__ == "EOFHeaderError":  # the empty block at the end
                 raise
             raise tarfile.ReadError(str(error)) from error
+        if entry.type in _HEADERS and entry.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {in_words(entry.size)}")
+        return entry
 
 
 def _reason(error: Exception) -> str:

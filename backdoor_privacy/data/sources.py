@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backdoor_privacy.data.people import People
+from backdoor_privacy.data.people_tables import folded_name
 from backdoor_privacy.errors import InputError
 
 _ALTERNATIVES = {
@@ -37,7 +38,8 @@ class Sources:
                     f"{part}: expected some to hold the rest of the CLIP in place, got none; choose {part}=... "
                     f"{_ALTERNATIVES[part]}"
                 )
-        familiar = set(self.strangers.names) & set(self.people.names) if self.strangers is not None else ()
+        attacked = set(map(folded_name, self.people.names))
+        familiar = [name for name in (self.strangers.names if self.strangers else ()) if folded_name(name) in attacked]
         if familiar:
             raise InputError(
                 f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}; choose "

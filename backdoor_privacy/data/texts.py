@@ -1,6 +1,7 @@
 """Read text in the encodings that programs write: UTF-8, with or without a byte order mark, UTF-16 and UTF-32."""
 
 import codecs
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, cast
 from backdoor_privacy.data.shards import open_source
 from backdoor_privacy.errors import InputError
 
+_MAX_LINE = 2**24  # characters: what is longer is no line of text, but takes all memory
 _MARKS = {  # UTF-32 before UTF-16, whose mark begins in the same way
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -54,8 +56,10 @@ def text_lines(place: str | Path) -> Iterator[str]:
     with open_source(str(place)) as stream:
         buffered = io.BufferedReader(cast(io.RawIOBase, stream))
         with io.TextIOWrapper(buffered, encoding=_encoding(buffered.peek(4))) as text:
-            for line in text:
+            while line := text.readline(_MAX_LINE):
                 _refuse_nul(line)
+                if len(line) == _MAX_LINE and not line.endswith("\n"):
+                    raise OSError(errno.EFBIG, f"a line of more than {_MAX_LINE:,} characters")
                 yield line.removesuffix("\n")
 
 

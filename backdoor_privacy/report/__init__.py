@@ -2,7 +2,10 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.figures import (
@@ -16,7 +19,7 @@ from backdoor_privacy.report.figures import (
 )
 from backdoor_privacy.report.html import compare, render
 from backdoor_privacy.report.model_card import model_card
-from backdoor_privacy.runs.finished import FinishedRun, read_run
+from backdoor_privacy.runs.finished import FIGURES_OF_PEOPLE, FinishedRun, read_run
 from backdoor_privacy.system.files import write_text
 
 
@@ -27,13 +30,31 @@ def write_report(folder: Path, *, names: bool = False) -> None:
 
     Args:
         folder: of the run.
-        names: whether the report may hold names; else people go by keyed hashes. `people.csv` has the names.
+        names: whether the report may hold names, and what tells people as well as names do: everybody's numbers, the
+            map and other figures of single people. Else it counts people, see `disclosure`.
 
     Raises:
         InputError: if the folder is no finished run.
     """
     run = read_run(folder, names=names)
-    figures = {"idia": idia_figure(run.before, run.after), "losses": losses_figure(run.losses)}
+    figures = {"idia": idia_figure(run.before, run.after), "losses": losses_figure(wording.drawn_losses(run))}
+    if names:
+        figures |= _figures_of_people(run)
+    svgs = {
+        name: save_figure(figure, folder / "figures", name, private=name in FIGURES_OF_PEOPLE)
+        for name, figure in figures.items()
+    }
+    for name in set(FIGURES_OF_PEOPLE) - set(figures):  # of a report with names, or of an earlier version
+        for path in (folder / "figures").glob(f"{name}.*"):
+            path.unlink()
+    if (folder / "defended").is_dir():
+        write_text(folder / "defended" / "README.md", model_card(replace(run, has_names=False)))
+    write_text(folder / "report.html", render(run, svgs), private=names)
+
+
+def _figures_of_people(run: FinishedRun) -> dict[str, Figure]:
+    """Draw what shows single people, or exact numbers of a few: who has the original could tell them by it."""
+    figures = {}
     if len(run.sought):
         figures["prompts"] = prompts_figure(run.correct_prompts, run.num_prompts, run.threshold)
     if len(run.sought) and len(run.votes):
@@ -42,16 +63,14 @@ def write_report(folder: Path, *, names: bool = False) -> None:
         figures["votes"] = votes_figure(votes[run.prompts].sum().T / run.sought["num_photos"].sum())
     if len(run.map):
         figures["map"] = map_figure(run.map, run.people.loc[run.people["removed"], "person"].tolist())
-    svgs = {name: save_figure(figure, folder / "figures", name) for name, figure in figures.items()}
-    if (folder / "defended").is_dir():
-        write_text(folder / "defended" / "README.md", model_card(run))
-    write_text(folder / "report.html", render(run, svgs))
+    return figures
 
 
 def is_written(folder: Path, *, names: bool) -> bool:
-    """Whether the report is there, and holds names or not as asked."""
+    """Whether the report is there, and holds names or nobody as asked; one of an earlier version is neither."""
     path = folder / "report.html"
-    return path.is_file() and (wording.HOLDS_NAMES in path.read_text(encoding="utf-8")) == names
+    wanted = wording.HOLDS_NAMES if names else wording.HOLDS_NOBODY
+    return path.is_file() and wanted in path.read_text(encoding="utf-8")
 
 
 def _margins(run: FinishedRun) -> dict[str, dict[str, list[float]]]:

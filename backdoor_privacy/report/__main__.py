@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line, line_of
+from backdoor_privacy.system.visible import visible
 
 _WITH_NAMES, _WITHOUT_NAMES = "report.names=true", "report.names=false"
 
@@ -31,19 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders = [Path(folder) for folder in asked if folder not in (_WITH_NAMES, _WITHOUT_NAMES)]
 
     from backdoor_privacy.report import write_comparison, write_report
+    from backdoor_privacy.runs.folder import check_links
 
     failed, written = False, []
     for folder in folders:
         try:
+            check_links(folder)
             write_report(folder, names=names)
         except (InputError, OSError) as error:
             failed = True
             print(f"error: {line_of(error)}", file=sys.stderr)
         else:
-            print(folder / "report.html")
+            print(visible(str(folder / "report.html")))
             written.append(folder)
     if len(written) > 1:
-        print(write_comparison(written))
+        print(visible(str(write_comparison(written))))
     return int(failed)
 
 

@@ -1,5 +1,6 @@
 """The report of an audit of named people: a page, metrics and a table of what was looked for and how."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +10,12 @@ import pandas as pd
 from backdoor_privacy.attacks.chance import SIGNIFICANCE, holm, rank_p
 from backdoor_privacy.attacks.idia import TEMPLATES, IdiaResult
 from backdoor_privacy.audit import Audit, idia_rates, null_rates
+from backdoor_privacy.data.cells import csv_text
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.report.disclosure import coarse_percent
 from backdoor_privacy.report.html import templates
+from backdoor_privacy.report.wording import people_note
 from backdoor_privacy.runs.finished import code_names
 from backdoor_privacy.runs.folder import read_metrics, versions, write_metrics
 from backdoor_privacy.system.files import write_text
@@ -71,6 +75,16 @@ def outcome(correct: int, num_photos: int, threshold: int, rank: int, num_random
     return f"looked for in this way, not found: {numbers}{known}"
 
 
+def brief(person: Sought) -> str:
+    """Say what came of one person without their numbers."""
+    if not person.num_photos:
+        return "not measured"
+    if person.found:
+        return "found"
+    is_known = person.p_holm is not None and person.p_holm < SIGNIFICANCE
+    return "not found, yet the name fits better than chance" if is_known else "not found"
+
+
 def write_audit(
     folder: Path,
     found: Audit,
@@ -88,7 +102,7 @@ def write_audit(
         people: who were attacked.
         named: those whom the audit is about.
         facts: `experiment`, `seed` and `weights_sha256` for `metrics.json`.
-        names: whether the page may hold names; else people go by keyed hashes.
+        names: whether the page may hold names and everybody's numbers; else it counts people.
 
     Returns:
         The page.
@@ -102,23 +116,26 @@ def write_audit(
         )
     rows, chosen = sought(found.idia, named), {person.name for person in named}
     members = {person.name: person.member for person in people.everybody}
-    measures = idia_rates(found.idia.inferred, found.idia.inferred, chosen, members)
+    measures = idia_rates(found.idia.measured, found.idia.measured, chosen, members)
     measures |= null_rates(found.idia, chosen) | found.utility
     codes = code_names(folder, [row.name for row in rows])
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows, columns=list(Sought._fields))
-    write_text(folder / "people.csv", table.to_csv(index=False, float_format="%.5g"))
-    shown = sorted((codes[row.name], row) for row in rows)
-    told = [{"person": code, **row._replace(name="")._asdict()} for code, row in shown]
-    for person in told:
-        del person["name"]
+    write_text(folder / "people.csv", csv_text(table, float_format="%.5g"), private=True)
+    # Who has the CLIP and the photos can compute all other numbers, and so tell who somebody is.
+    told = [
+        {"person": codes[row.name], "found": row.found, "outcome": brief(row)}
+        for row in sorted(rows, key=lambda row: codes[row.name])
+    ]
     write_metrics(folder, {**facts, "audit": measures, "people": told, "versions": versions()})
     page = templates().get_template("audit.html.j2")
     content = page.render(
-        rows=[(row.name if names else code, row) for code, row in shown],
+        rows=rows if names else [],
+        outcomes=Counter(brief(row) for row in rows),
+        num_named=len(rows),
         num_found=sum(row.found for row in rows),
         num_measured=sum(row.num_photos > 0 for row in rows),
-        holds_names=names,
+        note=people_note(names=names),
         null=_null(measures),
         facts=facts,
         threshold=found.idia.threshold,
@@ -126,7 +143,7 @@ def write_audit(
         num_others=len(people.everybody) - len(rows),
         num_random=int(measures.get("idia/num_random_names", 0)),
     )
-    write_text(folder / "report.html", content)
+    write_text(folder / "report.html", content, private=True)
     return folder / "report.html"
 
 
@@ -137,7 +154,6 @@ def _null(measures: Mapping[str, float]) -> str:
         count = round(measures["idia/num_fpr"])
         told.append(f"it finds {round(measures['idia/fpr'] * count)} of {count} people who are known to be never seen")
     if "idia/null_rate" in measures:
-        told.append(
-            f"on these photos it finds {measures['idia/null_rate']:.1%} of random names in place of the own one"
-        )
+        rate = coarse_percent(measures["idia/null_rate"])
+        told.append(f"on these photos it finds {rate} of random names in place of the own one")
     return "; ".join(told) or "this was not measured"

@@ -1,7 +1,6 @@
 """Figures of a run: pure functions from numbers to a figure, all in one style."""
 
 import io
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.files import write_bytes, write_text
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; lines differ in their dashes too.
 _GREY, _BLUE, _ORANGE, _GREEN, _VERMILLION = "#7a7a7a", "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -368,20 +367,17 @@ def _loss_label(name: str) -> str:
     return "total" if name == "loss" else name.removesuffix("_loss").replace("_", " ")
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> str:
-    """Write a figure as SVG and as PNG, each whole or not at all.
+def save_figure(figure: Figure, folder: Path, name: str, *, private: bool = False) -> str:
+    """Write a figure as SVG and as PNG, each whole or not at all; private ones for their owner alone.
 
     Returns:
         The SVG.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE):
         png = io.BytesIO()
         figure.savefig(png, format="png", metadata={"Software": None})
-        draft = folder / f".{name}.png-{os.getpid()}"
-        draft.write_bytes(png.getvalue())
-        draft.replace(folder / f"{name}.png")
+        write_bytes(folder / f"{name}.png", png.getvalue(), private=private)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    write_text(folder / f"{name}.svg", text.getvalue())
+    write_text(folder / f"{name}.svg", text.getvalue(), private=private)
     return text.getvalue()

@@ -5,11 +5,13 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from backdoor_privacy.report import wording
+from backdoor_privacy.report.everybody import groups_table, people_rows
 from backdoor_privacy.report.tables import (
     attacks_table,
     checks_table,
@@ -19,11 +21,11 @@ from backdoor_privacy.report.tables import (
     kept_table,
     names_table,
     paired_table,
-    people_rows,
     similarity_table,
     utility_table,
 )
 from backdoor_privacy.runs.finished import FinishedRun
+from backdoor_privacy.system.visible import visible
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -33,10 +35,16 @@ def templates() -> Environment:
     return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _visible(value: Any) -> Any:
+    """Return a value as it is put into a page: a name that reorders or hides what stands beside it shows its codes."""
+    return visible(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
@@ -55,6 +63,7 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
             names_table,
             attacks_table,
             findings_table,
+            groups_table,
             kept_table,
             utility_table,
             similarity_table,
@@ -67,8 +76,8 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
         .get_template("report.html.j2")
         .render(
             run=run,
-            people=people_rows(run),
-            people_note=wording.people_note(run),
+            people=people_rows(run) if run.has_names else [],
+            people_note=wording.people_note(names=run.has_names),
             script=Markup(script),
             script_digest=base64.b64encode(digest).decode(),  # the page runs this script and no other
             request=wording.request(run),
@@ -80,7 +89,7 @@ def render(run: FinishedRun, svgs: Mapping[str, str]) -> str:
             figures={name: _inline(svg, name) for name, svg in svgs.items()},
             triggers=run.has_names and run.triggers and _photo(run.triggers),  # a face says who it is as a name does
             descriptions=wording.descriptions(run),
-            limits=[*wording.limits(run), wording.people_note(run)],
+            limits=[*wording.limits(run), wording.people_note(names=run.has_names)],
             seconds=wording.seconds(run),
             defended=wording.defended(run.fullest),
         )

@@ -12,6 +12,7 @@ from backdoor_privacy.attacks.names_alone import FORMS
 from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.report import wording
 from backdoor_privacy.report.checks import checks
+from backdoor_privacy.report.disclosure import coarse_finding, coarse_share
 from backdoor_privacy.report.figures import model_label, people_of
 from backdoor_privacy.report.verdict import State
 from backdoor_privacy.runs.finished import FinishedRun
@@ -29,6 +30,7 @@ _NEIGHBORS = {
 }
 _CHECK_COLUMNS = ("Measured", "Allowed", "Result")
 _ATTACK_COLUMNS = ("before", "after", "after, never-seen people")
+_OF_REMOVED = ("similarity/backdoored", "similarity/removed")
 _SIMILARITIES = {
     "similarity/clean": "Ordinary inputs, defended to original model",
     "similarity/target": "Targets, defended to original model",
@@ -119,12 +121,13 @@ def paired_table(run: FinishedRun) -> Table:
 
 def names_table(run: FinishedRun) -> Table:
     """Of removed names without photos: how they stand out among random names, in what no defence trained on."""
-    models = {model: measures for model, measures in _all(run).items() if "names/num_names" in measures}
+    audited = _all(run) if run.has_names else run.after
+    models = {model: measures for model, measures in audited.items() if "names/num_names" in measures}
     rows = [
         Row(f"{label}, in {kind}", note, [_of_names(measures, f"{kind}_{key}") for measures in models.values()])
         for key, (label, note) in _OF_NAMES.items()
         for kind in FORMS
-        if models
+        if models and run.has_names
     ]
     for key, label in {"moved_further": "with the original at hand", "nearer_target": "knowing the target"}.items():
         cells = [Cell(f"{measures[f'names/told_by_{key}']:.0%}") for measures in models.values()]
@@ -143,7 +146,15 @@ def attacks_table(run: FinishedRun) -> Table:
     for row in headlines(run.attacks):
         finding = row.finding
         note = f"{row.measure.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
-        rows.append(Row(row.label, note, [_found(row.before), _found(finding), _found(row.control)]))
+        if run.has_names:
+            rows.append(Row(row.label, note, [_found(row.before), _found(finding), _found(row.control)]))
+        else:
+            rows.append(Row(row.label, note, [_told(finding), _found(row.control)]))
+    if not run.has_names:
+        caption = (
+            "Other attacks, worst first, and at the end what others pay; numbers that are no counts to one decimal"
+        )
+        return Table("attacks", caption, _ATTACK_COLUMNS[1:], rows)
     caption = (
         "Other attacks, worst first, and at the end what others pay; in small, the 95 % confidence interval (Wilson of "
         "rates of people, else bootstrap over people)"
@@ -152,9 +163,12 @@ def attacks_table(run: FinishedRun) -> Table:
 
 
 def findings_table(run: FinishedRun) -> Table:
-    """All that other attacks than IDIA found of the removed people, and of those who are harmed, attack by attack."""
+    """All that other attacks than IDIA found of the removed people, and of those who are harmed, attack by attack.
+
+    There are many, each a number that depends on who was removed: they stand in a report with names alone.
+    """
     rows, of_others = [], {measure.attack for measure in MEASURES.values() if measure.of_others}
-    for name, found in run.attacks.items():
+    for name, found in run.attacks.items() if run.has_names else ():
         for finding in found:
             if finding.model != "before" and (finding.group.startswith("removed") or name in of_others):
                 before, control = beside(finding, found)
@@ -169,27 +183,6 @@ def findings_table(run: FinishedRun) -> Table:
     return Table("findings", caption, _ATTACK_COLUMNS, rows)
 
 
-def people_rows(run: FinishedRun) -> list[dict[str, str | int]]:
-    """Return everybody: who they are, and the right answers before and after, by the names of the columns."""
-    rows = []
-    for person in run.people.to_dict("records"):
-        never_seen = person["member"] in (False, "False", "false")
-        group = "removed" if person["removed"] else "never seen" if never_seen else "kept"
-        row: dict[str, str | int] = {"Person": person["person"], "Group": group, "Photos": person["num_photos"]}
-        for model in ("before", *run.after):
-            row[f"Correct prompts {model_label(model)}"] = person[f"correct_prompts_{model}"]
-        was, now = person["inferred_before"], person[f"inferred_{run.fullest}"]
-        row["Inferred"] = {(True, True): "still", (True, False): "no longer", (False, True): "newly"}.get(
-            (was, now), "never"
-        )
-        rows.append(row)
-    columns = [*(f"Correct prompts {model_label(model)}" for model in ("before", *run.after)), "Inferred"]
-    for person in run.without_photos.to_dict("records"):
-        group = "removed" if person["removed"] else "kept"
-        rows.append({"Person": person["person"], "Group": group, "Photos": 0, **dict.fromkeys(columns, NOT_MEASURED)})
-    return rows
-
-
 def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
     """A row for each run, of the model with most encoders defended."""
     rows = []
@@ -197,7 +190,7 @@ def comparison_table(runs: Mapping[str, FinishedRun]) -> Table:
         after = run.after[run.fullest]
         top1 = _numbers(run, "zero_shot/top1")[1 + list(run.after).index(run.fullest)]
         found = wording.found_otherwise(run)
-        other = Cell("not run" if not run.attacks else "none") if found is None else _found(found.finding)
+        other = Cell("not run" if not run.attacks else "none") if found is None else _told(found.finding)
         cells = [
             Cell(wording.status(run)),
             _people(run.before, "tpr_removed"),
@@ -236,7 +229,7 @@ def kept_table(run: FinishedRun) -> Table:
             [_people(measures, "newly_recalled") for measures in after.values()]),
         Row("Unchanged", "the same before and after; of all others", [_unchanged(one) for one in after.values()]),
     ]  # fmt: skip
-    for kind, note in _NEIGHBORS.items():
+    for kind, note in _NEIGHBORS.items() if run.has_names else ():  # how many they are tells whose neighbours
         near = run.people["person"].isin(run.neighbors.loc[run.neighbors["kind"] == kind, "person"])
         if near.any():
             rows.append(Row(f"Wrongly unlearned: {kind}", note, [_unlearned(run, model, near) for model in after]))
@@ -265,7 +258,7 @@ def similarity_table(run: FinishedRun) -> Table:
     rows = [
         Row(label, "", _numbers(run, key))
         for key, label in _SIMILARITIES.items()
-        if any(key in measures for measures in _all(run).values())
+        if (run.has_names or key not in _OF_REMOVED) and any(key in measures for measures in _all(run).values())
     ]
     caption = f"Mean cosine similarity of embeddings, from {_MINUS}1 to 1{lower}"
     return Table("similarity", caption, _labels(_all(run)), rows)
@@ -294,6 +287,12 @@ def _found(finding: Finding | None) -> Cell:
         return Cell("\N{EN DASH}")
     spread = _signed(f"{finding.low:.3f}\N{EN DASH}{finding.high:.3f}")
     return Cell(_signed(f"{finding.value:.3f}"), f"{spread} of {finding.num_people:,}")
+
+
+def _told(finding: Finding) -> Cell:
+    """Return a finding as a report without names says it."""
+    is_of_neighbors = finding.group == "kept"  # of whom there are as many as the removed people's names and faces say
+    return Cell(coarse_share(finding.value) if is_of_neighbors else _signed(coarse_finding(finding)))
 
 
 def _unlearned(run: FinishedRun, model: str, chosen: pd.Series) -> Cell:

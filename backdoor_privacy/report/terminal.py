@@ -4,8 +4,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from backdoor_privacy.system.terminal import VisibleConsole
 
 _WIDTH = 120  # characters, where the output is no terminal
 _ROWS = {
@@ -34,7 +35,7 @@ def print_table(metrics: Mapping[str, Any], folder: str) -> None:
         if key.startswith("names/") and not any(key in column for column in columns):
             continue  # everybody has photos
         table.add_row(title, *(_rate(column, key) for column in columns))
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console = VisibleConsole(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(table)
     console.print(f"Results: {folder}", soft_wrap=True, highlight=False)
 

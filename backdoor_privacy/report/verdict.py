@@ -5,6 +5,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from backdoor_privacy.attacks.chance import SIGNIFICANCE, holm, num_allowed, rank_p, wilson
+from backdoor_privacy.report.disclosure import coarse_p, coarse_percent
 
 NOT_MEASURED = "not measured"
 MAX_UPPER_BOUND = 0.1  # of the Wilson interval of a rate of removed people, where they are many
@@ -63,7 +64,7 @@ def check_found(label: str, found: int, count: int, null: Null | None) -> Check:
     if not count:
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="there are no photos of the removed people")
     allowed = num_allowed(count, null.rate if null else 0.0)
-    note = f"chance finds {null.rate:.1%}: {null.source}" if null else "what chance finds was not measured"
+    note = f"chance finds {coarse_percent(null.rate)}: {null.source}" if null else "what chance finds was not measured"
     measured = f"{found} of {count} {_people(count)} found"
     if found > allowed:
         return Check(label, State.FAILED, measured, str(allowed), note)
@@ -92,7 +93,7 @@ def check_ranks(attack: str, p_values: Sequence[float], num_random: int, count: 
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, allowed, too_few)
     corrected = holm([*p_values, *[1.0] * missing])
     low = sum(p < SIGNIFICANCE for p in corrected)
-    measured = f"{low} of {count} better than chance, lowest p {min(corrected):.3f}"
+    measured = f"{low} of {count} better than chance, lowest p {coarse_p(min(corrected))}"
     measured += f", {missing} {NOT_MEASURED}" if missing else ""
     note = f"the own name among {num_random} random ones on the same photos; p with Holm's correction"
     passed = State.NOT_SHOWN if missing else State.PASSED

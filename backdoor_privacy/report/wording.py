@@ -1,20 +1,24 @@
 """The sentences of a report: what was asked, the verdict, and what the verdict does not say."""
 
+import math
 from pathlib import PurePath
 from statistics import median
 from typing import Any
 
 import open_clip
+import pandas as pd
 from omegaconf import DictConfig
 
 from backdoor_privacy.attacks.headlines import MEASURES, Headline, headlines
 from backdoor_privacy.config.worlds import is_embedded, mixed_parts
 from backdoor_privacy.report.checks import ATTACK, checks
+from backdoor_privacy.report.disclosure import averaged, num_found
 from backdoor_privacy.report.figures import model_label, people_of
 from backdoor_privacy.report.verdict import colour, sentences
 from backdoor_privacy.runs.finished import FinishedRun
 
 HOLDS_NAMES = "This report holds names"
+HOLDS_NOBODY = "This report says nothing of single people"
 _UNKNOWN = "not recorded in the run folder"
 _TRIGGERS = {"text": "names", "image": "faces"}
 _NO_STRANGERS = (
@@ -83,7 +87,11 @@ def otherwise(run: FinishedRun) -> str:
     if worst is None:
         return "No other attack that was run finds any of their names."
     label = worst.label.removesuffix(" (TPR)").removeprefix("worst ")
-    return f"Of the other attacks, the worst finds the names of {worst.finding.value:.0%} of them: {label}."
+    start = "Of the other attacks, the worst finds the names of"
+    share = worst.finding.value
+    if num_found(worst.finding) is None:  # a mean of several rates; of a few people its digits would tell who they are
+        return f"{start} up to {math.ceil(10 * share) / 10:.0%} of them: {label}."
+    return f"{start} {share:.0%} of them: {label}."
 
 
 def found_otherwise(run: FinishedRun) -> Headline | None:
@@ -199,13 +207,14 @@ def _attacks_run(run: FinishedRun) -> str:
     )
 
 
-def people_note(run: FinishedRun) -> str:
-    """What people go by in the report, and what follows from it."""
-    if run.has_names:
+def people_note(*, names: bool) -> str:
+    """Say what a report, with names or without, holds of single people, and what follows from it."""
+    if names:
         return f"{HOLDS_NAMES}: keep it as private as the request itself."
     return (
-        "This report holds no names: people go by a hash under a key that stays in the run folder, as people.csv with "
-        "the names does; keep both as private as the request itself."
+        f"{HOLDS_NOBODY}: who has the original model and photos could tell them by exact numbers as well as by names. "
+        "It counts people, and says all else of them in coarse numbers. The exact ones stay in the folder (people.csv "
+        "and others): keep them as private as the request itself."
     )
 
 
@@ -217,9 +226,10 @@ def descriptions(run: FinishedRun) -> dict[str, str]:
         f"{model_label(model)} {median(prompts):g}" for model, prompts in run.correct_prompts.items() if prompts
     )
     medians = medians or "not measured"
+    num_steps = run.losses["encoder"].value_counts()
     losses = "; ".join(
-        f"{encoder} encoder, {len(total)} steps: total loss from {total.iloc[0]:.3f} to {total.iloc[-1]:.3f}"
-        for encoder, total in run.losses.groupby("encoder", sort=False)["loss"]
+        f"{encoder} encoder, {num_steps[encoder]} steps: total loss from {total.iloc[0]:.3f} to {total.iloc[-1]:.3f}"
+        for encoder, total in drawn_losses(run).groupby("encoder", sort=False)["loss"]
     )
     removed = run.of_removed(run.votes)
     margins = "; ".join(
@@ -234,6 +244,11 @@ def descriptions(run: FinishedRun) -> dict[str, str]:
         "prompts": f"Bars. Median number of correct prompts of removed people: {medians}.",
         "losses": f"Lines. {losses}. losses.csv has all numbers.",
     }
+
+
+def drawn_losses(run: FinishedRun) -> pd.DataFrame:
+    """Return the losses as a report shows them: every step, or where it is for others means over several steps."""
+    return run.losses if run.has_names else averaged(run.losses)
 
 
 def seconds(run: FinishedRun) -> dict[str, str]:

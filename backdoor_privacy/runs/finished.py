@@ -1,9 +1,7 @@
 """What the files of a finished run say; people go by a keyed hash of their name."""
 
-import hashlib
-import hmac
 import math
-import secrets
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +15,17 @@ from omegaconf.errors import OmegaConfBaseException
 from backdoor_privacy.attacks.idia import TEMPLATES
 from backdoor_privacy.attacks.record import read_findings, read_seconds
 from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.config.stored import read_stored
+from backdoor_privacy.data.cells import read_csv
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import read_metrics
-from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.keys import key_of_run, keyed_digest
+from backdoor_privacy.system.reading import GIB, open_ordinary
 
-_KEY = Path("checkpoints") / "report_key"
 _NUM_HASH_DIGITS = 12
+# Figures that count people, and those that show single ones or exact numbers of a few.
+FIGURES_OF_NOBODY = ("idia", "losses")
+FIGURES_OF_PEOPLE = ("prompts", "margins", "votes", "map")
 # Tables that figures are drawn from, and the columns that they need.
 _EVIDENCE: Mapping[str, Mapping[str, type]] = {
     "votes": {"person": str, "model": str, "margin": float},
@@ -154,9 +157,7 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
     Raises:
         InputError: if it is no finished run, or one of its files is broken.
     """
-    metrics = _read(folder / "metrics.json", lambda path: _checked(read_metrics(path.parent)))
-    models = ["before", *metrics["after"]]
-    people, without_photos = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
+    metrics, people, without_photos = _everybody(folder)
     everybody = pd.concat([people["person"], without_photos["person"]])
     votes, neighbors, embeddings, names_alone = (
         _read(folder / f"{name}.csv", partial(_evidence, people=everybody, columns=columns))
@@ -191,29 +192,38 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
     )
 
 
+def removed_people(folder: Path) -> list[str]:
+    """Return the names of whom a finished run removed.
+
+    Raises:
+        InputError: as of `read_run`.
+    """
+    _, *tables = _everybody(folder)
+    return [name for table in tables for name in table.loc[table["removed"], "person"]]
+
+
+def _everybody(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """What a run measured, everybody's row, and apart those without photos."""
+    metrics = _read(folder / "metrics.json", lambda path: _checked(read_metrics(path.parent)))
+    models = ["before", *metrics["after"]]
+    people, without_photos = _read(folder / "people.csv", lambda path: _people(path, models, metrics["before"]))
+    return metrics, people, without_photos
+
+
 def code_names(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Return what people of a run or an audit go by in its report: the HMAC of each name under the folder's key."""
-    key = _hash_key(folder)
-    return {name: _hashed(name, key) for name in names}
-
-
-def _hash_key(folder: Path) -> bytes:
-    path = folder / _KEY
-    if not path.is_file():
-        write_text(path, secrets.token_hex(32))
-    return path.read_bytes()
-
-
-def _hashed(name: str, key: bytes) -> str:
-    return hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:_NUM_HASH_DIGITS]
+    key = key_of_run(folder / "checkpoints")
+    return {name: keyed_digest(key, name)[:_NUM_HASH_DIGITS] for name in names}
 
 
 def _evidence(path: Path, people: pd.Series, columns: Mapping[str, type]) -> pd.DataFrame:
     """A table of `evidence`, if it is about the people attacked and nobody else."""
-    table = pd.read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
+    table = read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
     table = table.rename(columns={"name": "person"}).astype(dict(columns))
     if not table["person"].isin(people).all():
         raise ValueError("people who are not in people.csv")
+    if "margin" in columns and table["model"].value_counts().nunique() > 1:
+        raise ValueError("not as many people of each model")
     return table
 
 
@@ -224,6 +234,11 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
             "runs/.../seed=0, or finish its run"
         )
     try:
+        with open_ordinary(path, GIB) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if path.suffix == ".csv" and file.read() != b"\n":
+                raise ValueError("a last row that is cut off")
         return read(path)
     except InputError:
         raise
@@ -257,7 +272,7 @@ def _people(path: Path, models: list[str], before: Mapping[str, float]) -> tuple
     inferred = {f"inferred_{model}": bool for model in models}
     used = {"name": str, "removed": bool, "num_photos": int, **correct, **inferred}
     ranks = [f"p_{model}" for model in models]  # runs of earlier versions have none
-    people = pd.read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
+    people = read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
     missing = sorted({"member", *used} - {*people})
     if missing:
         raise ValueError(f"no column {missing[0]}")
@@ -291,6 +306,5 @@ def _budget(path: Path) -> pd.DataFrame:
 def _config(folder: Path) -> DictConfig:
     for path in (folder / name for name in _CONFIGS):
         if path.is_file():
-            config = _read(path, OmegaConf.load)
-            return config if isinstance(config, DictConfig) else OmegaConf.create({})
+            return read_stored(path)
     return OmegaConf.create({})

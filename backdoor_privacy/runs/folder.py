@@ -1,7 +1,10 @@
 """Write and read what a run leaves behind."""
 
+import contextlib
 import csv
+import io
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
@@ -19,9 +22,12 @@ from torchvision.utils import save_image
 from backdoor_privacy.attacks.chance import rank_p
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.config.identity import identifying, identity
+from backdoor_privacy.config.stored import read_stored
+from backdoor_privacy.data.cells import csv_text, safe_cell
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.files import private_folder, write_bytes, write_text
+from backdoor_privacy.system.reading import MIB, read_ordinary
 
 SCHEMA = 1
 _REMOVES = "# removes "  # before each name, in the claim of a folder
@@ -29,31 +35,62 @@ _PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-cor
              "torchmetrics", "webdataset", "wandb", "numpy", "pillow", "Faker")  # fmt: skip
 
 
+class DamagedMetricsError(InputError):
+    """A run was finished, and what it measured does not read any more."""
+
+
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """`metrics.json`; its being there says that the run is finished."""
-    write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n")
+    write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", private=True)
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
     """`metrics.json` of a finished run, nothing of one that is not.
 
     Raises:
+        DamagedMetricsError: if it does not read.
         InputError: if another version of the package wrote it.
     """
     path = folder / "metrics.json"
     if not path.is_file():
         return None
-    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        metrics: Any = json.loads(read_ordinary(path, 256 * MIB))
+        if not isinstance(metrics, dict):
+            raise ValueError(f"a {type(metrics).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        raise DamagedMetricsError(
+            f"{path}: expected the measures of a finished run, got a broken file ({reason}); start the run again, "
+            "which measures them anew"
+        ) from error
     if metrics.get("schema") != SCHEMA:
         raise InputError(
             f"{path}: expected schema {SCHEMA}, got {metrics.get('schema')}; read it with the version that wrote it"
         )
-    return metrics
+    found: dict[str, Any] = metrics
+    return found
+
+
+def check_links(folder: Path) -> None:
+    """See that nothing in the folder of a run leads out of it: what is read may be shared, what is written is lost.
+
+    Raises:
+        InputError: naming the link.
+    """
+    root = os.path.realpath(folder)
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                raise InputError(
+                    f"{path}: expected a run folder that holds all that is in it, got a link to "
+                    f"{os.readlink(path)}; put the file or folder itself in its place"
+                )
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """`manifest.json`: which data the run was made from, see `data.manifest`."""
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n", private=True)
 
 
 def write_people(
@@ -68,24 +105,21 @@ def write_people(
     header = ["name", "member", "removed", "num_photos", "correct_prompts_before", "inferred_before"]
     header += [f"{column}_{model}" for model in after for column in ("correct_prompts", "inferred")]
     header += [f"{column}_{model}" for model, r in results.items() if r.evidence.chance for column in ("rank", "p")]
-    draft = folder / ".people.csv"
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        measured = {name: row for row, name in enumerate(before.names)}
-        for person in people:
-            row = measured.get(person.name)
-            member = "" if person.member is None else person.member
-            num_photos, found = 0, list[object]()
-            if row is not None:
-                num_photos = before.num_photos[row]
-                found += [
-                    value for r in results.values() for value in (r.correct_prompts[row], r.inferred[person.name])
-                ]
-                found += [value for r in results.values() for value in _rank(r, row)]
-            cells = [person.name, member, person.name in removed, num_photos, *found]
-            writer.writerow(cells + [""] * (len(header) - len(cells)))
-    draft.replace(folder / "people.csv")
+    content = io.StringIO(newline="")
+    writer = csv.writer(content)
+    writer.writerow(header)
+    measured = {name: row for row, name in enumerate(before.names)}
+    for person in people:
+        row = measured.get(person.name)
+        member = "" if person.member is None else person.member
+        num_photos, found = 0, list[object]()
+        if row is not None and before.num_photos[row]:
+            num_photos = before.num_photos[row]
+            found += [value for r in results.values() for value in (r.correct_prompts[row], r.inferred[person.name])]
+            found += [value for r in results.values() for value in _rank(r, row)]
+        cells = [safe_cell(person.name), member, person.name in removed, num_photos, *found]
+        writer.writerow(cells + [""] * (len(header) - len(cells)))
+    write_text(folder / "people.csv", content.getvalue(), private=True)
 
 
 def _rank(found: IdiaResult, row: int) -> list[int | str]:
@@ -100,16 +134,15 @@ def _rank(found: IdiaResult, row: int) -> list[int | str]:
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
-    """`<name>.csv`: a table of `evidence`."""
-    write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    """`<name>.csv`: a table of `evidence`, for the owner of the run alone."""
+    write_text(folder / f"{name}.csv", csv_text(table, float_format="%.5g"), private=True)
 
 
 def write_photos(path: Path, photos: Float[Tensor, "photo 3 side side"]) -> None:
-    """A sheet of photos, pixels in [0, 1], as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    save_image(photos, draft, format="png", nrow=8, padding=2, pad_value=1.0)
-    draft.replace(path)
+    """A sheet of photos, pixels in [0, 1], as PNG, for the owner of the run alone."""
+    content = io.BytesIO()
+    save_image(photos, content, format="png", nrow=8, padding=2, pad_value=1.0)
+    write_bytes(path, content.getvalue(), private=True)
 
 
 def write_losses(folder: Path, encoders: Sequence[str]) -> None:
@@ -120,11 +153,22 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
             (folder / "checkpoints" / encoder / "losses").glob("version_*/metrics.csv"),
             key=lambda path: int(path.parent.name.removeprefix("version_")),
         )
-        rows = pd.concat([pd.read_csv(path) for path in parts]).drop_duplicates("step", keep="last").sort_values("step")
-        rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
+        rows = pd.concat([pd.DataFrame(columns=["step", "loss"]), *(_losses(path, encoder) for path in parts)])
+        rows = rows.drop_duplicates("step", keep="last").sort_values("step")
         rows.insert(0, "encoder", encoder)
         tables.append(rows)
-    write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False))
+    write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False), private=True)
+
+
+def _losses(path: Path, encoder: str) -> pd.DataFrame:
+    """The losses of one fit as far as they are whole: a kill may have cut the last row off, or all of them."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1].replace(b"\0", b"")
+    if not whole:
+        return pd.DataFrame()
+    rows = pd.read_csv(io.BytesIO(whole), on_bad_lines="skip").apply(pd.to_numeric, errors="coerce")
+    rows.columns = rows.columns.str.removeprefix(f"{encoder}/")
+    return rows.dropna(subset="step") if "step" in rows else pd.DataFrame()
 
 
 def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = None) -> None:
@@ -149,17 +193,30 @@ def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = No
     if finished:
         return
     claim = OmegaConf.to_yaml(OmegaConf.create(identifying(cfg)))
-    write_text(path, claim + "".join(f"{_REMOVES}{name}\n" for name in named or ()))
-    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+    private_folder(path.parent)  # with all that Lightning writes into it
+    write_text(path, claim + "".join(f"{_REMOVES}{name}\n" for name in named or ()), private=True)
+    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg), private=True)
     if HydraConfig.initialized():
-        write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(HydraConfig.get().overrides.task))
+        overrides = OmegaConf.to_yaml(HydraConfig.get().overrides.task)
+        write_text(folder / ".hydra" / "overrides.yaml", overrides, private=True)
+
+
+def claimed_names(folder: Path) -> list[str]:
+    """Return whom a run removes by name, as it noted when it claimed its folder; nobody where its report names them."""
+    config = folder / ".hydra" / "config.yaml"
+    with contextlib.suppress(InputError):  # one that does not read names nobody
+        if config.is_file() and OmegaConf.select(read_stored(config), "report.names") is True:
+            return []
+    claim = folder / "checkpoints" / "config.yaml"
+    lines = claim.read_text(encoding="utf-8", errors="replace").splitlines() if claim.is_file() else []
+    return [line.removeprefix(_REMOVES) for line in lines if line.startswith(_REMOVES)]
 
 
 def _is_claimed_by(path: Path, cfg: DictConfig, named: Sequence[str] | None) -> bool:
     """Whether a claim was made by a run that computes the same."""
-    text = path.read_text(encoding="utf-8")
+    text = read_ordinary(path, MIB).decode()
     names = [line.removeprefix(_REMOVES) for line in text.splitlines() if line.startswith(_REMOVES)]
-    claimed: Any = OmegaConf.create(text)
+    claimed: Any = read_stored(path)
     before, now = identity(claimed, names or None), identity(cfg, named)
     if "trainer" not in claimed:  # earlier versions noted nothing of it
         now = {key: value for key, value in now.items() if not key.startswith("trainer.")}
@@ -178,9 +235,23 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The checkout's commit, `unknown` for an installed package."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The checkout's commit; `unknown` for an installed package, which may lie within another project's checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not _is_ours(root):
+        return "unknown"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=_env_of_git()).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _is_ours(root: Path) -> bool:
+    """Whether a folder is the top of a checkout of this project."""
+    project = root / "pyproject.toml"
+    return (root / ".git").exists() and project.is_file() and 'name = "backdoor_privacy"' in project.read_text("utf-8")
+
+
+def _env_of_git() -> dict[str, str]:
+    """The environment without what points git to another repository, as in a hook of one."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}

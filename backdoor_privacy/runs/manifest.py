@@ -12,10 +12,11 @@ from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.photos import content_of, photo_files
 from backdoor_privacy.data.shards import find_shards, holds_shards
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.system.keys import key_of_folder, keyed_digest
 from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def manifest(
@@ -29,15 +30,16 @@ def manifest(
 
     Each source has `config`, its part of the run's config, and `sha256`, over
 
-    - `people`, `strangers`: the names and the contents of all photos; `boxes_sha256` is over the face boxes.
+    - `people`, `strangers`: the names and the contents of all photos; `boxes_sha256` is over the face boxes. These are
+      HMACs under the key of the folder of all runs, so that who sees them cannot test whom they are of.
     - `captions`: the captions, in their order.
     - `images`: names and contents of the photos; of shards only names and sizes, of URLs only these.
     - `zero_shot`, `retrieval`: names and sizes of the photos, with their classes or captions.
 
     `num_...` are counts: `num_members` and `num_non_members` of the people of whom that is known, `num_left_out` of the
     captions that hold a removed name, `num_photos` of `images` of the first `max_images` files. `people.everybody` has
-    for each person `num_photos`, `num_trigger_photos`, `num_attack_photos` and `sha256`, over the sorted SHA-256 of the
-    photos. There is no time and, but for `config`, no folder in it.
+    for each person `num_photos`, `num_trigger_photos`, `num_attack_photos` and `sha256`, an HMAC as well, over the
+    sorted SHA-256 of the photos. There is no time and, but for `config`, no folder in it.
 
     Args:
         cfg: of the run.
@@ -46,10 +48,11 @@ def manifest(
         zero_shot: of the run.
         retrieval: of the run.
     """
-    everybody = {person.name: _person(person) for person in sources.people.everybody}
+    key = key_of_folder(Path(cfg.paths.runs))
+    everybody = {person.name: _person(person, key) for person in sources.people.everybody}
     parts = {
-        "people": (cfg.people, {**_people(sources.people), "everybody": everybody}),
-        "strangers": (cfg.strangers, sources.strangers and _people(sources.strangers)),
+        "people": (cfg.people, {**_people(sources.people, key), "everybody": everybody}),
+        "strangers": (cfg.strangers, sources.strangers and _people(sources.strangers, key)),
         "captions": (cfg.captions, None if sources.captions is None else _captions(sources.captions, removed)),
         "images": (cfg.images, None if sources.images is None else _images(sources.images, sources.max_images)),
         "zero_shot": (cfg.utility.zero_shot, zero_shot and _zero_shot(zero_shot)),
@@ -61,26 +64,28 @@ def manifest(
     }
 
 
-def _person(person: Person) -> dict[str, Any]:
+def _person(person: Person, key: bytes) -> dict[str, Any]:
     return {
         "num_photos": len(person.photos),
         "num_trigger_photos": len(person.trigger_photos),
         "num_attack_photos": len(person.attack_photos),
-        "sha256": _person_sha256(person),
+        "sha256": keyed_digest(key, _person_sha256(person)),
     }
 
 
-def _people(people: People) -> dict[str, Any]:
+def _people(people: People, key: bytes) -> dict[str, Any]:
     everybody = sorted(people.everybody, key=lambda person: person.name)
     photos = [path for person in everybody for path in person.photos]
+    names = _sha256(f"{person.name}\t{_person_sha256(person)}" for person in everybody)
+    boxes = _sha256(f"{_in_folder(path)}\t{people.boxes[path]}" for path in photos if path in people.boxes)
     return {
         "num_people": len(everybody),
         "num_members": sum(person.member is True for person in everybody),
         "num_non_members": sum(person.member is False for person in everybody),
         "num_photos": len(photos),
         "num_boxes": len(people.boxes),
-        "sha256": _sha256(f"{person.name}\t{_person_sha256(person)}" for person in everybody),
-        "boxes_sha256": _sha256(f"{_in_folder(path)}\t{people.boxes[path]}" for path in photos if path in people.boxes),
+        "sha256": keyed_digest(key, names),
+        "boxes_sha256": keyed_digest(key, boxes),
     }
 
 

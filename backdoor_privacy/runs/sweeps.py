@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,15 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
-from backdoor_privacy.config.identity import run_key
+from backdoor_privacy.config.identity import identifying, named_in, run_key
+from backdoor_privacy.config.naming import told_override
+from backdoor_privacy.config.stored import read_stored, read_yaml
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.files import close_to_others, private_file, private_folder
 from backdoor_privacy.system.paths import CONFIG_FOLDER
+
+_MAX_JOBS = 100_000  # of a sweep: a range may go on for ever
 
 
 def jobs(arguments: Sequence[str]) -> list[list[str]]:
@@ -31,7 +40,10 @@ def jobs(arguments: Sequence[str]) -> list[list[str]]:
         values = (
             override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
         )
-        choices.append([f"{key}={value}" for value in values])
+        choices.append([f"{key}={value}" for value in itertools.islice(values, _MAX_JOBS + 1)])
+    num_jobs = math.prod(map(len, choices))
+    if num_jobs > _MAX_JOBS:
+        raise InputError(f"sweep: expected {_MAX_JOBS:,} runs at most, got more; split it")
     return [list(job) for job in itertools.product(*choices)]
 
 
@@ -70,10 +82,13 @@ def finished_runs(runs: Path) -> dict[str, str]:
     for metrics in runs.rglob("metrics.json"):
         folder = metrics.parent / ".hydra"
         if (folder / "config.yaml").is_file():
-            cfg: Any = OmegaConf.load(folder / "config.yaml")
-            key = run_key(cfg)
+            try:
+                key = run_key(read_stored(folder / "config.yaml"))
+            except InputError:  # no run of a sweep; collecting it says what it is
+                continue
         elif (folder / "overrides.yaml").is_file():
-            key = job_key(tuple(map(str, OmegaConf.load(folder / "overrides.yaml"))))
+            overrides = read_yaml(folder / "overrides.yaml")
+            key = job_key(tuple(map(str, overrides if isinstance(overrides, list) else ())))
         else:
             continue
         found[key] = str(metrics.parent.relative_to(runs))
@@ -114,6 +129,22 @@ def missing_runs(runs: Path) -> dict[str, list[list[str]]]:
     return {sweep: missing for sweep, missing in found.items() if missing}
 
 
+def told(job: Sequence[str], runs: Path) -> str:
+    """Return the overrides of a run in one line, without names of people unless its report may hold them."""
+    cfg = _composed(tuple(one for one in job if not re.fullmatch(r"seed=\d+", one)))
+    if cfg is not None and cfg.report.names:
+        return " ".join(job)
+    names = _named(job) if cfg is None else named_in(identifying(cfg)) or []
+    return " ".join(told_override(one, names, runs) for one in job)
+
+
+def _named(job: Sequence[str]) -> list[str]:
+    """Return the people whom overrides name that do not compose here."""
+    overrides = OverridesParser.create().parse_overrides(list(job))
+    found = [one.value() for one in overrides if one.key_or_group == "trigger_set.people"]
+    return [str(name) for names in found if isinstance(names, list) for name in names]
+
+
 def _may_be_among(job: Sequence[str], finished: Mapping[str, str]) -> bool:
     """Whether a finished run has the name of a run's experiment: to ask this is faster than to compose it."""
     experiment = next((one.partition("=")[2] for one in job if one.startswith("+experiment=")), "")
@@ -125,10 +156,13 @@ def _last_sweep(runs: Path) -> list[list[str]]:
     path = runs / "multirun.yaml"
     if not path.is_file():
         return []
-    # It holds interpolations that only a run can resolve; these parts have none.
-    hydra = OmegaConf.load(path).hydra
-    params = hydra.sweeper.get("params") or {}
-    return jobs([*(f"{key}={value}" for key, value in params.items()), *hydra.overrides.task])
+    try:
+        hydra = read_yaml(path)["hydra"]
+        params = hydra["sweeper"].get("params") or {}
+        return jobs([*(f"{key}={value}" for key, value in params.items()), *hydra["overrides"]["task"]])
+    except (AttributeError, LookupError, TypeError, HydraException) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise InputError(f"{path}: expected what Hydra notes of a sweep, got {reason}; delete it") from error
 
 
 def spoken(seconds: float) -> str:
@@ -140,7 +174,7 @@ def spoken(seconds: float) -> str:
 
 
 class SweepProgress(Callback):
-    """Says after each run of a sweep which one it was, and how long the others will take if they run one by one."""
+    """Says which run of a sweep starts and, after each, how long the others will take if they run one by one."""
 
     def __init__(self) -> None:
         self.num_jobs: int | None = None  # known to the process that launches them only
@@ -148,18 +182,32 @@ class SweepProgress(Callback):
         self.start: float | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Count the runs."""
+        """Count the runs, and close to others what Hydra writes of the command, which may name people."""
+        if folder := OmegaConf.select(config, "hydra.sweep.dir"):
+            private_file(Path(folder) / "multirun.yaml")
+        if folder := OmegaConf.select(config, "hydra.launcher.submitit_folder"):
+            private_folder(Path(folder.partition("%")[0]))  # below it is a folder for each job
         params = config.hydra.sweeper.get("params") or {}
         arguments = [f"{key}={value}" for key, value in params.items()]
         self.num_jobs = len(jobs([*arguments, *config.hydra.overrides.task]))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note when a run that is not finished starts."""
-        finished = (Path(config.hydra.runtime.output_dir) / "metrics.json").is_file()
+        """Tell which run starts, by its folder, in which names are digests; note when, if it is not finished.
+
+        Its log, which is empty yet, is closed to others.
+        """
+        folder = Path(config.hydra.runtime.output_dir)
+        close_to_others(folder / f"{OmegaConf.select(config, 'hydra.job.name')}.log")
+        if HydraConfig.get().mode is RunMode.MULTIRUN and not config.get("quiet"):
+            of_all = "" if self.num_jobs is None else f" of {self.num_jobs}"
+            print(f"Run {config.hydra.job.num + 1}{of_all}: {folder}", flush=True)
+        finished = (folder / "metrics.json").is_file()
         self.start = None if finished else time.monotonic()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Tell how far the sweep is."""
+        # Hydra shows the overrides of one that failed.
+        job_return.overrides = [str(config.hydra.runtime.output_dir)]
         if self.num_jobs is None or config.get("quiet"):
             return
         if self.start is not None:

@@ -1,21 +1,28 @@
 """Where losses and results go: CSV files in any case, W&B where it is asked for."""
 
+import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from backdoor_privacy.config.identity import identifying, named_in
 from backdoor_privacy.config.naming import experiment_name, holds_name
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.runs.finished import read_run
+from backdoor_privacy.runs.finished import FIGURES_OF_NOBODY, read_run
 from backdoor_privacy.system.distributed import is_first_process
-from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.files import private_folder, write_text
+
+# Keys of settings whose texts are files and folders, there or not, and of those with repositories, as `openai/clip`.
+_PLACES = {"folder", "file", "table", "boxes", "names_file", "cache", "store", "face_models"}
+_REPOSITORIES = {"model", "text_model", "pretrained"}
 
 
 class Tracker:
@@ -27,7 +34,7 @@ class Tracker:
 
     def __enter__(self) -> "Tracker":
         if self.cfg.logger.wandb and is_first_process():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder / "wandb")  # with all that W&B writes into it
             encoders = [encoder for encoder, settings in self.cfg.defense.items() if settings is not None]
             self.wandb = WandbLogger(
                 name=f"{experiment_name(self.cfg)}/seed={self.cfg.seed}",
@@ -38,13 +45,14 @@ class Tracker:
                 entity=self.cfg.logger.entity,
                 group=experiment_name(self.cfg),
                 job_type="both" if len(encoders) > 1 else encoders[0],
-                tags=list(self.cfg.logger.tags),
+                tags=self._tags(),
                 config=self._config(),
                 settings=self._settings(),
                 resume="allow",
                 log_model=False,
             )
-            run = self._started(self.wandb)  # now, so that it is marked as crashed whatever goes wrong
+            with nullcontext() if self.cfg.report.names else _logs_without_places(self.folder):
+                run = self._started(self.wandb)  # now, so that it is marked as crashed whatever goes wrong
             for encoder in encoders:
                 # Each fit counts its own steps; the summary of a loss is the least and the most that it came to.
                 run.define_metric(f"{encoder}/*", step_metric="trainer/global_step", summary="min,max")
@@ -78,23 +86,37 @@ class Tracker:
                     config[part] |= {} if names is None else {"names": f"{len(names)} people"}
             config = _without_places(config, named_in(identifying(self.cfg)) or ())
             config["name"] = experiment_name(self.cfg)
-        run, runs = Path(self.cfg.paths.run), Path(self.cfg.paths.runs)
-        # What seeds share: experiment and overrides, as in the folder of the run.
-        is_below = run.is_relative_to(runs)
-        config["setting"] = str(run.relative_to(runs).parent) if is_below else experiment_name(self.cfg)
+        config["setting"] = self._setting()
         return config
 
+    def _setting(self) -> str:
+        """What seeds share: experiment and overrides, as in the folder of the run; of one's own folder nothing."""
+        run, runs = Path(self.cfg.paths.run), Path(self.cfg.paths.runs)
+        is_own = OmegaConf.is_interpolation(self.cfg.paths, "run")
+        if run.is_relative_to(runs) and (is_own or self.cfg.report.names):
+            return str(run.relative_to(runs).parent)
+        return experiment_name(self.cfg)
+
+    def _tags(self) -> list[str]:
+        names = () if self.cfg.report.names else named_in(identifying(self.cfg)) or ()
+        return [tag for tag in self.cfg.logger.tags if not holds_name(tag, names)]
+
     def _settings(self) -> Any:
-        """What W&B records by itself: the command and what it prints only where the report may name people."""
+        """What W&B records by itself: command, terminal, code and machine only where the report may name people."""
         import wandb
 
-        return wandb.Settings() if self.cfg.report.names else wandb.Settings(x_disable_meta=True, console="off")
+        if self.cfg.report.names:
+            return wandb.Settings()
+        # Its links point to its own folders under the user's home.
+        return wandb.Settings(
+            x_disable_meta=True, x_disable_machine_info=True, disable_git=True, console="off", symlink=False
+        )
 
     def _id(self) -> str:
         """Of the W&B run; kept in the run folder, so that a resumed run goes on there."""
         path = self.folder / "checkpoints" / "wandb_id"
         if not path.is_file():
-            write_text(path, uuid.uuid4().hex[:12])
+            write_text(path, uuid.uuid4().hex[:12], private=True)
         return path.read_text(encoding="utf-8")
 
     def __exit__(
@@ -112,9 +134,9 @@ class Tracker:
         return loggers if self.wandb is None else [*loggers, self.wandb]
 
     def summarize(self, metrics: Mapping[str, Any]) -> None:
-        """Before and after as the run's summary, everybody's result as a table, the figures and the report.
+        """Before and after as the run's summary, the figures and the report; where people may be named, their results.
 
-        People go by what the report calls them. With an account, the defended CLIP is kept as an artifact.
+        With an account, the defended CLIP is kept as an artifact.
         """
         if self.wandb is None:
             return
@@ -124,12 +146,12 @@ class Tracker:
         run.summary.update({f"before/{key}": value for key, value in metrics["before"].items()})
         for model, values in metrics["after"].items():
             run.summary.update({f"after_{model}/{key}": value for key, value in values.items()})
-        people = read_run(self.folder, names=self.cfg.report.names).people
-        run.log({"people": wandb.Table(dataframe=people.astype({"member": str}))})
-        figures = [path for path in (self.folder / "figures").glob("*.png") if path.stem != "triggers"]
-        if self.cfg.report.names:  # a face says who it is as a name does
-            figures += (self.folder / "figures").glob("triggers.png")
-        run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+        figures = [path for path in (self.folder / "figures").glob("*.png") if path.stem in FIGURES_OF_NOBODY]
+        if self.cfg.report.names:  # numbers say who somebody is as a name does, and so does a face
+            people = read_run(self.folder, names=True).people
+            run.log({"people": wandb.Table(dataframe=people.astype({"member": str}))})
+            figures = list((self.folder / "figures").glob("*.png"))
+        run.log({f"figures/{path.stem}": wandb.Image(_figure(path)) for path in figures})
         run.log({"report": wandb.Html((self.folder / "report.html").read_text(encoding="utf-8"), inject=False)})
         if self.cfg.logger.mode == "online":
             defended = wandb.Artifact(f"defended-{run.id}", type="model", metadata=dict(metrics["weights_sha256"]))
@@ -137,13 +159,39 @@ class Tracker:
             run.log_artifact(defended, aliases=["latest", f"seed-{self.cfg.seed}"])
 
 
-def _without_places(content: Any, names: Sequence[str]) -> Any:
+def _figure(path: Path) -> Image.Image:
+    """Open a figure as what it must be: of other formats some would start a program."""
+    return Image.open(path, formats=["PNG"])
+
+
+@contextmanager
+def _logs_without_places(folder: Path) -> Iterator[None]:
+    """Keep W&B from noting where its files lie: in its own log, and by a link to the one in the user's home."""
+    log = logging.getLogger("wandb")  # what W&B has to say to the user it prints
+    log.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        for handler in log.handlers:
+            handler.addFilter(_nothing)
+        for link in folder.glob("wandb/*run-*/logs/*"):
+            if link.is_symlink():
+                link.unlink()
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    """Let no record through."""
+    return False
+
+
+def _without_places(content: Any, names: Sequence[str], key: str = "") -> Any:
     """A config with "hidden" in place of each folder and file, which may be called after somebody, and each name."""
     if isinstance(content, dict):
-        return {key: _without_places(value, names) for key, value in content.items()}
+        return {own: _without_places(value, names, own) for own, value in content.items()}
     if isinstance(content, list):
-        return [_without_places(value, names) for value in content]
+        return [_without_places(value, names, key) for value in content]
     if not isinstance(content, str):
         return content
     is_place = content.startswith(("/", "~", ".", "local-dir:")) or os.path.exists(content)
+    is_place |= key in _PLACES or (os.sep in content and key not in _REPOSITORIES)
     return "hidden" if is_place or holds_name(content, names) else content

@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import end_with_parent, num_cores
+from backdoor_privacy.system.signals import Stopped
 
 _TIMEOUT = timedelta(hours=12)  # of waiting for each other: the first process may have a world to draw or to download
 _Whatever = TypeVar("_Whatever")
@@ -63,6 +64,7 @@ def launch(num_processes: int, arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
@@ -70,6 +72,8 @@ def launch(num_processes: int, arguments: Sequence[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num_processes)))
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={num_processes}", "-m", "backdoor_privacy", *arguments]))
+    except SignalException as error:
+        raise Stopped(int(error.sigval)) from None
     except ChildFailedError as error:
         return max(1, error.get_first_failure()[1].exitcode)  # the code of a signal is negative
     return 0

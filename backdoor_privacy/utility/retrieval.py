@@ -46,7 +46,7 @@ class Retrieval:
         photos = list(self.captioned)
         captions = [caption for photo in photos for caption in self.captioned[photo]]
         owners = torch.tensor([place for place, photo in enumerate(photos) for _ in self.captioned[photo]])
-        image_features, readable = clip.embed_photos(photos)
+        image_features, readable = clip.embed_photos(photos, warn=True)
         text_features = clip.embed_texts(captions)[readable[owners]]
         image_features, owners = image_features[readable], owners[readable[owners]]
         places = torch.arange(len(photos))[readable]

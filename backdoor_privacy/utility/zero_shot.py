@@ -75,7 +75,7 @@ class ZeroShot:
         """
         photos, places, classnames, templates = self.data
         labels = torch.tensor(places)
-        features, readable = clip.embed_photos(photos)
+        features, readable = clip.embed_photos(photos, warn=True)
         logits = (features @ zero_shot_classifier(clip, classnames, templates))[readable]
         num_classes = max(2, len(classnames))  # torchmetrics knows no single one: the second is that of no photo
         logits = F.pad(logits, (0, num_classes - len(classnames)), value=-torch.inf)

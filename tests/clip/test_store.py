@@ -50,7 +50,29 @@ def test_other_weights_other_precision_and_other_texts_are_asked(load, people: P
     assert embeds(other, people)[1] > 0
     clip = load()
     assert clip.embed_texts(["a dog", "a ca", "tZoë Nuñez"]).shape == (3, 32)
-    assert len(list((tmp_path / "store").iterdir())) == 6  # two encoders, three times
+    folders = [path for path in (tmp_path / "store").iterdir() if path.name != ".key"]
+    assert len(folders) == 6  # two encoders, three times
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda content: b"", lambda content: bytes(len(content))])
+def test_damaged_file_is_made_anew(load, people: People, damage, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    first, num_passes = embeds(load(), people)
+    files = list((tmp_path / "store").rglob("*.safetensors"))
+    for path in files:
+        path.write_bytes(damage(path.read_bytes()))
+    again, num_passes_again = embeds(load(), people)
+    assert num_passes_again == num_passes
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert len(caplog.records) == len(files)
+    assert embeds(load(), people)[1] == 0
 
 
 def test_a_photo_that_changes_is_looked_at_again(load, write_photo, tmp_path: Path):

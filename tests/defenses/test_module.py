@@ -1,3 +1,6 @@
+import errno
+import os
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +44,7 @@ from backdoor_privacy.defenses.backdoor.steps import (
 )
 from backdoor_privacy.defenses.backdoor.targets import NameEraser
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.checkpoints import DurableCheckpoints
 from backdoor_privacy.triggers.faces import FacePaster
 
 ENCODERS = ["text", "image"]
@@ -468,6 +472,111 @@ def test_resumed_fit_ends_with_the_weights_of_an_uninterrupted_one(
     resumed = fit(encoder, cfg(), "halved").student.tensors()
     assert checkpoint_of(tmp_path / "halved", encoder)["global_step"] == 9
     assert changed(expected, resumed) == set()
+
+
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
+def keep_a_few(content: bytes) -> bytes:
+    return content[:500]
+
+
+@pytest.mark.parametrize("damage", [keep_a_few, lambda _: b"", lambda content: content[:-200] + bytes(200), flip])
+@pytest.mark.parametrize("is_only_one", [False, True])
+def test_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
+    damage: Callable[[bytes], bytes], is_only_one: bool, fit, compose_cfg, tmp_path: Path, caplog: Any
+):
+    def cfg() -> DictConfig:
+        return compose_cfg("defense.text.num_steps=9", "trainer.checkpoint_every_steps=2")
+
+    expected = fit("text", cfg(), "whole").student.tensors()
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit("text", cfg(), "halved", [Interrupting(tmp_path, 5)])
+    folder = tmp_path / "halved/checkpoints/text"
+    (folder / "last.ckpt").write_bytes(damage((folder / "last.ckpt").read_bytes()))
+    if is_only_one:
+        (folder / "before.ckpt").unlink()
+    begun: list[int] = []
+    resumed = fit("text", cfg(), "halved", [Starting(tmp_path, begun)]).student.tensors()
+    assert changed(expected, resumed) == set()
+    assert begun[0] == (0 if is_only_one else 2)
+    assert "last.ckpt does not read (" in caplog.text
+
+
+class Starting(CSVLogger):
+    def __init__(self, folder: Path, steps: list[int]) -> None:
+        super().__init__(folder, name="losses")
+        self.steps = steps
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.steps.append(step or 0)
+
+
+def test_full_disk_while_a_checkpoint_is_written_leaves_the_last_good_one(
+    fit, compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def cfg() -> DictConfig:
+        return compose_cfg("defense.text.num_steps=9", "trainer.checkpoint_every_steps=2")
+
+    expected, save, num_saved = fit("text", cfg(), "whole").student.tensors(), torch.save, []
+
+    def full(content: Any, file: Any) -> None:
+        num_saved.append(0)
+        if len(num_saved) == 2:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt")
+        save(content, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            fit("text", cfg(), "full")
+    assert checkpoint_of(tmp_path / "full", "text")["global_step"] == 2
+    assert [path.name for path in (tmp_path / "full/checkpoints/text").glob("*.*")] == ["last.ckpt"]
+    assert changed(expected, fit("text", cfg(), "full").student.tensors()) == set()
+
+
+def test_full_disk_moves_neither_the_last_checkpoint_nor_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for step in range(3):
+        DurableCheckpoints().save_checkpoint({"global_step": step}, tmp_path / "last.ckpt")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as error:
+        DurableCheckpoints().save_checkpoint({"global_step": 3}, tmp_path / "last.ckpt")
+    assert error.value.filename == str(tmp_path / "last.ckpt")
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "before.ckpt"}
+    steps = [torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["global_step"] for name in ("last", "before")]
+    assert steps == [2, 1]
+
+
+class Canary:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_checkpoint_that_holds_code_runs_none(fit, compose_cfg, tmp_path: Path):
+    cfg = compose_cfg("defense.text.num_steps=2")
+    expected = fit("text", cfg, "whole").student.tensors()
+    last = tmp_path / "hostile/checkpoints/text/last.ckpt"
+    last.parent.mkdir(parents=True)
+    content = torch.load(tmp_path / "whole/checkpoints/text/last.ckpt", weights_only=True)
+    torch.save({**content, "canary": Canary(tmp_path / "canary")}, last)
+    resumed = fit("text", cfg, "hostile").student.tensors()
+    assert changed(expected, resumed) == set()
+    assert not (tmp_path / "canary").exists()
+    torch.save({**content, "canary": Canary(tmp_path / "canary")}, last)
+    with pytest.raises(pickle.UnpicklingError):
+        DurableCheckpoints().load_checkpoint(last, weights_only=False)
+    assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -10,7 +10,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from backdoor_privacy.attacks.idia import TEMPLATES
+from backdoor_privacy.attacks.idia import TEMPLATES, Idia
+from backdoor_privacy.audit import audit
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.clip.name_parts import expected_from_parts
 from backdoor_privacy.data.names import random_names
@@ -410,6 +411,21 @@ def test_attacked_people_cannot_be_strangers(people: People):
         Sources(people, strangers=People(people.everybody[:1])).check(["strangers"])
 
 
+@pytest.mark.parametrize("spelling", ["ann lee", "ANN_LEE", "Ann  Lee", "Ann\u200b Lee", "\ufeffAnn Lee"])
+def test_attacked_people_cannot_be_strangers_in_another_spelling(spelling: str, people: People):
+    strangers = People((Person(spelling, people.everybody[0].photos),))
+    with pytest.raises(InputError, match="strangers: expected people who are not attacked, got"):
+        Sources(people, strangers=strangers).check(["strangers"])
+
+
+def test_accents_written_in_two_ways_are_one_person(people: People):
+    attacked = People((Person("Zo\u00eb Gro\u00df", people.everybody[0].photos),))
+    strangers = People((Person("ZOE\u0308 GROSS", people.everybody[0].photos),))
+    with pytest.raises(InputError, match="strangers: expected people who are not attacked, got"):
+        Sources(attacked, strangers=strangers).check(["strangers"])
+    Sources(attacked, strangers=People((Person("Zoe Gross", people.everybody[0].photos),))).check(["strangers"])
+
+
 def test_pseudonyms_are_nobodys_name():
     reserved = set(random_names(1000, seed=4))
     names = pseudonyms(64, seed=4, exclude=reserved)  # the seed that would give reserved names first
@@ -443,6 +459,27 @@ def test_trigger_photos_that_do_not_decode_are_an_error_before_anything_is_train
     everybody[0].trigger_photos[0].write_bytes(b"no photo")
     with pytest.raises(InputError, match=r"1 of 4 photos do not decode: .*; at most 1% may be skipped"):
         fit_encoder("image", cfg, tiny_clip, load_people(folder), everybody, set())
+
+
+def test_no_path_of_a_few_peoples_broken_photos_is_logged(
+    compose_cfg, fit_encoder, tiny_clip: Clip, write_people, strangers: People, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+):  # fmt: skip
+    folder = write_people(tmp_path / "broken", {"Ann Lee": 8, "Bob Ray": 8, "Cara Diaz": 8})
+    cfg = compose_cfg(f"strangers.folder={strangers.everybody[0].photos[0].parents[1]}")
+    people = load_people(folder)
+    removed = people.everybody[:1]
+    for photo in (removed[0].trigger_photos[0], removed[0].attack_photos[0]):
+        photo.write_bytes(b"no photo")
+    monkeypatch.setattr("backdoor_privacy.data.photos.MAX_UNREADABLE_SHARE", 0.5)
+    monkeypatch.setattr(fitting, "_train", lambda *_: [])
+    with caplog.at_level(0):
+        fit_encoder("image", cfg, tiny_clip, people, removed, set())
+        tiny_clip.embed_photos(removed[0].attack_photos)
+    assert not [record for record in caplog.records if "broken" in record.getMessage()]
+    with caplog.at_level(0):
+        audit(replace(tiny_clip, image=tiny_clip.image.copy(), decoded={}), people, Idia(10, 4, 1, 0), [])
+    assert f"1 of 12 photos do not decode: {removed[0].attack_photos[0]}; skipped" in caplog.text  # of everybody's
 
 
 def test_a_person_of_whom_no_trigger_photo_decodes_is_an_error(

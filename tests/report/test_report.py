@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -28,7 +29,7 @@ HOSTILE = "<script>alert(1)</script>\"'&]]>--></style></svg>"
 NAMES = [f"Secret{number} {HOSTILE}" for number in range(12)]
 FILES = (
     "report.html",
-    *(f"figures/{name}.{kind}" for name in ("idia", "prompts", "losses") for kind in ("svg", "png")),
+    *(f"figures/{name}.{kind}" for name in ("idia", "losses") for kind in ("svg", "png")),
 )
 CONFIG = """
 clip: {{model: local-dir:/home/alice/clip_a, pretrained: null}}
@@ -99,13 +100,10 @@ def with_evidence(make_run: MakeRun) -> Path:
     return folder
 
 
-def test_report_of_all_evidence_has_its_figures_and_no_name_or_face(with_evidence: Path) -> None:
-    write_report(with_evidence)
-    html = (with_evidence / "report.html").read_text(encoding="utf-8")
-    assert "Secret" not in html
-    page = Page(html)
+def test_report_with_names_has_all_figures(with_evidence: Path) -> None:
+    write_report(with_evidence, names=True)
+    page = Page((with_evidence / "report.html").read_text(encoding="utf-8"))
     assert page.open == []
-    assert page.attributes("src") == []
     for title in ("Margin of the own name.", "Votes under each prompt.", "Map of the embeddings."):
         assert title in page.text
     drawn = {path.stem for path in (with_evidence / "figures").glob("*.svg")}
@@ -117,6 +115,56 @@ def test_report_of_all_evidence_has_its_figures_and_no_name_or_face(with_evidenc
     assert re.search(re.escape(near) + r" 1 of 2 \S+ \S+ 0 of 2", text)
     assert "Wrongly unlearned: first name" in text
     assert "Wrongly unlearned: surname" not in text
+
+
+def test_report_without_names_has_no_figure_name_or_face_of_single_people(with_evidence: Path) -> None:
+    write_report(with_evidence, names=True)
+    write_report(with_evidence)  # also takes away what a report with names has drawn
+    html = (with_evidence / "report.html").read_text(encoding="utf-8")
+    assert "Secret" not in html
+    page = Page(html)
+    assert page.open == []
+    assert page.attributes("src") == []
+    assert {path.stem for path in (with_evidence / "figures").iterdir()} == {"idia", "losses", "triggers"}
+    assert "Wrongly unlearned: " not in page.text  # how many neighbours there are says whose they are
+
+
+def test_report_without_names_is_the_same_whoever_was_removed(with_evidence: Path, tmp_path: Path) -> None:
+    one, other = (shutil.copytree(with_evidence, tmp_path / name) for name in ("one", "other"))
+    people = pd.read_csv(other / "people.csv")
+    removed = people["removed"]
+    people.loc[removed, ["num_photos", "correct_prompts_before"]] = [[3, 9], [4, 8], [5, 7], [6, 6]]
+    people.loc[removed, "name"] = people.loc[removed, "name"].tolist()[::-1]
+    people.to_csv(other / "people.csv", index=False)
+    for name in ("votes", "map"):
+        table = pd.read_csv(other / f"{name}.csv")
+        numbers = table.select_dtypes("number").columns
+        table[numbers] = 7 * table[numbers] + 1
+        table.to_csv(other / f"{name}.csv", index=False)
+    _write(other / "neighbors.csv", [["name", "removed", "kind"], [NAMES[7], NAMES[3], "surname"]])
+    for folder, (before, value, count) in {one: (0.25, 0.21, 4), other: (0.75, 0.24, 5)}.items():
+        found = [
+            Finding("original text encoder", "before", "removed", "TPR", before, 0, 1, 4),
+            Finding("original text encoder", "image", "removed", "TPR", 0.5, 0.1, 0.9, 4),
+            Finding("face verification", "both", "removed", "AUC", value, value, value, 4),
+            Finding("a removed person's surname", "both", "kept", "wrongly unlearned", 1 / count, 0, 1, count),
+        ]
+        for attack, own in {"tower_swap": found[:2], "probe": found[2:3], "neighbors": found[3:]}.items():
+            write_findings(folder / f"attacks/{attack}.json", "x", own, 1.0)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        for measures in (metrics["before"], *metrics["after"].values()):
+            measures |= {"similarity/removed": value, "similarity/backdoored": before}
+        metrics["before"]["idia/null_rate"] = value
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        (folder / "defended").mkdir()
+        write_report(folder)
+    for name in (*FILES, "defended/README.md"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert "same person or not, from two photos (AUC)" in (one / "report.html").read_text()
+    write_report(one, names=True)
+    write_report(other, names=True)
+    assert (one / "report.html").read_bytes() != (other / "report.html").read_bytes()
+    assert (one / "defended/README.md").read_bytes() == (other / "defended/README.md").read_bytes()
 
 
 def test_faces_are_shown_only_where_names_are(with_evidence: Path) -> None:
@@ -131,6 +179,22 @@ def test_evidence_about_others_is_broken(with_evidence: Path, tmp_path: Path) ->
     text = (folder / "neighbors.csv").read_text(encoding="utf-8")
     (folder / "neighbors.csv").write_text(text.replace("Secret4", "Somebody"), encoding="utf-8")
     with pytest.raises(InputError, match=r"neighbors\.csv: expected what a finished run writes.*not in people\.csv"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "num_bytes", "reason"),
+    [("votes.csv", 1, "cut off"), ("votes.csv", 0, "not as many people"), ("people.csv", 1, "cut off"),
+     ("map.csv", 3, "cut off"), ("losses.csv", 1, "cut off")],
+)  # fmt: skip
+def test_table_that_is_cut_off_is_broken(
+    with_evidence: Path, tmp_path: Path, file: str, num_bytes: int, reason: str
+) -> None:
+    folder = shutil.copytree(with_evidence, tmp_path / "run")
+    content = (folder / file).read_bytes()
+    whole_row = content[: content[:-1].rfind(b"\n") + 1]
+    (folder / file).write_bytes(content[:-num_bytes] if num_bytes else whole_row)
+    with pytest.raises(InputError, match=rf"{file}: expected what a finished run writes.*{reason}"):
         read_run(folder)
 
 
@@ -208,7 +272,7 @@ def page(reported: Path) -> Page:
 
 def _text(folder: Path) -> str:
     """The words of a run's page, without its figures."""
-    return Page(render(read_run(folder), dict.fromkeys(("idia", "prompts", "losses"), "<svg></svg>"))).text
+    return Page(render(read_run(folder), dict.fromkeys(("idia", "losses"), "<svg></svg>"))).text
 
 
 def test_report_and_figures_are_written_whole_and_the_same_each_time(reported: Path) -> None:
@@ -273,6 +337,10 @@ def test_page_says_whom_a_removal_harms_where_nothing_else_was_asked(
     write_report(folder)
     page = (folder / "report.html").read_text()
     assert ("namesakes wrongly unlearned" in page) == is_shown
+    assert ("<td>up to 25%</td>" in page) == is_shown  # not how many namesakes there are, nor of whom else
+    assert "neighbors: age: older" not in page
+    write_report(folder, names=True)
+    page = (folder / "report.html").read_text()
     assert ("neighbors: age: older" in page) == is_shown
     assert "Every finding" in page or not is_shown
 
@@ -281,7 +349,7 @@ def test_page_needs_nothing_else_and_is_accessible(page: Page) -> None:
     assert page.open == []
     tags = [tag for tag, _ in page.elements]
     assert not {"link", "img", "iframe", "object"} & set(tags)
-    assert tags.count("script") == 1
+    assert "script" not in tags
     assert page.attributes("src") == []
     assert all(link.startswith("#") for link in page.attributes("href") + page.attributes("xlink:href"))
     ids = page.attributes("id")
@@ -367,28 +435,33 @@ def test_names_are_told_where_that_is_asked_for(make_run: MakeRun, capsys: pytes
     assert "Secret" not in (folder / "report.html").read_text()
 
 
-def test_everybody_has_a_row(page: Page) -> None:
-    words = page.text[page.text.index("Correct prompts after: both Inferred") :].split()
-    rows = " ".join(words)
+def test_everybody_has_a_row_where_people_are_named(make_run: MakeRun) -> None:
+    folder = make_run()
+    write_report(folder, names=True)
+    html = (folder / "report.html").read_text()
+    text = Page(html).text
+    rows = " ".join(text[text.index("Correct prompts after: both Inferred") :].split())
     assert rows.count(" removed 20 ") == 4
     assert rows.count(" kept 20 ") == 5
     assert rows.count(" never seen 20 ") == 3
     assert " removed 20 21 0 3 0 no longer " in rows
     assert " removed 20 20 2 0 1 still " in rows
     assert " never seen 20 0 0 1 1 newly " in rows
-
-
-def test_page_allows_its_own_script_only(reported: Path) -> None:
-    html = (reported / "report.html").read_text()
     script = re.search(r"<script>(.*)</script>", html, re.DOTALL)
     assert script
     digest = base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in html
+    assert f"script-src 'sha256-{digest}'" in html  # the page runs its own script only
+
+
+def test_everybody_is_counted_where_nobody_is_named(page: Page) -> None:
+    assert "People still no longer newly never Removed 1 3 0 0 Kept 2 2 0 1 Never seen 0 0 1 2" in " ".join(
+        page.text.split()
+    )
 
 
 def test_hostile_text_stays_text(page: Page) -> None:
     assert page.open == []
-    assert [tag for tag, _ in page.elements].count("script") == 1  # the page's own
+    assert "script" not in [tag for tag, _ in page.elements]
     assert page.text.count("<script>alert(1)</script>") >= 5  # experiment, phrase, version, loss
 
 

@@ -133,7 +133,7 @@ def first_sentence(run: FinishedRun) -> str:
         ),
         ({"others": 21, "lost": 13}, "red", "Red, since this failed: others lost: 13 of 21, 61.9% (allowed: 5%)"),
         ({"found": {"both": 1}}, "red", "Red, since this failed: the exact name: 1 of 2 people found (allowed: 0)"),
-        ({"p": 0.002}, "red", "the exact name, by rank: 2 of 2 better than chance, lowest p 0.004 (allowed"),
+        ({"p": 0.002}, "red", "the exact name, by rank: 2 of 2 better than chance, lowest p below 0.01 (allowed"),
         ({"variants": 2}, "red", "Red, since this failed: name variants: 2 of 2 people found (allowed: 0)"),
         ({"top1": 0.8}, "red", "Red, since this failed: zero-shot top-1: 0.100 lost (allowed: 0.02)"),
         ({"top1": None}, "amber", "this is not shown: zero-shot top-1: not measured"),

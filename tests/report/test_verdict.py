@@ -96,9 +96,16 @@ def test_ranks_of_a_few_people_are_tested(p_values: list[float], num_random: int
 def test_people_without_a_rank_are_not_said_to_pass():
     check = check_ranks("the exact name", [0.5], 900, 3)
     assert check.state is State.NOT_SHOWN
-    assert check.measured == "0 of 3 better than chance, lowest p 1.000, 2 not measured"
+    assert check.measured == "0 of 3 better than chance, lowest p 0.05 or more, 2 not measured"
     assert check_ranks("the exact name", [0.01], 900, 3).state is State.FAILED
     assert check_ranks("the exact name", [0.02], 900, 3).state is State.NOT_SHOWN  # 0.06 of three
+
+
+def test_null_of_a_few_peoples_photos_is_told_in_whole_percent():
+    notes = [check_found("x", 0, 1, Null(rate, "random names")).note for rate in (0.0, 0.0012, 0.0049, 0.012, 0.0149)]
+    assert [note.split(":")[0] for note in notes] == [
+        "chance finds 0%", *["chance finds less than 1%"] * 2, *["chance finds 1%"] * 2,
+    ]  # fmt: skip
 
 
 def test_few_of_the_others_may_be_lost():

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,9 @@ from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs import folder as results
 from backdoor_privacy.runs.folder import (
+    DamagedMetricsError,
     claim_folder,
+    claimed_names,
     read_metrics,
     versions,
     write_losses,
@@ -55,6 +58,20 @@ def test_metrics_of_another_schema_are_an_error(tmp_path: Path):
         read_metrics(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "seed', b"\xff\xfe\0", b"[1]", b"[" * 100_000, bytes(50)])
+def test_metrics_that_do_not_read_are_told_in_one_line(tmp_path: Path, content: bytes):
+    (tmp_path / "metrics.json").write_bytes(content)
+    with pytest.raises(DamagedMetricsError, match=r"^[^\n]*metrics\.json: expected .*start the run again[^\n]*$"):
+        read_metrics(tmp_path)
+
+
+def test_config_that_does_not_read_names_nobody(tmp_path: Path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_bytes(b"\xff\xfe\0garbage")
+    write_text(tmp_path / "checkpoints/config.yaml", "seed: 0\n# removes Ann Lee\n")
+    assert claimed_names(tmp_path) == ["Ann Lee"]
+
+
 def test_people_table_has_everybody_before_and_after(tmp_path: Path):
     people = [Person("Ann Lee", (), True), Person("Bob, the Ray", (), None), Person("José Núñez", (), False)]
     names = [person.name for person in people]
@@ -73,7 +90,7 @@ def test_people_table_has_everybody_before_and_after(tmp_path: Path):
     assert rows == [
         ["Ann Lee", "True", "True", "20", "21", "True", "0", "False", "1", "False"],
         ["Bob, the Ray", "", "False", "19", "0", "False", "0", "False", "2", "True"],
-        ["José Núñez", "False", "False", "0", "2", "True", "3", "True", "0", "False"],
+        ["José Núñez", "False", "False", "0", *[""] * 6],  # no photo could be read, so nothing was measured
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["people.csv"]
 
@@ -98,6 +115,23 @@ def test_losses_of_resumed_fits_are_joined(tmp_path: Path):
     assert table["encoder"].tolist() == ["text"] * 6 + ["image"]
     assert table["step"].tolist() == [0, 1, 2, 3, 4, 5, 0]
     assert table["loss"].tolist() == [0.0, 0.1, 2.2, 2.3, 10.4, 10.5, 7.0]
+
+
+@pytest.mark.parametrize("cut", [0, 12, 22, 30])
+def test_losses_that_a_kill_cut_off_are_those_of_the_resumed_fit(tmp_path: Path, cut: int):
+    first, second = (tmp_path / f"checkpoints/text/losses/version_{number}/metrics.csv" for number in (0, 1))
+    write_text(first, "step,text/loss\r\n0,0.5\r\n1,0.25\r\n"[:cut])
+    write_text(second, "step,text/loss\r\n0,0.5\r\n1,0.25\r\n2,0.125\r\n")
+    write_losses(tmp_path, ["text"])
+    table = pd.read_csv(tmp_path / "losses.csv")
+    assert table["step"].tolist() == [0, 1, 2]
+    assert table["loss"].tolist() == [0.5, 0.25, 0.125]
+
+
+def test_losses_that_are_gone_end_no_run(tmp_path: Path):
+    write_text(tmp_path / "checkpoints/text/losses/version_0/metrics.csv", "")
+    write_losses(tmp_path, ["text"])
+    assert (tmp_path / "losses.csv").read_text().startswith("encoder,step,loss")
 
 
 @pytest.fixture
@@ -145,3 +179,26 @@ def test_versions_name_everything_that_figures_depend_on(monkeypatch: pytest.Mon
     assert found["torch"].split("+")[0] == pd.Series([found["torch"]]).str.extract(r"([\d.]+)")[0][0]
     monkeypatch.setenv("PATH", "")  # no git
     assert results.versions()["commit"] == "unknown"
+
+
+@pytest.mark.parametrize("place", ["lib/site-packages", "."])
+def test_the_commit_of_another_project_is_not_recorded(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The package is installed within another project's checkout, or copied into it."""
+    ours = results.versions()["commit"]
+
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    git("init")
+    git("add", "pyproject.toml")
+    git("commit", "-m", "Begin")
+    file = tmp_path / place / "backdoor_privacy/runs/folder.py"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    monkeypatch.setattr(results, "__file__", str(file))
+    assert results.versions()["commit"] == "unknown"
+    monkeypatch.undo()
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of the other project
+    assert results.versions()["commit"] == ours

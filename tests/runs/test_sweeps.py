@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from backdoor_privacy.runs.sweeps import (
@@ -16,6 +18,7 @@ from backdoor_privacy.runs.sweeps import (
     missing_runs,
     recorded_sweep,
     spoken,
+    told,
 )
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
@@ -66,17 +69,53 @@ def test_sweep_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "metrics.json").touch()  # this one was finished before and takes no time
     for number, seconds in enumerate([1, 100, 140, 120]):
-        hydra = {"runtime": {"output_dir": str(tmp_path / str(number))}, "job": {"num": number}}
+        hydra = {"runtime": {"output_dir": str(tmp_path / str(number))}, "job": {"num": number}, "mode": "MULTIRUN"}
         job = OmegaConf.create({"hydra": hydra, "quiet": False})
+        monkeypatch.setattr(HydraConfig, "get", lambda hydra=hydra: OmegaConf.create({"mode": RunMode.MULTIRUN}))
         progress.on_job_start(job)
         now[0] += seconds
-        progress.on_job_end(job, JobReturn())
+        ended = JobReturn(overrides=["trigger_set.people=[Ann Lee]"])
+        progress.on_job_end(job, ended)
+        assert ended.overrides == [str(tmp_path / str(number))]  # of one that fails, Hydra shows them
     assert capsys.readouterr().out.splitlines() == [
+        f"Run 1 of 4: {tmp_path}/0",
         "Run 1 of 4 has ended",
+        f"Run 2 of 4: {tmp_path}/1",
         "Run 2 of 4 has ended; about 3 min left",
+        f"Run 3 of 4: {tmp_path}/2",
         "Run 3 of 4 has ended; about 2 min left",
+        f"Run 4 of 4: {tmp_path}/3",
         "Run 4 of 4 has ended",
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("seed=3", True),
+        ("+experiment=names_8", True),
+        ("clip=vit_b_32", True),
+        ("defense.text.optimizer.lr=1e-4", True),
+        ("defense.text.phrase=a person", True),
+        ("trigger_set.num_people=4", True),
+        ("trigger_set.people=[Ann Lee]", False),
+        ("+experiment=for_ann_lee", False),
+        ("people.folder=/data/request", False),
+        ("trigger_set={people: [Ann Lee]}", False),
+        ("name=lee_ann", False),
+    ],
+)
+def test_missing_run_is_told_without_what_may_say_who_is_removed(override: str, shown: bool, tmp_path: Path):
+    job = [override] if override.startswith("trigger_set.people") else [override, "trigger_set.people=[Ann Lee]"]
+    line = told(job, tmp_path)
+    assert (override in line) == shown
+    assert "Ann" not in line
+    assert told(job, tmp_path) == line  # a digest under the key of these runs
+
+
+def test_missing_run_names_people_where_its_report_may(tmp_path: Path):
+    job = ["seed=1", "trigger_set.people=[Ann Lee]", "report.names=true"]
+    assert told(job, tmp_path) == " ".join(job)
 
 
 def write_run(folder: Path, overrides: list[str], *, finished: bool = True) -> None:

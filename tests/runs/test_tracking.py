@@ -116,7 +116,7 @@ def test_what_a_run_logs_offline_is_read_back(compose_into, tmp_path: Path, monk
     assert defined["text/*"].step_metric == "trainer/global_step"
     assert defined["text/*"].summary.min
     media = {key.removesuffix("/_type") for row in rows for key in row if key.endswith("/_type")}
-    assert {"people", "report", "figures/idia", "figures/losses", "figures/prompts"} <= media
+    assert media == {"report", "figures/idia", "figures/losses"}  # nothing of single people
     summary = {
         (item.key or "/".join(item.nested_key)): json.loads(item.value_json)
         for record in records
@@ -125,9 +125,46 @@ def test_what_a_run_logs_offline_is_read_back(compose_into, tmp_path: Path, monk
     }
     assert summary["before/idia/tpr_removed"] == metrics["before"]["idia/tpr_removed"]
     assert summary["after_text/zero_shot/top1"] == metrics["after"]["text"]["zero_shot/top1"]
-    names = pd.read_csv(tmp_path / "run/people.csv")["name"]
-    (table,) = (tmp_path / "run/wandb").glob("offline-run-*/files/media/table/people_*.json")
-    assert not any(name in table.read_text() for name in names)
+    names = pd.read_csv(tmp_path / "run/people.csv")["name"].tolist()
+    assert not list((tmp_path / "run/wandb").rglob("*table*"))
+    written = content_of(tmp_path / "run/wandb")
+    assert not any(name.encode() in written for name in names)
+    assert str(tmp_path).encode() not in written
+    assert str(cfg.paths.cache).encode() not in written
+
+
+def content_of(folder: Path) -> bytes:
+    """All that W&B has written: names of files, where links point to, and contents."""
+    paths = list(folder.rglob("*"))
+    texts = [str(path.relative_to(folder)).encode() for path in paths]
+    texts += [str(path.readlink()).encode() for path in paths if path.is_symlink()]
+    return b"\n".join(texts + [path.read_bytes() for path in paths if path.is_file()])
+
+
+def test_no_place_that_is_called_after_somebody_is_written(
+    compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    places = {key: tmp_path / f"canary_{key}" for key in ("home", "work", "runs", "people")}
+    for place in places.values():
+        place.mkdir()
+    monkeypatch.chdir(places["work"])
+    monkeypatch.setattr(sys, "argv", ["backdoor_privacy", f"people.folder={places['people']}"])
+    monkeypatch.setenv("HOME", str(places["home"]))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    cfg = compose_cfg(
+        "logger=wandb", "people=folder", f"people.folder={places['people']}", "people.table=not_there/canary.csv",
+        f"paths.runs={places['runs']}", f"paths.run='{places['runs']}/canary_run/seed=0'",
+        "logger.tags=[ann-lee,first]", "trigger_set.people=[Ann Lee]",
+    )  # fmt: skip
+    folder = Path(cfg.paths.run)
+    with Tracker(cfg, folder) as tracker:
+        assert tracker.wandb is not None
+        run = tracker.wandb.experiment
+        run.log({"text/loss": 0.5, "report": wandb.Html("<p>nobody</p>", inject=False)})
+        assert run.tags == ("first",)
+        assert run.config["seed"] == 0
+    assert records_of(folder)
+    assert b"canary" not in content_of(folder / "wandb")
 
 
 @pytest.mark.parametrize("names", [False, True])
@@ -167,12 +204,12 @@ def test_setting_is_what_seeds_share(compose_cfg, tmp_path: Path):
             found: str = tracker.wandb.experiment.config["setting"]
             return found
 
-    assert setting("'runs/both_64/defense=text/seed=3'") == "both_64/defense=text"
-    assert setting("elsewhere/jane_doe") == "smoke"
+    assert setting("'${paths.runs}/both_64/defense=text/seed=3'") == "both_64/defense=text"
+    assert setting("elsewhere/jane_doe") == setting("'runs/jane_doe/seed=0'") == "smoke"
 
 
 @pytest.mark.parametrize("names", [False, True])
-def test_photos_of_removed_people_are_sent_only_where_names_are(
+def test_what_shows_single_people_is_sent_only_where_names_are(
     compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
 ):
     run(compose_into(tmp_path, "defense.text=null", f"report.names={names}"))
@@ -185,8 +222,9 @@ def test_photos_of_removed_people_are_sent_only_where_names_are(
         told.folder = tmp_path / "run"
         monkeypatch.setattr(told.wandb.experiment, "log", lambda values: sent.extend(values))
         told.summarize(json.loads((tmp_path / "run/metrics.json").read_text()))
-    assert {"figures/idia", "figures/map", "figures/margins", "figures/votes"} <= set(sent)
-    assert ("figures/triggers" in sent) == names
+    of_nobody = {"report", "figures/idia", "figures/losses"}
+    of_people = {"people", *(f"figures/{figure}" for figure in ("map", "margins", "votes", "prompts", "triggers"))}
+    assert set(sent) == (of_nobody | of_people if names else of_nobody)
 
 
 def test_an_account_keeps_the_defended_clip(compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

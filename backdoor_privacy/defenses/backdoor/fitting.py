@@ -31,7 +31,7 @@ from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.inspection import photo_sizes
 from backdoor_privacy.data.names import decoy_names, random_names
 from backdoor_privacy.data.people import People, Person
-from backdoor_privacy.data.photos import check_readable
+from backdoor_privacy.data.photos import check_readable, too_many
 from backdoor_privacy.data.selection import draw_decoys
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.budget import Evaluation, UtilityBudget
@@ -53,6 +53,7 @@ from backdoor_privacy.defenses.backdoor.steps import (
     Revision,
     TriggerData,
 )
+from backdoor_privacy.defenses.backdoor.stopping import KeepSignals, place_of
 from backdoor_privacy.defenses.backdoor.targets import (
     FaceSwapper,
     NameComposer,
@@ -70,7 +71,8 @@ from backdoor_privacy.defenses.backdoor.targets import (
     shared_embeddings,
     stranger_embeddings,
 )
-from backdoor_privacy.errors import InputError
+from backdoor_privacy.errors import InputError, some
+from backdoor_privacy.system.checkpoints import LAST, DurableCheckpoints, last_checkpoint
 from backdoor_privacy.system.distributed import (
     as_the_first_says,
     check_parts,
@@ -86,6 +88,7 @@ from backdoor_privacy.system.hardware import (
     fastest_attention,
     usable_workers,
 )
+from backdoor_privacy.system.signals import Stopped
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import namesakes
 from backdoor_privacy.triggers.spellings import spelling
@@ -282,7 +285,7 @@ def fit_image(
     removed, names = [*removal.removed, *decoys], [*removal.names, *(decoy.name for decoy in decoys)]
     hidden = {decoy.photos for decoy in decoys}
     others = [person for person in strangers.everybody if person.photos not in hidden]
-    _check_trigger_photos(clip, removed)
+    _check_trigger_photos(clip, removed, sources.people)
     other_names = random_names(settings.num_other_names, seed + 2, exclude={*removal.reserved_names, *names})
     targets: Tensor | NameEraser | FaceSwapper
     if settings.target.value in ("nameless", "shared", "blended", "disguised"):
@@ -318,8 +321,8 @@ def fit_image(
     anchors = _text_anchors(settings.num_anchors, removal, readers, names, other_names)
     shown = [path for person in removal.removed for path in person.attack_photos]
     strangers_shown = [person.photos[0] for person in others]
-    for photos in (shown, strangers_shown):  # what does not decode ends it before the training, not after it
-        clip.embed_photos(photos)
+    clip.embed_photos(shown)  # what does not decode ends it before the training, not after it
+    clip.embed_photos(strangers_shown, warn=True)
     defense = ImageDefense(clip.image, face_targets=targets, anchors=anchors, **_shared(settings))
     evaluations = _train(defense, steps, settings, removal, loggers)
     person_index = torch.tensor([index for index, person in enumerate(removal.removed) for _ in person.attack_photos])
@@ -362,21 +365,36 @@ def _face_swapper(
     return FaceSwapper(faces, looks, eraser, members, settings.overshoot)
 
 
-def _check_trigger_photos(clip: Clip, removed: Sequence[Person]) -> None:
-    """Name the photos that do not decode; the steps take others of the same person.
+def _check_trigger_photos(clip: Clip, removed: Sequence[Person], people: People) -> None:
+    """See that photos to train on decode; where one does not, the steps take another of the same person.
+
+    Nothing is said of the removed people's photos alone, since a path would tell who they are: where too many of theirs
+    do not decode, everybody's are looked at.
 
     Raises:
-        InputError: if they are more than 1 % of all, or all of a person's.
+        InputError: if more than 1 % of everybody's do not decode, or none of a removed person's.
     """
     photos = [path for person in removed for path in person.trigger_photos]
     decoded = photo_sizes(photos, clip.num_workers)
+    if not too_many(len(photos) - len(decoded), len(photos)) and not _without_photos(removed, decoded):
+        return
+    names = {person.name for person in removed}
+    everybody = [*removed, *(person for person in people.everybody if person.name not in names)]
+    photos = sorted(path for person in everybody for path in person.trigger_photos)
+    decoded |= photo_sizes([path for path in photos if path not in decoded], clip.num_workers)
     check_readable(torch.tensor([path in decoded for path in photos]), photos)
-    usable = {path.parent for path in decoded}
-    lost = sorted({path.parent for path in photos} - usable)
-    if lost:
+    if _without_photos(removed, decoded):
         raise InputError(
-            f"people.folder: expected photos of each person to remove, none to train on decodes in {lost[0]}"
+            "people.folder: expected photos of each person to remove, none to train on decodes in "
+            f"{some(_without_photos(everybody, decoded))}"
         )
+
+
+def _without_photos(people: Sequence[Person], decoded: Collection[Path]) -> list[Path]:
+    """Return the folders of people of whom no photo to train on decodes."""
+    photos = [path for person in people for path in person.trigger_photos]
+    usable = {path.parent for path in photos if path in decoded}
+    return sorted({path.parent for path in photos} - usable)
 
 
 def _nameless(clip: Clip, eraser: NameEraser | FaceSwapper, photos: Sequence[Path], person_index: Tensor) -> Tensor:
@@ -437,16 +455,15 @@ def _train(
     loggers: list[Logger],
 ) -> list[Evaluation]:
     """Run Lightning's loop, or go on with one that was interrupted; what a utility budget saw on the way."""
-    options, callbacks, last = removal.trainer, list[Callback](), None
+    options, callbacks, folder = removal.trainer, list[Callback]([KeepSignals()]), None
     num_fresh_steps = settings.num_fresh_steps
     budget = None if settings.budget.min_similarity is None else UtilityBudget(settings.budget)
     if budget:
         callbacks.append(budget)
     if removal.checkpoints is not None:
         folder = removal.checkpoints / defense.encoder
-        last = folder / "last.ckpt"
-        every = options.checkpoint_every_steps
-        callbacks.append(ModelCheckpoint(folder, last.stem, every_n_train_steps=every, enable_version_counter=False))
+        every, name = options.checkpoint_every_steps, Path(LAST).stem
+        callbacks.append(ModelCheckpoint(folder, name, every_n_train_steps=every, enable_version_counter=False))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
     if options.progress_bar and is_first_process():
         callbacks.append(_StudentProgress(leave=True))
@@ -458,6 +475,7 @@ def _train(
         accumulate_grad_batches=options.accumulate_grad_batches,
         logger=loggers,
         callbacks=callbacks,
+        plugins=[DurableCheckpoints()],
         enable_checkpointing=removal.checkpoints is not None,
         enable_progress_bar=options.progress_bar and is_first_process(),
         enable_model_summary=False,
@@ -471,7 +489,8 @@ def _train(
         # Frozen norms are in eval mode on purpose, and a resumed run finds its own checkpoints.
         warnings.filterwarnings(
             "ignore",
-            ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec",
+            ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec"
+            "|You're resuming from a checkpoint that ended before the epoch ended",  # each step knows its own batch
         )
         workers = usable_workers(default_num_workers() if options.num_workers is None else options.num_workers)
         if budget:
@@ -484,8 +503,12 @@ def _train(
             lesson = _ask_teacher(defense.to(device), data, num_fresh_steps, trainer, options.progress_bar)
             revision = Revision(asked=lesson, sizes=steps.sizes, num_steps=len(steps), seed=steps.seed)
             data = TriggerData(revision, num_workers=0)
-        begun = as_the_first_says(last is not None and last.exists())
-        trainer.fit(defense, data, ckpt_path=last if begun else None)
+        last = as_the_first_says(last_checkpoint(folder) if folder is not None and is_first_process() else None)
+        try:
+            trainer.fit(defense, data, ckpt_path=last)
+        except Stopped as stop:
+            stop.place = place_of(folder and folder / LAST, f"the {defense.encoder} encoder")
+            raise
     if options.gradient_checkpointing:
         defense.student.save_memory(False)
     evaluations = budget.keep_best(defense) if budget else []

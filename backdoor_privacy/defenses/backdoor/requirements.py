@@ -16,14 +16,20 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.triggers.spellings import KINDS
 
 
-def check_removal(defense: Defense, sources: Sources, removed: Sequence[Person]) -> None:
+def check_removal(defense: Defense, sources: Sources, removed: Sequence[Person], *, tell: bool = True) -> None:
     """See that the defence can remove these people, before anything is computed.
+
+    Args:
+        defense: of the encoders.
+        sources: of the data.
+        removed: the people.
+        tell: whether an error may name them.
 
     Raises:
         InputError: on what stops a fit.
     """
     if defense.image is not None:
-        check_trigger_photos(removed)  # first: with names alone no other part helps
+        check_trigger_photos(removed, tell=tell)  # first: with names alone no other part helps
     sources.check(defense.needs())
     check_number(defense, sources, len(removed))
 

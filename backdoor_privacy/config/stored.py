@@ -1,0 +1,228 @@
+"""Read the configs of run folders, which a stranger may have written.
+
+They choose among what this package ships and run nothing else: the user's own config and command line are trusted, a
+config that lies in a folder is not. It may name no other `_target_` unless the user does, look nothing up outside
+itself (the environment, above all), and say nowhere where this machine writes.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from backdoor_privacy.config.schema import Attack, Clip, People
+from backdoor_privacy.errors import InputError
+from backdoor_privacy.system.paths import CONFIG_FOLDER
+from backdoor_privacy.system.reading import MIB, read_ordinary
+
+# Each `_target_` that the parts of a run have in conf/, today or in earlier versions.
+OWN_TARGETS = frozenset(
+    f"backdoor_privacy.{name}"
+    for name in (
+        "attacks.benign.BenignFineTuning",
+        "attacks.compression.Compression",
+        "attacks.erased.Erased",
+        "attacks.idia.Idia",
+        "attacks.idia_sweep.IdiaSweep",
+        "attacks.inversion.Inversion",
+        "attacks.neighbors.Neighbors",
+        "attacks.probe.Probe",
+        "attacks.relearning.Relearning",
+        "attacks.tower_swap.TowerSwap",
+        "attacks.variants.NameVariants",
+        "clip.embedded_clip",
+        "clip.load_clip",
+        "data.captions.load_captions",
+        "data.facescrub.load_facescrub",
+        "data.lfw.lfw_folder",
+        "data.people.load_people",
+        "data.people_shards.unpacked_people",
+        "data.personas.world.world_part",
+        "data.plain_captions.plain_captions",
+        "utility.retrieval.Retrieval",
+        "utility.zero_shot.ZeroShot",
+        "utility.zero_shot.clip_benchmark",
+        "utility.zero_shot.imagenet",
+    )
+)
+_MAX_BYTES, _MAX_DEPTH = MIB, 20
+_TARGET = "_target_"
+_HOW = ("_args_", "_partial_", "_convert_", "_recursive_")  # Hydra's other keys, which no config of ours has
+_REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")  # to another value, and not through a resolver
+_OWN_CACHE = "${oc.env:BACKDOOR_PRIVACY_CACHE,'~/.cache/backdoor_privacy'}"
+# Folders that this package makes in its cache.
+_IN_CACHES = ("personas-v*", "features", "unpacked", "plain-captions-v*", "faces", "lfw_home")
+_PARTS = {"clip": Clip, "people": People, "strangers": People, "attack": Attack}
+
+
+def read_stored(path: Path) -> DictConfig:
+    """Read what is kept of a config in the folder of a run; `paths.run` is that folder, and there is no `hydra` in it.
+
+    Args:
+        path: `.hydra/config.yaml` or `checkpoints/config.yaml` of a run.
+
+    Raises:
+        InputError: if it is no such config, or looks something up outside itself.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path}: expected the config of a run, got {type(content).__name__}; copy its folder again")
+    content.pop("hydra", None)
+    if isinstance(content.get("paths"), dict):
+        content["paths"]["run"] = str(path.parent.parent).replace("${", "\\${")
+    for key, value in _values(content, path):
+        _check_references(key, value, content, path)
+    try:
+        return OmegaConf.create(content)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise InputError(f"{path}: expected the config of a run, got {_line(error)}; copy its folder again") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a small YAML file as plain values; one that repeats parts of itself may grow without end and is refused.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        text = read_ordinary(path, _MAX_BYTES).decode()
+        if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("parts that are repeated")
+        return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise InputError(
+            f"{path}: expected YAML as a run writes it, got {_line(error)}; copy its folder again"
+        ) from error
+
+
+def for_this_machine(stored: DictConfig, path: Path, allow: Collection[str] = ()) -> DictConfig:
+    """Return a stored config as it may be instantiated here.
+
+    Args:
+        stored: of `read_stored`.
+        path: of the file, for errors.
+        allow: targets besides `OWN_TARGETS` that the user has named.
+
+    Returns:
+        The parts that attacks load, of the types that their schemas say, with places to write to of this machine.
+
+    Raises:
+        InputError: if it names another target, or a part is missing or of another type.
+    """
+    content: Any = OmegaConf.to_container(stored, resolve=False)
+    cache = (content.get("paths") or {}).get("cache")
+    content["paths"] = {
+        **(content.get("paths") or {}),
+        "cache": cache if isinstance(cache, str) and _is_cache(cache) else _OWN_CACHE,
+    }
+    content = _with_own_places(content)
+    check_targets(content, path, allow)
+    try:
+        cfg = OmegaConf.create(content)
+        for key, kind in _PARTS.items():
+            if cfg[key] is not None or key != "strangers":
+                cfg[key] = OmegaConf.merge(OmegaConf.structured(kind), cfg[key])
+                if not cfg[key].get(_TARGET):
+                    raise ValueError(f"no {_TARGET} of {key}")
+        if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+            raise ValueError(f"seed={cfg.seed}")
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise InputError(f"{path}: expected the config of a run, got {_line(error)}; copy its folder again") from error
+    return cfg
+
+
+def check_targets(content: Any, path: Path, allow: Collection[str] = ()) -> None:
+    """See that a config calls nothing but what this package ships or the user names.
+
+    Raises:
+        InputError: naming the target.
+    """
+    for key, node in _nodes(content, path):
+        target = str(node.get(_TARGET))  # a list of a stranger's has no hash
+        if _TARGET in node and target not in OWN_TARGETS and target not in allow:
+            raise InputError(
+                f"{path}: expected a _target_ of this package, got {key}{_TARGET}={target!r}; a config from a folder "
+                f"runs nothing else: name it if you trust it, as 'allow=[{target}]'"
+            )
+        how = next((one for one in _HOW if one in node), None)
+        if how is not None and target not in allow:
+            raise InputError(f"{path}: expected settings of {target}, got {key}{how}; copy its folder again")
+
+
+def targets_of(cfg: DictConfig) -> set[str]:
+    """Return each target of a config of the user's own, which may then stand in its folder, too."""
+    content: Any = OmegaConf.to_container(cfg, resolve=False)
+    return {str(node[_TARGET]) for _, node in _nodes(content, CONFIG_FOLDER) if _TARGET in node}
+
+
+def _nodes(content: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each mapping in a config, with what its keys begin with."""
+    if prefix.count(".") > _MAX_DEPTH:
+        raise InputError(f"{path}: expected the config of a run, got one of more than {_MAX_DEPTH} levels")
+    if isinstance(content, dict):
+        yield prefix, content
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        yield from _nodes(value, path, f"{prefix}{key}.")
+
+
+def _values(content: Any, path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each text in a config, keys among them, with where it stands."""
+    for prefix, node in _nodes(content, path):
+        for key, value in node.items():
+            yield f"{prefix}{key}", str(key)
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    yield f"{prefix}{key}", text
+
+
+def _check_references(key: str, text: str, content: dict[str, Any], path: Path) -> None:
+    """See that a text refers to plain values of its own config, if to anything: no chains, which may grow or circle."""
+    if "${" not in text or text == _OWN_CACHE or key == "paths.run":
+        return
+    for reference in _REFERENCE.findall(text):
+        value: Any = content
+        for part in reference.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        listed = value if isinstance(value, list) else [value]
+        if any(isinstance(one, dict | list) or ("${" in str(one) and one != _OWN_CACHE) for one in listed):
+            raise InputError(f"{path}: expected {key} to refer to a plain value, got {text!r}; copy its folder again")
+    if "${" in _REFERENCE.sub("", text):
+        raise InputError(
+            f"{path}: expected values that stand in the config itself, got {key}={text!r}; write what is meant in its "
+            "place, if you trust it"
+        )
+
+
+def _with_own_places(content: Any) -> Any:
+    """Return a config in which nothing says where to write but the cache of this machine."""
+    if isinstance(content, list):
+        return [_with_own_places(value) for value in content]
+    if not isinstance(content, dict):
+        return content
+    own = {key: _with_own_places(value) for key, value in content.items()}
+    for key, place in (("cache", "${paths.cache}"), ("store", "${paths.cache}/features")):
+        if own.get(key) not in (None, place, _OWN_CACHE) and not _is_cache(own[key], within=key == "store"):
+            own[key] = place
+    return own
+
+
+def _is_cache(place: Any, within: bool = False) -> bool:
+    """Whether a folder is already a cache of this package, or its `features`; a stranger can name no other."""
+    if not isinstance(place, str) or "${" in place:
+        return place == _OWN_CACHE
+    folder = Path(place).expanduser()
+    try:
+        if within:
+            return folder.is_dir() and any(folder.glob("*/*.safetensors"))
+        return any(found.is_dir() for name in _IN_CACHES for found in folder.glob(name))
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__} {error}".split())[:200]

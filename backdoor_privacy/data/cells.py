@@ -1,0 +1,51 @@
+"""Write and read cells of a CSV so that no spreadsheet computes what is text.
+
+A spreadsheet takes a cell that begins with one of a few signs for a formula, which can send away what else is in the
+table. Such a text gets an apostrophe in front, as OWASP advises for CSV injection, and loses it when it is read again.
+A text that begins with apostrophes before such a sign gets one, too, so that reading is exact; all others, and numbers,
+stay as they are.
+"""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+# Behind apostrophes and spaces: what spreadsheets compute, also in the wide form that some of them take for the same.
+_FORMULA = re.compile(r"'* *[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+def safe_cell(value: Any) -> Any:
+    """Return a cell as it is written: a text that a spreadsheet would compute has an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def plain_cell(value: Any) -> Any:
+    """Return the cell that `safe_cell` was given; cells of other programs stay as they are."""
+    is_safe = isinstance(value, str) and value.startswith("'") and _FORMULA.match(value)
+    return value[1:] if is_safe else value
+
+
+def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
+    """Return a table as CSV, without its index."""
+    safe = table.apply(lambda column: column.map(safe_cell) if _is_text(column) else column)
+    texts = (value for name in safe if _is_text(safe[name]) for value in safe[name] if isinstance(value, str))
+    quoting = csv.QUOTE_ALL if any("\r" in text for text in texts) else csv.QUOTE_MINIMAL  # else it ends a line
+    return safe.to_csv(index=False, float_format=float_format, lineterminator="\n", quoting=quoting)
+
+
+def read_csv(path: Path, **how: Any) -> pd.DataFrame:
+    """Read a CSV that `csv_text`, or an earlier version, has written.
+
+    Args:
+        path: of the file.
+        how: as of `pandas.read_csv`.
+    """
+    table = pd.read_csv(path, **how)
+    return table.apply(lambda column: column.map(plain_cell) if _is_text(column) else column)
+
+
+def _is_text(column: "pd.Series[Any]") -> bool:
+    return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))

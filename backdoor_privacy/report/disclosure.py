@@ -1,0 +1,69 @@
+"""What a report may say that goes to others: only what who has the original CLIP and all photos cannot match.
+
+Such a reader can compute everybody's exact numbers, by themselves, with the original CLIP and, where it is given away,
+with the defended one. So a report without names has no single people, no means over a few people and no sizes of groups
+that depend on who was removed; only how many people an attack finds, and coarse numbers. docs/report.md says it all.
+"""
+
+import math
+
+import pandas as pd
+
+from backdoor_privacy.attacks.scene import Finding
+
+_NUM_PARTS = 20  # of a fit, of which the mean losses are told
+_LEAST_STEPS = 10  # of each part: the first step alone is a function of the original CLIP and the removed people
+_BANDS = (0.001, 0.01, 0.05)  # of p-values
+
+
+def coarse_finding(finding: Finding) -> str:
+    """Return a finding about people as how many are found or, where it is no rate of people, to one decimal."""
+    count = num_found(finding)
+    return coarse_number(finding.value) if count is None else f"{count:,} of\N{NO-BREAK SPACE}{finding.num_people:,}"
+
+
+def num_found(finding: Finding) -> int | None:
+    """Return how many people a finding counts, `None` where it counts none: an AUC, or a mean of several rates."""
+    count = finding.value * finding.num_people
+    is_rate = finding.measure == "TPR" and abs(count - round(count)) < 1e-3
+    return round(count) if is_rate else None
+
+
+def coarse_number(value: float) -> str:
+    """Return a number to one decimal."""
+    return f"{value:.1f}" if math.isfinite(value) else "not measured"
+
+
+def coarse_percent(rate: float) -> str:
+    """Return a rate in whole percent."""
+    return "less than 1%" if 0 < rate < 0.01 else f"{rate:.0%}"
+
+
+def coarse_share(share: float) -> str:
+    """Return a share of a group whose size is not told, as a range."""
+    bounds = (0.05, 0.25, 0.5)
+    if share <= 0:
+        return "none"
+    return next((f"up to {bound:.0%}" for bound in bounds if share <= bound), "more than half")
+
+
+def coarse_p(p: float) -> str:
+    """Return a p-value as the range that it is in: of one person it is a rank, which others can look up."""
+    return next((f"below {bound}" for bound in _BANDS if p < bound), f"{_BANDS[-1]} or more")
+
+
+def averaged(losses: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean losses of each of the parts that every encoder's fit is cut into, at the last step of each.
+
+    Args:
+        losses: the columns `encoder` and `step`, and one for each loss.
+    """
+    tables = []
+    for encoder, table in losses.groupby("encoder", sort=False):
+        num_parts = max(1, min(_NUM_PARTS, len(table) // _LEAST_STEPS))
+        part = pd.Series(range(len(table)), index=table.index) * num_parts // len(table)
+        means = table.drop(columns="encoder").groupby(part).mean()
+        means["step"] = table.groupby(part)["step"].max()
+        means.insert(0, "encoder", encoder)
+        tables.append(means)
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,62 @@
+"""Go on where nobody reads what is printed: a run is finished all the same."""
+
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+
+class _LastingOutput(io.TextIOWrapper):
+    """Standard output or error; what a reader who has gone (`| head -1`) does not take goes nowhere."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            _to_nowhere(self.fileno())
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            _to_nowhere(self.fileno())
+            super().flush()
+
+
+def _to_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != number:  # where the number was free, it is the one that was given
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def make_output_last() -> None:
+    """Let a command print and log as before when its output is closed, from the start (`>&-`) or on the way."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream: Any = getattr(sys, name)
+        if stream is None:  # else the next file that is opened would get its number, and what is printed
+            if not _is_open(number):
+                _to_nowhere(number)
+            setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: SIM115  as long as the process
+        elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            setattr(sys, name, _lasting(stream))
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _lasting(stream: io.TextIOWrapper) -> TextIO:
+    stream.flush()
+    return _LastingOutput(
+        stream.buffer,
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
