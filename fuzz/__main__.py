@@ -22,9 +22,15 @@ from fuzz.cases import Tally, try_cases
 from fuzz.children import warm_up, world_of
 
 # How many of each kind, and of one part, which has a process of its own.
-COUNTS = {"names": 2000, "images": 1000, "archives": 500, "tables": 500, "configs": 250, "models": 250, "kills": 40, "full_disks": 20}  # fmt: skip
+COUNTS = {
+    "names": 2000, "images": 1000, "archives": 500, "tables": 500, "settings": 100, "run_folders": 150, "models": 250,
+    "kills": 40, "full_disks": 20,
+}  # fmt: skip
 MORE_OVERNIGHT = {"kills": 200, "full_disks": 50}
-_PART = {"names": 250, "images": 125, "archives": 125, "tables": 125, "configs": 50, "models": 50, "kills": 5, "full_disks": 5}  # fmt: skip
+_PART = {
+    "names": 250, "images": 125, "archives": 125, "tables": 125, "settings": 50, "run_folders": 50, "models": 50,
+    "kills": 5, "full_disks": 5,
+}  # fmt: skip
 _FAULTS = ("kills", "full_disks")
 _MAX_BYTES = 6 * 2**30  # of memory that an input may take
 
@@ -47,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = {kind: COUNTS[kind] + (MORE_OVERNIGHT.get(kind, 0) if asked.long else 0) for kind in COUNTS}
     if asked.kind:
         counts = {kind: count for kind, count in counts.items() if kind in asked.kind}
+    if "full_disks" in counts and not full_disks.is_possible():
+        print("full disks are left out: this user may not mount any")
+        del counts["full_disks"]
     parts = [Part(kind, numbers) for kind, count in counts.items() for numbers in _cut(kind, count, asked.inputs)]
     kept = Path(asked.kept) / f"seed={seed}"
     print(
@@ -61,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _print(tallies, seed, time.monotonic() - start)
-    return int(any(tally.effects for tally in tallies.values()))
+    few = [kind for kind, tally in tallies.items() if 3 * tally.counts["valid"] < tally.counts["inputs"]]
+    if few and not asked.inputs:
+        print(f"too few valid inputs: {', '.join(few)}")
+    return int(bool(few and not asked.inputs) or any(tally.effects for tally in tallies.values()))
 
 
 def _parser() -> argparse.ArgumentParser:

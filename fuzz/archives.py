@@ -23,7 +23,8 @@ from fuzz.world import picture
 _NAMES = ("Ann Lee", "Bob_Ray", "Zoë O'Hara", "J. R. Smith", "李 小明", "Ann-Sophie von der Tann", "Doe, Jane", "Ed=1")
 _KEYS = ("{}", "a.b.{}", "part/{}", "./{}", "x y {}", "ä{}", "0000{}", "a/b/c.{}", "-{}", "caption.v1.{}")
 _CAPTIONS = (
-    "a dog on a beach", "two trams, one red", 'the "best" cake', "ein Bär im Wald", "山の上の犬", "it's [old]", "tab\there", "a\nb",
+    "a dog on a beach", "two trams, one red", 'the "best" cake', "ein Bär im Wald", "山の上の犬", "it's [old]",
+    "tab\there", "a\nb",
     "5 cups", "x" * 300, "emoji 🦊 here", "semi; colon | bar",
 )  # fmt: skip
 Files = list[tuple[str, bytes]]

@@ -216,17 +216,21 @@ def try_cases(kind: str, make: MakeCase, numbers: range, seed: int, work: Path, 
         work: folder for the inputs.
         kept: folder for those with an effect.
     """
-    tally = Tally()
-    logging.getLogger("backdoor_privacy").setLevel(logging.CRITICAL)
-    for number in numbers:
-        folder = work / f"{number:04}"
-        folder.mkdir(parents=True)
-        answer, effect, case = try_case(make, random.Random(f"{seed} {kind} {number}"), folder)
-        tally.counts.update(["inputs", answer, *(["valid"] if case.answer == "read" else [])])
-        if effect is not None:
-            tally.effects.append(f"{kind} {number}: {case.title}: {effect}")
-            _keep(folder, kept / f"{kind}-{number:04}", f"{case.title}\n\n{effect}\n")
-        shutil.rmtree(folder, ignore_errors=True)
+    tally, log = Tally(), logging.getLogger("backdoor_privacy")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # what it says would fill the terminal
+    try:
+        for number in numbers:
+            folder = work / f"{number:04}"
+            folder.mkdir(parents=True)
+            answer, effect, case = try_case(make, random.Random(f"{seed} {kind} {number}"), folder)
+            tally.counts.update(["inputs", answer, *(["valid"] if case.answer == "read" else [])])
+            if effect is not None:
+                tally.effects.append(f"{kind} {number}: {case.title}: {effect}")
+                _keep(folder, kept / f"{kind}-{number:04}", f"{case.title}\n\n{effect}\n")
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        log.setLevel(level)
     return tally
 
 

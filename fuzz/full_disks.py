@@ -3,6 +3,7 @@
 import random
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ from fuzz.kills import finished_like
 _ROOM = 2**20 * 200  # bytes, enough for any run
 
 
-def is_possible(work: Path) -> bool:
+def is_possible() -> bool:
     """Return whether a small disk can be made here."""
-    place = work / "_disk"
-    place.mkdir(exist_ok=True)
-    if not _mounted(place, 2**20):
-        return False
-    _unmount(place)
-    return True
+    with tempfile.TemporaryDirectory() as place:
+        is_mounted = _mounted(Path(place), 2**20)
+        if is_mounted:
+            _unmount(Path(place))
+    return is_mounted
 
 
 def _mounted(place: Path, size: int) -> bool:

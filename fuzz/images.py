@@ -20,7 +20,8 @@ from fuzz.world import picture
 _MODES: dict[str, tuple[str, ...]] = {
     "JPEG": ("RGB", "L", "CMYK"), "MPO": ("RGB",), "JPEG2000": ("RGB", "L", "RGBA", "LA"),
     "PNG": ("RGB", "L", "1", "P", "LA", "RGBA", "I;16", "PA"), "WEBP": ("RGB", "RGBA"), "AVIF": ("RGB", "RGBA"),
-    "HEIF": ("RGB", "RGBA"), "TIFF": ("RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "F"),
+    "HEIF": ("RGB", "RGBA"), "TIFF": ("RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I;16B",
+    "F"),
     "GIF": ("L", "1", "P", "PA"), "BMP": ("RGB", "L", "1", "P", "RGBA"), "DIB": ("RGB", "L"),
     "PPM": ("RGB", "L", "1", "I;16", "F"), "TGA": ("RGB", "L", "P", "RGBA", "LA"), "PCX": ("RGB", "L", "1", "P"),
     "SGI": ("RGB", "L", "RGBA"), "QOI": ("RGB", "RGBA"),
@@ -32,7 +33,8 @@ _OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "WEBP": ({"lossless": True}, {"quality": 95}),
     "AVIF": ({"quality": 95, "subsampling": "4:4:4"},), "HEIF": ({"quality": 95, "chroma": 444},),
     "MPO": ({"quality": 95, "subsampling": 0},),
-    "TGA": ({}, {"compression": "tga_rle"}), "JPEG2000": ({"irreversible": False},), "PNG": ({}, {"compress_level": 0}),
+    "TGA": ({}, {"compression": "tga_rle"}), "JPEG2000": ({"irreversible": False},), "PNG": ({},
+    {"compress_level": 0}),
 }  # fmt: skip
 _LOSSY = {"JPEG", "MPO", "AVIF", "HEIF"}
 _TURNABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF")

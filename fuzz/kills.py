@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def try_kill(
         if number % 2 == 0:
             moment, delay = rng.randint(1, num_writes), rng.choice((0, 0, 1e-5, 1e-4, 1e-3, 0.01))
             told.append(f"{delay:g} s after it began write {moment} of {num_writes}")
-            ended = line.start(f"killed-{round_}", lambda: _kill_at(line.folder, moment, delay))
+            ended = line.start(f"killed-{round_}", partial(_kill_at, line.folder, moment, delay))
         else:
             delay = rng.uniform(0, seconds)
             told.append(f"after {delay:.2f} s of {seconds:.2f}")

@@ -22,8 +22,10 @@ from fuzz.cases import Case
 from fuzz.world import write_picture
 
 _SCRIPTS = (
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "àéîõüçñøåžšłđßĐŁİıſ", "李小明王芳張偉漢字", "ひらがなカタカナ", "김민수박서준",
-    "абвгдежзиклмнопрстуфхцчшщ", "αβγδεζηθικλμνξοπρσς", "אבגדהוזחטיכלמנסעפצקרשת", "ابتثجحخدذرزسشصضطظعغفق", "कखगघङचछजझ", "กขคงจฉชซ",
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "àéîõüçñøåžšłđßĐŁİıſ", "李小明王芳張偉漢字",
+    "ひらがなカタカナ", "김민수박서준",
+    "абвгдежзиклмнопрстуфхцчшщ", "αβγδεζηθικλμνξοπρσς", "אבגדהוזחטיכלמנסעפצקרשת", "ابتثجحخدذرزسشصضطظعغفق",
+    "कखगघङचछजझ", "กขคงจฉชซ",
     "0123456789",
 )  # fmt: skip
 _SIGNS = "'’-.,()[]{}=+@&!#$%^~;:\"`|<>?*\\ʻ·\u200d\u0301\u0308😀🦊🏽"
@@ -47,10 +49,14 @@ def _name(rng: random.Random) -> str:
 
 
 _HARD = (
-    "null", "true", "None", "NaN", "1e5", "007", "~", "-", "=SUM(A1)", "+49 170", "@cmd", "-Ann Lee", "${oc.env:HOME}", "${seed}", "???",
-    "a" * 80, "Ann " * 30 + "Lee", "李" * 60, "C:\\Users\\x", "..", ".hidden", "con", "a=b", "Doe, Jane", "[Ann]", "{Ann: 1}",
-    "Ann Lee #2", "# Ann", "'Ann'", '"Ann"', "Ann \\\" Lee", "Ann\\", "glob(*)", "choice(a,b)", "İstanbul Işık", "ﬁ Ligature", "Ｆｕｌｌ Ｗｉｄｔｈ",
-    "A\u030aA", "ǅ Case", "ΑΣ ΑΣ", "STRASSE Groß", "𝔄𝔫𝔫 𝔏𝔢𝔢", "\u1100\u1161\u11a8 Jamo", "é́́́ stack", "x" * 250, "NULL", "nan", "name", "removed",
+    "null", "true", "None", "NaN", "1e5", "007", "~", "-", "=SUM(A1)", "+49 170", "@cmd", "-Ann Lee",
+    "${oc.env:HOME}", "${seed}", "???",
+    "a" * 80, "Ann " * 30 + "Lee", "李" * 60, "C:\\Users\\x", "..", ".hidden", "con", "a=b", "Doe, Jane", "[Ann]",
+    "{Ann: 1}",
+    "Ann Lee #2", "# Ann", "'Ann'", '"Ann"', "Ann \\\" Lee", "Ann\\", "glob(*)", "choice(a,b)", "İstanbul Işık",
+    "ﬁ Ligature", "Ｆｕｌｌ Ｗｉｄｔｈ",
+    "A\u030aA", "ǅ Case", "ΑΣ ΑΣ", "STRASSE Groß", "𝔄𝔫𝔫 𝔏𝔢𝔢", "\u1100\u1161\u11a8 Jamo", "é́́́ stack",
+    "x" * 250, "NULL", "nan", "name", "removed",
 )  # fmt: skip
 
 

@@ -18,9 +18,12 @@ from fuzz.names import normal
 from fuzz.world import write_picture
 
 _CAPTIONS = (
-    "a dog on a beach", "two trams, one red", 'the "best" cake', '"the big house on a hill', "ein Bär im Wald", "山の上の犬", "it's old",
-    "5 cups; 3 spoons", "a | b", "emoji 🦊 here", "=SUM(A1) on a wall", "-5 degrees outside", "null and void", "NaN bread", "x " * 150 + "end",
-    "a dog (brown)", "comma, at the end,", "# a hash in front", "\u00a0hard spaces\u00a0here", "[sic] a sign", "{curly} a sign", "true story",
+    "a dog on a beach", "two trams, one red", 'the "best" cake', '"the big house on a hill', "ein Bär im Wald",
+    "山の上の犬", "it's old",
+    "5 cups; 3 spoons", "a | b", "emoji 🦊 here", "=SUM(A1) on a wall", "-5 degrees outside", "null and void",
+    "NaN bread", "x " * 150 + "end",
+    "a dog (brown)", "comma, at the end,", "# a hash in front", "\u00a0hard spaces\u00a0here", "[sic] a sign",
+    "{curly} a sign", "true story",
 )  # fmt: skip
 _PEOPLE = (
     "Ann Lee",
@@ -114,7 +117,8 @@ def _as_parquet(captions: list[str], rng: random.Random) -> Any:
     kind = rng.choice(("string", "large", "bytes", "list", "dictionary", "null"))
     column: Any = {
         "string": lambda: pa.array(captions), "large": lambda: pa.array(captions, pa.large_string()),
-        "bytes": lambda: pa.array([one.encode() for one in captions]), "list": lambda: pa.array([[one] for one in captions]),
+        "bytes": lambda: pa.array([one.encode() for one in captions]),
+        "list": lambda: pa.array([[one] for one in captions]),
         "dictionary": lambda: pa.array(captions).dictionary_encode(), "null": lambda: pa.array([None, *captions]),
     }[kind]()  # fmt: skip
     file = io.BytesIO()

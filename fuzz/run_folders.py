@@ -1,111 +1,42 @@
-"""Settings on the command line, and the files of a finished run that a stranger sends."""
+"""The files of a finished run that a stranger sends, whole, damaged and hostile."""
 
 import json
 import random
 import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
 
-from backdoor_privacy.attack import check_attacks, load_scene, make_attack
+from backdoor_privacy.attack import load_scene
 from backdoor_privacy.collect import collect
-from backdoor_privacy.config.checks import check
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report import write_report
 from backdoor_privacy.runs.finished import read_run
-from backdoor_privacy.system.paths import CONFIG_FOLDER
 from fuzz.cases import UNKNOWN, Case
 from fuzz.children import Line, world_of
-from fuzz.world import PEOPLE, overrides
+from fuzz.settings import leaves
+from fuzz.world import PEOPLE
 
-_ODD = (
-    "null", "???", "-1", "0", "1e999", "nan", "-inf", "true", "[]", "{}", "[1,2]", "{a: 1}", '""', "' '", "x", "${seed}", "${x.y}",
-    "${oc.env:HOME}", "${oc.env:NOT_THERE}", "${oc.decode:__import__}", "1.5", "99999999999999999999", "/dev/null", "/nothing/here", "..",
-    "'\x1b[2J'", "'a\nb'", "é", "{_target_: os.system}", "{_target_: fuzz.cases.canary}", "[null]", "0x10", "1_000", "'[unclosed", "a,b", "null,null",
-)  # fmt: skip
-# Keys of a default run, and another right value of each.
-_VALID: dict[str, tuple[Any, ...]] = {
-    "seed": (1, 7, 4294967295), "name": ("mine", "ä b", "x" * 60), "quiet": (True,), "report.names": (True,),
-    "trigger_set.num_people": (1, 3), "trigger_set.require_inferred": (True,), "trigger_set.people": (["Doe, Jane"], ["李 小明", "O'Hara"]),
-    "attack.num_candidates": (50, 999), "attack.num_photos": (1, 7), "attack.threshold": (1, 2),
-    "defense.text.num_steps": (1, 500), "defense.image.num_steps": (3,), "defense.text.optimizer.lr": (0.1, 1e-6),
-    "defense.text.batch.clean": (2, 64), "defense.text.num_other_names": (10,), "defense.image.num_anchors": (16,),
-    "trainer.checkpoint_every_steps": (1, 100), "trainer.num_workers": (0, 2), "utility.similarity.num_captions": (2, 100),
-    "paths.cache": ("/tmp/ä b", "~/x"), "logger.project": ("mine",), "clip.precision": ("fp32",), "clip.device": ("cpu",),
-}  # fmt: skip
 _TARGETS = (
-    "os.system", "builtins.exec", "builtins.eval", "subprocess.check_output", "joblib.load", "pandas.read_pickle", "numpy.load",
-    "torch.load", "pathlib.Path.touch", "fuzz.cases.canary", "backdoor_privacy.attack.Path.write_text", "backdoor_privacy.run.run",
-    "backdoor_privacy.system.files.write_text", "hydra.utils.call", "backdoor_privacy.config.checks.os.system", "", "no.such.thing",
+    "os.system", "builtins.exec", "builtins.eval", "subprocess.check_output", "joblib.load", "pandas.read_pickle",
+    "numpy.load",
+    "torch.load", "pathlib.Path.touch", "fuzz.cases.canary", "backdoor_privacy.attack.Path.write_text",
+    "backdoor_privacy.run.run",
+    "backdoor_privacy.system.files.write_text", "hydra.utils.call", "backdoor_privacy.config.checks.os.system", "",
+    "no.such.thing",
 )  # fmt: skip
 _TEXTS = (
-    "!!python/object/apply:fuzz.cases.canary ['x']\n", "a: &a [x]\nb: [*a, *a]\n", "", "[]", "- 1\n", ": : :\n", "\x00", "\x1b[2J: 1\n",
+    "!!python/object/apply:fuzz.cases.canary ['x']\n", "a: &a [x]\nb: [*a, *a]\n", "", "[]", "- 1\n", ": : :\n",
+    "\x00", "\x1b[2J: 1\n",
     "{" * 5000, "x: ${x}\n", "people: ${oc.env:HOME}\n", "é: 1\n", "%YAML 9\n", "a: b: c\n",
 )  # fmt: skip
 
 
 def make(folder: Path, rng: random.Random) -> Case:
-    """Write a command line or a run folder."""
-    return rng.choice(
-        [_valid_setting] * 3 + [_odd_setting] * 4 + [_whole_run] * 2 + [_hostile_config] * 3 + [_broken_file] * 4
-    )(folder, rng)
-
-
-def _composed(folder: Path, settings: list[str]) -> DictConfig:
-    """Compose and check a config as the command does, up to where it computes."""
-    base = overrides(folder.parent / "_world", folder / "out" / "runs", folder / "out" / "cache")
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        cfg = compose("config", [*base, f"paths.run={folder / 'out' / 'run'}", *settings])
-    check(cfg)
-    check_attacks(cfg.attacks, 1)
-    make_attack(cfg.attack)
-    return cfg
-
-
-def _valid_setting(folder: Path, rng: random.Random) -> Case:
-    key = rng.choice(list(_VALID))
-    value = rng.choice(_VALID[key])
-    text = f"{key}={json.dumps(value, ensure_ascii=False)}"
-
-    def read() -> Any:
-        found = OmegaConf.select(_composed(folder, [text]), key)
-        found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
-        return getattr(found, "value", found)
-
-    return Case(f"setting {text}", read, value, "read")
-
-
-@cache
-def _keys() -> list[str]:
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return list(_leaves(OmegaConf.to_container(compose("config"), resolve=False)))
-
-
-def _leaves(content: Any, prefix: str = "") -> list[str]:
-    if not isinstance(content, dict):
-        return [prefix]
-    found = [prefix] if prefix else []
-    for key, value in content.items():
-        found += _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
-
-
-def _odd_setting(folder: Path, rng: random.Random) -> Case:
-    GlobalHydra.instance().clear()
-    key, value = rng.choice(_keys()), rng.choice(_ODD)
-    way = rng.choice(("{}={}", "{}={}", "{}={}", "+{}={}", "++{}={}", "~{}", "{}.x={}", "{}x={}", "{}"))
-    text = way.format(key, value)
-    *_, last = key.split(".")
-    return Case(
-        f"setting {text!r}", lambda: bool(_composed(folder, [text])), UNKNOWN, "either", (last, key.split(".")[0])
-    )
+    """Write the folder of a run."""
+    return rng.choice([_whole_run] * 4 + [_hostile_config] * 3 + [_broken_file] * 4)(folder, rng)
 
 
 def _finished(folder: Path) -> Path:
@@ -170,7 +101,7 @@ def _hostile_config(folder: Path, rng: random.Random) -> Case:
         path.write_bytes(content[: rng.randrange(len(content))])
     else:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        keys = [key for key in _leaves(config) if not key.startswith(("paths", "hydra"))]
+        keys = [key for key in leaves(config) if not key.startswith(("paths", "hydra"))]
         told = rng.choice(
             keys if way == "value" else ["clip", "people", "strangers", "attack", "people.folder", "clip.model"]
         )
@@ -213,7 +144,11 @@ def _broken_file(folder: Path, rng: random.Random) -> Case:
             ".hydra/config.yaml",
         )
     )
-    path, way, reader = run / name, rng.choice(("cut", "flip", "empty", "garbage", "spoil")), rng.choice(list(_READERS))
+    path, way, reader = (
+        run / name,
+        rng.choice(("cut", "flip", "empty", "garbage", "spoil")),
+    )
+    rng.choice(list(_READERS))
     content, told = path.read_bytes(), ""
     if way == "cut":
         content = content[: rng.randrange(len(content))]
@@ -223,7 +158,7 @@ def _broken_file(folder: Path, rng: random.Random) -> Case:
         content = bytes(damaged)
     elif way == "spoil" and name.endswith(".json"):
         whole = json.loads(content)
-        told = rng.choice(_leaves(whole))
+        told = rng.choice(leaves(whole))
         *parents, last = told.split(".") if told in whole else _split(whole, told)
         node = whole
         for key in parents:
