@@ -144,11 +144,8 @@ def _broken_file(folder: Path, rng: random.Random) -> Case:
             ".hydra/config.yaml",
         )
     )
-    path, way, reader = (
-        run / name,
-        rng.choice(("cut", "flip", "empty", "garbage", "spoil")),
-    )
-    rng.choice(list(_READERS))
+    path, reader = run / name, rng.choice(list(_READERS))
+    way = rng.choice(("cut", "flip", "empty", "garbage", "spoil"))
     content, told = path.read_bytes(), ""
     if way == "cut":
         content = content[: rng.randrange(len(content))]
