@@ -123,7 +123,7 @@ def try_case(make: MakeCase, rng: random.Random, folder: Path) -> tuple[str, str
     ran.clear()
     _watch.seen = []
     case = make(folder, rng)
-    before = {path: _state(path) for path in _files(folder)}
+    before = {path: _state(path) for path in _inputs(folder)}
     _watch.folder = folder
     try:
         with _no_longer_than(_MAX_SECONDS):
@@ -136,11 +136,11 @@ def try_case(make: MakeCase, rng: random.Random, folder: Path) -> tuple[str, str
     finally:
         _watch.folder = None
     changed = [path for path, state in before.items() if _state(path) != state]
-    extra = [path for path in set(_files(folder)) - {*before} if "out" not in path.relative_to(folder).parts[:1]]
+    extra = set(_inputs(folder)) - {*before}
     if ran or _watch.seen:
         effect = f"it ran or wrote: {ran} {_watch.seen}"
     elif changed or extra:
-        effect = f"it changed its input: {[str(path) for path in changed + extra]}"
+        effect = f"it changed its input: {[str(path) for path in (*changed, *extra)]}"
     return answer, effect, case
 
 
@@ -192,8 +192,11 @@ def _no_longer_than(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _inputs(folder: Path) -> Iterator[Path]:
+    """All that lies in the folder of an input, but for what readers may write."""
     for place, folders, names in os.walk(folder):
+        if Path(place) == folder and "out" in folders:
+            folders.remove("out")
         yield from (Path(place, name) for name in (*folders, *names))
 
 

@@ -130,7 +130,7 @@ def _image(mode: str, colours: np.ndarray, rng: random.Random) -> tuple[Image.Im
             return image, colours
         if mode == "LAB":
             flat = np.dstack([grey, np.zeros_like(grey), np.zeros_like(grey)])  # no colour: shown as grey
-            return Image.frombytes("LAB", (width, height), flat.tobytes()), np.full_like(colours, -1)
+            return Image.frombytes("LAB", (width, height), flat.tobytes()), np.full(colours.shape, -1, np.int16)
         return image.convert(mode), np.asarray(image.convert(mode).convert("RGB"))
     if mode == "L":
         return Image.fromarray(grey), as_rgb

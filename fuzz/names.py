@@ -203,9 +203,9 @@ def _advised(folder: Path, people: list[str], spelling: int, rng: random.Random)
             typed = said.partition("write '")[2].partition("', each")[0].replace("'\\''", "'")
             (parsed,) = OverridesParser.create().parse_overrides([typed])
         chosen = OmegaConf.merge(OmegaConf.structured(TriggerSet), {"people": parsed.value()})
-        return [normal(name) for name in chosen.people]
+        return [same(name) for name in chosen.people]
 
-    right = [normal(name) for name in people]
+    right = [same(name) for name in people]
     is_plain = all(name.replace(" ", "").isalpha() and name.isascii() for name in people)
     return _case(f"unquoted {override}", read, right, is_plain and not {*map(str.lower, people)} & {"null", "true"})
 

@@ -1,6 +1,7 @@
 """The files of a finished run that a stranger sends, whole, damaged and hostile."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -36,7 +37,7 @@ _TEXTS = (
 
 def make(folder: Path, rng: random.Random) -> Case:
     """Write the folder of a run."""
-    return rng.choice([_whole_run] * 4 + [_hostile_config] * 3 + [_broken_file] * 4)(folder, rng)
+    return rng.choice([_whole_run] * 5 + [_hostile_config] * 3 + [_broken_file] * 4)(folder, rng)
 
 
 def _finished(folder: Path) -> Path:
@@ -48,7 +49,14 @@ def _finished(folder: Path) -> Path:
         if ended.code:
             raise RuntimeError(ended.said[-3000:])
     assert line.run is not None
-    return Path(shutil.copytree(line.run, folder / "out" / "seed=0"))
+    run, cache = folder / "out" / "seed=0", folder / "out" / "cache"
+    shutil.copytree(line.run, run)
+    config = run / ".hydra" / "config.yaml"
+    config.write_text(
+        config.read_text(encoding="utf-8").replace(str(line.folder / "cache"), str(cache)), encoding="utf-8"
+    )
+    os.environ["BACKDOOR_PRIVACY_CACHE"] = str(cache)  # of a config that says nothing of it
+    return run
 
 
 def _scene(run: Path) -> Any:
@@ -124,7 +132,7 @@ def _hostile_config(folder: Path, rng: random.Random) -> Case:
         "attack",
         "strangers",
         "_target_",
-        str(told[0]).split(".")[0] if told else "config",
+        *(str(told[0]).split(".") if told else ()),
     )
     return Case(f"a config from a stranger, {way} {told!r}", lambda: _scene(run), UNKNOWN, "either", blames)
 
