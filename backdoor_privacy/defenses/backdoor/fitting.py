@@ -490,6 +490,7 @@ def _train(
         warnings.filterwarnings(
             "ignore",
             ".*module\\(s\\) in eval mode|Checkpoint directory .* exists|.*does not have many workers|.*LeafSpec"
+            "|The dirpath has changed from"  # of a run folder that was moved
             "|You're resuming from a checkpoint that ended before the epoch ended",  # each step knows its own batch
         )
         workers = usable_workers(default_num_workers() if options.num_workers is None else options.num_workers)
