@@ -111,7 +111,8 @@ def _try_part(part: Part, seed: int, work: Path, kept: Path, whole: Any) -> Tall
         if part.kind == "kills":
             title, effect = kills.try_kill(place, number, rng, whole)
         else:
-            title, effect = full_disks.try_full_disk(place, number, rng, whole[0], needed)
+            title, effect, is_full = full_disks.try_full_disk(place, number, rng, whole[0], needed)
+            tally.counts["refused"] += is_full  # first; all must be finished afterwards
         tally.counts.update(["inputs", "valid", "read"])
         if effect is not None:
             tally.effects.append(f"{part.kind} {number}: {title}: {effect}")

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from backdoor_privacy.config.command import line_of_hydra
 from backdoor_privacy.errors import line_of
+from backdoor_privacy.system.visible import visible
 
 UNKNOWN: Any = object()  # what is right where nobody can know it, as of a flipped byte
 REFUSED: Any = object()  # what a reader returns that refuses without an error, as of a photo that does not decode
@@ -158,7 +159,7 @@ def _of_error(case: Case, error: BaseException) -> str | None:
     said = (line_of_hydra(error) or line_of(error)) if isinstance(error, Exception) else None
     if said is None:
         return "traceback: " + "".join(traceback.format_exception(error))[-2500:]
-    if wrong := wrong_line(said):
+    if wrong := wrong_line(visible(said)):  # as commands print it
         return f"{wrong}: {said!r}"
     if case.answer == "read":
         return f"refused, though it is valid: {said}"

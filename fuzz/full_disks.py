@@ -34,26 +34,26 @@ def _unmount(place: Path) -> None:
 
 def try_full_disk(
     work: Path, number: int, rng: random.Random, right: dict[str, Any], needed: int
-) -> tuple[str, str | None]:
+) -> tuple[str, str | None, bool]:
     """Run on a disk of random size, then make room and run again.
 
     Returns:
-        How large the disk was, and the effect, if there is one.
+        How large the disk was, the effect, if there is one, and whether the disk was full.
     """
     line = Line(work / f"{number:04}", world_of(work))
     line.folder.mkdir()
     size = rng.choice((rng.randrange(4096, needed), rng.randrange(4096, needed // 2), rng.randrange(4096, 2**20)))
     title = f"a disk of {size / 2**20:.2f} MB for {needed / 2**20:.2f}"
     if not _mounted(line.folder, size):
-        return title, "no disk could be made"
+        return title, "no disk could be made", False
     try:
         ended = line.start("full")
         if ended.code not in (0, 1):
-            return title, f"it ended with {ended.code}: {ended.said[-1500:]}"
+            return title, f"it ended with {ended.code}: {ended.said[-1500:]}", True
         if ended.code == 1 and (effect := _wrong_end(ended.said, ended.last_line)):
-            return title, effect
+            return title, effect, True
         subprocess.run(["mount", "-o", f"remount,size={_ROOM}", line.folder], check=True)
-        return title, finished_like(line, right)
+        return title, finished_like(line, right), ended.code == 1
     finally:
         _unmount(line.folder)
         shutil.rmtree(line.folder, ignore_errors=True)
