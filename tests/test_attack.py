@@ -396,6 +396,5 @@ def test_damaged_file_of_a_run_is_named_in_one_line(
 
 @pytest.mark.parametrize("settings", [True, None, "x", {"num_prompts": 3}])
 def test_attack_without_its_class_is_an_error(settings: Any):
-    attacks = OmegaConf.create({"mine": settings})
-    with pytest.raises(InputError, match="^attack: expected settings of an attack with its _target_, got "):
-        check_attacks(attacks, 1)
+    with pytest.raises(InputError, match=r"^attack: expected settings of an attack with its _target_, got "):
+        attack.make_attack(OmegaConf.create({"mine": settings}).mine)
