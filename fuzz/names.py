@@ -53,7 +53,7 @@ _HARD = (
     "${oc.env:HOME}", "${seed}", "???",
     "a" * 80, "Ann " * 30 + "Lee", "李" * 60, "C:\\Users\\x", "..", ".hidden", "con", "a=b", "Doe, Jane", "[Ann]",
     "{Ann: 1}",
-    "Ann Lee #2", "# Ann", "'Ann'", '"Ann"', "Ann \\\" Lee", "Ann\\", "glob(*)", "choice(a,b)", "İstanbul Işık",
+    "Ann Lee #2", "# Ann", "'Ann'", '"Ann"', "Ann \\\" Lee", "Ann\\", "globe (*)", "İstanbul Işık",
     "ﬁ Ligature", "Ｆｕｌｌ Ｗｉｄｔｈ",
     "A\u030aA", "ǅ Case", "ΑΣ ΑΣ", "STRASSE Groß", "𝔄𝔫𝔫 𝔏𝔢𝔢", "\u1100\u1161\u11a8 Jamo", "é́́́ stack",
     "x" * 250, "NULL", "nan", "name", "removed",

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backdoor_privacy.config.schema import Config, Defense, ImageDefense, Retrieval, TextDefense, Utility
+from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.reading import MIB, read_ordinary
 
 # Where and how a run is made, told and attacked afterwards does not change what it computes.
@@ -66,11 +67,20 @@ def run_key(cfg: DictConfig) -> str:
 
 
 def named_in(content: Mapping[str, Any]) -> list[str] | None:
-    """Return the people that a config names, in its list or its file; `None` where it names nobody."""
+    """Return the people that a config names, in its list or its file; `None` where it names nobody.
+
+    Raises:
+        InputError: if something else than names is in the list, as what Hydra makes of an unquoted `glob(*)`.
+    """
     chosen = content.get("trigger_set") or {}
-    file = chosen.get("file")
+    file, people = chosen.get("file"), chosen.get("people")
     if file is None:
-        return chosen.get("people")
+        if isinstance(people, list) and not all(isinstance(name, str) for name in people):
+            raise InputError(
+                "trigger_set.people: expected a list of names, got something else in it; put each name in quotes, as "
+                "in 'trigger_set.people=[\"Doe, Jane\"]'"
+            )
+        return people
     try:
         text = read_ordinary(str(file), 64 * MIB).decode("utf-8-sig", errors="replace")
     except (OSError, ValueError):  # the run says so in its own words

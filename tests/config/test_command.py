@@ -41,6 +41,7 @@ WRONG = [
     (["defense.image.faces=${oc.env:NOT_THERE}"], r"^defense\.image\.faces: expected a value that can be made out"),
     (["seed=${oc.env:NOT_THERE}"], r"^seed: expected a value that can be made out"),
     (["people=folder", "people.folder=${x.y}"], r"^people\.folder: .*'x\.y' not found"),
+    (["trigger_set.people=[glob(*)]"], r"^trigger_set\.people: expected a list of names, .* quotes"),
     (["trigger_set.people=${x}"], r"^trigger_set\.people: expected a value"),
     (["name=" + "a" * 300], r"name: expected names .*255 bytes"),
 ]
