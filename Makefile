@@ -1,9 +1,12 @@
 # The two commands of the README are `make run` and `make test`; `make` alone lists all.
 #   PYTHON    the Python (>= 3.10) that .venv is made from
 #   PIP_ARGS  more for pip, e.g. make setup PIP_ARGS="-c constraints.txt"
+#   FUZZ      long: also 250 faults more; FUZZ_SEED repeats the inputs of a fuzz before
 #   ARGS      more for the command that a target runs, e.g. make run ARGS="+experiment=faces_500 seed=1"
 PYTHON ?= python3
 PIP_ARGS ?=
+FUZZ ?=
+FUZZ_SEED ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -11,7 +14,7 @@ STAMP := .venv/.installed
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test test-all test-lowest check bench bench-architectures reproduce clean
+.PHONY: help setup run smoke test test-all test-lowest fuzz check bench bench-architectures reproduce clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -50,6 +53,9 @@ test-lowest: $(STAMP) ## the fast tests with the lowest versions that pyproject.
 	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c .venv-lowest/lowest.txt -e '.[dev]'
 	@.venv-lowest/bin/python -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=worksteal \
 	  -W ignore::DeprecationWarning -W ignore::FutureWarning -m "not slow and not network and not gpu" $(ARGS)
+
+fuzz: $(STAMP) ## 4,500 hostile inputs and 60 kills and full disks, half an hour; FUZZ=long: 250 faults more, overnight
+	@$(BIN)/python -m fuzz $(if $(FUZZ_SEED),--seed $(FUZZ_SEED)) $(if $(filter long,$(FUZZ)),--long) $(ARGS)
 
 check: $(STAMP) ## ruff, format and types
 	@$(BIN)/python -m ruff check --quiet .

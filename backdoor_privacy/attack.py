@@ -276,12 +276,14 @@ def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Coll
     return True
 
 
-def make_attack(settings: DictConfig) -> Attack:
+def make_attack(settings: Any) -> Attack:
     """An attack from its settings.
 
     Raises:
         InputError: if one of them is of no use.
     """
+    if not isinstance(settings, DictConfig) or "_target_" not in settings:
+        raise InputError(f"attack: expected settings of an attack with its _target_, got {settings}")
     try:
         attack: Attack = instantiate(settings)
     except InstantiationException as error:

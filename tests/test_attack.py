@@ -392,3 +392,9 @@ def test_damaged_file_of_a_run_is_named_in_one_line(
     assert main([str(moved), "tower_swap"]) == 1
     error = capsys.readouterr().err
     assert re.fullmatch(rf"error: {re.escape(str(moved / file))}: expected [^\n]*\n", error), error
+
+
+@pytest.mark.parametrize("settings", [True, None, "x", {"num_prompts": 3}])
+def test_attack_without_its_class_is_an_error(settings: Any):
+    with pytest.raises(InputError, match=r"^attack: expected settings of an attack with its _target_, got "):
+        attack.make_attack(OmegaConf.create({"mine": settings}).mine)

@@ -60,10 +60,11 @@ def model_config(model: str) -> dict[str, Any]:
                 raise TypeError("no preprocess_cfg")
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"clip.model={model}: expected model_cfg in {HF_CONFIG_NAME}, got {error!r}") from error
-        check_numbers(content, f"clip.model={model}, {HF_CONFIG_NAME}")
+        source = f"clip.model={model}, {HF_CONFIG_NAME}"
+        check_numbers(content, source)
         for key in ("mean", "std"):
             if preprocess.get(key) is not None:
-                _checked(key, preprocess[key])
+                _checked(key, preprocess[key], source)
         return config
     named: dict[str, Any] | None = open_clip.get_model_config(model)
     if named is None:
@@ -161,7 +162,7 @@ def as_override(changed: str) -> str:
     return f"'clip.preprocess={unquoted}'"
 
 
-def _checked(key: str, value: Any) -> Any:
+def _checked(key: str, value: Any, source: str = "clip.preprocess") -> Any:
     """A setting of the preprocessing as open_clip takes it."""
     if key in ("mean", "std") and isinstance(value, Sequence) and len(value) == 3:
         colour = [float(each) for each in value if isinstance(each, (int, float)) and (key == "mean" or each > 0)]
@@ -170,6 +171,6 @@ def _checked(key: str, value: Any) -> Any:
     if value in _CHOICES.get(key, ()):
         return value
     raise InputError(
-        "clip.preprocess: expected mean and std of three colours, interpolation (bicubic, bilinear), resize_mode "
+        f"{source}: expected mean and std of three colours, interpolation (bicubic, bilinear), resize_mode "
         f"(shortest, longest, squash) or fill_color (0 to 255), got {key}: {value}"
     )

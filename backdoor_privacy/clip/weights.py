@@ -166,12 +166,13 @@ def _as_open_clip(model: Any, state: Weights) -> Weights:
 
 
 def _check_fits(model: nn.Module, state: Weights, source: str) -> None:
-    """See that there is each tensor of a model, of its shape, and no other.
+    """See that there is each tensor of a model, of its shape and kind of numbers, and no other.
 
     Raises:
         InputError: naming some that are not so.
     """
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    whole = model.state_dict()
+    own = {name: tuple(tensor.shape) for name, tensor in whole.items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     other = [name for name in own.keys() & found.keys() if own[name] != found[name]]
     missing, unknown = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
@@ -181,11 +182,15 @@ def _check_fits(model: nn.Module, state: Weights, source: str) -> None:
                 f"{source}: expected {name} of shape {own[name]}, got {found[name]}: the weights are for photos or "
                 "texts of another size; choose their architecture"
             )
+    floats = {name for name in own.keys() & found.keys() if whole[name].is_floating_point()}
+    odd = sorted(name for name in floats if not state[name].is_floating_point())
     shapes = some(f"{name} of shape {found[name]} in place of {own[name]}" for name in sorted(other)[:2])
     parts = {
         f"without {len(missing)} of {len(own)} tensors ({_few(missing)})": missing,
         f"with {len(unknown)} others ({_few(unknown)})": unknown,
         f"with {len(other)} of another shape ({shapes})": other,
+        # PyTorch would take the codes of quantised weights for weights, and cut off imaginary parts.
+        f"with {len(odd)} of whole or complex numbers ({_few([f'{name}: {state[name].dtype}' for name in odd])})": odd,
     }
     wrong = [text for text, names in parts.items() if names]
     if wrong:

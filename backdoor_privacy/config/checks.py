@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from math import inf
 from pathlib import Path
 from sys import float_info
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -35,6 +36,7 @@ def check(cfg: DictConfig, *, only_audits: bool = False) -> None:
     Raises:
         InputError: naming the key, what was expected and what came.
     """
+    _check_groups(cfg)
     _check_keys(cfg)
     _check_missing(cfg)
     _check_names(cfg)
@@ -149,6 +151,20 @@ def _check_devices(num_devices: int) -> None:
             f"trainer.devices: expected 1 for each job of a sweep, since processes of a job would start the sweep "
             f"again; got {num_devices}; run it without --multirun, or one job per device"
         )
+
+
+def _check_groups(cfg: DictConfig, room: str = "") -> None:
+    """Find references in place of settings of several keys, as `defense.text=${seed}`."""
+    for key in map(str, cfg):
+        node: Any = cfg._get_node(key)
+        if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+            continue
+        if node._is_interpolation():
+            raise InputError(
+                f"{room}{key}: expected settings of several keys, got {node._value()}; change one of them, as "
+                f"{room}{key}.<key>=<value>"
+            )
+        _check_groups(node, f"{room}{key}.")
 
 
 def _check_keys(cfg: DictConfig) -> None:

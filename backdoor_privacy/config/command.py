@@ -7,13 +7,16 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import hydra
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.config.identity import flattened
 from backdoor_privacy.errors import fault_of, line_of, traceback_of
 from backdoor_privacy.system.output import make_output_last
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -78,7 +81,7 @@ def line_of_hydra(error: Exception) -> str | None:
     if isinstance(inner, ValidationError):
         return _wrong_value(inner)
     if isinstance(inner, OmegaConfBaseException):
-        return f"{inner.full_key or 'config'}: expected a value that can be made out, got: {_first_line(inner)}"
+        return f"{_key_of(inner)}: expected a value that can be made out, got: {_first_line(inner)}"
     if isinstance(error, HydraException):
         return _as_said(error)
     return _of_libraries(error)
@@ -121,12 +124,36 @@ def _no_key(error: OmegaConfBaseException) -> str:
     near = difflib.get_close_matches(str(error.key), known, 1)
     guess = f"; did you mean {near[0]}?" if near else "; --cfg job shows all keys"
     among = f" ({', '.join(known)})" if known else ""
-    return f"{error.full_key}: expected a key that there is{among}, got {error.key}{guess}"
+    return f"{_key_of(error)}: expected a key that there is{among}, got {error.key}{guess}"
 
 
 def _wrong_value(error: OmegaConfBaseException) -> str:
     how = f"; write {_quoted(['Jane Doe'])}" if str(error.full_key) == _NAMES else "; --cfg job shows the usual values"
-    return f"{error.full_key}: expected a value of the right type, got: {_first_line(error)}{how}"
+    return f"{_key_of(error)}: expected a value of the right type, got: {_first_line(error)}{how}"
+
+
+def _key_of(error: OmegaConfBaseException) -> str:
+    """Return the key that an error is about; not the run's folder, whose name is made of all keys."""
+    key = str(error.full_key or (_setting_of(error) or "config").partition("=")[0])
+    return (_unresolved_in(error.parent_node) or key) if key in ("hydra.run.dir", "paths.run") else key
+
+
+def _unresolved_in(node: Any) -> str | None:
+    """Return the first key of a whole config that cannot be made out by itself."""
+    root = node._get_root() if isinstance(node, Container) else OmegaConf.create()
+    for key in flattened(OmegaConf.to_container(root, resolve=False)):
+        if not key.startswith(("hydra.", "paths.run")):
+            try:
+                OmegaConf.select(root, key)
+            except OmegaConfBaseException:
+                return key
+    return None
+
+
+def _setting_of(error: Exception) -> str | None:
+    """Return the setting of the command line that Hydra was putting into the config, where it failed over one."""
+    held = (frame.f_locals.get("override") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return next((one.input_line for one in held if isinstance(one, Override) and one.input_line), None)
 
 
 def _of_libraries(error: Exception) -> str | None:
@@ -134,7 +161,9 @@ def _of_libraries(error: Exception) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or not re.search(r"[/\\](hydra|hydra_plugins|omegaconf|submitit|joblib)[/\\]", frames[-1].filename):
         return None
-    return f"command line: expected settings that Hydra and its launcher take, got: {_joined(str(error))}"
+    setting = _setting_of(error)
+    place = f"{_joined(setting)}: " if setting else ""
+    return f"command line: expected settings that Hydra and its launcher take, got: {place}{_joined(str(error))}"
 
 
 def _as_said(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """WebDataset shards of people: samples of a photo and a name."""
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def _folder_name(sample: dict[str, Any], name_key: str | None) -> str:
             "sample lie side by side and differ only behind the last dot"
         ) from error
     folder = person_name(name).replace(" ", "_") if isinstance(name, str) else ""
-    is_name = any(map(str.isalnum, folder)) and not is_left_behind(folder)
+    is_text = not any(unicodedata.category(sign) == "Cs" for sign in folder)  # JSON can escape half a character
+    is_name = is_text and any(map(str.isalnum, folder)) and not is_left_behind(folder)
     if not is_name or set(folder) & set("/\\:\0[]{}") or len(folder.encode()) > 255:
         raise InputError(
             f"people.folder.name_key: expected a person's name, without / \\ : [ ] {{ }} and no dot in front, got "

@@ -17,6 +17,7 @@ from backdoor_privacy.system.files import name_as_text
 log = logging.getLogger(__name__)
 
 _COLUMNS = {"name", "member", "num_web_photos", "file", "left", "top", "right", "bottom"}
+_MARK = "\ufeff"  # of byte order, which some programs leave within a text
 _MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 
 
@@ -26,13 +27,16 @@ def person_name(text: str) -> str:
     Control characters are spaces, too; bytes that are no UTF-8 are read as Latin-1.
     """
     shown = name_as_text(text)
-    plain = "".join(" " if unicodedata.category(letter) == "Cc" or letter in "_\ufeff" else letter for letter in shown)
+    plain = "".join(
+        " " if unicodedata.category(letter) == "Cc" or letter in f"_{_MARK}" else letter for letter in shown
+    )
     return unicodedata.normalize("NFC", " ".join(plain.split()))
 
 
 def folded_name(name: str) -> str:
     """Return a name as it is compared: in any case, however its accents and spaces are written, by what is seen."""
-    seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")  # zero-width ones and the like
+    # Without zero-width signs and the like, but for the one that is a space in names.
+    seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf" or letter == _MARK)
     return unicodedata.normalize("NFC", person_name(seen).casefold())
 
 

@@ -11,7 +11,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from backdoor_privacy.clip import loading
@@ -251,6 +251,26 @@ def test_weight_file_that_is_damaged_is_an_error(architecture: str, tmp_path: Pa
         (tmp_path / f"{number}.pt").write_bytes(content)
         with pytest.raises(InputError, match=r"expected weights of this architecture|a pickle that is damaged"):
             load_clip(architecture, pretrained=str(tmp_path / f"{number}.pt"))
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.complex64, torch.bool])
+def test_weights_of_whole_or_complex_numbers_are_an_error(write_clip, tmp_path: Path, kind: torch.dtype):
+    folder = write_clip(tmp_path / "clip")
+    weights = load_file(folder / "open_clip_model.safetensors")
+    weights["text_projection"] = weights["text_projection"].to(kind)
+    save_file(weights, folder / "open_clip_model.safetensors")
+    with pytest.raises(InputError, match=rf"with 1 of whole or complex numbers \(text_projection: {kind}\); choose"):
+        load_clip(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("value", [["x", 0.4, 0.4], [0.4, 0.4], [[], 0, 0]])
+def test_preprocessing_of_a_folder_is_told_by_its_file(write_clip, tmp_path: Path, value: list):
+    folder = write_clip(tmp_path / "clip")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["preprocess_cfg"]["mean"] = value
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"^clip\.model=.*, open_clip_config\.json: expected mean and std of"):
+        load_clip(f"local-dir:{folder}")
 
 
 def test_weights_of_another_architecture_are_an_error(architecture: str, write_clip, tmp_path: Path):

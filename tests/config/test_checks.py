@@ -63,6 +63,13 @@ def test_several_devices_are_refused_in_a_sweep(num_devices: int, compose_cfg, m
         check(cfg)
 
 
+@pytest.mark.parametrize("key", ["defense.text", "defense.image.faces", "defense.text.optimizer"])
+@pytest.mark.parametrize("other", ["seed", "defense.image.optimizer"])
+def test_reference_in_place_of_several_settings_is_an_error(key: str, other: str, compose_cfg):
+    with pytest.raises(InputError, match=rf"^{key}: expected settings of several keys, got \$\{{{other}\}}; change "):
+        check(compose_cfg("defense.image.num_decoys=0", f"{key}=${{{other}}}"))
+
+
 def test_a_setting_of_a_defence_that_is_not_made_does_not_matter(compose_cfg):
     check(compose_cfg("defense.text.num_steps=0", "defense.text=null", "utility.similarity.num_captions=0"))
 

@@ -37,6 +37,11 @@ WRONG = [
     (["paths.run=/dev/null"], r"/dev/null: expected a place .*paths.run"),
     (["paths.runs=/proc/x"], r"/proc/x: expected a place .*paths.runs"),
     (["paths.runs=/proc/x", "trigger_set.people=[Jane Doe]"], r"/proc/x: expected a place .*paths.runs"),
+    (["defense.text.spellings.x=x"], r"command line: expected settings .*, got: defense\.text\.spellings\.x=x: "),
+    (["defense.image.faces=${oc.env:NOT_THERE}"], r"^defense\.image\.faces: expected a value that can be made out"),
+    (["seed=${oc.env:NOT_THERE}"], r"^seed: expected a value that can be made out"),
+    (["people=folder", "people.folder=${x.y}"], r"^people\.folder: .*'x\.y' not found"),
+    (["trigger_set.people=${x}"], r"^trigger_set\.people: expected a value"),
     (["name=" + "a" * 300], r"name: expected names .*255 bytes"),
 ]
 

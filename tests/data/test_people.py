@@ -147,6 +147,13 @@ def test_names_with_accents_and_other_letters_are_found():
     assert [person.name for person in people.pick(["josé_núñez", "李_小龙", "strasse gross"])] == people.names
 
 
+def test_marks_of_byte_order_within_a_name_are_spaces_however_it_is_spelt():
+    people = People((Person("Ann Lee", ()),))
+    for name in ("Ann\ufeffLee", "\ufeffann lee", "Ann\ufeff_Lee", "Ann\u200b Lee"):
+        assert people.pick([name]) == people.everybody
+        assert load_people(names=[name]).pick([name])
+
+
 ACCENTS = "José_Núñez"
 
 

@@ -129,7 +129,22 @@ def test_pattern_of_shards_and_limits_reach_the_people_through_the_config(photo:
 
 @pytest.mark.parametrize(
     "name",
-    ["../Ann Lee", "..", "/etc/passwd", "Ann/Lee", "Ann\\Lee", ".hidden", "", "  ", "_", None, 7, "x" * 300, "C:x"],
+    [
+        "../Ann Lee",
+        "..",
+        "/etc/passwd",
+        "Ann/Lee",
+        "Ann\\Lee",
+        ".hidden",
+        "",
+        "  ",
+        "_",
+        None,
+        7,
+        "x" * 300,
+        "C:x",
+        "\ud800x",
+    ],
 )
 def test_name_that_is_no_folder_is_refused(photo: bytes, tmp_path: Path, name: Any):
     shard = write_shard(tmp_path / "0.tar", {"jpg": photo, "json": {"name": name}})

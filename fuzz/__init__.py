@@ -1,0 +1,1 @@
+"""Hostile inputs and faults: what the package makes of each, and whether that is right. `make fuzz` runs them."""
