@@ -123,8 +123,8 @@ def check_describes(model_cfg: Mapping[str, Any], file: Path, source: str) -> No
     least, size = least_bytes(model_cfg), file.stat().st_size
     if least > size:
         raise InputError(
-            f"{source}: expected a config of the weights beside it, {in_words(size)}, got one of a model of "
-            f"{in_words(least)} or more; copy or download the folder again"
+            f"{source}: expected weights of the architecture that the config says, {in_words(least)} or more, got: "
+            f"{in_words(size)} in {file.name}; copy or download the folder again"
         )
 
 

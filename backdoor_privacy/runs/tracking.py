@@ -172,8 +172,10 @@ def _logs_without_places(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        log.removeFilter(_nothing)
         for handler in log.handlers:
-            handler.addFilter(_nothing)
+            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(folder.resolve()):
+                handler.addFilter(_nothing)
         for link in folder.glob("wandb/*run-*/logs/*"):
             if link.is_symlink():
                 link.unlink()

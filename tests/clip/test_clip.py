@@ -294,7 +294,7 @@ def test_folder_that_is_incomplete_is_an_error(write_clip, tmp_path: Path):
         load_clip(f"local-dir:{tmp_path / 'nowhere'}")
     folder = write_clip(tmp_path / "clip")
     (folder / "open_clip_model.safetensors").write_bytes(b"half")
-    with pytest.raises(InputError, match=r"expected weights of this architecture, got: .*[Hh]eader"):
+    with pytest.raises(InputError, match=r"expected weights of the architecture .*, got: 4 bytes in open_clip_model"):
         load_clip(f"local-dir:{folder}")
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"clip\.model=local-dir:.*expected weights in it .*, found none"):
@@ -450,6 +450,8 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     preprocess = {"size": config["vision_cfg"]["image_size"], "mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1]}
     torch.manual_seed(0)
     model = kind(**{key: value for key, value in config.items() if key != "custom_text"}).eval()
+    for weights in model.parameters():  # open_clip leaves a projection of CoCa's decoder as the memory was
+        weights.data.nan_to_num_(posinf=0, neginf=0)
     folder = tmp_path_factory.mktemp("other") / "clip"
     write_local_dir(folder, model, {"model_cfg": config, "preprocess_cfg": preprocess})
     return model, load_clip(f"local-dir:{folder}")

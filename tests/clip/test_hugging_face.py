@@ -414,8 +414,8 @@ def test_text_model_that_is_not_finite_is_not_written(clip: Clip, tmp_path: Path
         ("model.safetensors", b"", "an empty file"),
         ("model.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", r"expected .* CLIPTextModel"),
         ("tokenizer.json", b"{}", "expected a CLIPTextModel .* with its tokenizer"),
-        ("config.json", b"[]", "expected a CLIPTextModel .* with its tokenizer"),
-        ("config.json", b"{", "expected a CLIPTextModel .* with its tokenizer"),
+        ("config.json", b"[]", r"expected settings of a model in config\.json, got no settings"),
+        ("config.json", b"{", r"expected settings of a model in config\.json, got Expecting property"),
     ],
 )
 def test_part_that_is_damaged_ends_it_in_one_line(

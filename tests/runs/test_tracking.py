@@ -177,7 +177,11 @@ def test_who_was_named_is_told_only_where_names_may_be(
         assert tracker.wandb is not None
         told = tracker.wandb.experiment.config["trigger_set"]["people"]
     assert told == (["Ann Lee", "Bob Ray"] if names else "2 people")
-    written = [path.read_bytes() for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
+    for _ in range(20):  # W&B's own process writes them
+        written = [path.read_bytes() for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
+        if any(b"Ann Lee" in content for content in written) == names and any(written):
+            break
+        time.sleep(0.5)
     assert any(b"Ann Lee" in content for content in written) == names
 
 
