@@ -135,7 +135,7 @@ def _wrong_value(error: OmegaConfBaseException) -> str:
 def _key_of(error: OmegaConfBaseException) -> str:
     """Return the key that an error is about; not the run's folder, whose name is made of all keys."""
     key = str(error.full_key or (_setting_of(error) or "config").partition("=")[0])
-    return (_unresolved_in(error.parent_node) or key) if key in ("hydra.run.dir", "paths.run") else key
+    return (_unresolved_in(error.parent_node) or key) if key in ("hydra.run.dir", "paths.run", "config") else key
 
 
 def _unresolved_in(node: Any) -> str | None:

@@ -22,12 +22,18 @@ from typing import BinaryIO
 
 from safetensors import SafetensorError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger(__name__)
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 _FILE, _FOLDER = 0o666, 0o777  # less what the umask takes away
 _LISTING = ".files.json"  # of a folder that is made once: what was written into it
 _TEXTS = {".csv", ".json", ".jsonl", ".txt"}  # are short, and one that is damaged may still read
 _OLD = 24 * 3600  # seconds; nobody writes into a draft any more of which nothing has changed for so long
+_JUST_MADE = 1.0  # seconds; a file that is not locked yet may be that new
 _MANY = 200  # files
 
 
@@ -58,6 +64,7 @@ def replaced_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     draft = _beside(path)
     try:
         with os.fdopen(_created(draft, _PRIVATE_FILE if private else _FILE), "wb") as file:
+            _try_lock(file.fileno())  # until it is closed: who finds it knows that somebody writes into it
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -255,10 +262,28 @@ def _made_beside(folder: Path, mode: int) -> Path:
     return made
 
 
+def _try_lock(handle: int) -> bool:
+    """Lock an open file for this process, where that can be done and nobody else has; the system unlocks it."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_left(draft: Path) -> bool:
+    """Whether nobody writes into a file any more: the process that did was killed."""
+    with draft.open("rb+") as file:
+        return _try_lock(file.fileno())
+
+
 def _beside(path: Path) -> Path:
     """Name a draft; those of the same place that a killed process left behind are removed."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 8}"):
         with contextlib.suppress(OSError):
-            if time.time() - draft.stat().st_mtime > _OLD:
+            age = time.time() - draft.stat().st_mtime
+            if age > _OLD or (age > _JUST_MADE and draft.is_file() and _is_left(draft)):
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
     return path.with_name(f".{path.name}-{secrets.token_hex(4)}")

@@ -290,6 +290,21 @@ def test_drafts_of_killed_processes_go_when_they_are_old(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {".file-0123abce", ".file-other", ".other-0123abcd", "file"}
 
 
+def test_draft_of_a_killed_process_goes_at_once_and_one_being_written_stays(tmp_path: Path):
+    draft = tmp_path / ".file-0123abcd"
+    draft.write_text("half")
+    os.utime(draft, (time.time() - 10,) * 2)
+    with replaced_file(tmp_path / "file") as file:
+        assert not draft.exists()
+        (written,) = tmp_path.iterdir()
+        file.write(b"first")
+        file.flush()
+        os.utime(written, (time.time() - 10,) * 2)
+        write_text(tmp_path / "file", "second")  # as another process would
+        assert written.exists()
+    assert contents(tmp_path) == {"file": "first"}
+
+
 def test_full_disk_is_told_with_the_file_or_folder_that_it_was_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
