@@ -92,5 +92,9 @@ def _odd(folder: Path, rng: random.Random) -> Case:
     text = way.format(key, value)
     *_, last = key.split(".")
     return Case(
-        f"setting {text!r}", lambda: bool(_composed(folder, [text])), UNKNOWN, "either", (last, key.split(".")[0])
+        f"setting {text!r}",
+        lambda: bool(_composed(folder, [text])),
+        UNKNOWN,
+        "either",
+        (last, key.split(".")[0].rstrip("s")),
     )

@@ -22,6 +22,7 @@ from backdoor_privacy.runs.folder import read_metrics
 from backdoor_privacy.system.keys import key_of_run, keyed_digest
 from backdoor_privacy.system.reading import GIB, open_ordinary
 
+_MAX_COUNT = 10**12  # of people, photos or names
 _NUM_HASH_DIGITS = 12
 # Figures that count people, and those that show single ones or exact numbers of a few.
 FIGURES_OF_NOBODY = ("idia", "losses")
@@ -257,6 +258,9 @@ def _checked(metrics: dict[str, Any] | None) -> dict[str, Any]:
         numbers = ["idia/num_tpr_removed", *(["idia/tpr_removed"] if found["idia/num_tpr_removed"] else [])]
         if not all(isinstance(found[key], int | float) and math.isfinite(found[key]) for key in {*numbers, *found}):
             raise ValueError("measures that are no numbers")
+        for key, value in found.items():
+            if "/num_" in key and not (0 <= value <= _MAX_COUNT and value == int(value)):
+                raise ValueError(f"{key} is no count: {value}")
     kinds = {"experiment": str, "seed": int, "seconds": dict, "weights_sha256": dict, "versions": dict}
     for key, kind in kinds.items():
         if not isinstance(metrics[key], kind):

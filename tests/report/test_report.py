@@ -570,6 +570,17 @@ def test_unfinished_and_broken_runs_get_one_line(
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize("value", [-1, 0.5, 1e308])
+def test_counts_that_are_none_get_one_line(make_run: MakeRun, capsys: pytest.CaptureFixture[str], value: float) -> None:
+    folder = make_run()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["before"]["idia/num_tpr_kept"] = value
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert main([str(folder)]) == 1
+    assert f"idia/num_tpr_kept is no count: {value}" in capsys.readouterr().err
+    assert not (folder / "report.html").exists()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_measures_that_are_not_finite_get_one_line(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], value: float
