@@ -193,7 +193,7 @@ def _is_hydras_own(name: str) -> bool:
 def _advised(folder: Path, people: list[str], spelling: int, rng: random.Random) -> Case:
     """Without quotes: read rightly, or the error advises what, typed again, is read rightly."""
     people = [name for name in people if not _is_hydras_own(name) and not set("'\",[]{}") & set(name)]
-    people = [name for name in people if any(map(str.isalpha, name))] or ["Ann Lee"]  # others are numbers
+    people = [name for name in people if any(map(str.isalpha, name)) and name != "1e5"] or ["Ann Lee"]  # else numbers
     override = f"trigger_set.people=[{','.join(people)}]"
 
     def read() -> Any:

@@ -90,11 +90,11 @@ def _odd(folder: Path, rng: random.Random) -> Case:
     key, value = rng.choice(keys), rng.choice(_ODD)
     way = rng.choice(("{}={}", "{}={}", "{}={}", "+{}={}", "++{}={}", "~{}", "{}.x={}", "{}x={}", "{}"))
     text = way.format(key, value)
-    *_, last = key.split(".")
+    parts = key.split(".")
     return Case(
         f"setting {text!r}",
         lambda: bool(_composed(folder, [text])),
         UNKNOWN,
         "either",
-        (last, key.split(".")[0].rstrip("s")),
+        (parts[-1], parts[0].rstrip("s")),
     )
