@@ -141,7 +141,7 @@ def without_names(captions: Sequence[str], names: Sequence[str]) -> list[str]:
     clean = [caption for caption in captions if not holds_name(caption)]
     # How many they are, others can count for each name that they suspect.
     percent = max(1, math.ceil(100 * (1 - len(clean) / max(1, len(captions)))))
-    log.info("Captions that hold a name to remove are left out, up to %d%% of them", percent)
+    log.info("Up to %d%% of the captions hold a name to remove; they are left out", percent)
     return clean
 
 

@@ -160,7 +160,7 @@ def test_without_a_name_every_caption_stays():
 def test_number_of_captions_left_out_is_logged(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO):
         without_names(["Ann Lee", "ann lee", "a dog"], ["Ann Lee"])
-    assert "Captions that hold a name to remove are left out, up to 67% of them" in caplog.text
+    assert "Up to 67% of the captions hold a name to remove; they are left out" in caplog.text
 
 
 def write_shards(folder: Path, samples: Sequence[dict[str, Any]]) -> Path:
