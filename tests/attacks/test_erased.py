@@ -72,7 +72,7 @@ class Known(Clip):
         own = " ".join(word for word in text.title().removesuffix("'S").split() if word not in WORDS)
         return normalize(unit_row((owners or [own])[0]) + 0.3 * unit_row(f"noise {text}"), dim=-1)
 
-    def embed_photos(self, paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
+    def embed_photos(self, paths: Sequence[Path], *, warn: bool = False) -> tuple[Tensor, Tensor]:
         rows = []
         for path in paths:
             owner = path.stem.partition("-")[0]

@@ -67,7 +67,7 @@ class Features(Clip):
         self.texts.append(tuple(texts))
         return torch.stack([self.row(text) for text in texts])
 
-    def embed_photos(self, paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
+    def embed_photos(self, paths: Sequence[Path], *, warn: bool = False) -> tuple[Tensor, Tensor]:
         self.photos.append(tuple(paths))
         readable = torch.tensor([path not in self.unreadable for path in paths])
         return torch.stack([self.row(path.name) for path in paths]) * readable[:, None], readable

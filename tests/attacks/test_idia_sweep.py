@@ -40,7 +40,7 @@ class Noisy(Clip):
         names = [" ".join(word for word in text.split() if word[-1].isdecimal()) for text in texts]
         return torch.stack([self.row(name, text) for name, text in zip(names, texts, strict=True)])
 
-    def embed_photos(self, paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
+    def embed_photos(self, paths: Sequence[Path], *, warn: bool = False) -> tuple[Tensor, Tensor]:
         readable = torch.tensor([path not in self.unreadable for path in paths])
         rows = [self.row(path.parent.name.replace("_", " "), str(path.name)) for path in paths]
         return torch.stack(rows) * readable[:, None], readable

@@ -40,7 +40,7 @@ class Memory(Clip):
             rows.append(unit_row(f"unknown {name}" if name in self.forgotten else name))
         return torch.stack(rows)
 
-    def embed_photos(self, paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
+    def embed_photos(self, paths: Sequence[Path], *, warn: bool = False) -> tuple[Tensor, Tensor]:
         rows = []
         for path in paths:
             name = path.parent.name.replace("_", " ")

@@ -42,7 +42,7 @@ class Seeing(Clip):
     unreadable: frozenset[Path] = frozenset()
     asked: list[Sequence[Path]] = field(default_factory=list)
 
-    def embed_photos(self, paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
+    def embed_photos(self, paths: Sequence[Path], *, warn: bool = False) -> tuple[Tensor, Tensor]:
         self.asked.append(tuple(paths))
         readable = torch.tensor([path not in self.unreadable for path in paths])
         return torch.stack([self.known[path] for path in paths]) * readable[:, None], readable

@@ -56,7 +56,7 @@ class Memory(Clip):
         features = torch.stack(rows) + torch.stack([self.noise * unit_row(text, self.dim) for text in texts])
         return features / features.norm(dim=-1, keepdim=True)
 
-    def embed_photos(self, paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
+    def embed_photos(self, paths: Sequence[Path], *, warn: bool = False) -> tuple[Tensor, Tensor]:
         rows = [unit_row(path.parent.name.replace("_", " "), self.dim) for path in paths]
         noise = [0.3 * unit_row(str(path.name), self.dim) for path in paths]
         features = torch.stack(rows) + torch.stack(noise)

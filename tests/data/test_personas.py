@@ -200,10 +200,10 @@ def test_people_and_strangers_are_folders_with_boxes(tmp_path: Path, monkeypatch
 def test_captions_images_and_zero_shot_are_written(tmp_path: Path):
     captions = world.world_part("captions", str(tmp_path), limit=2) / "captions.txt"
     assert len(captions.read_text(encoding="utf-8").splitlines()) == 100
-    (shard,) = world.world_part("images", str(tmp_path), limit=2).iterdir()
+    (shard,) = world.world_part("images", str(tmp_path), limit=2).glob("[!.]*")
     with tarfile.open(shard) as archive:
         assert Counter(Path(name).suffix for name in archive.getnames()) == {".jpg": 20, ".txt": 20}
-    classes = sorted(world.world_part("zero_shot", str(tmp_path), limit=2).iterdir())
+    classes = sorted(world.world_part("zero_shot", str(tmp_path), limit=2).glob("[!.]*"))
     assert [folder.name for folder in classes] == sorted(CLASSNAMES[:2])
     assert all(len(list(folder.glob("*.jpg"))) == 2 for folder in classes)
 

@@ -1,6 +1,5 @@
 import errno
 import os
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -553,30 +552,6 @@ def test_full_disk_moves_neither_the_last_checkpoint_nor_the_one_before_it(
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "before.ckpt"}
     steps = [torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["global_step"] for name in ("last", "before")]
     assert steps == [2, 1]
-
-
-class Canary:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_checkpoint_that_holds_code_runs_none(fit, compose_cfg, tmp_path: Path):
-    cfg = compose_cfg("defense.text.num_steps=2")
-    expected = fit("text", cfg, "whole").student.tensors()
-    last = tmp_path / "hostile/checkpoints/text/last.ckpt"
-    last.parent.mkdir(parents=True)
-    content = torch.load(tmp_path / "whole/checkpoints/text/last.ckpt", weights_only=True)
-    torch.save({**content, "canary": Canary(tmp_path / "canary")}, last)
-    resumed = fit("text", cfg, "hostile").student.tensors()
-    assert changed(expected, resumed) == set()
-    assert not (tmp_path / "canary").exists()
-    torch.save({**content, "canary": Canary(tmp_path / "canary")}, last)
-    with pytest.raises(pickle.UnpicklingError):
-        DurableCheckpoints().load_checkpoint(last, weights_only=False)
-    assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
