@@ -81,7 +81,8 @@ def check_data(cfg: DictConfig) -> Checkup:
     decoded = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
     others, clean = {}, _captions(sources.captions, sources.people.names)
     if sources.captions is not None:
-        clean |= _long_captions(sources.captions, str(cfg.clip.model))
+        model = cfg.clip.model  # the embedded CLIP's is a part of the config that says where it lies
+        clean |= _long_captions(sources.captions, instantiate(model) if isinstance(model, DictConfig) else str(model))
     if sources.images is not None:
         others["images"], rows = _images(sources.images, sources.max_images)
         clean |= rows

@@ -387,3 +387,10 @@ def test_command_names_each_problem_and_ends_with_exit_code_1(tiny_overrides: li
     assert last.endswith("smoke: expected data without a problem, got 2, named above")
     assert "Traceback" not in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_captions_are_counted_that_the_embedded_clip_cuts_off(compose_cfg, tmp_path: Path):
+    (tmp_path / "captions.txt").write_text("a dog\n" + "a very " * 60 + "long caption of a dog\n")
+    cfg = compose_cfg("clip=embedded", "captions=file", f"captions.file={tmp_path / 'captions.txt'}")
+    cfg.clip.model = {"_target_": "backdoor_privacy.clip.embedded_clip"}
+    assert check_data(cfg).clean["too long for the CLIP"][0].startswith("1 (50%)")
