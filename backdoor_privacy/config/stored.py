@@ -130,6 +130,10 @@ def for_this_machine(stored: DictConfig, path: Path, allow: Collection[str] = ()
                     raise ValueError(f"no {_TARGET} of {key}")
         if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
             raise ValueError(f"seed={cfg.seed}")
+        for key in ("defense.text.num_decoys", "defense.image.num_decoys"):
+            count = OmegaConf.select(cfg, key)
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+                raise ValueError(f"{key}={count}")
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise InputError(f"{path}: expected the config of a run, got {_line(error)}; copy its folder again") from error
     return cfg

@@ -131,6 +131,9 @@ def test_the_canary_would_sing(tmp_path: Path):
         ("attack.num_candidates", float("nan")),
         ("seed", True),
         ("seed", -1),
+        ("defense.text.num_decoys", "\x1b[2J"),
+        ("defense.text.num_decoys", -1),
+        ("defense.image.num_decoys", True),
         ("clip.no_such_key", 1),
     ],
 )
