@@ -51,7 +51,7 @@ def make(folder: Path, rng: random.Random) -> Case:
     """Write a shard, whole or damaged."""
     kind = rng.choice(("people", "people", "captions", "images"))
     files, right = {"people": _people, "captions": _captions, "images": _images}[kind](rng)
-    way = rng.choice(["whole"] * 4 + list(_DAMAGES))
+    way = rng.choice(["whole"] * 6 + list(_DAMAGES))
     path = folder / rng.choice(("00000.tar", "a b.tar", "ä.tar", "shard-{x}.tar"[:5] + ".tar"))
     content, answer = _tar(files, rng), "read"
     if way != "whole":
