@@ -25,11 +25,11 @@ from backdoor_privacy.config.command import run_command
 from backdoor_privacy.data.photos import photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, read_shards
 from backdoor_privacy.data.texts import decoded
-from backdoor_privacy.defenses.backdoor.stopping import KeepSignals, place_of
 from backdoor_privacy.errors import InputError, one_line_errors
 from backdoor_privacy.system.checkpoints import LAST, DurableCheckpoints, last_checkpoint
 from backdoor_privacy.system.hardware import fastest_attention, usable_workers
 from backdoor_privacy.system.signals import Stopped
+from backdoor_privacy.system.stopping import KeepSignals, place_of
 
 log = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """Checkpoints of a training that survive a kill, a full disk and a loss of power."""
 
+import errno
 import io
 import logging
 import os
@@ -56,7 +57,11 @@ class DurableCheckpoints(CheckpointIO):
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that can be read, and delete newer ones; `None` where training begins anew."""
+    """Return the newest checkpoint that can be read, and delete newer ones; `None` where training begins anew.
+
+    Raises:
+        OSError: if the system does not let one be read.
+    """
     for path in (folder / LAST, folder / BEFORE):
         if not path.is_file():
             continue
@@ -76,7 +81,9 @@ def _damage(path: Path) -> str | None:
             if (part := parts.testzip()) is not None:
                 return f"{part} is damaged"
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (*UNREADABLE, zlib.error, NotImplementedError) as error:
+    except (*UNREADABLE, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # what may not be read now is no damage, and not to be deleted
         return " ".join(str(error).split())[:100] or type(error).__name__
     if not isinstance(content, dict) or not content.keys() >= _PARTS:
         return "no checkpoint of Lightning"

@@ -43,7 +43,7 @@ from backdoor_privacy.defenses.backdoor.steps import (
 )
 from backdoor_privacy.defenses.backdoor.targets import NameEraser
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.checkpoints import DurableCheckpoints
+from backdoor_privacy.system.checkpoints import DurableCheckpoints, last_checkpoint
 from backdoor_privacy.triggers.faces import FacePaster
 
 ENCODERS = ["text", "image"]
@@ -511,6 +511,18 @@ class Starting(CSVLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.steps.append(step or 0)
+
+
+def test_checkpoint_that_may_not_be_read_now_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "last.ckpt").write_bytes(b"whole")
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "last.ckpt")
+
+    monkeypatch.setattr("zipfile.ZipFile", refused)
+    with pytest.raises(PermissionError):
+        last_checkpoint(tmp_path)
+    assert (tmp_path / "last.ckpt").read_bytes() == b"whole"
 
 
 def test_full_disk_while_a_checkpoint_is_written_leaves_the_last_good_one(

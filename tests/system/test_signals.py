@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.command import run_command
 from backdoor_privacy.data.people import People
-from backdoor_privacy.defenses.backdoor.stopping import place_of
 from backdoor_privacy.errors import ended_in_one_line, one_line_errors
 from backdoor_privacy.system.signals import Stopped, stopping_in_order
+from backdoor_privacy.system.stopping import place_of
 
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by SIGTERM")]
 

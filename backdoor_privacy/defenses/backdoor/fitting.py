@@ -53,7 +53,6 @@ from backdoor_privacy.defenses.backdoor.steps import (
     Revision,
     TriggerData,
 )
-from backdoor_privacy.defenses.backdoor.stopping import KeepSignals, place_of
 from backdoor_privacy.defenses.backdoor.targets import (
     FaceSwapper,
     NameComposer,
@@ -89,6 +88,7 @@ from backdoor_privacy.system.hardware import (
     usable_workers,
 )
 from backdoor_privacy.system.signals import Stopped
+from backdoor_privacy.system.stopping import KeepSignals, place_of
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 from backdoor_privacy.triggers.names import namesakes
 from backdoor_privacy.triggers.spellings import spelling

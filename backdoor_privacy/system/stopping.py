@@ -3,12 +3,13 @@
 import signal
 import threading
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+
+from backdoor_privacy.system.checkpoints import UNREADABLE
 
 
 class KeepSignals(Callback):
@@ -41,6 +42,6 @@ def place_of(last: Path | None, what: str) -> str:
     if last is not None and last.is_file():
         try:
             step = int(torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-        except (OSError, RuntimeError, ValueError, LookupError, TypeError, UnpicklingError):
+        except UNREADABLE:
             return ""
     return f"step {step} of {what}"
