@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from backdoor_privacy.config.schema import Attack, Clip, People
+from backdoor_privacy.config.schema import Clip, People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.system.reading import MIB, read_ordinary
@@ -56,7 +56,7 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")  # to another value, 
 _OWN_CACHE = "${oc.env:BACKDOOR_PRIVACY_CACHE,'~/.cache/backdoor_privacy'}"
 # Folders that this package makes in its cache.
 _IN_CACHES = ("personas-v*", "features", "unpacked", "plain-captions-v*", "faces", "lfw_home")
-_PARTS = {"clip": Clip, "people": People, "strangers": People, "attack": Attack}
+_PARTS = {"clip": Clip, "people": People, "strangers": People}
 
 
 def read_stored(path: Path) -> DictConfig:
@@ -130,10 +130,6 @@ def for_this_machine(stored: DictConfig, path: Path, allow: Collection[str] = ()
                     raise ValueError(f"no {_TARGET} of {key}")
         if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
             raise ValueError(f"seed={cfg.seed}")
-        for key in ("defense.text.num_decoys", "defense.image.num_decoys"):
-            count = OmegaConf.select(cfg, key)
-            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
-                raise ValueError(f"{key}={count}")
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise InputError(f"{path}: expected the config of a run, got {_line(error)}; copy its folder again") from error
     return cfg

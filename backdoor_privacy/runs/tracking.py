@@ -35,7 +35,7 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         if self.cfg.logger.wandb and is_first_process():
             private_folder(self.folder / "wandb")  # with all that W&B writes into it
-            encoders = [encoder for encoder, settings in self.cfg.defense.items() if settings is not None]
+            encoders = [str(name) for name, settings in self.cfg.defense.items() if settings is not None]
             self.wandb = WandbLogger(
                 name=f"{experiment_name(self.cfg)}/seed={self.cfg.seed}",
                 id=self._id(),

@@ -169,3 +169,16 @@ def gather_rows(own: Tensor, num_rows: Sequence[int]) -> Tensor:
     found = [torch.empty_like(room) for _ in num_rows]
     distributed.all_gather(found, room)
     return torch.cat([rows[:count] for rows, count in zip(found, num_rows, strict=True)])
+
+
+def check_launched() -> None:
+    """See that processes that were launched are connected.
+
+    Raises:
+        InputError: if they are not.
+    """
+    if is_launched() and not torch.distributed.is_initialized():
+        raise InputError(
+            "protect: expected processes that are connected, got some that torchrun has only started; call it within "
+            "`with backdoor_privacy.system.distributed.process_group():`"
+        )
