@@ -20,13 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import ExifTags, Image
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.clip.encoders import Encoder
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip, write_local_dir
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.personas import world
 from backdoor_privacy.data.personas.portraits import draw_portrait
 from backdoor_privacy.data.personas.roster import appearance_of, people_of
-from backdoor_privacy.defenses.backdoor.fitting import Fitted, Removal, fit_image, fit_text
+from backdoor_privacy.defenses.base import Defended, Fit, Removal
+from backdoor_privacy.defenses.loading import build_defenses
 from backdoor_privacy.run import load_sources
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
@@ -36,7 +38,7 @@ ComposeCfg = Callable[..., DictConfig]
 WriteClip = Callable[..., Path]
 WritePhoto = Callable[..., Path]
 WritePeople = Callable[..., Path]
-FitEncoder = Callable[..., Fitted]
+FitEncoder = Callable[..., Defended]
 
 VISION = {"image_size": 24, "layers": 2, "width": 64, "head_width": 32, "patch_size": 12}
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
@@ -239,22 +241,22 @@ def fit_encoder() -> FitEncoder:
         *,
         kept: Sequence[Person] = (),
         loggers: Sequence[Any] = (),
-        **more: Any,
-    ) -> Fitted:
+        defended_text: Encoder | None = None,
+    ) -> Defended:
         settings: Any = OmegaConf.to_object(cfg)
+        defenses = build_defenses(cfg.defense)
         removal = Removal(
-            clip=clip,
-            sources=replace(load_sources(cfg, settings.defense), people=people),
-            removed=removed,
+            original=clip,
+            clip=clip if defended_text is None else clip.with_encoders(text=defended_text),
+            people=removed,
             kept=kept,
+            sources=replace(load_sources(cfg, defenses), people=people),
             reserved_names=reserved,
             seed=cfg.seed,
-            trainer=settings.trainer,
-            checkpoints=Path(cfg.paths.run) / "checkpoints",
-            max_held_out=cfg.utility.similarity.num_captions,
+            num_held_out=cfg.utility.similarity.num_captions,
             clean_photos=[],
         )
-        fit_it: Any = {"text": fit_text, "image": fit_image}[encoder]
-        return fit_it(getattr(settings.defense, encoder), removal, list(loggers), **more)
+        fit_settings = Fit(settings.trainer, Path(cfg.paths.run) / "checkpoints", lambda _: list(loggers))
+        return defenses[encoder].defend(removal, fit_settings)
 
     return fit

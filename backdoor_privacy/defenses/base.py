@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from backdoor_privacy.data.sources import Sources
 NameTargets = Callable[[Clip, str], Float[Tensor, "person dim"]]
 
 
+@runtime_checkable
 class Comparison(Protocol):
     """How close a defended CLIP stays to the original, and how close triggers come to their targets."""
 

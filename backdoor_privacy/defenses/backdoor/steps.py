@@ -99,7 +99,7 @@ class TriggerData(lightning.LightningDataModule):
         return DataLoader(
             self.steps,
             batch_size=None,
-            sampler=_PartsToCome(start, len(self.steps), rank, num_ranks, num_passes),
+            sampler=PartsToCome(start, len(self.steps), rank, num_ranks, num_passes),
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=return_large_blocks,
@@ -107,7 +107,7 @@ class TriggerData(lightning.LightningDataModule):
 
 
 @dataclass(frozen=True)
-class _PartsToCome(Sampler[Part]):
+class PartsToCome(Sampler[Part]):
     """The parts of one process of the steps that a fit has not done yet.
 
     As long as those of all steps, because Lightning counts those done too.

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from backdoor_privacy.clip.encoders import Encoder, TextEncoder
 from backdoor_privacy.clip.model import Clip
@@ -240,7 +240,8 @@ class Adversarial(Term):
 
     def problems(self, clip: Clip | None, key: str) -> Iterator[str]:
         """Yield that the text encoder's embeddings cannot be shifted."""
-        if clip is not None and clip.text.token_embedding is None:
+        has_table = clip is not None and isinstance(clip.text, TextEncoder)
+        if clip is not None and not (has_table and isinstance(clip.text.token_embedding, nn.Embedding)):
             yield (
                 f"{key}.weight: expected 0 for a text encoder of Hugging Face, whose embeddings cannot be shifted, got "
                 f"{self.weight:g}"
