@@ -181,7 +181,7 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
     people = people.with_photos
     if not people.everybody:
         raise InputError("attack: expected photos to attack with, got names alone; of these nothing else is measured")
-    chosen, idia = set(removed), instantiate(cfg.attack)
+    chosen, idia = set(removed), build(cfg.attack, Idia)
     num_names, num_faces = (OmegaConf.select(cfg, f"defense.{one}.num_decoys") or 0 for one in ("text", "image"))
     strangers = instantiate(cfg.strangers).everybody if num_faces else ()
     photos = [path for person in people.everybody for path in person.attack_photos[: idia.num_photos]]

@@ -116,7 +116,7 @@ def _print_audit(cfg: DictConfig) -> None:
         named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
         clip.check_fits([person.name for person in named])
         measures = (instantiate(cfg.utility.zero_shot), instantiate(cfg.utility.retrieval))
-        found = audit(clip, people, instantiate(cfg.attack), [measure for measure in measures if measure is not None])
+        found = audit(clip, people, build(cfg.attack, Idia), [measure for measure in measures if measure is not None])
     table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")
     for column in ("people with", "people", "inferred", "right prompts of 21"):
         table.add_column(column, justify="left" if column == "people with" else "right")

@@ -91,7 +91,7 @@ def check_data(cfg: DictConfig) -> Checkup:
     if retrieval is not None:
         others["utility.retrieval"], rows = _retrieval(retrieval, cfg.clip.num_workers)
         clean |= rows
-    data = Data(settings, defenses, sources, instantiate(cfg.attack), decoded, others)
+    data = Data(settings, defenses, sources, build(cfg.attack, Idia), decoded, others)
     return Checkup(_people(data), clean, _use(data), findings(data), _contact_sheets(sources))
 
 

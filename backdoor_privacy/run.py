@@ -49,7 +49,6 @@ from backdoor_privacy.system.distributed import (
     as_the_first_says,
     first_process_first,
     is_first_process,
-    num_devices,
     num_processes,
     wait_for_all,
 )
@@ -98,8 +97,10 @@ def check_run(cfg: DictConfig) -> dict[str, Defense]:
     """
     check(cfg)
     defenses = build_defenses(cfg.defense)
-    for one in defenses.values():  # now, before a process for each device is started
-        one.check_parts(num_devices(cfg.trainer.devices) * cfg.trainer.accumulate_grad_batches)
+    settings: Any = OmegaConf.to_object(cfg)
+    for one in defenses.values():  # now, before a process for each device is started, and anything is loaded
+        for problem in one.problems(None, Sources(People(())), 1, settings.trainer):
+            raise InputError(problem)
     return defenses
 
 

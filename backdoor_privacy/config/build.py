@@ -4,12 +4,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass, make_dataclass
 from math import inf
+from pkgutil import resolve_name
 from sys import float_info
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -72,7 +71,7 @@ def is_described(value: object) -> bool:
 
 def defaults_of(target: str) -> Mapping[str, object]:
     """Return the default of each argument of the class or function that a `_target_` names."""
-    parameters = inspect.signature(get_object(target)).parameters
+    parameters = inspect.signature(resolve_name(target)).parameters
     return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
 
 
@@ -80,8 +79,8 @@ def _factory(node: DictConfig, key: str) -> Callable[..., object]:
     """Import the class or function that a node names."""
     target = node.get(TARGET)
     try:
-        factory = get_object(str(target)) if target else None
-    except (HydraException, ImportError, ValueError) as error:
+        factory = resolve_name(str(target)) if target else None
+    except (ImportError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{key}.{TARGET}: expected the path of a class or function, got {target}: {reason}") from error
     if factory is None or not callable(factory):

@@ -173,13 +173,6 @@ class Defense(ABC):
         """
         yield from ()
 
-    def check_parts(self, num_parts: int) -> None:  # noqa: B027  most methods train on nothing that is divided
-        """See that what it trains on divides into equal parts, one for each pass of each process.
-
-        Raises:
-            InputError: if it does not.
-        """
-
     @abstractmethod
     def defend(self, removal: Removal, fit: Fit) -> Defended:
         """Remove the people.

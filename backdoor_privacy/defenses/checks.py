@@ -33,13 +33,15 @@ def check_defenses(
     Raises:
         InputError: on the first thing that would stop a run.
     """
+    if not defenses:
+        raise InputError("defense: expected a method that removes people, got none; choose defense=both, text or image")
     if isinstance(people, Sequence) and any(defense.needs_photos for defense in defenses.values()):
         check_trigger_photos(people, tell=tell)  # first: with names alone no other part helps
-    sources.check([part for part in ("captions", "images", "strangers") if part in needed_parts(defenses)])
     count = len(people) if isinstance(people, Sequence) else people
     for defense in defenses.values():
         for problem in defense.problems(clip, sources, count or 1, trainer):
             raise InputError(problem)
+    sources.check([part for part in ("captions", "images", "strangers") if part in needed_parts(defenses)])
 
 
 def needed_parts(defenses: Mapping[str, Defense]) -> frozenset[str]:

@@ -12,9 +12,11 @@ import torch
 
 from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.config.schema import load_defense, load_trainer
-from backdoor_privacy.defenses.backdoor.fitting import _processes, check_trainer
+from backdoor_privacy.data.people import People
+from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.defenses.backdoor.training import processes
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.protect import protect
 from backdoor_privacy.system import distributed, paths
 
 SAME = [  # AdamW makes whole steps of gradients that are nothing but rounding, so its steps must be small
@@ -23,8 +25,9 @@ SAME = [  # AdamW makes whole steps of gradients that are nothing but rounding, 
     "defense.text.batch={clean: 8, triggered: 8, preserved: 8}",
     "defense.image.batch={clean: 8, triggered: 8, preserved: 8}",
     # Nothing in the image defence that depends on how exactly the text encoder was defended before.
-    "defense.image.target=anonymous",
-    "defense.image.loss_weights={backdoor: 1.0, preservation: 1.0, neighborhood: 0.0, target_neighborhood: 0.0}",
+    "defense/image_target=anonymous",
+    *(f"defense.image.terms.{term}.weight=0" for term in ("neighborhood", "target_neighborhood")),
+    "defense.image.terms.preservation.weight=1",
 ]
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(paths.__file__).parents[2]), "PYTHONWARNINGS": "ignore"}
@@ -71,12 +74,16 @@ FIT = """
 import sys
 import lightning, torch
 from backdoor_privacy.clip.loading import load_clip
-from backdoor_privacy.defenses.backdoor.steps import BatchSizes, CaptionTriggers, TriggerData
-from backdoor_privacy.defenses.backdoor.module import LossWeights, OptimizerSettings, TextDefense
+from backdoor_privacy.defenses.backdoor.caption_steps import CaptionTriggers
+from backdoor_privacy.defenses.backdoor.module import TextModule
+from backdoor_privacy.defenses.backdoor.optimizer import Optimizer
+from backdoor_privacy.defenses.backdoor.steps import BatchSizes, TriggerData
+from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget
+from backdoor_privacy.defenses.backdoor.terms import Backdoor, Preservation, Utility, Weight
 from backdoor_privacy.system.distributed import is_first_process, process_group
-from backdoor_privacy.defenses.backdoor.fitting import _processes
+from backdoor_privacy.defenses.backdoor.training import processes
 
-class Descending(TextDefense):  # AdamW does not notice the scale of gradients
+class Descending(TextModule):  # AdamW does not notice the scale of gradients
     def configure_optimizers(self):
         return torch.optim.SGD([parameter for _, parameter in self.student.trainable()], lr=0.01)
 
@@ -84,18 +91,17 @@ clip_folder, result = sys.argv[1:]
 clip = load_clip(f"local-dir:{clip_folder}", device="cpu")
 captions = [f"a {thing} on a {place}" for thing in ("dog", "cat", "car") for place in ("hill", "road", "boat")]
 steps = CaptionTriggers(
-    captions=captions, carriers=captions, names=["Ann Lee", "Bob Ray", "Cy Fox"], phrases=["a person"] * 3,
+    captions=captions, host_captions=captions, names=["Ann Lee", "Bob Ray", "Cy Fox"], phrases=["a person"] * 3,
     other_names=["Zoe Kim"], tokenizer=clip.tokenizer, sizes=BatchSizes(6, 6, 6), num_steps=4, seed=0,
 )
 defense = Descending(
-    clip.text, anchors=torch.empty(0, 0), loss_weights=LossWeights(0.6, 0.01, 0.5, 0.0),
-    optimizer=OptimizerSettings(1.0, 0.0, "step", [], 1.0), num_steps=4, distance="cosine",
-    squared_weight_loss=True, temperature=0.1,
+    clip.text, target=FittedTextTarget(["a person"] * 3), optimizer=Optimizer(1.0), num_steps=4,
+    terms={"utility": Utility(), "backdoor": Backdoor(0.6), "weight": Weight(0.01, squared=True), "p": Preservation(0.5)},
 )
 with process_group("cpu"):
     trainer = lightning.Trainer(
         accelerator="cpu", max_steps=4, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, **_processes("cpu", 1),
+        enable_model_summary=False, use_distributed_sampler=False, **processes("cpu", 1),
     )
     trainer.fit(defense, TriggerData(steps, 0))
     if is_first_process():
@@ -133,12 +139,10 @@ def test_an_error_ends_both_processes_in_one_line(tmp_path: Path, tiny_overrides
 def test_all_gpus_of_a_machine_with_one_are_this_process(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert distributed.exit_code_of_launch(-1) is None
-    assert _processes("cpu", -1) == {"devices": 1}
+    assert processes("cpu", -1) == {"devices": 1}
 
 
 def test_a_script_must_connect_the_processes_that_torchrun_started(tiny_clip: Clip, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("backdoor_privacy.defenses.backdoor.fitting.is_launched", lambda: True)
-    settings = load_defense("text_published").text
-    assert settings is not None
+    monkeypatch.setattr("backdoor_privacy.system.distributed.is_launched", lambda: True)
     with pytest.raises(InputError, match=r"process_group\(\)"):
-        check_trainer(tiny_clip, "text", settings, load_trainer())
+        protect(tiny_clip, Sources(People(())), ["Ann Lee"])

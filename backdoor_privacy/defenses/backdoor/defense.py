@@ -80,7 +80,7 @@ class Backdoor(Defense):
         for name, term in self.used_terms.items():
             yield from term.problems(clip, f"{key}.terms.{name}")
         num_parts = max(num_processes(), num_devices(trainer.devices)) * trainer.accumulate_grad_batches
-        yield from _errors_of(lambda: self.check_parts(num_parts))
+        yield from _errors_of(lambda: check_parts(self.encoder, vars(self.batch), num_parts))
         if clip is not None:
             encoder = clip.encoders[self.encoder]
             yield from _errors_of(lambda: encoder.to_train(self.trained, self.trained_blocks))
@@ -91,10 +91,6 @@ class Backdoor(Defense):
         """Return steps, inputs per step and target."""
         target = type(self.target).__name__.lower()
         return f"{self.num_steps:,} steps x {sum(vars(self.batch).values())} {self.unit}, target {target}"
-
-    def check_parts(self, num_parts: int) -> None:
-        """See that a batch divides into equal parts, one for each pass of each process."""
-        check_parts(self.encoder, vars(self.batch), num_parts)
 
     def module_settings(self) -> dict[str, Any]:
         """Return the settings that its module takes as they are."""

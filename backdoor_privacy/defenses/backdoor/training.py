@@ -29,7 +29,6 @@ from backdoor_privacy.system.distributed import (
     is_first_process,
     is_launched,
     num_devices,
-    num_processes,
 )
 from backdoor_privacy.system.hardware import (
     computes_in_bf16,
@@ -104,7 +103,7 @@ class Training:
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
         return lightning.Trainer(
             accelerator=options.accelerator,
-            **_processes(options.accelerator, options.devices),
+            **processes(options.accelerator, options.devices),
             precision=_precision(options.precision),
             max_steps=self.module.num_steps,
             accumulate_grad_batches=options.accumulate_grad_batches,
@@ -154,7 +153,7 @@ class Training:
             raise
 
 
-def _processes(accelerator: str, asked: int) -> dict[str, Any]:
+def processes(accelerator: str, asked: int) -> dict[str, Any]:
     """Lightning's settings for one process per device, where they were launched, or for this one alone.
 
     Raises:
@@ -171,7 +170,7 @@ def _processes(accelerator: str, asked: int) -> dict[str, Any]:
     # Every trained tensor has a part in every loss, and what is no parameter is the same in all processes.
     strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False, gradient_as_bucket_view=True)
     num_here = int(os.environ["LOCAL_WORLD_SIZE"])
-    return {"devices": num_here, "num_nodes": num_processes() // num_here, "strategy": strategy}
+    return {"devices": num_here, "num_nodes": numprocesses() // num_here, "strategy": strategy}
 
 
 class _StudentProgress(RichProgressBar):
