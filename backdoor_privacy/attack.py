@@ -18,6 +18,7 @@ from rich.table import Table
 from yaml import YAMLError
 
 from backdoor_privacy.attacks.headlines import headlines
+from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.record import (
     key_findings,
     keyed,
@@ -29,6 +30,7 @@ from backdoor_privacy.attacks.record import (
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.build import build
 from backdoor_privacy.config.stored import for_this_machine, read_stored
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.selection import draw_decoys

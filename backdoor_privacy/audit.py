@@ -104,6 +104,7 @@ def _print_audit(cfg: DictConfig) -> None:
     """Audit the CLIP of a config and print what it leaks and what it is good for; of named people, write a report."""
     from hydra.utils import instantiate
 
+    from backdoor_privacy.config.build import build
     from backdoor_privacy.config.checks import check
     from backdoor_privacy.config.naming import untold_names
     from backdoor_privacy.data.selection import named_people

@@ -69,6 +69,8 @@ def check_data(cfg: DictConfig) -> Checkup:
     """
     from hydra.utils import instantiate
 
+    from backdoor_privacy.attacks.idia import Idia
+    from backdoor_privacy.config.build import build
     from backdoor_privacy.run import check_run, load_sources
 
     defenses = check_run(cfg)

@@ -58,6 +58,8 @@ def build(node: DictConfig, kind: type[_Built], key: str = "") -> _Built:
         InputError: naming the key, if there is no such setting, or its value has another type or is out of range.
     """
     key = key or str(node._get_full_key(None))
+    if not is_described(node):
+        raise InputError(f"{key}: expected settings with the {TARGET} that they are of, got {node}; choose an option")
     built = _call(_factory(node, key), node, key)
     if not isinstance(built, kind):
         raise InputError(f"{key}.{TARGET}: expected a {kind.__name__}, got {node[TARGET]}; choose another")
@@ -90,8 +92,13 @@ def _factory(node: DictConfig, key: str) -> Callable[..., object]:
 
 def _call(factory: Callable[..., object], node: DictConfig, key: str) -> object:
     """Call a class or function with the settings of a node."""
-    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
-    parameters = inspect.signature(factory).parameters
+    try:
+        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+        parameters = inspect.signature(factory).parameters
+    except (NameError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{key}.{TARGET}: expected a class or function with annotated settings, got {factory}"
+        ) from error
     settings = [str(name) for name in node if name != TARGET]
     unknown = [name for name in settings if name not in parameters]
     if unknown:

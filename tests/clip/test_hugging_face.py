@@ -257,7 +257,7 @@ def test_defence_that_cannot_be_is_an_error_before_anything_is_attacked(
 
 def test_embeddings_of_a_text_model_cannot_be_shifted(clip: Clip, people: People):
     settings = load_defense("text_published", text={"terms": {"adversarial": {"weight": 1.0}}})
-    with pytest.raises(InputError, match="adversarial: expected 0 for a text encoder of Hugging Face"):
+    with pytest.raises(InputError, match=r"terms\.adversarial\.weight: expected 0 for a text encoder of Hugging Face"):
         protect(clip, Sources(people), people.names[:1], settings)
 
 

@@ -30,11 +30,11 @@ def test_what_an_experiment_says_is_fine(compose_cfg):
         ("defense.image.batch.triggered=0", r"defense\.image\.batch\.triggered: expected 1 or more, got 0"),
         (
             "defense.image.num_other_names=0",
-            r"defense\.image\.num_other_names: expected 1 or more for this target, got 0",
+            r"defense\.image\.num_other_names: expected 1 or more for .*, got 0",
         ),
         (
             "defense.text.num_other_names=0",
-            r"defense\.text\.num_other_names: expected 1 or more for this target, got 0",
+            r"defense\.text\.num_other_names: expected 1 or more for .*, got 0",
         ),
         ("defense.text.terms.neighborhood.weight=1", r"defense\.text\.num_anchors: expected 1 or more for a .*, got 0"),
         ("utility.similarity.num_captions=0", r"utility\.similarity\.num_captions: expected 1 or more, got 0"),
@@ -75,9 +75,9 @@ def test_several_devices_are_refused_in_a_sweep(num_devices: int, compose_cfg, m
         check(cfg)
 
 
-@pytest.mark.parametrize("key", ["defense.text", "defense.image.faces", "defense.text.optimizer"])
 @pytest.mark.parametrize("other", ["seed", "defense.image.optimizer"])
-def test_reference_in_place_of_several_settings_is_an_error(key: str, other: str, compose_cfg):
+def test_reference_in_place_of_several_settings_is_an_error(other: str, compose_cfg):
+    key = "utility.similarity"
     with pytest.raises(InputError, match=rf"^{key}: expected settings of several keys, got \$\{{{other}\}}; change "):
         check(compose_cfg(f"{key}=${{{other}}}"))
 
@@ -138,7 +138,7 @@ def test_an_empty_name_is_not_the_current_folder(key: str, compose_cfg):
     [
         ("defense.text.target=phrase", "write defense/text_target=phrase"),
         ("defense.image.target=shared", "write defense/image_target=shared"),
-        ("defense.text.loss_weights.preservation=4", "is now defense.text.terms.preservation.weight"),
+        ("defense.text.loss_weights.preservation=4", "is now defense.text.terms, as defense.text.terms."),
         ("defense.text={loss_weights: {weight: 1}}", "is now defense.text.terms, as"),
         ("defense.text.phrase=human", "is now defense.text.target.phrase, with defense/text_target=phrase"),
         ("defense.image.group_size=2", "is now defense.image.target.group_size, with defense/image_target=shared"),

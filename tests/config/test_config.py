@@ -201,7 +201,10 @@ def test_typo_in_a_users_experiment_file_is_an_error(content: str, key: str, tmp
         (["defense.text.distance=euclid"], r"^defense\.text\.distance: .*'euclid', expected one of \[cosine, mse"),
         (["defense.image.optimizer.schedule=cosine"], r"^defense\.image\.optimizer\.schedule: .*one of \[step, one_"),
         (["defense.image.target._target_=no.such.Target"], r"^defense\.image\.target\._target_: expected the path of"),
-        (["defense.text._target_=builtins.dict"], r"^defense\.text\._target_: expected a Defense, got builtins\.dict"),
+        (
+            ["defense.text._target_=builtins.dict"],
+            r"^defense\.text\._target_: expected a class or function with annotated",
+        ),
         (["~defense.text.num_steps"], r"^defense\.text\.num_steps: expected a value, got none"),
     ],
     ids=lambda given: given[0] if isinstance(given, list) else "",

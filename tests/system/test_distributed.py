@@ -96,7 +96,7 @@ steps = CaptionTriggers(
 )
 defense = Descending(
     clip.text, target=FittedTextTarget(["a person"] * 3), optimizer=Optimizer(1.0), num_steps=4,
-    terms={"utility": Utility(), "backdoor": Backdoor(0.6), "weight": Weight(0.01, squared=True), "p": Preservation(0.5)},
+    terms={"u": Utility(), "b": Backdoor(0.6), "w": Weight(0.01, squared=True), "p": Preservation(0.5)},
 )
 with process_group("cpu"):
     trainer = lightning.Trainer(

@@ -29,6 +29,7 @@ from backdoor_privacy.system.distributed import (
     is_first_process,
     is_launched,
     num_devices,
+    num_processes,
 )
 from backdoor_privacy.system.hardware import (
     computes_in_bf16,
@@ -170,7 +171,7 @@ def processes(accelerator: str, asked: int) -> dict[str, Any]:
     # Every trained tensor has a part in every loss, and what is no parameter is the same in all processes.
     strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False, gradient_as_bucket_view=True)
     num_here = int(os.environ["LOCAL_WORLD_SIZE"])
-    return {"devices": num_here, "num_nodes": numprocesses() // num_here, "strategy": strategy}
+    return {"devices": num_here, "num_nodes": num_processes() // num_here, "strategy": strategy}
 
 
 class _StudentProgress(RichProgressBar):
