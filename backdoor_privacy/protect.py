@@ -29,7 +29,7 @@ from backdoor_privacy.defenses.backdoor.fitting import Fitted, Removal, check_tr
 from backdoor_privacy.defenses.backdoor.requirements import check_number, check_removal
 from backdoor_privacy.defenses.backdoor.similarity import lowest
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.distributed import is_first_process
+from backdoor_privacy.system.distributed import is_main_process
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.keys import RUN_KEY, key_of_run, keyed_digest
 
@@ -115,7 +115,7 @@ def protect(
         raise
     clip.check_fits([person.name for person in removed], tell=named is not None)
     check_removal(defense, sources, removed, tell=named is not None)  # a log tells nobody who was drawn
-    if checkpoints is not None and is_first_process():
+    if checkpoints is not None and is_main_process():
         _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {defense}")
 
     kept = [person for person in people.everybody if person.name in inferred and person not in removed]

@@ -73,7 +73,7 @@ import lightning, torch
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.defenses.backdoor.steps import BatchSizes, CaptionTriggers, TriggerData
 from backdoor_privacy.defenses.backdoor.module import LossWeights, OptimizerSettings, TextDefense
-from backdoor_privacy.system.distributed import is_first_process, process_group
+from backdoor_privacy.system.distributed import is_main_process, process_group
 from backdoor_privacy.defenses.backdoor.fitting import _processes
 
 class Descending(TextDefense):  # AdamW does not notice the scale of gradients
@@ -98,7 +98,7 @@ with process_group("cpu"):
         enable_model_summary=False, use_distributed_sampler=False, **_processes("cpu", 1),
     )
     trainer.fit(defense, TriggerData(steps, 0))
-    if is_first_process():
+    if is_main_process():
         torch.save(defense.student.tensors(), result)
 """
 

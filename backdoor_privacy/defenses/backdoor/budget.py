@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 from backdoor_privacy.config.schema import Budget
 from backdoor_privacy.defenses.backdoor.module import BackdoorDefense
 from backdoor_privacy.defenses.backdoor.steps import Lesson
-from backdoor_privacy.system.distributed import as_the_first_says
+from backdoor_privacy.system.distributed import broadcast
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class UtilityBudget(Callback):
             return
         assert isinstance(pl_module, BackdoorDefense)
         with trainer.precision_plugin.forward_context():
-            found = as_the_first_says(evaluate(pl_module, self.lesson, step))
+            found = broadcast(evaluate(pl_module, self.lesson, step))
         self.evaluations.append(found)
         if self.best is None or self._rank(found) >= self._rank(self.best):
             self.best = found

@@ -73,10 +73,10 @@ from backdoor_privacy.defenses.backdoor.targets import (
 from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.checkpoints import LAST, DurableCheckpoints, last_checkpoint
 from backdoor_privacy.system.distributed import (
-    as_the_first_says,
+    broadcast,
     check_parts,
-    is_first_process,
     is_launched,
+    is_main_process,
     num_devices,
     num_processes,
 )
@@ -465,7 +465,7 @@ def _train(
         every, name = options.checkpoint_every_steps, Path(LAST).stem
         callbacks.append(ModelCheckpoint(folder, name, every_n_train_steps=every, enable_version_counter=False))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
-    if options.progress_bar and is_first_process():
+    if options.progress_bar and is_main_process():
         callbacks.append(_StudentProgress(leave=True))
     trainer = lightning.Trainer(
         accelerator=options.accelerator,
@@ -477,7 +477,7 @@ def _train(
         callbacks=callbacks,
         plugins=[DurableCheckpoints()],
         enable_checkpointing=removal.checkpoints is not None,
-        enable_progress_bar=options.progress_bar and is_first_process(),
+        enable_progress_bar=options.progress_bar and is_main_process(),
         enable_model_summary=False,
         log_every_n_steps=1,
         use_distributed_sampler=False,
@@ -504,7 +504,7 @@ def _train(
             lesson = _ask_teacher(defense.to(device), data, num_fresh_steps, trainer, options.progress_bar)
             revision = Revision(asked=lesson, sizes=steps.sizes, num_steps=len(steps), seed=steps.seed)
             data = TriggerData(revision, num_workers=0)
-        last = as_the_first_says(last_checkpoint(folder) if folder is not None and is_first_process() else None)
+        last = broadcast(last_checkpoint(folder) if folder is not None and is_main_process() else None)
         try:
             trainer.fit(defense, data, ckpt_path=last)
         except Stopped as stop:
@@ -565,7 +565,7 @@ def _ask_teacher(
 ) -> Lesson:
     """What the teacher says of the inputs of the first steps, kept in the computer's memory."""
     batches: Iterable[Any] = itertools.islice(data.train_dataloader(), num_steps)
-    if progress_bar and is_first_process():
+    if progress_bar and is_main_process():
         batches = track(batches, "Teacher ", total=num_steps)
     with trainer.precision_plugin.forward_context():
         lessons = (defense.ask(trainer.strategy.batch_to_device(batch, defense.device)) for batch in batches)
