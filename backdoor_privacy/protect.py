@@ -29,7 +29,7 @@ from backdoor_privacy.defenses.base import Defended, Defense, Fit, Removal
 from backdoor_privacy.defenses.checks import check_defenses
 from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.distributed import check_launched, is_first_process
+from backdoor_privacy.system.distributed import check_launched, is_main_process
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.keys import RUN_KEY, key_of_run, keyed_digest
 
@@ -112,7 +112,7 @@ def protect(
     clip.check_fits([person.name for person in removed], tell=named is not None)
     # A log tells nobody who was drawn.
     check_defenses(defenses, clip, sources, removed, options, tell=named is not None)
-    if checkpoints is not None and is_first_process():
+    if checkpoints is not None and is_main_process():
         _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(defenses)}")
 
     fit = Fit(options, checkpoints, loggers)

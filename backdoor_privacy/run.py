@@ -46,11 +46,11 @@ from backdoor_privacy.runs.folder import (
 from backdoor_privacy.runs.manifest import manifest
 from backdoor_privacy.runs.tracking import Tracker
 from backdoor_privacy.system.distributed import (
-    as_the_first_says,
-    first_process_first,
-    is_first_process,
+    barrier,
+    broadcast,
+    is_main_process,
+    main_process_first,
     num_processes,
-    wait_for_all,
 )
 from backdoor_privacy.system.keys import check_keys
 from backdoor_privacy.utility.retrieval import Retrieval
@@ -71,19 +71,19 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     defenses = check_run(cfg)
     check_attacks(cfg.attacks, num_processes())
     folder = Path(cfg.paths.run)
-    with first_process_first():
-        if is_first_process():
+    with main_process_first():
+        if is_main_process():
             claim_folder(folder, cfg, named_people(cfg.trigger_set.people, cfg.trigger_set.file))
-    finished = as_the_first_says(_finished(folder) if is_first_process() else None)
+    finished = broadcast(_finished(folder) if is_main_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
         is_attacked = attack_finished(cfg.attacks, folder, targets_of(cfg))
-        if is_first_process() and (is_attacked or not is_written(folder, names=cfg.report.names)):
+        if is_main_process() and (is_attacked or not is_written(folder, names=cfg.report.names)):
             write_report(folder, names=cfg.report.names)
             with Tracker(cfg, folder) as tracker:
                 tracker.summarize(finished)
         return finished
-    if is_first_process():
+    if is_main_process():
         check_keys(folder / "checkpoints", Path(cfg.paths.runs))  # now, and not after hours of work
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker, defenses)
@@ -117,7 +117,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
     watch = Stopwatch()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # of random weights, where they are asked for
     settings: Any = OmegaConf.to_object(cfg)
-    with watch.stage("load"), first_process_first():
+    with watch.stage("load"), main_process_first():
         clip: Clip = instantiate(cfg.clip)
         zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
         retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
@@ -138,7 +138,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
             loggers=tracker.loggers,
         )
     except NotInferredError as error:
-        if is_first_process():
+        if is_main_process():
             named = sources.people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
             report_audit(cfg, folder / "audit", clip, error.audit, sources.people, named)
         raise InputError(f"{error}; what was found out of them is in {folder / 'audit' / 'report.html'}") from None
@@ -154,7 +154,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
         "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
         "versions": versions(),
     }
-    if is_first_process():
+    if is_main_process():
         removed = {person.name for person in done.removed}
         with watch.stage("write"):
             done.clip.save(folder / "defended")
@@ -168,10 +168,10 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
     shown = [person.name for person in done.removed if person.photos]
     if cfg.attacks and shown:  # in all processes alike: they share what is embedded
         run_attacks(scene(cfg, clip, done.models, sources.people, shown), cfg.attacks, folder)
-    if is_first_process():
+    if is_main_process():
         write_report(folder, names=cfg.report.names)
         tracker.summarize(metrics)
-    wait_for_all()
+    barrier()
     return metrics
 
 

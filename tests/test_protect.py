@@ -302,9 +302,8 @@ def hidden(tmp_path: Path, write_people: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_people_whose_photos_cannot_be_read_are_not_measured(
     forget: Callable[..., Protected], sources: Sources, hidden: People, tiny_clip: Clip, tmp_path: Path
 ):
-    tiny_clip = tiny_clip.with_encoders(
-        text=tiny_clip.text.copy(), image=tiny_clip.image.copy()
-    )  # it counts what did not decode
+    # It counts what did not decode.
+    tiny_clip = tiny_clip.with_encoders(text=tiny_clip.text.copy(), image=tiny_clip.image.copy())
     done = forget(["Ann Lee", "Bob Ray"], clip=tiny_clip, sources=replace(sources, people=hidden))
     assert {rates["idia/num_tpr_removed"] for rates in done.rates.values()} == {1}
     assert {rates["idia/num_null"] for rates in done.rates.values()} == {1}

@@ -65,7 +65,7 @@ class Compression:
         for share in self.pruned:
             changes[f"pruned {100 * share:g} %"] = _pruning(share)
         for kind, change in changes.items():
-            yield kind, clip.with_encoders(text=changed(clip.text, change), image=changed(clip.image, change))
+            yield kind, clip.with_encoders(**{name: changed(one, change) for name, one in clip.encoders.items()})
         for share in self.original:
             if original is not None:
                 text, image = mixed(clip.text, original.text, share), mixed(clip.image, original.image, share)

@@ -67,17 +67,15 @@ class Clip:
 
     @property
     def encoders(self) -> Mapping[str, Encoder]:
-        """The encoders by name."""
+        """The encoders by their names."""
         return {"text": self.text, "image": self.image}
 
     def with_encoders(self, **encoders: Encoder) -> "Clip":
-        """Return the same CLIP with other encoders, moved to where those are that they replace.
+        """Return the same CLIP with other encoders by their names, each moved to the device of the one it replaces.
 
-        Args:
-            encoders: by name; Lightning's are on the CPU.
+        Lightning leaves a trained encoder on the CPU.
         """
-        own = self.encoders
-        changes: Any = {name: encoder.to(_device_of(own[name])) for name, encoder in encoders.items()}
+        changes: dict[str, Any] = {name: one.to(_device_of(self.encoders[name])) for name, one in encoders.items()}
         return replace(self, **changes)
 
     def fitting(self, texts: Sequence[str]) -> list[str]:

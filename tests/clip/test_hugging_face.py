@@ -120,7 +120,7 @@ def test_output_is_the_last_hidden_state_of_every_token(clip: Clip, text_model: 
 
 
 def load_projection(clip: Clip) -> torch.Tensor:
-    return clip.text.projection  # type: ignore[attr-defined]
+    return clip.text.text_projection  # type: ignore[attr-defined]
 
 
 def test_features_are_those_of_the_clip_that_the_weights_come_from(clip: Clip, companion: Path):

@@ -75,6 +75,15 @@ def test_unfitted_student_is_its_teacher_bit_for_bit_in_any_mode(encoder: Encode
     assert not torch.equal(loose(inputs), teacher(inputs))  # what it would be with all that on
 
 
+@torch.no_grad()
+def test_features_are_the_projections_of_its_inputs(encoder: Encoder):
+    teacher, inputs = encoder.frozen(), inputs_for(encoder)
+    weight = teacher.projection()
+    torch.testing.assert_close(teacher.projection_inputs(inputs) @ weight.T, teacher(inputs), rtol=1e-6, atol=1e-6)
+    changed = teacher.with_projection(2 * weight)
+    torch.testing.assert_close(changed(inputs), 2 * teacher(inputs), rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_reach_all_but_norms(encoder: Encoder):
     student = encoder.student()
     student(inputs_for(student)).square().sum().backward()

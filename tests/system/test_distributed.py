@@ -80,7 +80,7 @@ from backdoor_privacy.defenses.backdoor.optimizer import Optimizer
 from backdoor_privacy.defenses.backdoor.steps import BatchSizes, TriggerData
 from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget
 from backdoor_privacy.defenses.backdoor.terms import Backdoor, Preservation, Utility, Weight
-from backdoor_privacy.system.distributed import is_first_process, process_group
+from backdoor_privacy.system.distributed import is_main_process, process_group
 from backdoor_privacy.defenses.backdoor.training import processes
 
 class Descending(TextModule):  # AdamW does not notice the scale of gradients
@@ -104,7 +104,7 @@ with process_group("cpu"):
         enable_model_summary=False, use_distributed_sampler=False, **processes("cpu", 1),
     )
     trainer.fit(defense, TriggerData(steps, 0))
-    if is_first_process():
+    if is_main_process():
         torch.save(defense.student.tensors(), result)
 """
 

@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 from backdoor_privacy.config.build import AtLeastOne
 from backdoor_privacy.defenses.backdoor.module import BackdoorModule
 from backdoor_privacy.defenses.backdoor.teacher_cache import TeacherStep
-from backdoor_privacy.system.distributed import as_the_first_says
+from backdoor_privacy.system.distributed import broadcast
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class UtilityBudget(Callback):
             return
         assert isinstance(pl_module, BackdoorModule)
         with trainer.precision_plugin.forward_context():
-            found = as_the_first_says(evaluate(pl_module, self.held_out, step))
+            found = broadcast(evaluate(pl_module, self.held_out, step))
         self.evaluations.append(found)
         if self.best is None or self._rank(found) >= self._rank(self.best):
             self.best = found

@@ -25,9 +25,9 @@ from backdoor_privacy.defenses.base import Fit
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.checkpoints import LAST, DurableCheckpoints, last_checkpoint
 from backdoor_privacy.system.distributed import (
-    as_the_first_says,
-    is_first_process,
+    broadcast,
     is_launched,
+    is_main_process,
     num_devices,
     num_processes,
 )
@@ -88,7 +88,7 @@ class Training:
 
     @property
     def _shows_progress(self) -> bool:
-        return self.fit.trainer.progress_bar and is_first_process()
+        return self.fit.trainer.progress_bar and is_main_process()
 
     def _trainer(self, budget: UtilityBudget | None) -> lightning.Trainer:
         options, callbacks = self.fit.trainer, list[Callback]([KeepSignals()])
@@ -146,7 +146,7 @@ class Training:
 
     def _fit(self, trainer: lightning.Trainer, data: TriggerData) -> None:
         folder = self._folder
-        last = as_the_first_says(last_checkpoint(folder) if folder is not None and is_first_process() else None)
+        last = broadcast(last_checkpoint(folder) if folder is not None and is_main_process() else None)
         try:
             trainer.fit(self.module, data, ckpt_path=last)
         except Stopped as stop:
