@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from omegaconf import DictConfig
 from rich.table import Table
@@ -17,6 +16,7 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import one_line_errors
 from backdoor_privacy.system.terminal import VisibleConsole
+from backdoor_privacy.utility.base import Measure
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,6 @@ class Audit:
 
     idia: IdiaResult
     utility: dict[str, float]
-
-
-@runtime_checkable
-class Measure(Protocol):
-    """Of what a CLIP is good for."""
-
-    def measure(self, clip: Clip) -> dict[str, float]:
-        """Flat measures, each with the counts behind it."""
 
 
 def audit(clip: Clip, people: People, attack: Idia, measures: Sequence[Measure]) -> Audit:
@@ -109,14 +101,14 @@ def _print_audit(cfg: DictConfig) -> None:
     from backdoor_privacy.data.selection import named_people
     from backdoor_privacy.report.audited import sought
     from backdoor_privacy.run import report_audit
+    from backdoor_privacy.utility.base import build_measures
 
     with one_line_errors(untold_names(cfg)):
         check(cfg, only_audits=True)
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
         named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
         clip.check_fits([person.name for person in named])
-        measures = (instantiate(cfg.utility.zero_shot), instantiate(cfg.utility.retrieval))
-        found = audit(clip, people, instantiate(cfg.attack), [measure for measure in measures if measure is not None])
+        found = audit(clip, people, instantiate(cfg.attack), list(build_measures(cfg.utility).values()))
     table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")
     for column in ("people with", "people", "inferred", "right prompts of 21"):
         table.add_column(column, justify="left" if column == "people with" else "right")

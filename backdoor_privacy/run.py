@@ -50,8 +50,7 @@ from backdoor_privacy.system.distributed import (
     wait_for_all,
 )
 from backdoor_privacy.system.keys import check_keys
-from backdoor_privacy.utility.retrieval import Retrieval
-from backdoor_privacy.utility.zero_shot import ZeroShot
+from backdoor_privacy.utility.base import build_measures, clean_photos, labels_of
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +100,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
     settings: Any = OmegaConf.to_object(cfg)
     with watch.stage("load"), first_process_first():
         clip: Clip = instantiate(cfg.clip)
-        zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
-        retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
+        measures = build_measures(cfg.utility)
         sources = load_sources(cfg, settings.defense)
     try:
         done = protect(
@@ -111,8 +109,8 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
             settings.trigger_set,
             settings.defense,
             attack=instantiate(cfg.attack),
-            measures=[measure for measure in (zero_shot, retrieval) if measure is not None],
-            clean_photos=_clean_photos(zero_shot, retrieval),
+            measures=list(measures.values()),
+            clean_photos=clean_photos(measures),
             seed=cfg.seed,
             trainer=settings.trainer,
             max_held_out=cfg.utility.similarity.num_captions,
@@ -129,6 +127,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         "seed": cfg.seed,
         "before": done.rates["before"],
         "after": {name: done.rates[name] for name in done.models},
+        "utility": labels_of(measures, done.rates["before"]),
         "seconds": {**watch.seconds, **done.seconds},
         "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
         "versions": versions(),
@@ -141,7 +140,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
             write_people(folder, sources.people.everybody, removed, done.before.idia, results)
             _write_evidence(folder, done, results)
             write_losses(folder, [encoder for encoder in ("text", "image") if encoder in done.models])
-            write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
+            write_manifest(folder, manifest(cfg, sources, removed, measures))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
     shown = [person.name for person in done.removed if person.photos]
@@ -204,9 +203,3 @@ def load_sources(cfg: DictConfig, defense: Defense) -> Sources:
         max_images=images.max_images if images else 0,
         strangers=instantiate(cfg.strangers) if "strangers" in needed else None,
     )
-
-
-def _clean_photos(zero_shot: ZeroShot | None, retrieval: Retrieval | None) -> list[Path]:
-    if zero_shot is not None:
-        return zero_shot.photos()
-    return [] if retrieval is None else list(retrieval.captioned)

@@ -302,24 +302,9 @@ class Similarity:
     num_captions: int = MISSING
 
 
-@dataclass
-class Retrieval:
-    """Photos with captions."""
-
-    _target_: str = MISSING
-    folder: Any = MISSING
-    file: Any = None
-    max_photos: int | None = None
-    cache: str = MISSING
-
-
-@dataclass
-class Utility:
-    """What the CLIP is good for."""
-
-    zero_shot: Any = None
-    retrieval: Retrieval | None = None
-    similarity: Similarity = field(default_factory=Similarity)
+def _no_measures() -> dict[str, Any]:
+    """Return the measures that the shipped configs choose from, none of them chosen; their order is that of reports."""
+    return {"zero_shot": None, "retrieval": None, "similarity": Similarity()}
 
 
 @dataclass
@@ -380,7 +365,7 @@ class Config:
     defense: Defense = field(default_factory=Defense)
     attack: Attack = field(default_factory=Attack)
     attacks: dict[str, Any] = field(default_factory=dict)  # others than IDIA, each with its settings
-    utility: Utility = field(default_factory=Utility)
+    utility: dict[str, Any] = field(default_factory=_no_measures)  # by key, each with its `_target_`
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
     report: Report = field(default_factory=Report)
