@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
+from backdoor_privacy.report.verdict import TOP1
 
 _MODELS = ("text", "image", "both")
 _NUM_PEOPLE = "before/idia/num_tpr_removed"  # who were removed; trigger_set.num_people stays where people are named
@@ -14,7 +15,7 @@ _MEASURES = {
     "idia/tpr_removed": "Removed people inferred",
     "idia/tpr_kept": "Kept people inferred",
     "idia/fpr": "Never-seen people inferred",
-    "zero_shot/top1": "Zero-shot top-1",
+    TOP1: "Zero-shot top-1",
 }
 _LOSSES = ("loss", "backdoor_loss", "utility_loss")
 

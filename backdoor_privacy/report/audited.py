@@ -13,9 +13,8 @@ from backdoor_privacy.audit import Audit, idia_rates, null_rates
 from backdoor_privacy.data.cells import csv_text
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.report.disclosure import coarse_percent
+from backdoor_privacy.report.disclosure import coarse_percent, people_note
 from backdoor_privacy.report.html import templates
-from backdoor_privacy.report.wording import people_note
 from backdoor_privacy.runs.finished import code_names
 from backdoor_privacy.runs.folder import read_metrics, versions, write_metrics
 from backdoor_privacy.system.files import write_text

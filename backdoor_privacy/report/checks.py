@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 
 from backdoor_privacy.attacks.scene import RANDOM, RANK_P, Finding
 from backdoor_privacy.attacks.variants import ANY
-from backdoor_privacy.report.figures import people_of
+from backdoor_privacy.report.method import encoders_of
+from backdoor_privacy.report.models import ENCODERS, people_of
+from backdoor_privacy.report.parts import NOT_MEASURED
 from backdoor_privacy.report.verdict import (
-    NOT_MEASURED,
     NUM_MANY,
+    TOP1,
     Check,
     Null,
     State,
@@ -19,7 +21,6 @@ from backdoor_privacy.report.verdict import (
 )
 from backdoor_privacy.runs.finished import FinishedRun
 
-_SWAPPED = {"text": "original image encoder", "image": "original text encoder"}
 ATTACK = "python -m backdoor_privacy.attack <run> tower_swap variants"
 
 
@@ -28,7 +29,7 @@ def checks(run: FinishedRun) -> list[Check]:
     measures = run.after[run.fullest]
     found = [*_exact(run), *_tower_swap(run), *_variants(run)]
     lost, count = people_of(measures, "wrongly_unlearned") or (0, 0)
-    top1 = check_top1(run.before.get("zero_shot/top1"), measures.get("zero_shot/top1"))
+    top1 = check_top1(run.before.get(TOP1), measures.get(TOP1))
     return [*found, check_others(lost, count), top1]
 
 
@@ -68,28 +69,37 @@ def _ranks(run: FinishedRun, label: str, model: str, kind: str) -> Iterator[Chec
     """Check the ranks of a few people's own names, as the audit or else the tower swap recorded them."""
     if len(run.sought) >= NUM_MANY:
         return
-    p_values = run.sought[f"p_{model}"].dropna().tolist()
+    column = f"p_{model}"
+    p_values = run.sought[column].dropna().tolist() if column in run.sought else []
     p_values = p_values or _outcomes(run.attacks.get("tower_swap", ()), kind, model, RANK_P)
     yield check_ranks(label, p_values, run.num_random, len(run.sought))
 
 
 def _tower_swap(run: FinishedRun) -> list[Check]:
     """Check each defended encoder beside the original other one."""
-    if run.fullest != "both":
-        other = "image" if run.fullest == "text" else "text"
-        return [Check("tower swap", State.NOT_SHOWN, NOT_MEASURED, note=f"the other encoder, {other}, is the original")]
-    findings, found = run.attacks.get("tower_swap"), []
-    for model, kind in _SWAPPED.items():
-        label = f"the {model} encoder alone (tower swap)"
-        found.append(_audited(run, label, model))  # asks the same as the attack; what either finds counts
-        if findings is not None:
-            attacked = _attacked(run, findings, label, kind, model)
-            found[-1] = attacked if attacked.state is State.FAILED or found[-1].state is State.PASSED else found[-1]
-        found += _ranks(run, label, model, kind) if len(run.sought) else ()
-    if findings is not None:
-        return found
-    failed = [check for check in found if check.state is State.FAILED]
+    original = next((encoder for encoder in ENCODERS if encoder not in encoders_of(run)), None)
+    if original is not None:
+        note = f"the other encoder, {original}, is the original"
+        return [Check("tower swap", State.NOT_SHOWN, NOT_MEASURED, note=note)]
+    swapped = [check for encoder in ENCODERS for check in _swapped(run, encoder)]
+    if "tower_swap" in run.attacks:
+        return swapped
+    failed = [check for check in swapped if check.state is State.FAILED]
     return [*failed, Check("tower swap", State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")]
+
+
+def _swapped(run: FinishedRun, encoder: str) -> Iterator[Check]:
+    """Check one defended encoder, by the audit and by the attack: both ask the same, and what either finds counts."""
+    label, kind = f"the {encoder} encoder alone (tower swap)", ENCODERS[encoder].swapped
+    findings = run.attacks.get("tower_swap")
+    by_audit = _audited(run, label, encoder) if encoder in run.after else None
+    by_attack = None if findings is None else _attacked(run, findings, label, kind, encoder)
+    is_audit_better = by_attack is not None and (by_audit is None or by_audit.state is State.PASSED)
+    chosen = by_attack if is_audit_better or (by_attack is not None and by_attack.state is State.FAILED) else by_audit
+    if chosen is not None:
+        yield chosen
+    if len(run.sought):
+        yield from _ranks(run, label, encoder, kind)
 
 
 def _variants(run: FinishedRun) -> list[Check]:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from backdoor_privacy.attacks.chance import SIGNIFICANCE, holm, num_allowed, rank_p, wilson
 from backdoor_privacy.report.disclosure import coarse_p, coarse_percent
+from backdoor_privacy.report.parts import NOT_MEASURED
 
-NOT_MEASURED = "not measured"
+TOP1 = "zero_shot/top1"  # the one measure of utility that the verdict has a limit for
 MAX_UPPER_BOUND = 0.1  # of the Wilson interval of a rate of removed people, where they are many
 NUM_MANY = 35  # the fewest people of whom 0 found have an upper bound of at most 0.1
 MAX_LOST = 0.05  # of the others who were inferred before
