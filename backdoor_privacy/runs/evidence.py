@@ -65,9 +65,10 @@ def map_table(
     places = [before.names.index(name) for name in removed]
     for encoder, target in targets.items():
         features = "name_features" if encoder == "text" else "face_features"
+        audited = after.get(encoder, list(after.values())[-1])  # a defence of several encoders has one audited model
         stages = {
             "before": getattr(before.evidence, features),
-            "after": getattr(after[encoder].evidence, features),
+            "after": getattr(audited.evidence, features),
             "target": target,
         }
         axes = _principal_axes(torch.cat([stages["before"], stages["after"][places], target]))

@@ -113,13 +113,14 @@ def _check_measures(measures: Mapping[str, object]) -> None:
 
 def _check_descriptions(metrics: Mapping[str, Any]) -> None:
     """Check what defences and utility measures say of themselves."""
-    for key, fields in {"defenses": ("description",), "utility": ("title", "note", "column")}.items():
-        for name, described in metrics.get(key, {}).items():
-            if not all(isinstance(described[field], str) for field in fields):
-                raise ValueError(f"{key}.{name} is no description")
+    for key, label in metrics.get("utility", {}).items():
+        if set(label) != {"title", "note", "column"} or not all(isinstance(text, str) for text in label.values()):
+            raise ValueError(f"utility.{key} is no label")
     for name, defense in metrics.get("defenses", {}).items():
         lists = defense["encoders"], defense.get("limits", [])
-        if not all(isinstance(found, list) and all(isinstance(one, str) for one in found) for found in lists):
+        is_list = all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists)
+        is_known = not set(defense) - {"encoders", "description", "limits"}
+        if not (is_list and is_known and isinstance(defense["description"], str)):
             raise ValueError(f"defenses.{name} is no description")
 
 

@@ -66,4 +66,6 @@ def _stage(run: FinishedRun, stage: str) -> str:
     if kind != "defend":
         return _STAGES.get(stage, stage)
     defense = run.defenses.get(part)
-    return f"Fine-tune the {part} encoder" if defense is None else f"Defend the {encoders_named(defense)} ({part})"
+    if defense is not None:
+        return f"Defend the {encoders_named(defense)} ({part})"
+    return f"Defend: {part}" if run.defenses else f"Fine-tune the {part} encoder"
