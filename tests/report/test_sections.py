@@ -23,9 +23,8 @@ from backdoor_privacy.runs.finished import read_run
 
 EDIT = "The names' directions were taken out of the text projection, in closed form."
 CLOSED_FORM = {"projection": {"encoders": ["text"], "description": EDIT}}
-JOINT = {
-    "pair": {"encoders": ["text", "image"], "description": "Both encoders were trained together.", "limits": ["X"]}
-}
+TOGETHER = "Both encoders were trained together."
+JOINT = {"pair": {"encoders": ["text", "image"], "description": TOGETHER, "limits": ["X"]}}
 LOSSES = [["encoder", "step", "loss"], ["text", 0, 2.0], ["text", 1, 1.0]]
 
 
