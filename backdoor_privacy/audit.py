@@ -21,28 +21,28 @@ from backdoor_privacy.utility.base import Measure
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found out about one CLIP."""
+    """What was measured of one CLIP."""
 
     idia: IdiaResult
     utility: dict[str, float]
 
 
 def audit(clip: Clip, people: People, attack: Idia, measures: Sequence[Measure]) -> Audit:
-    """Attack everybody of whom there are photos, then measure what the CLIP is good for."""
-    found = attack.run(clip, people.with_photos.everybody, warn=True)
-    return Audit(found, {key: value for one in measures for key, value in one.measure(clip).items()})
+    """Attack everybody who has photos, then measure what the CLIP is good for."""
+    result = attack.run(clip, people.with_photos.everybody, warn=True)
+    return Audit(result, {key: value for measure in measures for key, value in measure.measure(clip).items()})
 
 
 def idia_rates(
     before: Mapping[str, bool], after: Mapping[str, bool], removed: Collection[str], members: Mapping[str, bool | None]
 ) -> dict[str, float]:
-    """Rates over the same people, candidates and photos, each with the number of people behind it.
+    """Return rates over the same people, candidates and photos, each with the number of people behind it.
 
     Args:
-        before: whether each person was inferred from the untouched CLIP.
-        after: the same for the audited one.
+        before: whether each person was inferred from the original CLIP.
+        after: whether each person is inferred from the audited CLIP.
         removed: names of the people removed.
-        members: whether each person was in the training data; `None` (nobody knows) counts as member.
+        members: whether each person was in the training data; `None` (nobody knows) counts as a member.
 
     Returns:
         Rates in [0, 1]; a rate over nobody is left out, its count is 0.
@@ -55,8 +55,8 @@ def idia_rates(
         "wrongly_unlearned": [not after[name] for name in after if name not in removed and before[name]],
         "newly_recalled": [after[name] for name in after if name not in removed and not before[name]],
     }
-    counts = {f"idia/num_{group}": float(len(found)) for group, found in groups.items()}
-    return {f"idia/{group}": sum(found) / len(found) for group, found in groups.items() if found} | counts
+    counts = {f"idia/num_{group}": float(len(people)) for group, people in groups.items()}
+    return {f"idia/{group}": sum(people) / len(people) for group, people in groups.items() if people} | counts
 
 
 def null_rates(found: IdiaResult, removed: Collection[str]) -> dict[str, float]:
@@ -76,9 +76,10 @@ def null_rates(found: IdiaResult, removed: Collection[str]) -> dict[str, float]:
 
 
 def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float, float]]:
-    """How much the CLIP leaks of whom: group, people, TPR (FPR of people it never saw), and mean right prompts.
+    """Return how much the CLIP leaks: a row for each group of people who have as many photos in its training data.
 
-    People are grouped by their photos in the CLIP's training data, as far as those are known.
+    Returns:
+        Group, number of people, TPR (FPR for people whom it never saw), and mean number of right prompts.
     """
     groups: dict[int | None, list[int]] = defaultdict(list)
     for row, person in enumerate(people.with_photos.everybody):
@@ -93,7 +94,7 @@ def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float,
 
 
 def _print_audit(cfg: DictConfig) -> None:
-    """Audit the CLIP of a config and print what it leaks and what it is good for; of named people, write a report."""
+    """Audit the CLIP of a config, print what it leaks and what it is good for, and write a report of named people."""
     from hydra.utils import instantiate
 
     from backdoor_privacy.config.checks import check

@@ -39,7 +39,7 @@ class DamagedMetricsError(InputError):
     """The `metrics.json` of a finished run cannot be read any more."""
 
 
-def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+def write_metrics(folder: Path, metrics: Mapping[str, object]) -> None:
     """Write `metrics.json`; a run is finished once it exists."""
     write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", private=True)
 
@@ -87,7 +87,7 @@ def check_links(folder: Path) -> None:
                 )
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:
     """Write `manifest.json`, which describes the data of the run, see `runs.manifest`."""
     write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n", private=True)
 
@@ -221,7 +221,7 @@ def _is_claimed_by(path: Path, cfg: DictConfig, named: Sequence[str] | None) -> 
     """Return whether a claim was made by a run that computes the same."""
     text = read_ordinary(path, MIB).decode()
     names = [line.removeprefix(_REMOVES) for line in text.splitlines() if line.startswith(_REMOVES)]
-    claimed: Any = read_stored(path)
+    claimed = read_stored(path)
     before, now = identity(claimed, names or None), identity(cfg, named)
     if "trainer" not in claimed:  # earlier versions did not record it
         now = {key: value for key, value in now.items() if not key.startswith("trainer.")}
