@@ -23,8 +23,8 @@ def write_report(folder: Path, *, names: bool = False) -> None:
 
     Args:
         folder: of the run.
-        names: whether the report may hold names, and what tells people as well as names do: everybody's numbers, the
-            map and other figures of single people. Else it counts people, see `disclosure`.
+        names: whether the report may hold names, and what identifies people as names do: everybody's numbers, the map
+            and other figures of single people. If not, it counts people, see `disclosure`.
 
     Raises:
         InputError: if the folder is no finished run.
@@ -35,8 +35,8 @@ def write_report(folder: Path, *, names: bool = False) -> None:
         drawing.name: save_figure(drawing.draw(), folder / "figures", drawing.name, private=drawing.is_private)
         for drawing in drawings
     }
-    for path in (folder / "figures").glob("*.*"):  # of a report with names, or of an earlier version
-        if path.suffix in (".svg", ".png") and path.stem not in {*svgs, _OF_THE_RUN}:
+    for path in (folder / "figures").glob("*.*"):  # a report with names, or an earlier version, had more figures
+        if path.suffix in (".svg", ".png") and path.stem not in {*svgs, _OF_THE_RUN} and path.is_file():
             path.unlink()
     if (folder / "defended").is_dir():
         write_text(folder / "defended" / "README.md", model_card(run))
@@ -44,14 +44,14 @@ def write_report(folder: Path, *, names: bool = False) -> None:
 
 
 def is_written(folder: Path, *, names: bool) -> bool:
-    """Whether the report is there, and holds names or nobody as asked; one of an earlier version is neither."""
+    """Return whether the report exists, and holds names or nobody as asked; one of an earlier version does neither."""
     path = folder / "report.html"
     wanted = HOLDS_NAMES if names else HOLDS_NOBODY
     return path.is_file() and wanted in path.read_text(encoding="utf-8")
 
 
 def write_comparison(folders: Sequence[Path]) -> Path:
-    """Write `comparison.html`, which sets finished runs side by side, into the folder that they have in common.
+    """Write `comparison.html`, which sets finished runs side by side, into the folder that all of them are in.
 
     Returns:
         The page.

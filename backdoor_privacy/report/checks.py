@@ -1,4 +1,4 @@
-"""What a run measured of each condition of the verdict; the rules themselves are in `verdict`."""
+"""Apply the rules of the verdict, which are in `verdict`, to what a run measured."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,12 @@ from backdoor_privacy.report.verdict import (
 )
 from backdoor_privacy.runs.finished import FinishedRun
 
+_WORST_FIRST = (State.FAILED, State.NOT_SHOWN, State.PASSED)
 ATTACK = "python -m backdoor_privacy.attack <run> tower_swap variants"
 
 
 def checks(run: FinishedRun) -> list[Check]:
-    """Return everything that a green report needs, of the model with most encoders defended."""
+    """Return all conditions of a green report, for the model with most encoders defended."""
     measures = run.after[run.fullest]
     found = [*_exact(run), *_tower_swap(run), *_variants(run)]
     lost, count = people_of(measures, "wrongly_unlearned") or (0, 0)
@@ -66,7 +67,7 @@ def _of_random_names(rate: float) -> Null:
 
 
 def _ranks(run: FinishedRun, label: str, model: str, kind: str) -> Iterator[Check]:
-    """Check the ranks of a few people's own names, as the audit or else the tower swap recorded them."""
+    """Check the ranks of a few people's own names, which the audit recorded, or else the tower swap."""
     if len(run.sought) >= NUM_MANY:
         return
     column = f"p_{model}"
@@ -89,15 +90,13 @@ def _tower_swap(run: FinishedRun) -> list[Check]:
 
 
 def _swapped(run: FinishedRun, encoder: str) -> Iterator[Check]:
-    """Check one defended encoder, by the audit and by the attack: both ask the same, and what either finds counts."""
+    """Check one defended encoder by the audit and by the attack, which ask the same; the worse result counts."""
     label, kind = f"the {encoder} encoder alone (tower swap)", ENCODERS[encoder].swapped
     findings = run.attacks.get("tower_swap")
     by_audit = _audited(run, label, encoder) if encoder in run.after else None
     by_attack = None if findings is None else _attacked(run, findings, label, kind, encoder)
-    is_audit_better = by_attack is not None and (by_audit is None or by_audit.state is State.PASSED)
-    chosen = by_attack if is_audit_better or (by_attack is not None and by_attack.state is State.FAILED) else by_audit
-    if chosen is not None:
-        yield chosen
+    known = [check for check in (by_attack, by_audit) if check is not None]
+    yield from sorted(known, key=lambda check: _WORST_FIRST.index(check.state))[:1]
     if len(run.sought):
         yield from _ranks(run, label, encoder, kind)
 
@@ -114,7 +113,7 @@ def _variants(run: FinishedRun) -> list[Check]:
 
 
 def _attacked(run: FinishedRun, findings: Sequence[Finding], label: str, kind: str, model: str) -> Check:
-    """Check the removed people whom an attack finds; of findings of earlier versions, by its worst kind."""
+    """Check the removed people whom an attack finds; of earlier versions' findings, the worst kind counts."""
     rates = [one for one in findings if (one.model, one.measure) == (model, "TPR") and math.isfinite(one.value)]
     removed = _worst(rates, "removed", kind)
     if removed is None:
@@ -137,7 +136,7 @@ def _attacked(run: FinishedRun, findings: Sequence[Finding], label: str, kind: s
 
 
 def _worst(rates: Sequence[Finding], group: str, kind: str) -> Finding | None:
-    """Return a group's finding of this kind, or its worst one where there is none of it."""
+    """Return a group's finding of this kind; if there is none, its worst one."""
     own = [one for one in rates if one.group == group]
     exact = [one for one in own if one.kind == kind]
     return max(exact or own, key=lambda one: one.value, default=None)
@@ -148,6 +147,6 @@ def _people(finding: Finding) -> int:
 
 
 def _outcomes(findings: Sequence[Finding], kind: str, model: str, measure: str) -> list[float]:
-    """Return each removed person's outcome of a finding, as far as they were recorded."""
+    """Return each removed person's outcome of a finding, if it was recorded."""
     wanted = kind, model, "removed", measure
     return [value for one in findings if one[:4] == wanted for value in one.outcomes if math.isfinite(value)]
