@@ -1,12 +1,11 @@
 """A saved W&B workspace for sweeps: `python -m backdoor_privacy.dashboard <entity>/<project>` (extra `dashboard`)."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, TypeAlias
 
 from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
-from backdoor_privacy.report.verdict import TOP1
 
 _Imported: TypeAlias = Any  # a class of wandb_workspaces, an extra that only this command imports
 _MODELS = ("text", "image", "both")
@@ -17,7 +16,6 @@ _MEASURES = {
     "idia/tpr_removed": "Removed people inferred",
     "idia/tpr_kept": "Kept people inferred",
     "idia/fpr": "Never-seen people inferred",
-    TOP1: "Zero-shot top-1",
 }
 _LOSSES = ("loss", "backdoor_loss", "utility_loss")
 
@@ -37,8 +35,11 @@ def workspace(entity: str, project: str) -> _Imported:
         raise InputError(
             "dashboard: expected wandb-workspaces to be installed; pip install 'backdoor_privacy[dashboard]'"
         ) from error
-    by_people = [_bars(wr, measure, title, model) for measure, title in _MEASURES.items() for model in _MODELS]
-    coordinates = [_coordinates(wr, model) for model in _MODELS]
+    from backdoor_privacy.report.verdict import TOP1  # reports need PyTorch, and --help does not
+
+    measures = {**_MEASURES, TOP1: "Zero-shot top-1"}
+    by_people = [_bars(wr, measure, title, model) for measure, title in measures.items() for model in _MODELS]
+    coordinates = [_coordinates(wr, measures, model) for model in _MODELS]
     losses = [_losses(wr, encoder, loss) for encoder in ("text", "image") for loss in _LOSSES]
     return ws.Workspace(
         entity=entity,
@@ -69,14 +70,14 @@ def _bars(wr: ModuleType, measure: str, title: str, model: str) -> _Imported:
     )
 
 
-def _coordinates(wr: ModuleType, model: str) -> _Imported:
+def _coordinates(wr: ModuleType, measures: Mapping[str, str], model: str) -> _Imported:
     """Return a plot with a line for each run, from its number of people through its measures."""
     people = wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(_NUM_PEOPLE), "people", log=True)
-    measures = [
+    columns = [
         wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(f"after_{model}/{measure}"), title)
-        for measure, title in _MEASURES.items()
+        for measure, title in measures.items()
     ]
-    return wr.ParallelCoordinatesPlot(title=f"Settings and results, {model}", columns=[people, *measures])
+    return wr.ParallelCoordinatesPlot(title=f"Settings and results, {model}", columns=[people, *columns])
 
 
 def _losses(wr: ModuleType, encoder: str, loss: str) -> _Imported:

@@ -50,7 +50,7 @@ def _description(run: FinishedRun, encoder: str) -> str:
     )
     if target is None:
         return f"defended; settings {UNKNOWN}"
-    meaning = _TARGETS.get((encoder, str(target)), f"target {target}").format(phrase=phrase)
+    meaning = _TARGETS.get((encoder, str(target)), f"target {target}").replace("{phrase}", str(phrase))
     return f"{meaning}; {num_steps} steps, {distance} distance"
 
 
