@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from omegaconf import DictConfig
 from rich.table import Table
@@ -17,40 +16,33 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import one_line_errors
 from backdoor_privacy.system.terminal import VisibleConsole
+from backdoor_privacy.utility.base import Measure
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found out about one CLIP."""
+    """What was measured of one CLIP."""
 
     idia: IdiaResult
     utility: dict[str, float]
 
 
-@runtime_checkable
-class Measure(Protocol):
-    """Of what a CLIP is good for."""
-
-    def measure(self, clip: Clip) -> dict[str, float]:
-        """Flat measures, each with the counts behind it."""
-
-
 def audit(clip: Clip, people: People, attack: Idia, measures: Sequence[Measure]) -> Audit:
-    """Attack everybody of whom there are photos, then measure what the CLIP is good for."""
-    found = attack.run(clip, people.with_photos.everybody, warn=True)
-    return Audit(found, {key: value for one in measures for key, value in one.measure(clip).items()})
+    """Attack everybody who has photos, then measure what the CLIP is good for."""
+    result = attack.run(clip, people.with_photos.everybody, warn=True)
+    return Audit(result, {key: value for measure in measures for key, value in measure.measure(clip).items()})
 
 
 def idia_rates(
     before: Mapping[str, bool], after: Mapping[str, bool], removed: Collection[str], members: Mapping[str, bool | None]
 ) -> dict[str, float]:
-    """Rates over the same people, candidates and photos, each with the number of people behind it.
+    """Return rates over the same people, candidates and photos, each with the number of people behind it.
 
     Args:
-        before: whether each person was inferred from the untouched CLIP.
-        after: the same for the audited one.
+        before: whether each person was inferred from the original CLIP.
+        after: whether each person is inferred from the audited CLIP.
         removed: names of the people removed.
-        members: whether each person was in the training data; `None` (nobody knows) counts as member.
+        members: whether each person was in the training data; `None` (nobody knows) counts as a member.
 
     Returns:
         Rates in [0, 1]; a rate over nobody is left out, its count is 0.
@@ -63,8 +55,8 @@ def idia_rates(
         "wrongly_unlearned": [not after[name] for name in after if name not in removed and before[name]],
         "newly_recalled": [after[name] for name in after if name not in removed and not before[name]],
     }
-    counts = {f"idia/num_{group}": float(len(found)) for group, found in groups.items()}
-    return {f"idia/{group}": sum(found) / len(found) for group, found in groups.items() if found} | counts
+    counts = {f"idia/num_{group}": float(len(people)) for group, people in groups.items()}
+    return {f"idia/{group}": sum(people) / len(people) for group, people in groups.items() if people} | counts
 
 
 def null_rates(found: IdiaResult, removed: Collection[str]) -> dict[str, float]:
@@ -84,9 +76,10 @@ def null_rates(found: IdiaResult, removed: Collection[str]) -> dict[str, float]:
 
 
 def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float, float]]:
-    """How much the CLIP leaks of whom: group, people, TPR (FPR of people it never saw), and mean right prompts.
+    """Return how much the CLIP leaks: a row for each group of people who have as many photos in its training data.
 
-    People are grouped by their photos in the CLIP's training data, as far as those are known.
+    Returns:
+        Group, number of people, TPR (FPR for people whom it never saw), and mean number of right prompts.
     """
     groups: dict[int | None, list[int]] = defaultdict(list)
     for row, person in enumerate(people.with_photos.everybody):
@@ -101,7 +94,7 @@ def leak_table(found: IdiaResult, people: People) -> list[tuple[str, int, float,
 
 
 def _print_audit(cfg: DictConfig) -> None:
-    """Audit the CLIP of a config and print what it leaks and what it is good for; of named people, write a report."""
+    """Audit the CLIP of a config, print what it leaks and what it is good for, and write a report of named people."""
     from hydra.utils import instantiate
 
     from backdoor_privacy.config.build import build
@@ -110,14 +103,14 @@ def _print_audit(cfg: DictConfig) -> None:
     from backdoor_privacy.data.selection import named_people
     from backdoor_privacy.report.audited import sought
     from backdoor_privacy.run import report_audit
+    from backdoor_privacy.utility.base import build_measures
 
     with one_line_errors(untold_names(cfg)):
         check(cfg, only_audits=True)
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
         named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
         clip.check_fits([person.name for person in named])
-        measures = (instantiate(cfg.utility.zero_shot), instantiate(cfg.utility.retrieval))
-        found = audit(clip, people, build(cfg.attack, Idia), [measure for measure in measures if measure is not None])
+        found = audit(clip, people, build(cfg.attack, Idia), list(build_measures(cfg.utility).values()))
     table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")
     for column in ("people with", "people", "inferred", "right prompts of 21"):
         table.add_column(column, justify="left" if column == "people with" else "right")

@@ -31,8 +31,7 @@ from backdoor_privacy.errors import InputError, one_line_errors, some
 from backdoor_privacy.problems import Data, Finding, Photos, findings
 from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.triggers.names import read_to_the_end
-from backdoor_privacy.utility.retrieval import Retrieval
-from backdoor_privacy.utility.zero_shot import ZeroShot
+from backdoor_privacy.utility.base import Contents, build_measures
 
 Rows = dict[str, tuple[str, ...]]
 _MAX_SHEETS = 10  # that are named on the screen
@@ -76,8 +75,7 @@ def check_data(cfg: DictConfig) -> Checkup:
     defenses = check_run(cfg)
     settings: Any = OmegaConf.to_object(cfg)
     sources = load_sources(cfg, defenses)
-    zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
-    retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
+    measures = build_measures(cfg.utility)
     everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
     decoded = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
     others, clean = {}, _captions(sources.captions, sources.people.names)
@@ -87,12 +85,11 @@ def check_data(cfg: DictConfig) -> Checkup:
     if sources.images is not None:
         others["images"], rows = _images(sources.images, sources.max_images)
         clean |= rows
-    if zero_shot is not None:
-        others["utility.zero_shot"], rows = _zero_shot(zero_shot, cfg.clip.num_workers)
-        clean |= rows
-    if retrieval is not None:
-        others["utility.retrieval"], rows = _retrieval(retrieval, cfg.clip.num_workers)
-        clean |= rows
+    for key, measure in measures.items():
+        contents = measure.contents()
+        if contents is not None:
+            others[f"utility.{key}"], rows = _of_measure(contents, cfg.clip.num_workers)
+            clean |= rows
     data = Data(settings, defenses, sources, build(cfg.attack, Idia), decoded, others)
     return Checkup(_people(data), clean, _use(data), findings(data), _contact_sheets(sources))
 
@@ -151,27 +148,12 @@ def _images(source: str | Path, max_images: int) -> tuple[Photos, Rows]:
     }
 
 
-def _zero_shot(zero_shot: ZeroShot, num_workers: int) -> tuple[Photos, Rows]:
-    data = zero_shot.data
-    photos = Photos(_decode(data.photos, num_workers), list_photos(zero_shot.folder, depth=2).left_out)
-    classes = {path: data.classnames[label] for path, label in zip(data.photos, data.labels, strict=True)}
+def _of_measure(contents: Contents, num_workers: int) -> tuple[Photos, Rows]:
+    """Decode the photos of a utility measure, and return them with the rows that tell of them."""
+    photos = Photos(_decode(list(contents.texts), num_workers), contents.left_out)
     return photos, {
-        "zero-shot photos": (f"{len(data.photos):,}, of {len(data.classnames):,} classes",),
-        "first zero-shot photos": (_examples(photos.decoded, classes),),
-    }
-
-
-def _retrieval(retrieval: Retrieval, num_workers: int) -> tuple[Photos, Rows]:
-    captioned = retrieval.captioned
-    left_out: Counter[str] = Counter()
-    if retrieval.file is None and not holds_shards(retrieval.folder):
-        left_out += list_photos(retrieval.folder).left_out
-        del left_out[".txt"]
-    photos = Photos(_decode(list(captioned), num_workers), left_out)
-    num_captions = sum(map(len, captioned.values()))
-    return photos, {
-        "retrieval photos": (f"{len(captioned):,}, with {num_captions:,} captions",),
-        "first retrieval photos": (_examples(photos.decoded, {path: c[0] for path, c in captioned.items()}),),
+        contents.title: (contents.summary,),
+        f"first {contents.title}": (_examples(photos.decoded, contents.texts),),
     }
 
 

@@ -17,7 +17,11 @@ from rich.table import Table
 from backdoor_privacy.attacks.record import read_seconds
 from backdoor_privacy.data.cells import csv_text
 from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line, without_names
-from backdoor_privacy.report.figures import pareto_figure, people_figure, save_figure
+from backdoor_privacy.report import earlier
+from backdoor_privacy.report.figures.runs import pareto_figure, people_figure
+from backdoor_privacy.report.figures.style import save_figure
+from backdoor_privacy.report.labels import labels_in
+from backdoor_privacy.report.verdict import TOP1
 from backdoor_privacy.runs.folder import claimed_names, read_metrics
 from backdoor_privacy.runs.sweeps import missing_runs, told
 from backdoor_privacy.system.files import write_text
@@ -31,16 +35,18 @@ _LOG = "backdoor_privacy.log"  # of Hydra, in the folder of each job
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
-    """A row for each audited model of each finished run below a folder, and a line for each run that has none: why.
+    """Collect the finished runs below a folder.
 
-    Losses are before minus after, in the run's own pairing; seconds are with those of the attacks.
+    Returns:
+        A row for each audited model of each finished run, and for each other run a line that says why it has no row.
+        Losses are before minus after, of the same people and photos; seconds include those of the attacks.
 
     Raises:
         InputError: if there is no run.
     """
     rows, failed = [], []
     begun = {claimed.parent.parent for claimed in folder.rglob("checkpoints/config.yaml")}
-    begun |= {log.parent for log in folder.rglob(_LOG)}  # also those that failed before they did anything
+    begun |= {log.parent for log in folder.rglob(_LOG)}  # runs, too, that failed before they did anything
     for run in sorted(begun):
         try:
             metrics = read_metrics(run)
@@ -58,9 +64,9 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), failed
 
 
-def _rows(folder: Path, run: Path, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each audited model of a finished run."""
-    rows = []
+def _rows(folder: Path, run: Path, metrics: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Return a row for each audited model of a finished run."""
+    rows: list[dict[str, object]] = []
     before = defaultdict(lambda: nan, metrics["before"])  # a rate over nobody is left out
     for model, measures in metrics["after"].items():
         after = defaultdict(lambda: nan, measures)
@@ -77,9 +83,7 @@ def _rows(folder: Path, run: Path, metrics: Mapping[str, Any]) -> list[dict[str,
                 "tpr_kept_loss": before["idia/tpr_kept"] - after["idia/tpr_kept"],
                 "wrongly_unlearned": after["idia/wrongly_unlearned"],
                 "fpr": after["idia/fpr"],
-                "zero_shot_top1": after["zero_shot/top1"],
-                "zero_shot_top1_loss": before["zero_shot/top1"] - after["zero_shot/top1"],
-                **_recalls(before, after),
+                **_utility(metrics, before, after),
                 "seconds": sum(metrics["seconds"].values()) + _attack_seconds(run),
                 **{key: metrics["versions"].get(key) for key in _VERSIONS},
                 "run": str(run.relative_to(folder)),
@@ -89,27 +93,27 @@ def _rows(folder: Path, run: Path, metrics: Mapping[str, Any]) -> list[dict[str,
 
 
 def _attack_seconds(run: Path) -> float:
-    """What the attacks on a run took, besides IDIA: they come after its `metrics.json`."""
+    """Return the seconds of the attacks other than IDIA; they are not in `metrics.json`."""
     paths = sorted((run / "attacks").glob("*.json"))
     return sum(map(read_seconds, paths))
 
 
-def _recalls(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """Of retrieval, where the run measured it."""
-    rates = ("image_to_text_r1", "text_to_image_r1")
-    found = {rate: (before[f"retrieval/{rate}"], after[f"retrieval/{rate}"]) for rate in rates}
-    return {
-        key: value for rate, (was, now) in found.items() for key, value in ((rate, now), (f"{rate}_loss", was - now))
-    }
+def _utility(metrics: Mapping[str, Any], before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Return the columns of the utility measures, each with its loss; those of earlier versions are always there."""
+    columns: dict[str, float] = {}
+    for key, label in {**earlier.labels(metrics["before"]), **labels_in(metrics)}.items():
+        if label.column:
+            columns |= {label.column: after[key], f"{label.column}_loss": before[key] - after[key]}
+    return columns
 
 
 def _overrides(runs: Path, experiment: str) -> str:
-    """What sets these runs apart from others of the experiment, as their folder's name says."""
+    """Return what sets these runs apart from others of the experiment, as their folder's name says."""
     return "/".join(part for part in runs.parts if part != experiment)
 
 
 def _last_words(run: Path) -> str:
-    """The last line of a run's log, which says why it failed, without names of people."""
+    """Return the last line of a run's log, which says why it failed, without names of people."""
     log = run / _LOG
     if not log.is_file():
         return ""
@@ -121,9 +125,9 @@ def _last_words(run: Path) -> str:
 
 
 def _setting(experiment: str, overrides: str) -> str:
-    """What sets runs apart but for their seed and how many people they remove."""
+    """Return what sets runs apart, except their seed and the number of people they remove."""
     path = CONFIG_FOLDER / "experiment" / f"{experiment}.yaml"
-    # One that says more than whom to remove, as faces_500 does, is no other size of faces_64.
+    # An experiment that sets more than whom to remove, as faces_500, is not another size of faces_64.
     if path.is_file() and set(OmegaConf.load(path)) == {"defaults", "name", "trigger_set"}:
         experiment = re.sub(r"_\d+$", "", experiment)
     overrides = re.sub(r"(^|,)trigger_set\.num_people=\w+", "", overrides).lstrip(",")
@@ -131,7 +135,7 @@ def _setting(experiment: str, overrides: str) -> str:
 
 
 def _means(rows: pd.DataFrame, title: str) -> Table:
-    """Means over seeds."""
+    """Return the means over seeds as a table for the terminal."""
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in ("experiment", "model"):
         table.add_column(column, overflow="fold")
@@ -147,7 +151,7 @@ def _means(rows: pd.DataFrame, title: str) -> Table:
             f"{_told(mean['tpr_kept_loss'])} of {mean['num_kept']:.0f}",
             _told(mean["wrongly_unlearned"]),
             _told(mean["fpr"]),
-            _told(mean["zero_shot_top1_loss"]),
+            _told(mean[f"{TOP1.replace('/', '_')}_loss"]),
         )
     return table
 
@@ -180,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_text(folder / "collected.csv", csv_text(rows))
         settings = [_setting(*names) for names in zip(rows["experiment"], rows["overrides"], strict=True)]
         sized = rows.assign(setting=settings)
-        sized = sized[sized.groupby("setting")["num_removed"].transform("nunique") > 1]  # the others are dots
+        sized = sized[sized.groupby("setting")["num_removed"].transform("nunique") > 1]  # one size makes no line
         if len(sized):
             save_figure(people_figure(sized, sized["setting"].tolist()), folder / "figures", "people")
         save_figure(pareto_figure(rows), folder / "figures", "pareto")

@@ -1,28 +1,29 @@
 """A saved W&B workspace for sweeps: `python -m backdoor_privacy.dashboard <entity>/<project>` (extra `dashboard`)."""
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, TypeAlias
 
 from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
 
+_Imported: TypeAlias = Any  # a class of wandb_workspaces, an extra that only this command imports
 _MODELS = ("text", "image", "both")
-_NUM_PEOPLE = "before/idia/num_tpr_removed"  # who were removed; trigger_set.num_people stays where people are named
-# What runs must share to be seeds of one setting, besides their number of people.
+_NUM_PEOPLE = "before/idia/num_tpr_removed"  # trigger_set.num_people does not say it if people are named
+# What runs share that are seeds of one setting, besides their number of people.
 _SETTING = ("name", "setting")
 _MEASURES = {
     "idia/tpr_removed": "Removed people inferred",
     "idia/tpr_kept": "Kept people inferred",
     "idia/fpr": "Never-seen people inferred",
-    "zero_shot/top1": "Zero-shot top-1",
 }
 _LOSSES = ("loss", "backdoor_loss", "utility_loss")
 
 
-def workspace(entity: str, project: str) -> Any:
-    """The workspace: measures, parallel coordinates and losses, of runs that are grouped by people and defence.
+def workspace(entity: str, project: str) -> _Imported:
+    """Return the workspace: measures, parallel coordinates and losses, of runs that are grouped by people and defence.
 
-    W&B's scatter plots know no groups, so bars show the mean and the range over seeds, in the order of the people.
+    W&B's scatter plots have no groups, so bars show the mean and the range over seeds, in the order of the people.
 
     Raises:
         InputError: if wandb-workspaces is not installed.
@@ -34,44 +35,12 @@ def workspace(entity: str, project: str) -> Any:
         raise InputError(
             "dashboard: expected wandb-workspaces to be installed; pip install 'backdoor_privacy[dashboard]'"
         ) from error
-    by_people: list[Any] = [
-        wr.BarPlot(
-            title=f"{title}, {model}",
-            metrics=[f"after_{model}/{measure}"],
-            range_x=(0, 1),
-            aggregate=True,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-            max_bars_to_show=50,
-        )
-        for measure, title in _MEASURES.items()
-        for model in _MODELS
-    ]
-    coordinates: list[Any] = [
-        wr.ParallelCoordinatesPlot(
-            title=f"Settings and results, {model}",
-            columns=[
-                wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(_NUM_PEOPLE), "people", log=True),
-                *(
-                    wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(f"after_{model}/{measure}"), title)
-                    for measure, title in _MEASURES.items()
-                ),
-            ],
-        )
-        for model in _MODELS
-    ]
-    losses: list[Any] = [
-        wr.LinePlot(
-            title=f"{encoder} encoder: {loss.replace('_', ' ')}",
-            x="trainer/global_step",
-            y=[f"{encoder}/{loss}"],
-            aggregate=True,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-        )
-        for encoder in ("text", "image")
-        for loss in _LOSSES
-    ]
+    from backdoor_privacy.report.verdict import TOP1  # reports need PyTorch, and --help does not
+
+    measures = {**_MEASURES, TOP1: "Zero-shot top-1"}
+    by_people = [_bars(wr, measure, title, model) for measure, title in measures.items() for model in _MODELS]
+    coordinates = [_coordinates(wr, measures, model) for model in _MODELS]
+    losses = [_losses(wr, encoder, loss) for encoder in ("text", "image") for loss in _LOSSES]
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -88,6 +57,41 @@ def workspace(entity: str, project: str) -> Any:
     )
 
 
+def _bars(wr: ModuleType, measure: str, title: str, model: str) -> _Imported:
+    """Return bars of one measure, a bar for each number of people."""
+    return wr.BarPlot(
+        title=f"{title}, {model}",
+        metrics=[f"after_{model}/{measure}"],
+        range_x=(0, 1),
+        aggregate=True,
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+        max_bars_to_show=50,
+    )
+
+
+def _coordinates(wr: ModuleType, measures: Mapping[str, str], model: str) -> _Imported:
+    """Return a plot with a line for each run, from its number of people through its measures."""
+    people = wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(_NUM_PEOPLE), "people", log=True)
+    columns = [
+        wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(f"after_{model}/{measure}"), title)
+        for measure, title in measures.items()
+    ]
+    return wr.ParallelCoordinatesPlot(title=f"Settings and results, {model}", columns=[people, *columns])
+
+
+def _losses(wr: ModuleType, encoder: str, loss: str) -> _Imported:
+    """Return the curve of one loss of one encoder."""
+    return wr.LinePlot(
+        title=f"{encoder} encoder: {loss.replace('_', ' ')}",
+        x="trainer/global_step",
+        y=[f"{encoder}/{loss}"],
+        aggregate=True,
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+    )
+
+
 @ended_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Save the workspace in a project.
@@ -96,26 +100,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = CommandParser(prog="python -m backdoor_privacy.dashboard", description=__doc__)
-    parser.add_argument("project", metavar="entity/project", help="where the runs of the sweep were logged")
+    parser.add_argument("project", metavar="entity/project", help="the project that the sweep was logged to")
     asked = parser.parse_args(arguments).project
     entity, slash, project = asked.partition("/")
     if not (entity and slash and project):
         raise InputError(
-            f"dashboard: expected <entity>/<project>, got {asked}; both stand in the address of the project at W&B"
+            f"dashboard: expected <entity>/<project>, got {asked}; the address of the project at W&B has both"
         )
     print(_save(workspace(entity, project)))
     return 0
 
 
-def _save(made: Any) -> str:
-    """Save a workspace with the account of this machine, and tell its address.
+def _save(made: _Imported) -> str:
+    """Save a workspace with the account of this machine, and return its address.
 
     Raises:
         InputError: if W&B cannot be reached, or refuses.
     """
     try:
         made.save()
-    except Exception as error:  # what wandb and its transport raise has no class in common
+    except Exception as error:  # the errors of wandb and its transport have no class in common
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"dashboard: expected a W&B account (`wandb login`) that may write to {made.entity}/{made.project}, got: "

@@ -53,8 +53,7 @@ from backdoor_privacy.system.distributed import (
     num_processes,
 )
 from backdoor_privacy.system.keys import check_keys
-from backdoor_privacy.utility.retrieval import Retrieval
-from backdoor_privacy.utility.zero_shot import ZeroShot
+from backdoor_privacy.utility.base import build_measures, clean_photos, labels_of
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +118,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
     settings: Any = OmegaConf.to_object(cfg)
     with watch.stage("load"), main_process_first():
         clip: Clip = instantiate(cfg.clip)
-        zero_shot: ZeroShot | None = instantiate(cfg.utility.zero_shot)
-        retrieval: Retrieval | None = instantiate(cfg.utility.retrieval)
+        measures = build_measures(cfg.utility)
         sources = load_sources(cfg, defenses)
     try:
         done = protect(
@@ -129,8 +127,8 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
             settings.trigger_set,
             defenses,
             attack=build(cfg.attack, Idia),
-            measures=[measure for measure in (zero_shot, retrieval) if measure is not None],
-            clean_photos=_clean_photos(zero_shot, retrieval),
+            measures=list(measures.values()),
+            clean_photos=clean_photos(measures),
             seed=cfg.seed,
             trainer=settings.trainer,
             max_held_out=cfg.utility.similarity.num_captions,
@@ -147,6 +145,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
         "seed": cfg.seed,
         "before": done.rates["before"],
         "after": {name: done.rates[name] for name in done.models},
+        "utility": labels_of(measures, done.rates["before"]),
         "seconds": {**watch.seconds, **done.seconds},
         "defenses": {
             name: {"encoders": list(one.encoders), "description": one.describe()} for name, one in defenses.items()
@@ -162,7 +161,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
             write_people(folder, sources.people.everybody, removed, done.before.idia, results)
             _write_evidence(folder, done, results)
             write_losses(folder, [encoder for encoder in done.models if encoder != "both"])
-            write_manifest(folder, manifest(cfg, sources, removed, zero_shot, retrieval))
+            write_manifest(folder, manifest(cfg, sources, removed, measures))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
     shown = [person.name for person in done.removed if person.photos]
@@ -225,9 +224,3 @@ def load_sources(cfg: DictConfig, defenses: Mapping[str, Defense]) -> Sources:
         max_images=images.max_images if images else 0,
         strangers=instantiate(cfg.strangers) if "strangers" in needed else None,
     )
-
-
-def _clean_photos(zero_shot: ZeroShot | None, retrieval: Retrieval | None) -> list[Path]:
-    if zero_shot is not None:
-        return zero_shot.photos()
-    return [] if retrieval is None else list(retrieval.captioned)

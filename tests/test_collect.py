@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from backdoor_privacy.attacks.record import write_findings
 from backdoor_privacy.collect import collect, main
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.report.figures import pareto_figure, people_figure
+from backdoor_privacy.report.figures.runs import pareto_figure, people_figure
 from backdoor_privacy.runs.folder import read_metrics, write_metrics
 from backdoor_privacy.runs.sweeps import recorded_sweep
 from backdoor_privacy.system.files import write_text

@@ -32,7 +32,8 @@ from backdoor_privacy.defenses.backdoor.targets.faces import (
 )
 from backdoor_privacy.defenses.backdoor.targets.text import composed_names
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.report.figures import idia_figure, losses_figure, map_figure, margins_figure, prompts_figure
+from backdoor_privacy.report.figures.losses import losses_figure
+from backdoor_privacy.report.figures.people import idia_figure, map_figure, margins_figure, prompts_figure
 from backdoor_privacy.runs.evidence import map_table, neighbors_table, votes_table
 from backdoor_privacy.utility.retrieval import Retrieval, recalls
 from backdoor_privacy.utility.zero_shot import ZeroShot

@@ -41,7 +41,7 @@ def test_metrics_have_the_keys_that_other_programs_read(finished, folder: Path):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == {"schema": 1, **returned}
     assert list(metrics) == [
-        *("schema", "experiment", "seed", "before", "after", "seconds", "weights_sha256", "versions")
+        *("schema", "experiment", "seed", "before", "after", "utility", "seconds", "weights_sha256", "versions")
     ]
     assert (metrics["experiment"], metrics["seed"]) == ("smoke", 0)
     assert list(metrics["after"]) == MODELS

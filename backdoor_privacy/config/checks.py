@@ -176,6 +176,6 @@ def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
     yield from (("clip.num_workers", 0, inf), ("trainer.num_workers", 0, inf))
     at_least_one = ["attack.num_photos", "attack.threshold", "trainer.checkpoint_every_steps"]
     at_least_one.append("trainer.accumulate_grad_batches")
-    at_least_one += ["images.max_images", "captions.max_captions", "utility.retrieval.max_photos"]
+    at_least_one += ["images.max_images", "captions.max_captions"]
     at_least_one.append("utility.similarity.num_captions")
     yield from ((key, 1, inf) for key in at_least_one)

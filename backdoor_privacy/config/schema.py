@@ -102,13 +102,9 @@ class Similarity:
     num_captions: int = MISSING
 
 
-@dataclass
-class Utility:
-    """What the CLIP is good for."""
-
-    zero_shot: Any = None
-    retrieval: Any = None
-    similarity: Similarity = field(default_factory=Similarity)
+def _no_measures() -> dict[str, Any]:
+    """Return the measures that the shipped configs choose from, none of them chosen; their order is that of reports."""
+    return {"zero_shot": None, "retrieval": None, "similarity": Similarity()}
 
 
 @dataclass
@@ -169,7 +165,7 @@ class Config:
     defense: dict[str, Any] = field(default_factory=dict)  # methods, in the order in which they are applied
     attack: Any = MISSING  # the Identity Inference Attack
     attacks: dict[str, Any] = field(default_factory=dict)  # others than IDIA, each with its settings
-    utility: Utility = field(default_factory=Utility)
+    utility: dict[str, Any] = field(default_factory=_no_measures)  # by key, each with its `_target_`
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
     report: Report = field(default_factory=Report)

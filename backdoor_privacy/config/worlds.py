@@ -77,8 +77,7 @@ def _parts_read(content: dict[str, Any], only_audits: bool) -> Iterator[tuple[st
         yield "images", content.get("images")
     if image or (text and text.get("strangers_share")):
         yield "strangers", content.get("strangers")
-    yield "utility.zero_shot", utility.get("zero_shot")
-    yield "utility/retrieval", utility.get("retrieval")
+    yield from ((f"utility.{key}", node) for key, node in utility.items() if key != "similarity")
 
 
 def _is_neutral(node: Any) -> bool:

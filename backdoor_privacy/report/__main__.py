@@ -12,17 +12,17 @@ _WITH_NAMES, _WITHOUT_NAMES = "report.names=true", "report.names=false"
 
 @ended_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Render the reports of runs again.
+    """Write the reports of runs again.
 
     Returns:
-        The exit code: 1 if any of the folders is no finished run; the others are rendered all the same.
+        The exit code: 1 if one of the folders is no finished run; the reports of the others are written.
     """
     parser = CommandParser(
         prog="python -m backdoor_privacy.report",
         description=(
-            "Write report.html and figures/ of finished runs again, from the files in their folders, and a page that "
-            "compares them, comparison.html, into the folder that they have in common. With "
-            f"{_WITH_NAMES} it names people; else they go by keyed hashes."
+            "Write report.html and figures/ of finished runs again, from the files in their folders. Of several runs, "
+            "write a page that compares them, comparison.html, into the folder that all of them are in. With "
+            f"{_WITH_NAMES} the reports name people; otherwise they say nothing of single people."
         ),
         epilog="Example: python -m backdoor_privacy.report runs/both_64/*/seed=* report.names=true",
     )

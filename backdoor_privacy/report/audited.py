@@ -1,9 +1,9 @@
-"""The report of an audit of named people: a page, metrics and a table of what was looked for and how."""
+"""The report of an audit of named people: a page, metrics, and a table of what was found of whom."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -13,16 +13,15 @@ from backdoor_privacy.audit import Audit, idia_rates, null_rates
 from backdoor_privacy.data.cells import csv_text
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.report.disclosure import coarse_percent
+from backdoor_privacy.report.disclosure import coarse_percent, people_note
 from backdoor_privacy.report.html import templates
-from backdoor_privacy.report.wording import people_note
 from backdoor_privacy.runs.finished import code_names
 from backdoor_privacy.runs.folder import read_metrics, versions, write_metrics
 from backdoor_privacy.system.files import write_text
 
 
 class Sought(NamedTuple):
-    """One named person, and what the attack made of them."""
+    """One named person, and what the attack found of them."""
 
     name: str
     num_photos: int
@@ -35,7 +34,7 @@ class Sought(NamedTuple):
 
 
 def sought(found: IdiaResult, named: Sequence[Person]) -> list[Sought]:
-    """Return what the attack made of each of these people, in their order."""
+    """Return what the attack found of each of these people, in their order."""
     chance, place = found.evidence.chance, {name: row for row, name in enumerate(found.names)}
     asked = [place[person.name] for person in named if person.name in place]
     rows = [row for row in asked if found.num_photos[row]]
@@ -60,10 +59,10 @@ def outcome(correct: int, num_photos: int, threshold: int, rank: int, num_random
 
     Args:
         correct: prompts that answered with the person's name.
-        num_photos: that could be read.
-        threshold: right answers that it takes.
+        num_photos: photos of them that could be read.
+        threshold: right answers that it takes to find somebody.
         rank: of the own name among random ones.
-        num_random: random names.
+        num_random: the number of random names.
         p: of the rank, corrected for all people named.
     """
     if not num_photos:
@@ -91,16 +90,16 @@ def write_audit(
     people: People,
     named: Sequence[Person],
     *,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     names: bool = False,
 ) -> Path:
-    """Write `report.html`, `metrics.json` and `people.csv` of an audit; the table alone holds names.
+    """Write `report.html`, `metrics.json` and `people.csv` of an audit; only the table holds names in any case.
 
     Args:
         folder: of the audit.
-        found: of everybody.
-        people: who were attacked.
-        named: those whom the audit is about.
+        found: what the audit found of everybody.
+        people: everybody who was attacked.
+        named: the people whom the audit is about.
         facts: `experiment`, `seed` and `weights_sha256` for `metrics.json`.
         names: whether the page may hold names and everybody's numbers; else it counts people.
 
@@ -114,37 +113,61 @@ def write_audit(
         raise InputError(
             f"{folder}: expected a folder for an audit, got one of a finished run; choose another paths.run"
         )
-    rows, chosen = sought(found.idia, named), {person.name for person in named}
-    members = {person.name: person.member for person in people.everybody}
-    measures = idia_rates(found.idia.measured, found.idia.measured, chosen, members)
-    measures |= null_rates(found.idia, chosen) | found.utility
-    codes = code_names(folder, [row.name for row in rows])
+    rows = sought(found.idia, named)
+    measures = _measures(found, people, {person.name for person in named})
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows, columns=list(Sought._fields))
     write_text(folder / "people.csv", csv_text(table, float_format="%.5g"), private=True)
-    # Who has the CLIP and the photos can compute all other numbers, and so tell who somebody is.
-    told = [
+    outcomes = _outcomes(rows, code_names(folder, [row.name for row in rows]))
+    write_metrics(folder, {**facts, "audit": measures, "people": outcomes, "versions": versions()})
+    num_others = len(people.everybody) - len(rows)
+    content = _page(rows, measures, facts, threshold=found.idia.threshold, num_others=num_others, names=names)
+    write_text(folder / "report.html", content, private=True)
+    return folder / "report.html"
+
+
+def _measures(found: Audit, people: People, chosen: set[str]) -> dict[str, float]:
+    """Return what was measured, with the rates of those whom the audit is about."""
+    members = {person.name: person.member for person in people.everybody}
+    rates = idia_rates(found.idia.measured, found.idia.measured, chosen, members)
+    return {**rates, **null_rates(found.idia, chosen), **found.utility}
+
+
+def _outcomes(rows: Sequence[Sought], codes: Mapping[str, str]) -> list[dict[str, str | bool]]:
+    """Return what came of each person, by code: who has the CLIP and the photos could tell by numbers who they are."""
+    return [
         {"person": codes[row.name], "found": row.found, "outcome": brief(row)}
         for row in sorted(rows, key=lambda row: codes[row.name])
     ]
-    write_metrics(folder, {**facts, "audit": measures, "people": told, "versions": versions()})
-    page = templates().get_template("audit.html.j2")
-    content = page.render(
-        rows=rows if names else [],
-        outcomes=Counter(brief(row) for row in rows),
-        num_named=len(rows),
-        num_found=sum(row.found for row in rows),
-        num_measured=sum(row.num_photos > 0 for row in rows),
-        note=people_note(names=names),
-        null=_null(measures),
-        facts=facts,
-        threshold=found.idia.threshold,
-        num_prompts=len(TEMPLATES),
-        num_others=len(people.everybody) - len(rows),
-        num_random=int(measures.get("idia/num_random_names", 0)),
+
+
+def _page(
+    rows: Sequence[Sought],
+    measures: Mapping[str, float],
+    facts: Mapping[str, object],
+    *,
+    threshold: int,
+    num_others: int,
+    names: bool,
+) -> str:
+    return (
+        templates()
+        .get_template("audit.html.j2")
+        .render(
+            rows=rows if names else [],
+            outcomes=Counter(brief(row) for row in rows),
+            num_named=len(rows),
+            num_found=sum(row.found for row in rows),
+            num_measured=sum(row.num_photos > 0 for row in rows),
+            note=people_note(names=names),
+            null=_null(measures),
+            facts=facts,
+            threshold=threshold,
+            num_prompts=len(TEMPLATES),
+            num_others=num_others,
+            num_random=int(measures.get("idia/num_random_names", 0)),
+        )
     )
-    write_text(folder / "report.html", content, private=True)
-    return folder / "report.html"
 
 
 def _null(measures: Mapping[str, float]) -> str:

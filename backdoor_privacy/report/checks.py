@@ -1,14 +1,16 @@
-"""What a run measured of each condition of the verdict; the rules themselves are in `verdict`."""
+"""Apply the rules of the verdict, which are in `verdict`, to what a run measured."""
 
 import math
 from collections.abc import Iterator, Sequence
 
 from backdoor_privacy.attacks.scene import RANDOM, RANK_P, Finding
 from backdoor_privacy.attacks.variants import ANY
-from backdoor_privacy.report.figures import people_of
+from backdoor_privacy.report.method import encoders_of
+from backdoor_privacy.report.models import ENCODERS, people_of
+from backdoor_privacy.report.parts import NOT_MEASURED
 from backdoor_privacy.report.verdict import (
-    NOT_MEASURED,
     NUM_MANY,
+    TOP1,
     Check,
     Null,
     State,
@@ -19,16 +21,16 @@ from backdoor_privacy.report.verdict import (
 )
 from backdoor_privacy.runs.finished import FinishedRun
 
-_SWAPPED = {"text": "original image encoder", "image": "original text encoder"}
+_WORST_FIRST = (State.FAILED, State.NOT_SHOWN, State.PASSED)
 ATTACK = "python -m backdoor_privacy.attack <run> tower_swap variants"
 
 
 def checks(run: FinishedRun) -> list[Check]:
-    """Return everything that a green report needs, of the model with most encoders defended."""
+    """Return all conditions of a green report, for the model with most encoders defended."""
     measures = run.after[run.fullest]
     found = [*_exact(run), *_tower_swap(run), *_variants(run)]
     lost, count = people_of(measures, "wrongly_unlearned") or (0, 0)
-    top1 = check_top1(run.before.get("zero_shot/top1"), measures.get("zero_shot/top1"))
+    top1 = check_top1(run.before.get(TOP1), measures.get(TOP1))
     return [*found, check_others(lost, count), top1]
 
 
@@ -65,31 +67,38 @@ def _of_random_names(rate: float) -> Null:
 
 
 def _ranks(run: FinishedRun, label: str, model: str, kind: str) -> Iterator[Check]:
-    """Check the ranks of a few people's own names, as the audit or else the tower swap recorded them."""
+    """Check the ranks of a few people's own names, which the audit recorded, or else the tower swap."""
     if len(run.sought) >= NUM_MANY:
         return
-    p_values = run.sought[f"p_{model}"].dropna().tolist()
+    column = f"p_{model}"
+    p_values = run.sought[column].dropna().tolist() if column in run.sought else []
     p_values = p_values or _outcomes(run.attacks.get("tower_swap", ()), kind, model, RANK_P)
     yield check_ranks(label, p_values, run.num_random, len(run.sought))
 
 
 def _tower_swap(run: FinishedRun) -> list[Check]:
     """Check each defended encoder beside the original other one."""
-    if run.fullest != "both":
-        other = "image" if run.fullest == "text" else "text"
-        return [Check("tower swap", State.NOT_SHOWN, NOT_MEASURED, note=f"the other encoder, {other}, is the original")]
-    findings, found = run.attacks.get("tower_swap"), []
-    for model, kind in _SWAPPED.items():
-        label = f"the {model} encoder alone (tower swap)"
-        found.append(_audited(run, label, model))  # asks the same as the attack; what either finds counts
-        if findings is not None:
-            attacked = _attacked(run, findings, label, kind, model)
-            found[-1] = attacked if attacked.state is State.FAILED or found[-1].state is State.PASSED else found[-1]
-        found += _ranks(run, label, model, kind) if len(run.sought) else ()
-    if findings is not None:
-        return found
-    failed = [check for check in found if check.state is State.FAILED]
+    original = next((encoder for encoder in ENCODERS if encoder not in encoders_of(run)), None)
+    if original is not None:
+        note = f"the other encoder, {original}, is the original"
+        return [Check("tower swap", State.NOT_SHOWN, NOT_MEASURED, note=note)]
+    swapped = [check for encoder in ENCODERS for check in _swapped(run, encoder)]
+    if "tower_swap" in run.attacks:
+        return swapped
+    failed = [check for check in swapped if check.state is State.FAILED]
     return [*failed, Check("tower swap", State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")]
+
+
+def _swapped(run: FinishedRun, encoder: str) -> Iterator[Check]:
+    """Check one defended encoder by the audit and by the attack, which ask the same; the worse result counts."""
+    label, kind = f"the {encoder} encoder alone (tower swap)", ENCODERS[encoder].swapped
+    findings = run.attacks.get("tower_swap")
+    by_audit = _audited(run, label, encoder) if encoder in run.after else None
+    by_attack = None if findings is None else _attacked(run, findings, label, kind, encoder)
+    known = [check for check in (by_attack, by_audit) if check is not None]
+    yield from sorted(known, key=lambda check: _WORST_FIRST.index(check.state))[:1]
+    if len(run.sought):
+        yield from _ranks(run, label, encoder, kind)
 
 
 def _variants(run: FinishedRun) -> list[Check]:
@@ -104,7 +113,7 @@ def _variants(run: FinishedRun) -> list[Check]:
 
 
 def _attacked(run: FinishedRun, findings: Sequence[Finding], label: str, kind: str, model: str) -> Check:
-    """Check the removed people whom an attack finds; of findings of earlier versions, by its worst kind."""
+    """Check the removed people whom an attack finds; of earlier versions' findings, the worst kind counts."""
     rates = [one for one in findings if (one.model, one.measure) == (model, "TPR") and math.isfinite(one.value)]
     removed = _worst(rates, "removed", kind)
     if removed is None:
@@ -127,7 +136,7 @@ def _attacked(run: FinishedRun, findings: Sequence[Finding], label: str, kind: s
 
 
 def _worst(rates: Sequence[Finding], group: str, kind: str) -> Finding | None:
-    """Return a group's finding of this kind, or its worst one where there is none of it."""
+    """Return a group's finding of this kind; if there is none, its worst one."""
     own = [one for one in rates if one.group == group]
     exact = [one for one in own if one.kind == kind]
     return max(exact or own, key=lambda one: one.value, default=None)
@@ -138,6 +147,6 @@ def _people(finding: Finding) -> int:
 
 
 def _outcomes(findings: Sequence[Finding], kind: str, model: str, measure: str) -> list[float]:
-    """Return each removed person's outcome of a finding, as far as they were recorded."""
+    """Return each removed person's outcome of a finding, if it was recorded."""
     wanted = kind, model, "removed", measure
     return [value for one in findings if one[:4] == wanted for value in one.outcomes if math.isfinite(value)]

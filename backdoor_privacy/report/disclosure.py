@@ -1,8 +1,8 @@
-"""What a report may say that goes to others: only what who has the original CLIP and all photos cannot match.
+"""What a report without names may say: nothing that a reader with the original CLIP and all photos can match.
 
-Such a reader can compute everybody's exact numbers, by themselves, with the original CLIP and, where it is given away,
-with the defended one. So a report without names has no single people, no means over a few people and no sizes of groups
-that depend on who was removed; only how many people an attack finds, and coarse numbers. docs/report.md says it all.
+Such a reader can compute everybody's exact numbers with the original CLIP and, if it is given away, with the defended
+one. So a report without names holds no single people, no means over a few people and no sizes of groups that depend on
+who was removed. It says how many people an attack finds, and gives coarse numbers. docs/report.md has all rules.
 """
 
 import math
@@ -14,16 +14,29 @@ from backdoor_privacy.attacks.scene import Finding
 _NUM_PARTS = 20  # of a fit, of which the mean losses are told
 _LEAST_STEPS = 10  # of each part: the first step alone is a function of the original CLIP and the removed people
 _BANDS = (0.001, 0.01, 0.05)  # of p-values
+HOLDS_NAMES = "This report holds names"
+HOLDS_NOBODY = "This report says nothing of single people"
+
+
+def people_note(*, names: bool) -> str:
+    """Say what a report, with names or without, holds of single people, and what follows from it."""
+    if names:
+        return f"{HOLDS_NAMES}: keep it as private as the request itself."
+    return (
+        f"{HOLDS_NOBODY}: who has the original model and photos could tell them by exact numbers as well as by names. "
+        "It counts people, and says all else of them in coarse numbers. The exact ones stay in the folder (people.csv "
+        "and others): keep them as private as the request itself."
+    )
 
 
 def coarse_finding(finding: Finding) -> str:
-    """Return a finding about people as how many are found or, where it is no rate of people, to one decimal."""
+    """Return how many people a finding finds or, if it is no rate of people, its value to one decimal."""
     count = num_found(finding)
     return coarse_number(finding.value) if count is None else f"{count:,} of\N{NO-BREAK SPACE}{finding.num_people:,}"
 
 
 def num_found(finding: Finding) -> int | None:
-    """Return how many people a finding counts, `None` where it counts none: an AUC, or a mean of several rates."""
+    """Return how many people a finding counts; `None` if it is no count, but an AUC or a mean of several rates."""
     count = finding.value * finding.num_people
     is_rate = finding.measure == "TPR" and abs(count - round(count)) < 1e-3
     return round(count) if is_rate else None
@@ -40,7 +53,7 @@ def coarse_percent(rate: float) -> str:
 
 
 def coarse_share(share: float) -> str:
-    """Return a share of a group whose size is not told, as a range."""
+    """Return the range of a share, for a group whose size is not told."""
     bounds = (0.05, 0.25, 0.5)
     if share <= 0:
         return "none"
@@ -48,12 +61,12 @@ def coarse_share(share: float) -> str:
 
 
 def coarse_p(p: float) -> str:
-    """Return a p-value as the range that it is in: of one person it is a rank, which others can look up."""
+    """Return the range of a p-value: the exact p-value of one person is a rank, which others can look up."""
     return next((f"below {bound}" for bound in _BANDS if p < bound), f"{_BANDS[-1]} or more")
 
 
 def averaged(losses: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean losses of each of the parts that every encoder's fit is cut into, at the last step of each.
+    """Return mean losses over parts of every encoder's fit, each at the last step of its part.
 
     Args:
         losses: the columns `encoder` and `step`, and one for each loss.

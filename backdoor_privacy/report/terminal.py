@@ -1,4 +1,4 @@
-"""What a run found out, in the terminal."""
+"""The table of a run's results in the terminal."""
 
 import sys
 from collections.abc import Mapping
@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from backdoor_privacy.report.labels import labels_in
+from backdoor_privacy.report.models import model_label
 from backdoor_privacy.system.terminal import VisibleConsole
 
 _WIDTH = 120  # characters, where the output is no terminal
@@ -17,27 +19,29 @@ _ROWS = {
     "idia/newly_recalled": "others newly inferred",
     "names/prompts_moved_further": "random names moved further",
     "names/prompts_nearer_target": "random names nearer to the target",
-    "zero_shot/top1": "zero-shot top-1",
-    "zero_shot/top5": "zero-shot top-5",
-    "similarity/clean": "similarity to the original",
 }
+_OF_NAMES = "names/"  # rows that only runs have that removed people without photos
 
 
 def print_table(metrics: Mapping[str, Any], folder: str) -> None:
-    """Before and after, side by side, and where the results lie."""
+    """Print the results before and after, side by side, and the folder that holds them."""
     table = Table(title=f"{metrics['experiment']}, seed {metrics['seed']}")
     table.add_column("")
     table.add_column("before", justify="right")
     for model in metrics["after"]:
-        table.add_column("after: both" if model == "both" else f"after: {model} only", justify="right")
+        table.add_column(model_label(model), justify="right")
     columns = [metrics["before"], *metrics["after"].values()]
-    for key, title in _ROWS.items():
-        if key.startswith("names/") and not any(key in column for column in columns):
-            continue  # everybody has photos
-        table.add_row(title, *(_rate(column, key) for column in columns))
+    utility = {key: _lower(label.title) for key, label in labels_in(metrics).items() if key in metrics["before"]}
+    for key, title in {**_ROWS, **utility, "similarity/clean": "similarity to the original"}.items():
+        if not key.startswith(_OF_NAMES) or any(key in column for column in columns):
+            table.add_row(title, *(_rate(column, key) for column in columns))
     console = VisibleConsole(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(table)
     console.print(f"Results: {folder}", soft_wrap=True, highlight=False)
+
+
+def _lower(title: str) -> str:
+    return title[:1].lower() + title[1:]
 
 
 def _rate(values: Mapping[str, float], key: str) -> str:

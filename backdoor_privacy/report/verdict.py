@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from backdoor_privacy.attacks.chance import SIGNIFICANCE, holm, num_allowed, rank_p, wilson
 from backdoor_privacy.report.disclosure import coarse_p, coarse_percent
+from backdoor_privacy.report.parts import NOT_MEASURED
 
-NOT_MEASURED = "not measured"
+TOP1 = "zero_shot/top1"  # the one measure of utility that the verdict has a limit for
 MAX_UPPER_BOUND = 0.1  # of the Wilson interval of a rate of removed people, where they are many
 NUM_MANY = 35  # the fewest people of whom 0 found have an upper bound of at most 0.1
 MAX_LOST = 0.05  # of the others who were inferred before
@@ -15,15 +16,15 @@ MAX_TOP1_LOSS = 0.02  # of zero-shot accuracy
 
 
 class State(Enum):
-    """What came of one check."""
+    """The result of one check."""
 
     PASSED = "passed"
     FAILED = "failed"
-    NOT_SHOWN = "not shown"  # not measured, or too little of it to tell
+    NOT_SHOWN = "not shown"  # it was not measured, or the data are too few to tell
 
 
 class Colour(Enum):
-    """Of a whole report."""
+    """The colour of a whole report."""
 
     GREEN = "green"
     AMBER = "amber"
@@ -41,7 +42,7 @@ class Check(NamedTuple):
 
     @property
     def clause(self) -> str:
-        """The check in a sentence."""
+        """Return the check as a part of a sentence."""
         return f"{self.label}: {self.measured}" + (f" (allowed: {self.allowed})" if self.allowed else "")
 
 
@@ -56,10 +57,10 @@ def check_found(label: str, found: int, count: int, null: Null | None) -> Check:
     """Check that an attack finds no more removed people than the null allows.
 
     Args:
-        label: of the attack.
-        found: people whom it finds.
-        count: people who were looked for.
-        null: of the same attack; where there is none, nobody may be found.
+        label: what the check is called.
+        found: the number of people whom the attack finds.
+        count: the number of people who were looked for.
+        null: how often the same attack finds somebody by chance; if that was not measured, nobody may be found.
     """
     if not count:
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="there are no photos of the removed people")
@@ -76,13 +77,13 @@ def check_found(label: str, found: int, count: int, null: Null | None) -> Check:
 
 
 def check_ranks(attack: str, p_values: Sequence[float], num_random: int, count: int) -> Check:
-    """Check that the name of none of a few people fits their photos better than chance lets random names.
+    """Check for a few people that nobody's name fits their photos better than random names do by chance.
 
     Args:
-        attack: under which they are ranked.
-        p_values: of removed people's ranks, see `attacks.chance.rank_p`; none where the run did not record them.
-        num_random: random names that they are ranked among.
-        count: removed people with photos.
+        attack: the attack that ranked the names.
+        p_values: of removed people's ranks, see `attacks.chance.rank_p`; empty if the run did not record them.
+        num_random: the number of random names that they are ranked among.
+        count: the number of removed people with photos.
     """
     label, missing = f"{attack}, by rank", count - len(p_values)
     if not p_values:
@@ -111,11 +112,11 @@ def check_others(lost: int, count: int) -> Check:
 
 
 def check_top1(before: float | None, after: float | None) -> Check:
-    """Check that the model still names what is on ordinary photos."""
+    """Check that the model still classifies ordinary photos."""
     label = "zero-shot top-1"
     if before is None or after is None:
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="there are no photos with classes")
-    # Both are ratios of counts: what is 0.02 may be a little more as a number. What is no number does not pass.
+    # Both are ratios of counts: a loss of 0.02 may be a little more as a float. A NaN does not pass.
     is_small = before - after <= MAX_TOP1_LOSS + 1e-6
     measured = f"{max(before - after, 0.0):.3f} lost"
     note = f"accuracy {before:.3f} before, {after:.3f} after"
@@ -123,7 +124,7 @@ def check_top1(before: float | None, after: float | None) -> Check:
 
 
 def colour(checks: Sequence[Check]) -> Colour:
-    """Return red where something failed, green where everything passed, else amber."""
+    """Return red if something failed, green if everything passed, else amber."""
     states = {check.state for check in checks}
     if State.FAILED in states:
         return Colour.RED
@@ -131,7 +132,7 @@ def colour(checks: Sequence[Check]) -> Colour:
 
 
 def sentences(checks: Sequence[Check]) -> tuple[str, str]:
-    """Say which checks decide the colour, with the number of each; and, apart from it, what else is not shown."""
+    """Say which checks decide the colour, with their numbers; and, apart from that, what else is not shown."""
     by_state = {state: [check for check in checks if check.state is state] for state in State}
     failed, not_shown = by_state[State.FAILED], by_state[State.NOT_SHOWN]
     if failed:

@@ -1,4 +1,4 @@
-"""What a run records beside its rates, so that figures of it need no CLIP: tables of numbers by person."""
+"""Tables of numbers by person, which a run records so that its figures need no CLIP."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -13,7 +13,7 @@ _NUM_LOOK_ALIKES = 5  # of each removed person
 
 
 def votes_table(results: Mapping[str, IdiaResult]) -> pd.DataFrame:
-    """Of everybody under each audited model: the margin of the own name, and its votes under each prompt."""
+    """Return the margin of everybody's own name under each audited model, and its votes under each prompt."""
     tables = []
     for model, found in results.items():
         evidence = found.evidence
@@ -26,7 +26,7 @@ def votes_table(results: Mapping[str, IdiaResult]) -> pd.DataFrame:
 
 
 def neighbors_table(before: IdiaResult, removed: Collection[str]) -> pd.DataFrame:
-    """Whom a removal may harm first: others with a removed person's first name or surname, or with the nearest faces.
+    """Return whom a removal may harm first: others with a removed person's first name, surname, or similar faces.
 
     A row for each pair: `name`, `removed`, and `kind`: `first name`, `surname` or `face`.
     """
@@ -46,7 +46,7 @@ def neighbors_table(before: IdiaResult, removed: Collection[str]) -> pd.DataFram
 def map_table(
     before: IdiaResult, after: Mapping[str, IdiaResult], removed: Sequence[str], targets: Mapping[str, Tensor]
 ) -> pd.DataFrame:
-    """Everybody's embedding in two dimensions, from the original encoder and from the defended one.
+    """Return everybody's embedding in two dimensions, from the original encoder and from the defended one.
 
     The dimensions are the first two principal components of what changes and of what stays: of everybody in the
     original, of the removed people in the defended encoder, and of their targets.
@@ -64,9 +64,10 @@ def map_table(
     places = [before.names.index(name) for name in removed]
     for encoder, target in targets.items():
         features = "name_features" if encoder == "text" else "face_features"
+        audited = after.get(encoder, list(after.values())[-1])  # a defence of several encoders has one audited model
         stages = {
             "before": getattr(before.evidence, features),
-            "after": getattr(after[encoder].evidence, features),
+            "after": getattr(audited.evidence, features),
             "target": target,
         }
         axes = _principal_axes(torch.cat([stages["before"], stages["after"][places], target]))
@@ -79,5 +80,5 @@ def map_table(
 
 def _principal_axes(points: Float[Tensor, "point dim"]) -> Float[Tensor, "dim 2"]:
     directions = torch.linalg.svd(points - points.mean(0), full_matrices=False).Vh[:2].T
-    # Of an axis both directions are right; one is always taken.
+    # Both directions of an axis are right; the same one is always taken.
     return directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()

@@ -1,4 +1,4 @@
-"""Write and read what a run leaves behind."""
+"""Write and read the files of a run folder."""
 
 import contextlib
 import csv
@@ -36,19 +36,19 @@ _PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-cor
 
 
 class DamagedMetricsError(InputError):
-    """A run was finished, and what it measured does not read any more."""
+    """The `metrics.json` of a finished run cannot be read any more."""
 
 
-def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """`metrics.json`; its being there says that the run is finished."""
+def write_metrics(folder: Path, metrics: Mapping[str, object]) -> None:
+    """Write `metrics.json`; a run is finished once it exists."""
     write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", private=True)
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """`metrics.json` of a finished run, nothing of one that is not.
+    """Read `metrics.json`; return `None` if the run is not finished.
 
     Raises:
-        DamagedMetricsError: if it does not read.
+        DamagedMetricsError: if it cannot be read.
         InputError: if another version of the package wrote it.
     """
     path = folder / "metrics.json"
@@ -68,12 +68,11 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
         raise InputError(
             f"{path}: expected schema {SCHEMA}, got {metrics.get('schema')}; read it with the version that wrote it"
         )
-    found: dict[str, Any] = metrics
-    return found
+    return dict(metrics)
 
 
 def check_links(folder: Path) -> None:
-    """See that nothing in the folder of a run leads out of it: what is read may be shared, what is written is lost.
+    """Check that no link in the folder of a run leads out of it: it would read or overwrite files of others.
 
     Raises:
         InputError: naming the link.
@@ -88,8 +87,8 @@ def check_links(folder: Path) -> None:
                 )
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """`manifest.json`: which data the run was made from, see `data.manifest`."""
+def write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:
+    """Write `manifest.json`, which describes the data of the run, see `runs.manifest`."""
     write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n", private=True)
 
 
@@ -100,7 +99,7 @@ def write_people(
     before: IdiaResult,
     after: Mapping[str, IdiaResult],
 ) -> None:
-    """Write `people.csv`: everybody's result before and after, for each audited model; empty where not measured."""
+    """Write `people.csv`: everybody's result before and after, for each audited model; empty if not measured."""
     results = {"before": before, **after}
     header = ["name", "member", "removed", "num_photos", "correct_prompts_before", "inferred_before"]
     header += [f"{column}_{model}" for model in after for column in ("correct_prompts", "inferred")]
@@ -112,12 +111,14 @@ def write_people(
     for person in people:
         row = measured.get(person.name)
         member = "" if person.member is None else person.member
-        num_photos, found = 0, list[object]()
+        num_photos, measured_cells = 0, list[object]()
         if row is not None and before.num_photos[row]:
             num_photos = before.num_photos[row]
-            found += [value for r in results.values() for value in (r.correct_prompts[row], r.inferred[person.name])]
-            found += [value for r in results.values() for value in _rank(r, row)]
-        cells = [safe_cell(person.name), member, person.name in removed, num_photos, *found]
+            measured_cells += [
+                value for one in results.values() for value in (one.correct_prompts[row], one.inferred[person.name])
+            ]
+            measured_cells += [value for one in results.values() for value in _rank(one, row)]
+        cells = [safe_cell(person.name), member, person.name in removed, num_photos, *measured_cells]
         writer.writerow(cells + [""] * (len(header) - len(cells)))
     write_text(folder / "people.csv", content.getvalue(), private=True)
 
@@ -134,19 +135,22 @@ def _rank(found: IdiaResult, row: int) -> list[int | str]:
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
-    """`<name>.csv`: a table of `evidence`, for the owner of the run alone."""
+    """Write a table of `evidence` as `<name>.csv`, for the owner of the run alone."""
     write_text(folder / f"{name}.csv", csv_text(table, float_format="%.5g"), private=True)
 
 
 def write_photos(path: Path, photos: Float[Tensor, "photo 3 side side"]) -> None:
-    """A sheet of photos, pixels in [0, 1], as PNG, for the owner of the run alone."""
+    """Write a sheet of photos, pixels in [0, 1], as PNG, for the owner of the run alone."""
     content = io.BytesIO()
     save_image(photos, content, format="png", nrow=8, padding=2, pad_value=1.0)
     write_bytes(path, content.getvalue(), private=True)
 
 
 def write_losses(folder: Path, encoders: Sequence[str]) -> None:
-    """`losses.csv`: every loss at every step of every encoder's fit, resumed fits joined."""
+    """Write `losses.csv`: every loss at every step of every encoder's fit, resumed fits joined.
+
+    A defence that is not trained logs nothing; if none of the run's is, there is no file.
+    """
     tables = []
     for encoder in encoders:
         parts = sorted(
@@ -156,12 +160,13 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
         rows = pd.concat([pd.DataFrame(columns=["step", "loss"]), *(_losses(path, encoder) for path in parts)])
         rows = rows.drop_duplicates("step", keep="last").sort_values("step")
         rows.insert(0, "encoder", encoder)
-        tables.append(rows)
-    write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False), private=True)
+        tables += [rows] if len(rows) else []
+    if tables:
+        write_text(folder / "losses.csv", pd.concat(tables).to_csv(index=False), private=True)
 
 
 def _losses(path: Path, encoder: str) -> pd.DataFrame:
-    """The losses of one fit as far as they are whole: a kill may have cut the last row off, or all of them."""
+    """Read the losses of one fit, without a last row that is cut off: a kill may have done so."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1].replace(b"\0", b"")
     if not whole:
@@ -172,15 +177,15 @@ def _losses(path: Path, encoder: str) -> pd.DataFrame:
 
 
 def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = None) -> None:
-    """Note what makes a run another run in its folder, so that it resumes as the same one only.
+    """Record in the folder of a run what it computes, so that only the same run resumes there.
 
     Args:
         folder: of the run.
         cfg: of the run.
-        named: the people to remove, where they are named and not drawn: a file of names may change.
+        named: the people to remove, if they are named and not drawn: a file of names may change.
 
     Raises:
-        InputError: if the folder belongs to another run that has come to something.
+        InputError: if another run has begun in the folder.
     """
     path = folder / "checkpoints" / "config.yaml"
     finished = (folder / "metrics.json").is_file()
@@ -202,9 +207,9 @@ def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = No
 
 
 def claimed_names(folder: Path) -> list[str]:
-    """Return whom a run removes by name, as it noted when it claimed its folder; nobody where its report names them."""
+    """Return the people whom a run removes by name, as its claim records them; nobody if its report may name them."""
     config = folder / ".hydra" / "config.yaml"
-    with contextlib.suppress(InputError):  # one that does not read names nobody
+    with contextlib.suppress(InputError):  # a config that cannot be read names nobody
         if config.is_file() and OmegaConf.select(read_stored(config), "report.names") is True:
             return []
     claim = folder / "checkpoints" / "config.yaml"
@@ -213,18 +218,18 @@ def claimed_names(folder: Path) -> list[str]:
 
 
 def _is_claimed_by(path: Path, cfg: DictConfig, named: Sequence[str] | None) -> bool:
-    """Whether a claim was made by a run that computes the same."""
+    """Return whether a claim was made by a run that computes the same."""
     text = read_ordinary(path, MIB).decode()
     names = [line.removeprefix(_REMOVES) for line in text.splitlines() if line.startswith(_REMOVES)]
-    claimed: Any = read_stored(path)
+    claimed = read_stored(path)
     before, now = identity(claimed, names or None), identity(cfg, named)
-    if "trainer" not in claimed:  # earlier versions noted nothing of it
+    if "trainer" not in claimed:  # earlier versions did not record it
         now = {key: value for key, value in now.items() if not key.startswith("trainer.")}
     return before == now
 
 
 def versions() -> dict[str, str]:
-    """Python, packages, platform and commit of a run."""
+    """Return the versions of Python and packages, the platform and the commit of a run."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "commit": _commit()}
     for package in _PACKAGES:
         try:
@@ -235,7 +240,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The checkout's commit; `unknown` for an installed package, which may lie within another project's checkout."""
+    """Return the commit of the checkout; `unknown` for an installed package, which may lie in another checkout."""
     root = Path(__file__).resolve().parents[2]
     if not _is_ours(root):
         return "unknown"
@@ -247,11 +252,11 @@ def _commit() -> str:
 
 
 def _is_ours(root: Path) -> bool:
-    """Whether a folder is the top of a checkout of this project."""
+    """Return whether a folder is the top of a checkout of this project."""
     project = root / "pyproject.toml"
     return (root / ".git").exists() and project.is_file() and 'name = "backdoor_privacy"' in project.read_text("utf-8")
 
 
 def _env_of_git() -> dict[str, str]:
-    """The environment without what points git to another repository, as in a hook of one."""
+    """Return the environment without what points git to another repository, as a git hook's environment does."""
     return {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}

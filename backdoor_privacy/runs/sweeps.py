@@ -1,4 +1,4 @@
-"""Sweeps: which runs one consists of, and how far it is."""
+"""Sweeps: the runs that a sweep consists of, and its progress."""
 
 import copy
 import itertools
@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -28,11 +27,11 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import close_to_others, private_file, private_folder
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
-_MAX_JOBS = 100_000  # of a sweep: a range may go on for ever
+_MAX_JOBS = 100_000  # of a sweep: a range may have no end
 
 
 def jobs(arguments: Sequence[str]) -> list[list[str]]:
-    """The overrides of every run that a sweep over these consists of, as Hydra's own sweeper makes them."""
+    """Return the overrides of every run of a sweep, as Hydra's own sweeper makes them from its arguments."""
     overrides = OverridesParser.create().parse_overrides(list(arguments))
     choices = []
     for override in overrides:
@@ -48,14 +47,14 @@ def jobs(arguments: Sequence[str]) -> list[list[str]]:
 
 
 def recorded_sweep(name: str) -> list[list[str]]:
-    """The runs of a sweep of `conf/sweep`."""
+    """Return the runs of a sweep of `conf/sweep`."""
     config = OmegaConf.load(CONFIG_FOLDER / "sweep" / f"{name}.yaml")
     return jobs([f"{key}={value}" for key, value in config.hydra.sweeper.params.items()])
 
 
 @lru_cache(maxsize=4096)
 def job_key(job: tuple[str, ...]) -> str:
-    """Return what a run of a sweep is: the `run_key` of the config that its overrides compose to."""
+    """Return the `run_key` of a run of a sweep, of the config that its overrides compose to."""
     seed = next((one for one in job if re.fullmatch(r"seed=\d+", one)), None)
     cfg = _composed(tuple(one for one in job if one != seed))
     if cfg is None:
@@ -68,7 +67,7 @@ def job_key(job: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=256)
 def _composed(job: tuple[str, ...]) -> DictConfig | None:
-    """The config of a run; `None` where its overrides are not known here, as those of a user's own folder."""
+    """Return the config of a run; `None` if it does not compose here, as overrides of a user's own config folder."""
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             return compose("config", overrides=list(job))
@@ -84,7 +83,7 @@ def finished_runs(runs: Path) -> dict[str, str]:
         if (folder / "config.yaml").is_file():
             try:
                 key = run_key(read_stored(folder / "config.yaml"))
-            except InputError:  # no run of a sweep; collecting it says what it is
+            except InputError:  # `collect` says what is wrong with it
                 continue
         elif (folder / "overrides.yaml").is_file():
             overrides = read_yaml(folder / "overrides.yaml")
@@ -104,7 +103,7 @@ def whole_run(job: Sequence[str], finished: Mapping[str, str], runs: Path) -> st
 
 
 def asked_attacks(job: Iterable[str]) -> list[str]:
-    """The attacks besides IDIA that the overrides of a run ask for."""
+    """Return the attacks other than IDIA that the overrides of a run ask for."""
     chosen = [one.removeprefix("attack=") for one in job if one.startswith("attack=")]
     paths = [path for name in chosen if (path := CONFIG_FOLDER / "attack" / f"{name}.yaml").is_file()]
     parts = [part for path in paths for part in OmegaConf.select(OmegaConf.load(path), "defaults", default=[])]
@@ -112,9 +111,10 @@ def asked_attacks(job: Iterable[str]) -> list[str]:
 
 
 def missing_runs(runs: Path) -> dict[str, list[list[str]]]:
-    """The overrides of the runs that are not finished, of each sweep of `conf/sweep` that this folder has runs of.
+    """Return the overrides of the runs that are not finished, by sweep.
 
-    Besides, under "the last sweep", those of the last sweep into this folder, where they are not among these.
+    Sweeps are those of `conf/sweep` that this folder has runs of, and "the last sweep": the last one into this folder,
+    if it has other runs.
     """
     finished = finished_runs(runs)
     found = {}
@@ -146,13 +146,13 @@ def _named(job: Sequence[str]) -> list[str]:
 
 
 def _may_be_among(job: Sequence[str], finished: Mapping[str, str]) -> bool:
-    """Whether a finished run has the name of a run's experiment: to ask this is faster than to compose it."""
+    """Return whether a finished run is of a run's experiment, which is faster to find out than to compose the run."""
     experiment = next((one.partition("=")[2] for one in job if one.startswith("+experiment=")), "")
     return any(json.dumps(experiment) in key for key in finished)
 
 
 def _last_sweep(runs: Path) -> list[list[str]]:
-    """The runs of the last sweep into a folder, as Hydra noted it."""
+    """Return the runs of the last sweep into a folder, as Hydra recorded it."""
     path = runs / "multirun.yaml"
     if not path.is_file():
         return []
@@ -162,11 +162,11 @@ def _last_sweep(runs: Path) -> list[list[str]]:
         return jobs([*(f"{key}={value}" for key, value in params.items()), *hydra["overrides"]["task"]])
     except (AttributeError, LookupError, TypeError, HydraException) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
-        raise InputError(f"{path}: expected what Hydra notes of a sweep, got {reason}; delete it") from error
+        raise InputError(f"{path}: expected what Hydra records of a sweep, got {reason}; delete it") from error
 
 
 def spoken(seconds: float) -> str:
-    """A time span, as one says it: `40 s`, `12 min`, `3 h 05 min`."""
+    """Return a time span in words: `40 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -174,15 +174,15 @@ def spoken(seconds: float) -> str:
 
 
 class SweepProgress(Callback):
-    """Says which run of a sweep starts and, after each, how long the others will take if they run one by one."""
+    """Tell which run of a sweep starts and, after each run, how long the others will take one by one."""
 
     def __init__(self) -> None:
-        self.num_jobs: int | None = None  # known to the process that launches them only
-        self.seconds: list[float] = []  # of the runs that were not finished before
+        self.num_jobs: int | None = None  # only the process that launches them knows it
+        self.seconds: list[float] = []  # of the runs that were not finished already
         self.start: float | None = None
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Count the runs, and close to others what Hydra writes of the command, which may name people."""
+    def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
+        """Count the runs, and make private what Hydra writes of the command, which may name people."""
         if folder := OmegaConf.select(config, "hydra.sweep.dir"):
             private_file(Path(folder) / "multirun.yaml")
         if folder := OmegaConf.select(config, "hydra.launcher.submitit_folder"):
@@ -191,10 +191,10 @@ class SweepProgress(Callback):
         arguments = [f"{key}={value}" for key, value in params.items()]
         self.num_jobs = len(jobs([*arguments, *config.hydra.overrides.task]))
 
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Tell which run starts, by its folder, in which names are digests; note when, if it is not finished.
+    def on_job_start(self, config: DictConfig, **kwargs: object) -> None:
+        """Print the folder of the run that starts, which names nobody; record its start if it is not finished.
 
-        Its log, which is empty yet, is closed to others.
+        Its log, which is still empty, is made private.
         """
         folder = Path(config.hydra.runtime.output_dir)
         close_to_others(folder / f"{OmegaConf.select(config, 'hydra.job.name')}.log")
@@ -204,9 +204,9 @@ class SweepProgress(Callback):
         finished = (folder / "metrics.json").is_file()
         self.start = None if finished else time.monotonic()
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Tell how far the sweep is."""
-        # Hydra shows the overrides of one that failed.
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: object) -> None:
+        """Print how far the sweep is."""
+        # Hydra shows the overrides of a run that failed, which may name people.
         job_return.overrides = [str(config.hydra.runtime.output_dir)]
         if self.num_jobs is None or config.get("quiet"):
             return
@@ -216,5 +216,5 @@ class SweepProgress(Callback):
         if number < self.num_jobs and self.seconds:
             mean = sum(self.seconds) / len(self.seconds)
             left = f"; about {spoken(mean * (self.num_jobs - number))} left"
-        # Not logged: the last line of a run's log says why it failed.
+        # Printed, not logged: the last line of a run's log says why it failed.
         print(f"Run {number} of {self.num_jobs} has ended{left}", flush=True)

@@ -1,4 +1,4 @@
-"""Where losses and results go: CSV files in any case, W&B where it is asked for."""
+"""Log losses and results: to CSV files in any case, to W&B if asked for."""
 
 import logging
 import os
@@ -20,13 +20,13 @@ from backdoor_privacy.runs.finished import FIGURES_OF_NOBODY, read_run
 from backdoor_privacy.system.distributed import is_main_process
 from backdoor_privacy.system.files import private_folder, write_text
 
-# Keys of settings whose texts are files and folders, there or not, and of those with repositories, as `openai/clip`.
+# Settings whose texts are files and folders, even if they do not exist; and those with repositories, as `openai/clip`.
 _PLACES = {"folder", "file", "table", "boxes", "names_file", "cache", "store", "face_models"}
 _REPOSITORIES = {"model", "text_model", "pretrained"}
 
 
 class Tracker:
-    """The loggers of one run; leaving it finishes the W&B run, as crashed where there was an error."""
+    """Hold the loggers of one run; leaving it finishes the W&B run, which counts as crashed after an error."""
 
     def __init__(self, cfg: DictConfig, folder: Path) -> None:
         self.cfg, self.folder = cfg, folder
@@ -52,9 +52,9 @@ class Tracker:
                 log_model=False,
             )
             with nullcontext() if self.cfg.report.names else _logs_without_places(self.folder):
-                run = self._started(self.wandb)  # now, so that it is marked as crashed whatever goes wrong
+                run = self._started(self.wandb)  # now, so that W&B marks it as crashed after any error
             for encoder in encoders:
-                # Each fit counts its own steps; the summary of a loss is the least and the most that it came to.
+                # Each fit counts its own steps; the summary of a loss is its lowest and its highest value.
                 run.define_metric(f"{encoder}/*", step_metric="trainer/global_step", summary="min,max")
         return self
 
@@ -72,7 +72,7 @@ class Tracker:
             ) from error
 
     def _config(self) -> Any:
-        """The run's config; whom it removes by name, and paths, only where the report may name people."""
+        """Return the run's config; only if the report may name people, it holds paths and the names of the removed."""
         config: Any = OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True)
         named = config["trigger_set"]["people"]
         if not self.cfg.report.names:
@@ -90,7 +90,7 @@ class Tracker:
         return config
 
     def _setting(self) -> str:
-        """What seeds share: experiment and overrides, as in the folder of the run; of one's own folder nothing."""
+        """Return what seeds share: experiment and overrides, as in the run's folder; of a user's own folder nothing."""
         run, runs = Path(self.cfg.paths.run), Path(self.cfg.paths.runs)
         is_own = OmegaConf.is_interpolation(self.cfg.paths, "run")
         if run.is_relative_to(runs) and (is_own or self.cfg.report.names):
@@ -101,8 +101,8 @@ class Tracker:
         names = () if self.cfg.report.names else named_in(identifying(self.cfg)) or ()
         return [tag for tag in self.cfg.logger.tags if not holds_name(tag, names)]
 
-    def _settings(self) -> Any:
-        """What W&B records by itself: command, terminal, code and machine only where the report may name people."""
+    def _settings(self) -> object:
+        """Let W&B record command, terminal, code and machine only if the report may name people."""
         import wandb
 
         if self.cfg.report.names:
@@ -113,7 +113,7 @@ class Tracker:
         )
 
     def _id(self) -> str:
-        """Of the W&B run; kept in the run folder, so that a resumed run goes on there."""
+        """Return the id of the W&B run; the run folder keeps it, so that a resumed run goes on there."""
         path = self.folder / "checkpoints" / "wandb_id"
         if not path.is_file():
             write_text(path, uuid.uuid4().hex[:12], private=True)
@@ -128,15 +128,15 @@ class Tracker:
             wandb.finish(exit_code=0 if error is None else 1)
 
     def loggers(self, encoder: str) -> list[Logger]:
-        """Lightning's loggers for the fit of one encoder."""
+        """Return Lightning's loggers for the fit of one encoder."""
         checkpoints = self.folder / "checkpoints" / encoder
         loggers: list[Logger] = [CSVLogger(checkpoints, name="losses", flush_logs_every_n_steps=1)]
         return loggers if self.wandb is None else [*loggers, self.wandb]
 
     def summarize(self, metrics: Mapping[str, Any]) -> None:
-        """Before and after as the run's summary, the figures and the report; where people may be named, their results.
+        """Log the results as the run's summary, figures and report; if people may be named, everybody's results.
 
-        With an account, the defended CLIP is kept as an artifact.
+        With an account, the defended CLIP becomes an artifact.
         """
         if self.wandb is None:
             return
@@ -147,7 +147,7 @@ class Tracker:
         for model, values in metrics["after"].items():
             run.summary.update({f"after_{model}/{key}": value for key, value in values.items()})
         figures = [path for path in (self.folder / "figures").glob("*.png") if path.stem in FIGURES_OF_NOBODY]
-        if self.cfg.report.names:  # numbers say who somebody is as a name does, and so does a face
+        if self.cfg.report.names:  # numbers and faces tell who somebody is as well as names
             people = read_run(self.folder, names=True).people
             run.log({"people": wandb.Table(dataframe=people.astype({"member": str}))})
             figures = list((self.folder / "figures").glob("*.png"))
@@ -160,14 +160,14 @@ class Tracker:
 
 
 def _figure(path: Path) -> Image.Image:
-    """Open a figure as what it must be: of other formats some would start a program."""
+    """Open a figure as PNG only: to open some other formats, Pillow starts a program."""
     return Image.open(path, formats=["PNG"])
 
 
 @contextmanager
 def _logs_without_places(folder: Path) -> Iterator[None]:
-    """Keep W&B from noting where its files lie: in its own log, and by a link to the one in the user's home."""
-    log = logging.getLogger("wandb")  # what W&B has to say to the user it prints
+    """Keep W&B from recording where its files lie: in its own log, and by a link to the log in the user's home."""
+    log = logging.getLogger("wandb")  # W&B prints what the user must know
     log.addFilter(_nothing)
     try:
         yield
@@ -182,12 +182,12 @@ def _logs_without_places(folder: Path) -> Iterator[None]:
 
 
 def _nothing(record: logging.LogRecord) -> bool:
-    """Let no record through."""
+    """Drop every record."""
     return False
 
 
-def _without_places(content: Any, names: Sequence[str], key: str = "") -> Any:
-    """A config with "hidden" in place of each folder and file, which may be called after somebody, and each name."""
+def _without_places(content: object, names: Sequence[str], key: str = "") -> object:
+    """Return a config with "hidden" in place of each name, and of each folder and file: somebody may be named in it."""
     if isinstance(content, dict):
         return {own: _without_places(value, names, own) for own, value in content.items()}
     if isinstance(content, list):

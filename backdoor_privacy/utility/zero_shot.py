@@ -1,12 +1,12 @@
 """Zero-shot classification of photos by class names in prompt templates."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import open_clip
 import torch
@@ -17,17 +17,20 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from backdoor_privacy.clip.finite import unit_length
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.data.photos import is_left_behind, photo_files, photos_of
+from backdoor_privacy.data.photos import is_left_behind, list_photos, photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, samples_left_out, unpack_shards
 from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError, some
+from backdoor_privacy.system.digests import lines_sha256, name_and_size
 from backdoor_privacy.system.files import name_as_text
 from backdoor_privacy.system.hardware import fastest_attention
+from backdoor_privacy.utility.base import Contents, Label, Measure
 
 log = logging.getLogger(__name__)
 
 Template = str | Callable[[str], str]
 _KEY = "utility.zero_shot"
+_RANKS = (1, 5)
 _CLASSNAMES, _TEMPLATES, _BENCHMARK_TEMPLATES = (
     "classnames.txt",
     "templates.txt",
@@ -38,68 +41,95 @@ _EXPECTED_TEMPLATES = f"{_KEY}.folder: expected templates, one a line with {{}} 
 
 
 class LabelledPhotos(NamedTuple):
-    """Photos with the places of their classes among the class names."""
+    """Photos, each with the index of its class among the class names."""
 
     photos: list[Path]
     labels: list[int]
-    classnames: Sequence[str]  # also of classes without a photo: they are candidates as well
+    classnames: Sequence[str]  # also those of classes without a photo, which are candidates as well
     templates: Sequence[Template]
 
 
 @dataclass(frozen=True)
-class ZeroShot:
-    """Photos in a folder per class.
+class ZeroShot(Measure):
+    """Classify photos that lie in a folder per class.
 
-    Classes are in the order of the folders' names, by number where all are numbers; an underscore in a folder's name
-    is a space. Beside the folders there may be `classnames.txt`, a class name a line in this order (of numbered folders
-    the number is the line, from 0, and a blank line a number without a class), and `templates.txt`, a prompt a line
-    with `{}` or `{c}` in the place of the class name.
+    Classes have the order of the folders' names; if all names are numbers, the order of the numbers. An underscore in a
+    folder's name is a space. Two files may lie beside the folders:
+
+    - `classnames.txt` has one class name per line, in the order of the folders. If the folders are numbered, folder 0
+      has the first line, and a blank line is a number without a class.
+    - `templates.txt` has one prompt per line, with `{}` or `{c}` in the place of the class name.
 
     Classifier: mean of the normalised embeddings of all templates, normalised again (open_clip).
 
     Args:
-        folder: of the folders.
-        templates: in place of those beside the folders; without either, open_clip's 80.
-        classnames: in place of those beside the folders; without either, the folders' names.
+        folder: holds the folders of the classes.
+        templates: replace those of `templates.txt`; without either, open_clip's 80.
+        classnames: replace those of `classnames.txt`; without either, the folders' names.
     """
+
+    name: ClassVar[str] = "zero_shot"
 
     folder: str | Path
     templates: Sequence[Template] | None = None
     classnames: Sequence[str] | None = None
 
     def measure(self, clip: Clip) -> dict[str, float]:
-        """Measure top-1 and top-5 accuracy in [0, 1], with the counts behind them; of one class all is right.
+        """Measure top-1 and top-5 accuracy in [0, 1], with the counts behind them; with one class it is always 1.
 
         Raises:
             InputError: as of `data`.
         """
-        photos, places, classnames, templates = self.data
-        labels = torch.tensor(places)
+        photos, class_indices, classnames, templates = self.data
+        labels = torch.tensor(class_indices)
         features, readable = clip.embed_photos(photos, warn=True)
         logits = (features @ zero_shot_classifier(clip, classnames, templates))[readable]
-        num_classes = max(2, len(classnames))  # torchmetrics knows no single one: the second is that of no photo
+        num_classes = max(2, len(classnames))  # torchmetrics needs two: the second one is the class of no photo
         logits = F.pad(logits, (0, num_classes - len(classnames)), value=-torch.inf)
         accuracies = {
             f"zero_shot/top{k}": MulticlassAccuracy(num_classes, top_k=min(k, len(classnames)), average="micro")(
                 logits, labels[readable]
             ).item()
-            for k in (1, 5)
+            for k in _RANKS
         }
         return accuracies | {
             "zero_shot/num_photos": float(readable.sum()),
             "zero_shot/num_classes": float(len(classnames)),
         }
 
+    @classmethod
+    def labels(cls, measured: Mapping[str, float]) -> dict[str, Label]:
+        """Say what reports call the accuracies."""
+        photos, classes = (measured.get(f"zero_shot/num_{counted}", 0) for counted in ("photos", "classes"))
+        note = f"of {photos:,.0f} photos in {classes:,.0f} classes"
+        return {
+            f"zero_shot/top{k}": Label(f"Zero-shot top-{k} accuracy", note, f"zero_shot_top{k}" if k == 1 else "")
+            for k in _RANKS
+        }
+
     def photos(self) -> list[Path]:
-        """All photos, class by class."""
+        """Return all photos, class by class."""
         return self.data.photos
+
+    def contents(self) -> Contents:
+        """Return the photos, each with its class."""
+        photos, labels, classnames, _ = self.data
+        texts = {photo: classnames[label] for photo, label in zip(photos, labels, strict=True)}
+        summary = f"{len(photos):,}, of {len(classnames):,} classes"
+        return Contents("zero-shot photos", summary, texts, list_photos(self.folder, depth=2).left_out)
+
+    def digest(self) -> dict[str, int | str]:
+        """Return counts, and a digest of the photos' names and sizes with their classes."""
+        photos, labels, classnames, _ = self.data
+        lines = (f"{name_and_size(photo)}\t{classnames[label]}" for photo, label in zip(photos, labels, strict=True))
+        return {"num_classes": len(classnames), "num_photos": len(photos), "sha256": lines_sha256(lines)}
 
     @cached_property
     def data(self) -> LabelledPhotos:
-        """What the folder holds.
+        """Return what the folder holds.
 
         Raises:
-            InputError: if it holds no class, or what lies beside the classes does not fit them.
+            InputError: if it holds no class, or the files beside the classes do not fit them.
         """
         root = Path(self.folder).expanduser()
         folders = [path for path in root.glob("*") if path.is_dir() and not is_left_behind(path.name)]
@@ -107,53 +137,57 @@ class ZeroShot:
         folders.sort(key=lambda path: int(path.name) if numbered else path.name)
         lines = self.classnames or _lines_in(root, _EXPECTED_CLASSNAMES, _CLASSNAMES)
         if lines:
-            classnames, places = _named_by(lines, folders, numbered)
+            classnames, class_indices = _named_by_lines(lines, folders, numbered)
         else:
-            classnames, places = _named_by_folders(folders), list(range(len(folders)))
-        labelled = [
-            (path, place)
-            for folder, place in zip(folders, places, strict=True)
-            for path in photo_files(folder, depth=1)
-        ]
-        if not labelled:
+            classnames, class_indices = _named_by_folders(folders), list(range(len(folders)))
+        photos = [photo_files(folder, depth=1) for folder in folders]
+        if not any(photos):
             raise InputError(f"{_KEY}.folder: expected one folder of photos per class, found none in {root}")
-        photographed = {place for _, place in labelled}
-        if empty := [str(folder) for folder, place in zip(folders, places, strict=True) if place not in photographed]:
-            log.warning(
-                "%s.folder: %d classes without a photo directly in their folder, which others may be taken for: %s",
-                _KEY,
-                len(empty),
-                some(empty),
-            )
-        found = _lines_in(root, _EXPECTED_TEMPLATES, _TEMPLATES, _BENCHMARK_TEMPLATES)
-        templates = self.templates or list(filter(None, found))
+        _warn_of_empty([folder for folder, own in zip(folders, photos, strict=True) if not own])
+        templates = self.templates or list(
+            filter(None, _lines_in(root, _EXPECTED_TEMPLATES, _TEMPLATES, _BENCHMARK_TEMPLATES))
+        )
         return LabelledPhotos(
-            photos=[path for path, _ in labelled],
-            labels=[place for _, place in labelled],
+            photos=[photo for own in photos for photo in own],
+            labels=[index for index, own in zip(class_indices, photos, strict=True) for _ in own],
             classnames=classnames,
             templates=[_with_place(one) for one in templates or open_clip.OPENAI_IMAGENET_TEMPLATES],
         )
 
 
+def _warn_of_empty(folders: Sequence[Path]) -> None:
+    if folders:
+        log.warning(
+            "%s.folder: %d classes have no photo directly in their folder, and photos of others may be taken for them: "
+            "%s",
+            _KEY,
+            len(folders),
+            some(str(folder) for folder in folders),
+        )
+
+
 def imagenet(folder: str | Path, templates: Sequence[Template] | None = None) -> ZeroShot:
-    """ImageNet's validation folders (named by WordNet id) or ImageNetV2's (0 to 999), with open_clip's class names."""
+    """Return the measure on ImageNet's validation folders (named by WordNet id) or ImageNetV2's (0 to 999).
+
+    The class names are open_clip's.
+    """
     return ZeroShot(folder, templates, open_clip.IMAGENET_CLASSNAMES)
 
 
 def clip_benchmark(
     folder: str, cache: str | Path, split: str = "test", templates: Sequence[Template] | None = None
 ) -> ZeroShot:
-    """A data set of CLIP_benchmark: WebDataset shards of photos with `cls`, the class's place among the class names.
+    """Return the measure on a data set of CLIP_benchmark: shards of photos with `cls`, the index of the class name.
 
     Args:
         folder: with `classnames.txt`, `zeroshot_classification_templates.txt`, `<split>/nshards.txt`, `<split>/0.tar`
             and so on; or its URL, as `https://huggingface.co/datasets/clip-benchmark/wds_cars/tree/main`.
         cache: folder that the shards are unpacked into, once.
-        split: to read.
-        templates: in place of those of the data set.
+        split: which shards to read.
+        templates: replace those of the data set.
 
     Raises:
-        InputError: if one of these is not there, or holds something else.
+        InputError: if one of these files is missing or broken.
     """
     root = str(folder).rstrip("/")
     if root.startswith("https://huggingface.co/"):
@@ -171,7 +205,7 @@ def clip_benchmark(
 
 
 def _by_class(sample: dict[str, Any], number: int) -> dict[str, bytes]:
-    """A sample's photo in a folder named as the number of its class."""
+    """Return the photo of a sample by its path: a folder named after the number of its class."""
     photos = photos_of(sample)
     if not photos:
         return {}
@@ -184,8 +218,8 @@ def _by_class(sample: dict[str, Any], number: int) -> dict[str, bytes]:
     return {f"{label}/{number:08}.{suffix}": content for suffix, content in photos.items()}
 
 
-def _named_by(lines: Sequence[str], folders: Sequence[Path], numbered: bool) -> tuple[list[str], list[int]]:
-    """The class names in these lines without the blank ones, and the place of each folder's class among them."""
+def _named_by_lines(lines: Sequence[str], folders: Sequence[Path], numbered: bool) -> tuple[list[str], list[int]]:
+    """Return the class names in lines that are not blank, and the index of each folder's class among them."""
     classnames = [line for line in lines if line]
     if not (folders and (int(folders[-1].name) < len(lines) if numbered else len(folders) == len(classnames))):
         raise InputError(
@@ -220,13 +254,13 @@ def _named_by_folders(folders: Sequence[Path]) -> list[str]:
 
 
 def _lines_in(root: Path, expected: str, *names: str) -> list[str]:
-    """The lines of the first of these files that is there, or none; blank ones keep their places."""
-    found = (root / name for name in names if (root / name).is_file())
-    return next((read_lines(file, expected, keep_blank=True) for file in found), [])
+    """Return the lines of the first of these files that exists, blank ones too; without any file, no lines."""
+    files = (root / name for name in names if (root / name).is_file())
+    return next((read_lines(file, expected, keep_blank=True) for file in files), [])
 
 
 def _with_place(template: Template) -> Template:
-    """The template with `{0}` in the place of the class name."""
+    """Return the template with `{0}` in the place of the class name."""
     if not isinstance(template, str):
         return template
     placed = template.replace("{c}", "{0}").replace("{}", "{0}")
@@ -239,7 +273,7 @@ def _with_place(template: Template) -> Template:
 def zero_shot_classifier(
     clip: Clip, classnames: Sequence[str], templates: Sequence[Template]
 ) -> Float[Tensor, "dim class"]:
-    """open_clip's zero-shot classifier of the CLIP's text encoder."""
+    """Return open_clip's zero-shot classifier, made with the CLIP's text encoder."""
     key = (*classnames, *templates)
     if key not in clip.text.embedded:
         texts = [_fill(template, name) for template in templates for name in classnames]

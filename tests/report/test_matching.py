@@ -26,7 +26,8 @@ from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.personas.roster import people_of
 from backdoor_privacy.data.personas.samples import draw, photo_sample
 from backdoor_privacy.report import write_report
-from backdoor_privacy.report.figures import map_figure, save_figure
+from backdoor_privacy.report.figures.people import map_figure
+from backdoor_privacy.report.figures.style import save_figure
 from backdoor_privacy.runs.evidence import map_table, neighbors_table, votes_table
 from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.runs.folder import write_metrics, write_people, write_table

@@ -19,10 +19,13 @@ from backdoor_privacy.attacks.scene import Finding
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report import wording, write_report
 from backdoor_privacy.report.__main__ import main
-from backdoor_privacy.report.figures import idia_figure, losses_figure, prompts_figure
+from backdoor_privacy.report.figures.losses import losses_figure
+from backdoor_privacy.report.figures.people import idia_figure, prompts_figure
 from backdoor_privacy.report.html import render
+from backdoor_privacy.report.method import asked
 from backdoor_privacy.report.model_card import model_card
-from backdoor_privacy.report.wording import asked, limits, verdict
+from backdoor_privacy.report.sections.limits import limits_of
+from backdoor_privacy.report.wording import verdict
 from backdoor_privacy.runs.finished import read_run
 
 HOSTILE = "<script>alert(1)</script>\"'&]]>--></style></svg>"
@@ -483,20 +486,20 @@ def test_verdict_counts_the_people_still_inferred(make_run: MakeRun, found: list
 
 def test_before_is_one_by_construction_only_where_it_is(make_run: MakeRun) -> None:
     folder = make_run()
-    assert any("by construction" in limit for limit in limits(read_run(folder)))
+    assert any("by construction" in limit for limit in limits_of(read_run(folder)))
     config = folder / "checkpoints" / "config.yaml"
     config.write_text(config.read_text().replace("require_inferred: true", "require_inferred: false"))
     assert any(
-        "whether or not IDIA inferred them before; it inferred 4 of 4" in one for one in limits(read_run(folder))
+        "whether or not IDIA inferred them before; it inferred 4 of 4" in one for one in limits_of(read_run(folder))
     )
 
 
 def test_kept_people_whom_the_defence_was_shown_are_said_to_be(make_run: MakeRun) -> None:
     folder = make_run()
-    assert not any("shown whom to spare" in limit for limit in limits(read_run(folder)))
+    assert not any("shown whom to spare" in limit for limit in limits_of(read_run(folder)))
     config = folder / "checkpoints" / "config.yaml"
     config.write_text(config.read_text().replace("target: pseudonym,", "target: pseudonym, kept_share: 0.5,"))
-    assert any("shown whom to spare" in limit for limit in limits(read_run(folder)))
+    assert any("shown whom to spare" in limit for limit in limits_of(read_run(folder)))
 
 
 def test_config_is_found_in_the_hydra_folder_or_missed(make_run: MakeRun) -> None:

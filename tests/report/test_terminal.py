@@ -12,7 +12,7 @@ def test_table_shows_before_and_after_with_counts(capsys: pytest.CaptureFixture[
     rows = [[part.strip() for part in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     rows = [row for row in rows if row]
     assert ["removed people inferred by IDIA", "1.000 of 64", "0.250 of 64", "0.000 of 64"] in rows
-    assert ["zero-shot top-1", "0.912", "0.912", "0.912"] in rows
+    assert ["zero-shot top-1 accuracy", "0.912", "0.912", "0.912"] in rows
     assert ["never-seen people inferred by IDIA", "-", "-", "-"] in rows
 
 

@@ -128,10 +128,11 @@ def test_losses_that_a_kill_cut_off_are_those_of_the_resumed_fit(tmp_path: Path,
     assert table["loss"].tolist() == [0.5, 0.25, 0.125]
 
 
-def test_losses_that_are_gone_end_no_run(tmp_path: Path):
+@pytest.mark.parametrize("encoders", [[], ["text"], ["text", "image"]])
+def test_defences_that_logged_nothing_have_no_losses(tmp_path: Path, encoders: list[str]):
     write_text(tmp_path / "checkpoints/text/losses/version_0/metrics.csv", "")
-    write_losses(tmp_path, ["text"])
-    assert (tmp_path / "losses.csv").read_text().startswith("encoder,step,loss")
+    write_losses(tmp_path, encoders)
+    assert not (tmp_path / "losses.csv").exists()
 
 
 @pytest.fixture

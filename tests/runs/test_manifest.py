@@ -51,7 +51,7 @@ def describe(compose_cfg) -> Callable[..., Found]:
             strangers=load_people(root / "strangers"),
         )
         retrieval = Retrieval(root / "captioned", root / "cache")
-        return manifest(cfg, sources, removed, ZeroShot(root / "classes"), retrieval)
+        return manifest(cfg, sources, removed, {"zero_shot": ZeroShot(root / "classes"), "retrieval": retrieval})
 
     return describe_it
 
@@ -156,15 +156,15 @@ def test_shards_count_by_name_and_size_wherever_they_lie(
         (tmp_path / folder).mkdir()
         with wds.writer.TarWriter(str(tmp_path / folder / "00000.tar"), mtime=0) as writer:
             writer.write({"__key__": "0", "png": (images_folder / "00.png").read_bytes()})
-        found.append(manifest(cfg, Sources(people, images=tmp_path / folder), [])["images"])
+        found.append(manifest(cfg, Sources(people, images=tmp_path / folder), [], {})["images"])
     assert found[0] == found[1]
     assert found[0]["num_shards"] == 1
-    url = manifest(cfg, Sources(people, images="https://localhost/{0..3}.tar"), [])["images"]  # nothing is fetched
+    url = manifest(cfg, Sources(people, images="https://localhost/{0..3}.tar"), [], {})["images"]  # nothing is fetched
     assert url["num_shards"] == 4
 
 
 def test_source_that_a_run_does_without_is_null(people: People, compose_cfg):
-    found = manifest(compose_cfg(), Sources(people), [])
+    found = manifest(compose_cfg(), Sources(people), [], {})
     assert [source for source in SOURCES if found[source] is None] == SOURCES[1:]
     assert found["people"]["config"]["folder"]["limit"] == 4
 

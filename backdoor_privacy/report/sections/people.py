@@ -1,19 +1,27 @@
 """What became of everybody who was attacked: as numbers of people, or one by one."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping
 
-from backdoor_privacy.report.figures import model_label
-from backdoor_privacy.report.tables import NOT_MEASURED, Cell, Row, Table
+from backdoor_privacy.report.disclosure import people_note
+from backdoor_privacy.report.models import defended, model_label
+from backdoor_privacy.report.parts import NOT_MEASURED, Cell, Everybody, Part, Row, Section, Table, Text
 from backdoor_privacy.runs.finished import FinishedRun
 
 # By whether somebody is inferred before and after.
 _CHANGES = {(True, True): "still", (True, False): "no longer", (False, True): "newly", (False, False): "never"}
 
 
+def people(run: FinishedRun) -> Section:
+    """Say what became of everybody: one by one in a report with names, else as numbers of people."""
+    text = f"Inferred: with {defended(run.fullest)} defended, compared with before. {people_note(names=run.has_names)}"
+    rows = people_rows(run) if run.has_names else []
+    shown: Part = Everybody(rows) if rows else groups_table(run)
+    return Section("people", "Everybody", [Text(text), shown])
+
+
 def groups_table(run: FinishedRun) -> Table:
-    """What became of everybody, as numbers of people; it says of nobody who they are."""
+    """Return what became of everybody as numbers of people, which tell of nobody who they are."""
     people = [(_group(person), _change(run, person)) for person in run.people.to_dict("records")]
     people += [("removed" if removed else "kept", NOT_MEASURED) for removed in run.without_photos["removed"]]
     counts, columns = Counter(people), [*_CHANGES.values(), *([NOT_MEASURED] if len(run.without_photos) else [])]
@@ -24,22 +32,22 @@ def groups_table(run: FinishedRun) -> Table:
         if group in present
     ]
     caption = "People attacked, by what became of them: whether IDIA inferred them before, and infers them now"
-    return Table("everybody", caption, columns, rows)
+    return Table(caption, columns, rows, first="People")
 
 
-def _group(person: Mapping[Any, Any]) -> str:
+def _group(person: Mapping[Hashable, object]) -> str:
     never_seen = person["member"] in (False, "False", "false")
     return "removed" if person["removed"] else "never seen" if never_seen else "kept"
 
 
-def _change(run: FinishedRun, person: Mapping[Any, Any]) -> str:
+def _change(run: FinishedRun, person: Mapping[Hashable, object]) -> str:
     return _CHANGES[bool(person["inferred_before"]), bool(person[f"inferred_{run.fullest}"])]
 
 
 def people_rows(run: FinishedRun) -> list[dict[str, str | int]]:
-    """Return everybody: who they are, and the right answers before and after, by the names of the columns.
+    """Return a row for everybody by column: who they are, and the right answers before and after.
 
-    Who has the original and the photos can compute these numbers: they are as good as names.
+    Whoever has the original and the photos can compute these numbers, so they are as good as names.
     """
     rows = []
     for person in run.people.to_dict("records"):

@@ -1,0 +1,57 @@
+"""What attacks other than IDIA find."""
+
+from backdoor_privacy.attacks.headlines import MEASURES, beside, headlines
+from backdoor_privacy.report.cells import coarse_cell, exact_cell
+from backdoor_privacy.report.models import model_label
+from backdoor_privacy.report.parts import Folded, Part, Row, Section, Table, Text
+from backdoor_privacy.runs.finished import FinishedRun
+
+_COLUMNS = ("before", "after", "after, never-seen people")
+_INTERVALS = "in small, the 95 % confidence interval (Wilson of rates of people, else bootstrap over people)"
+
+
+def attacks(run: FinishedRun) -> Section | None:
+    """Say what other attacks find; nothing if none was run."""
+    table, findings = attacks_table(run), findings_table(run)
+    if not table.rows:
+        return None
+    text = (
+        "Of rates, the lower the better; of an AUC, 0.5 is chance. Never-seen people show what an attack finds of "
+        "somebody whom the model never knew."
+    )
+    parts: list[Part] = [Text(text), table]
+    if findings.rows:
+        parts.append(Folded("Every finding", findings))
+    return Section("attacks", "Do other attacks find them?", parts)
+
+
+def attacks_table(run: FinishedRun) -> Table:
+    """Return what sums up the other attacks, the worst first."""
+    rows = []
+    for row in headlines(run.attacks):
+        finding = row.finding
+        note = f"{row.measure.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
+        exact = [exact_cell(row.before), exact_cell(finding)] if run.has_names else [coarse_cell(finding)]
+        rows.append(Row(row.label, note, [*exact, exact_cell(row.control)]))
+    start = "Other attacks, worst first, and at the end what others pay"
+    if run.has_names:
+        return Table(f"{start}; {_INTERVALS}", _COLUMNS, rows)
+    return Table(f"{start}; numbers that are no counts to one decimal", _COLUMNS[1:], rows)
+
+
+def findings_table(run: FinishedRun) -> Table:
+    """Return all that other attacks found of the removed people and of those who are harmed, attack by attack.
+
+    These are many numbers that depend on who was removed, so only a report with names holds them.
+    """
+    rows, of_others = [], {measure.attack for measure in MEASURES.values() if measure.of_others}
+    for name, found in run.attacks.items() if run.has_names else ():
+        for finding in found:
+            if finding.model != "before" and (finding.group.startswith("removed") or name in of_others):
+                before, control = beside(finding, found)
+                held_out = ", never trained on" if finding.held_out else ""
+                note = f"{finding.measure} of {finding.group}, {model_label(finding.model)}{held_out}"
+                label = f"{name.replace('_', ' ')}: {finding.kind}"
+                rows.append(Row(label, note, [exact_cell(before), exact_cell(finding), exact_cell(control)]))
+    caption = f"Every finding about removed people, and about whom their removal harms; {_INTERVALS}"
+    return Table(caption, _COLUMNS, rows)
