@@ -1,7 +1,9 @@
 """What many tests need: a tiny CLIP, a small world, small folders of photos, and a composed config."""
 
 import csv
+import fcntl
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", OMP_NUM_THREADS="1")
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
+import jaxtyping
 import numpy as np
 import open_clip
 import pytest
@@ -172,16 +175,32 @@ def images_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def unchecked_types() -> Iterator[None]:
+    """Check no type at run time: for tests of whole runs, whose parts have tests with checked types."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session")
-def world_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds the parts of the embedded world that `compose_cfg` asks for, so that no test draws them."""
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
+def drawn_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small parts of the embedded world, drawn by the first of the test processes that asks for them."""
+    is_shared = "PYTEST_XDIST_WORKER" in os.environ
+    root = tmp_path_factory.getbasetemp().parent if is_shared else tmp_path_factory.getbasetemp()
+    with (root / "world.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file unlocks it
         patch.setattr(world, "_map", lambda function, items, title: [function(item) for item in items])
         patch.setattr(world, "NUM_PHOTOS_PER_PERSON", 6)
         for part in ("people", "strangers", "captions", "images", "zero_shot"):
-            world.world_part(part, str(cache), limit=4)
-    return cache
+            world.world_part(part, str(root / "world"), limit=4)
+    return root / "world"
+
+
+@pytest.fixture(scope="session")
+def world_cache(drawn_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the parts of the embedded world that `compose_cfg` asks for, so that no test draws them."""
+    return shutil.copytree(drawn_world, tmp_path_factory.mktemp("cache"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")
