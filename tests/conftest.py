@@ -2,8 +2,10 @@
 
 import csv
 import fcntl
+import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +42,7 @@ WriteClip = Callable[..., Path]
 WritePhoto = Callable[..., Path]
 WritePeople = Callable[..., Path]
 FitEncoder = Callable[..., Fitted]
+CallCommand = Callable[..., tuple[int, str, str]]
 
 VISION = {"image_size": 24, "layers": 2, "width": 64, "head_width": 32, "patch_size": 12}
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
@@ -86,6 +89,29 @@ def on_the_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("backdoor_privacy.system.hardware.default_device", lambda: torch.device("cpu"))
         yield
+
+
+@pytest.fixture
+def call_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Iterator[CallCommand]:
+    """Call the main function of a Hydra command in this process and an empty folder: exit code, output, errors."""
+    level = logging.getLogger("backdoor_privacy").level
+
+    def call(main: Callable[[], None], *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setattr(logging, "raiseExceptions", True)  # the command changes it
+        monkeypatch.setattr(sys, "argv", ["backdoor_privacy", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        logging.shutdown()  # closes the log of the run
+        return code, *capfd.readouterr()
+
+    yield call
+    logging.getLogger("backdoor_privacy").setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -233,7 +259,10 @@ def compose_into(tiny_overrides: list[str]) -> ComposeCfg:
     def compose_it(folder: Path, *overrides: str) -> DictConfig:
         paths = [f"paths.runs={folder / 'runs'}", f"paths.run={folder / 'run'}"]
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            return compose("config", overrides=["+experiment=smoke", *tiny_overrides, *paths, *overrides])
+            cfg = compose("config", overrides=["+experiment=smoke", *tiny_overrides, *paths, *overrides])
+        if "variants" in cfg.attacks and not any(one.startswith("attacks.variants.") for one in overrides):
+            cfg.attacks.variants.num_prompts = 1
+        return cfg
 
     return compose_it
 

@@ -1,7 +1,6 @@
 """The command: twice as a process of its own and from a foreign working directory, else in this process."""
 
 import json
-import logging
 import os
 import re
 import subprocess
@@ -84,27 +83,9 @@ def outcomes(
 
 
 @pytest.fixture
-def call_here(
-    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
-) -> Iterator[Callable[..., Outcome]]:
+def call_here(tiny_overrides: list[str], call_command, tmp_path: Path) -> Callable[..., Outcome]:
     """Call the command in this process, in the test's own folder."""
-
-    def call_it(*arguments: str) -> Outcome:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.setattr(logging, "raiseExceptions", True)  # the command changes it
-        monkeypatch.setattr(sys, "argv", ["backdoor_privacy", *arguments_of(tiny_overrides, *arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        logging.shutdown()  # closes the run's log
-        return Outcome(tmp_path, code, *capfd.readouterr())
-
-    yield call_it
-    logging.getLogger("backdoor_privacy").setLevel(logging.NOTSET)
+    return lambda *arguments: Outcome(tmp_path, *call_command(main, *arguments_of(tiny_overrides, *arguments)))
 
 
 @pytest.fixture
