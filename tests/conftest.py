@@ -1,7 +1,11 @@
 """What many tests need: a tiny CLIP, a small world, small folders of photos, and a composed config."""
 
 import csv
+import fcntl
+import logging
 import os
+import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", OMP_NUM_THREADS="1")
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
+import jaxtyping
 import numpy as np
 import open_clip
 import pytest
@@ -39,6 +44,7 @@ WriteClip = Callable[..., Path]
 WritePhoto = Callable[..., Path]
 WritePeople = Callable[..., Path]
 FitEncoder = Callable[..., Defended]
+CallCommand = Callable[..., tuple[int, str, str]]
 
 VISION = {"image_size": 24, "layers": 2, "width": 64, "head_width": 32, "patch_size": 12}
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
@@ -85,6 +91,29 @@ def on_the_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("backdoor_privacy.system.hardware.default_device", lambda: torch.device("cpu"))
         yield
+
+
+@pytest.fixture
+def call_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Iterator[CallCommand]:
+    """Call the main function of a Hydra command in this process and an empty folder: exit code, output, errors."""
+    level = logging.getLogger("backdoor_privacy").level
+
+    def call(main: Callable[[], None], *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setattr(logging, "raiseExceptions", True)  # the command changes it
+        monkeypatch.setattr(sys, "argv", ["backdoor_privacy", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        logging.shutdown()  # closes the log of the run
+        return code, *capfd.readouterr()
+
+    yield call
+    logging.getLogger("backdoor_privacy").setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -174,16 +203,32 @@ def images_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def unchecked_types() -> Iterator[None]:
+    """Check no type at run time: for tests of whole runs, whose parts have tests with checked types."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session")
-def world_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds the parts of the embedded world that `compose_cfg` asks for, so that no test draws them."""
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
+def drawn_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small parts of the embedded world, drawn by the first of the test processes that asks for them."""
+    is_shared = "PYTEST_XDIST_WORKER" in os.environ
+    root = tmp_path_factory.getbasetemp().parent if is_shared else tmp_path_factory.getbasetemp()
+    with (root / "world.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file unlocks it
         patch.setattr(world, "_map", lambda function, items, title: [function(item) for item in items])
         patch.setattr(world, "NUM_PHOTOS_PER_PERSON", 6)
         for part in ("people", "strangers", "captions", "images", "zero_shot"):
-            world.world_part(part, str(cache), limit=4)
-    return cache
+            world.world_part(part, str(root / "world"), limit=4)
+    return root / "world"
+
+
+@pytest.fixture(scope="session")
+def world_cache(drawn_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the parts of the embedded world that `compose_cfg` asks for, so that no test draws them."""
+    return shutil.copytree(drawn_world, tmp_path_factory.mktemp("cache"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -216,7 +261,10 @@ def compose_into(tiny_overrides: list[str]) -> ComposeCfg:
     def compose_it(folder: Path, *overrides: str) -> DictConfig:
         paths = [f"paths.runs={folder / 'runs'}", f"paths.run={folder / 'run'}"]
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            return compose("config", overrides=["+experiment=smoke", *tiny_overrides, *paths, *overrides])
+            cfg = compose("config", overrides=["+experiment=smoke", *tiny_overrides, *paths, *overrides])
+        if "variants" in cfg.attacks and not any(one.startswith("attacks.variants.") for one in overrides):
+            cfg.attacks.variants.num_prompts = 1
+        return cfg
 
     return compose_it
 

@@ -1,7 +1,4 @@
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +7,10 @@ import webdataset as wds
 from hydra.errors import InstantiationException
 
 from backdoor_privacy import protect as protect_module
-from backdoor_privacy.check_data import Checkup, check_data
+from backdoor_privacy.check_data import Checkup, check_data, main
 from backdoor_privacy.data.inspection import names_in, odd_names
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.run import run
-from backdoor_privacy.system import paths
 
 NAMES = ["Ann Lee", "Bob Ray", "Cleo Diaz", "Dan Fox"]
 Look = Callable[..., Checkup]
@@ -355,31 +351,29 @@ def test_photos_for_retrieval_are_counted(look: Look, data: Path):
     assert checkup.clean["retrieval photos"] == ("12, with 24 captions",)
 
 
-def call(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    checkout = Path(paths.__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONWARNINGS": "ignore", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "backdoor_privacy.check_data", "+experiment=smoke", *overrides]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def call(tiny_overrides: list[str], call_command):
+    return lambda *overrides: call_command(main, "+experiment=smoke", *tiny_overrides, *overrides)
 
 
-def test_command_prints_what_it_found_and_writes_nothing(tiny_overrides: list[str], tmp_path: Path):
-    done = call(tmp_path, *tiny_overrides, "clip.num_workers=1", "clip.model=local-dir:nowhere")  # no CLIP is loaded
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_command_prints_what_it_found_and_writes_nothing(call, tmp_path: Path):
+    code, out, err = call("clip.num_workers=1", "clip.model=local-dir:nowhere")  # no CLIP is loaded
+    assert code == 0, out + err
     for title in ("members / non-members / unknown", "with a person's name", "people to remove", "zero-shot photos"):
-        assert title in done.stdout
-    assert done.stdout.splitlines()[-1] == "The run can start."
-    assert max(map(len, done.stdout.splitlines())) <= 100
+        assert title in out
+    assert out.splitlines()[-1] == "The run can start."
+    assert max(map(len, out.splitlines())) <= 100
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_names_each_problem_and_ends_with_exit_code_1(tiny_overrides: list[str], tmp_path: Path):
-    done = call(tmp_path, *tiny_overrides, "trigger_set.num_people=13", "attack.num_candidates=11")
-    assert done.returncode == 1, done.stdout + done.stderr
-    *_, first, second, last = done.stdout.splitlines()
+def test_command_names_each_problem_and_ends_with_exit_code_1(call, tmp_path: Path):
+    code, out, err = call("trigger_set.num_people=13", "attack.num_candidates=11")
+    assert code == 1, out + err
+    *_, first, second, last = out.splitlines()
     assert first.startswith("Problem: trigger_set.num_people: expected at most 12")
     assert second.startswith("Problem: attack.num_candidates: expected at least 12")
     assert last.endswith("smoke: expected data without a problem, got 2, named above")
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" not in out + err
     assert list(tmp_path.iterdir()) == []
 
 

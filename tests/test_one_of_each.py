@@ -140,7 +140,7 @@ def test_one_finding():
 SETTINGS: dict[str, Sequence[str]] = {
     "benign": ["benign.steps=[1]", "benign.batch_size=2"],
     "compression": ["compression.pruned=[]", "compression.bits=[8]"],
-    "erased": ["erased.num_random_names=3", "erased.num_composed_names=5"],
+    "erased": ["erased.num_random_names=3", "erased.num_composed_names=5", "erased.num_folds=2"],
     "idia_sweep": ["idia_sweep.num_candidates=[2]"],
     "inversion": ["inversion.num_steps=2", "inversion.num_search_steps=1", "inversion.num_tries=2"],
     "neighbors": [],
