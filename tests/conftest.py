@@ -244,7 +244,7 @@ def tiny_overrides(world_cache: Path, tiny_clip_folder: Path) -> list[str]:
         "utility.similarity.num_captions=20",
         "attack.num_candidates=30",
         "attack.num_photos=2",
-        "defense.image.trained=[visual.transformer]",  # the tiny CLIP is a ViT
+        "++defense.image.trained=[visual.transformer]",  # the tiny CLIP is a ViT
         "trigger_set.num_people=2",
         "trigger_set.require_inferred=false",
         "trainer.num_workers=0",

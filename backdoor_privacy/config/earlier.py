@@ -58,8 +58,8 @@ def check_spelling(defense: DictConfig) -> None:
             continue
         if not isinstance(settings, DictConfig) or "_target_" not in settings:
             raise InputError(
-                f"defense.{name}: expected the settings of a method with its _target_, got {settings}; choose one of "
-                "conf/defense, as defense=text"
+                f"defense.{name}: expected the settings of a method with its _target_, got {settings}; choose a "
+                f"method, as defense=both, or leave this one out: defense.{name}=null"
             )
         target = settings.get("target")
         if isinstance(target, str):

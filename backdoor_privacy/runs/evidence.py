@@ -55,22 +55,19 @@ def map_table(
         before: of the original CLIP.
         after: by audited model.
         removed: names, in the order of the targets.
-        targets: of each defended encoder what the removed people are mapped to, (removed, dim).
+        targets: of each defended encoder what the removed people are mapped to, (removed, dim); a method may have none.
 
     Returns:
         `encoder`, `stage` (`before`, `after` or `target`), `name`, `x` and `y`.
     """
-    tables = []
     places = [before.names.index(name) for name in removed]
-    for encoder, target in targets.items():
+    tables = []
+    for encoder in [name for name in after if name != "both"]:
         features = "name_features" if encoder == "text" else "face_features"
-        audited = after.get(encoder, list(after.values())[-1])  # a defence of several encoders has one audited model
-        stages = {
-            "before": getattr(before.evidence, features),
-            "after": getattr(audited.evidence, features),
-            "target": target,
-        }
-        axes = _principal_axes(torch.cat([stages["before"], stages["after"][places], target]))
+        stages = {"before": getattr(before.evidence, features), "after": getattr(after[encoder].evidence, features)}
+        stages |= {"target": targets[encoder]} if encoder in targets else {}
+        moved = [stages["after"][places], *([targets[encoder]] if encoder in targets else [])]
+        axes = _principal_axes(torch.cat([stages["before"], *moved]))
         for stage, points in stages.items():
             x, y = (points @ axes).T.numpy()
             names = list(removed) if stage == "target" else before.names

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 Tokenizer = Callable[[list[str]], Tensor]
+# Prompts that a defence reads names in; but for the first two, others than the attack's, whose choice is not ours.
+NAME_FORMS = (
+    "{}", "a photo of {}", "a portrait of {}", "this is {}", "my friend {}", "{} at work", "meet {}, a person",
+)  # fmt: skip
 _MORE = " and more"  # that a text which is read to its end cannot have after it without a difference
 
 

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.defenses.backdoor.targets.base import FittedTarget
+from backdoor_privacy.triggers.names import NAME_FORMS
 
-# But for the first two, others than the attack's, whose choice is not ours.
-NAME_FORMS = (
-    "{}", "a photo of {}", "a portrait of {}", "this is {}", "my friend {}", "{} at work", "meet {}, a person",
-)  # fmt: skip
 # Words that a CLIP has seldom seen beside a name change what the name means to it. None of these is the attack's.
 UNUSUAL_FORMS = (
     "the singer {}", "a waitress called {}", "a funny picture of {}", "a blurry snapshot of {}", "her name is {}",
