@@ -11,6 +11,7 @@ from backdoor_privacy.attacks.idia import TEMPLATES, IdiaResult
 from backdoor_privacy.defenses.backdoor.budget import Evaluation
 
 _NUM_LOOK_ALIKES = 5  # of each removed person
+_FEATURES = {"text": "name_features", "image": "face_features"}  # of IDIA's evidence, by encoder
 
 
 def votes_table(results: Mapping[str, IdiaResult]) -> pd.DataFrame:
@@ -64,7 +65,7 @@ def map_table(
     tables = []
     places = [before.names.index(name) for name in removed]
     for encoder, target in targets.items():
-        features = "name_features" if encoder == "text" else "face_features"
+        features = _FEATURES[encoder]
         audited = after.get(encoder, list(after.values())[-1])  # a defence of several encoders has one audited model
         stages = {
             "before": getattr(before.evidence, features),
