@@ -11,6 +11,7 @@ ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+IN_PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
@@ -41,7 +42,7 @@ smoke: $(STAMP) ## the whole line, tiny: seconds
 	@$(BIN)/python -m backdoor_privacy +experiment=smoke $(ARGS)
 
 test: $(STAMP) ## the fast tests, on all cores: CPU, no network
-	@$(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=worksteal -m "not slow and not network and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest -q $(IN_PARALLEL) --durations=10 -m "not slow and not network and not gpu" $(ARGS)
 
 test-all: $(STAMP) ## every test
 	@$(BIN)/python -m pytest -q $(ARGS)
@@ -51,7 +52,7 @@ test-lowest: $(STAMP) ## the fast tests with the lowest versions that pyproject.
 	@$(BIN)/python tests/lowest.py > .venv-lowest/lowest.txt
 	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r .venv-lowest/lowest.txt
 	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c .venv-lowest/lowest.txt -e '.[dev]'
-	@.venv-lowest/bin/python -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=worksteal \
+	@.venv-lowest/bin/python -m pytest -q $(IN_PARALLEL) \
 	  -W ignore::DeprecationWarning -W ignore::FutureWarning -m "not slow and not network and not gpu" $(ARGS)
 
 fuzz: $(STAMP) ## 4,500 hostile inputs and 60 kills and full disks, half an hour; FUZZ=long: 250 faults more, overnight

@@ -20,15 +20,14 @@ def main() -> None:
 
 def _run(cfg: DictConfig) -> None:
     # Here, so that --help and a mistyped key need not wait for torch.
-    from backdoor_privacy.config.checks import check
     from backdoor_privacy.config.naming import untold_names
     from backdoor_privacy.report.terminal import print_table
-    from backdoor_privacy.run import run
-    from backdoor_privacy.system.distributed import exit_code_of_launch, is_first_process, process_group
+    from backdoor_privacy.run import check_run, run
+    from backdoor_privacy.system.distributed import exit_code_of_launch, is_main_process, process_group
     from backdoor_privacy.system.hardware import take_a_gpu
 
     with one_line_errors(untold_names(cfg)):
-        check(cfg)
+        check_run(cfg)
         folder = Path(cfg.paths.run)
         if cfg.quiet:
             logging.getLogger("backdoor_privacy").setLevel(logging.WARNING)
@@ -40,7 +39,7 @@ def _run(cfg: DictConfig) -> None:
             take_a_gpu()
         with process_group(cfg.trainer.accelerator):
             metrics = run(cfg)
-            if is_first_process():
+            if is_main_process():
                 print(visible(str(folder))) if cfg.quiet else print_table(metrics, str(folder))
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from yaml import YAMLError
 
 from backdoor_privacy.attacks.headlines import headlines
+from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.record import (
     key_findings,
     keyed,
@@ -29,6 +30,7 @@ from backdoor_privacy.attacks.record import (
 from backdoor_privacy.attacks.scene import Attack, Finding, Scene
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.build import build
 from backdoor_privacy.config.stored import for_this_machine, read_stored
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.selection import draw_decoys
@@ -37,7 +39,7 @@ from backdoor_privacy.report import write_report
 from backdoor_privacy.runs.finished import removed_people
 from backdoor_privacy.runs.folder import check_links, read_metrics
 from backdoor_privacy.runs.sweeps import spoken
-from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
+from backdoor_privacy.system.distributed import broadcast, is_main_process
 from backdoor_privacy.system.keys import key_of_run
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.system.terminal import VisibleConsole
@@ -181,7 +183,7 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
     people = people.with_photos
     if not people.everybody:
         raise InputError("attack: expected photos to attack with, got names alone; of these nothing else is measured")
-    chosen, idia = set(removed), instantiate(cfg.attack)
+    chosen, idia = set(removed), build(cfg.attack, Idia)
     num_names, num_faces = (OmegaConf.select(cfg, f"defense.{one}.num_decoys") or 0 for one in ("text", "image"))
     strangers = instantiate(cfg.strangers).everybody if num_faces else ()
     photos = [path for person in people.everybody for path in person.attack_photos[: idia.num_photos]]
@@ -211,15 +213,15 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
         InputError: if the only attack is none for this model; among others it is left out.
     """
     found, scene_digest, key = {}, "", b""
-    if is_first_process():
+    if is_main_process():
         scene_digest, key = _scene_digest(seen), key_of_run(folder / "checkpoints")
         key_findings(folder / "attacks", key)
     for number, (name, settings) in enumerate(attacks.items()):
         path = folder / "attacks" / f"{name}.json"
         digest = hashlib.sha256(f"{scene_digest} {OmegaConf.to_yaml(settings)}".encode()).hexdigest()
         wanted = keyed(digest, key)
-        read = read_findings(path) if is_first_process() and path.is_file() else None
-        wanted, known = as_the_first_says((wanted, read))
+        read = read_findings(path) if is_main_process() and path.is_file() else None
+        wanted, known = broadcast((wanted, read))
         if known is None or known[0] != wanted:
             log.info("Attack %d of %d: %s%s", number + 1, len(attacks), name, _usual_time(name, folder))
             start = time.perf_counter()
@@ -232,7 +234,7 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
                 log.warning("%s is left out: %s", name, error)
                 continue
             plain: Any = OmegaConf.to_container(settings)
-            if is_first_process():
+            if is_main_process():
                 write_findings(path, wanted, findings, time.perf_counter() - start, plain, _FORMAT)
             known = wanted, findings
         found[name] = known[1]
@@ -263,7 +265,7 @@ def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Coll
     Raises:
         InputError: if what they need is gone, unless every run ends with these attacks: such a run is only read.
     """
-    missing = as_the_first_says(missing_attacks(attacks, folder) if is_first_process() else [])
+    missing = broadcast(missing_attacks(attacks, folder) if is_main_process() else [])
     if not missing:
         return False
     try:

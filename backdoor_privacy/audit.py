@@ -97,6 +97,7 @@ def _print_audit(cfg: DictConfig) -> None:
     """Audit the CLIP of a config, print what it leaks and what it is good for, and write a report of named people."""
     from hydra.utils import instantiate
 
+    from backdoor_privacy.config.build import build
     from backdoor_privacy.config.checks import check
     from backdoor_privacy.config.naming import untold_names
     from backdoor_privacy.data.selection import named_people
@@ -109,7 +110,7 @@ def _print_audit(cfg: DictConfig) -> None:
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
         named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
         clip.check_fits([person.name for person in named])
-        found = audit(clip, people, instantiate(cfg.attack), list(build_measures(cfg.utility).values()))
+        found = audit(clip, people, build(cfg.attack, Idia), list(build_measures(cfg.utility).values()))
     table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")
     for column in ("people with", "people", "inferred", "right prompts of 21"):
         table.add_column(column, justify="left" if column == "people with" else "right")

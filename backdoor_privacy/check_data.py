@@ -68,12 +68,13 @@ def check_data(cfg: DictConfig) -> Checkup:
     """
     from hydra.utils import instantiate
 
-    from backdoor_privacy.config.checks import check
-    from backdoor_privacy.run import load_sources
+    from backdoor_privacy.attacks.idia import Idia
+    from backdoor_privacy.config.build import build
+    from backdoor_privacy.run import check_run, load_sources
 
-    check(cfg)
+    defenses = check_run(cfg)
     settings: Any = OmegaConf.to_object(cfg)
-    sources = load_sources(cfg, settings.defense)
+    sources = load_sources(cfg, defenses)
     measures = build_measures(cfg.utility)
     everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
     decoded = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
@@ -89,7 +90,7 @@ def check_data(cfg: DictConfig) -> Checkup:
         if contents is not None:
             others[f"utility.{key}"], rows = _of_measure(contents, cfg.clip.num_workers)
             clean |= rows
-    data = Data(settings, sources, instantiate(cfg.attack), decoded, others)
+    data = Data(settings, defenses, sources, build(cfg.attack, Idia), decoded, others)
     return Checkup(_people(data), clean, _use(data), findings(data), _contact_sheets(sources))
 
 
@@ -233,13 +234,7 @@ def _use(data: Data) -> Rows:
             if data.sources.captions is not None:
                 left_out = sum(map(name_matcher([person.name for person in removed]), data.sources.captions))
                 rows["captions left out"] = f"{left_out:,}"
-    for encoder in ("text", "image"):
-        settings = getattr(data.settings.defense, encoder)
-        if settings is not None:
-            unit, batch_size = {"text": "captions", "image": "photos"}[encoder], sum(vars(settings.batch).values())
-            rows[f"{encoder} defence"] = (
-                f"{settings.num_steps:,} steps x {batch_size} {unit}, target {settings.target.value}"
-            )
+    rows |= {f"{name} defence": defense.summary() for name, defense in data.defenses.items()}
     return {title: (text,) for title, text in rows.items()}
 
 

@@ -19,8 +19,9 @@ from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import read_photo
+from backdoor_privacy.defenses.backdoor import terms
 from backdoor_privacy.defenses.backdoor.losses import backdoor_loss, utility_loss
-from backdoor_privacy.defenses.backdoor.module import BackdoorDefense, ImageDefense
+from backdoor_privacy.defenses.backdoor.module import BackdoorModule, TextModule
 from backdoor_privacy.triggers.faces import Placing
 
 _BATCH_SIZE = 64
@@ -31,56 +32,46 @@ def features(encoder: Encoder, inputs: Tensor) -> Tensor:
     return encoder.encode(inputs) if isinstance(encoder, TextEncoder | ImageEncoder) else encoder(inputs)
 
 
-def losses(defense: BackdoorDefense, batch: Any) -> dict[str, Tensor]:
-    """The terms of the loss before weighting: `BackdoorDefense.losses` of a fresh batch."""
-    student, teacher, weights = defense.student, defense.teacher, defense.loss_weights
-    clean, triggered, preserved = defense.split(batch)
+def losses(module: BackdoorModule[Any], batch: Any) -> dict[str, Tensor]:
+    """Return the terms of the loss before weighting: `BackdoorModule.losses` of a fresh batch."""
+    student, teacher, distance = module.student, module.teacher, module.distance
+    clean, triggered, preserved = module.split(batch)
     with torch.no_grad():
-        target = _targets(defense, batch, triggered)
+        target = _targets(module, batch, triggered)
         kept = {"clean": features(teacher, clean)}
         if len(preserved):
             kept["preserved"] = features(teacher, preserved)
-    found = {
-        "utility_loss": utility_loss(features(student, clean), kept["clean"], distance=defense.distance),
-        "backdoor_loss": backdoor_loss(
-            features(student, triggered), target, batch.person_share, distance=defense.distance
-        ),
-    }
-    if weights.weight:
-        originals = dict(teacher.named_parameters())
-        differences = [parameter - originals[name] for name, parameter in student.trainable()]
-        norms = [
-            difference.square().sum() if defense.squared_weight_loss else difference.norm()
-            for difference in differences
-        ]
-        found["weight_loss"] = torch.stack(norms).sum()
-    if weights.preservation and len(preserved):
-        found["preservation_loss"] = utility_loss(
-            features(student, preserved), kept["preserved"], distance=defense.distance
-        )
-    if weights.neighborhood:
-        parts = {"clean": clean, "preserved": preserved}
-        divergences = [_divergence(defense, features(student, parts[kind]), kept[kind]) for kind in kept]
-        found["neighborhood_loss"] = torch.cat(divergences).mean()
-    if weights.target_neighborhood:
-        found["target_neighborhood_loss"] = _divergence(defense, features(student, triggered), target).mean()
-    return found
+    losses = {}
+    for name, term in module.terms.items():
+        if isinstance(term, terms.Utility):
+            losses[name] = utility_loss(features(student, clean), kept["clean"], distance=distance)
+        if isinstance(term, terms.Backdoor):
+            losses[name] = backdoor_loss(features(student, triggered), target, batch.person_share, distance=distance)
+        if isinstance(term, terms.Weight):
+            originals = dict(teacher.named_parameters())
+            differences = [parameter - originals[key] for key, parameter in student.trainable()]
+            norms = [each.square().sum() if term.squared else each.norm() for each in differences]
+            losses[name] = torch.stack(norms).sum()
+        if isinstance(term, terms.Preservation) and len(preserved):
+            losses[name] = utility_loss(features(student, preserved), kept["preserved"], distance=distance)
+        if isinstance(term, terms.TargetNeighborhood):
+            losses[name] = _divergence(module, term, features(student, triggered), target).mean()
+        elif isinstance(term, terms.Neighborhood):
+            parts = {"clean": clean, "preserved": preserved}
+            divergences = [_divergence(module, term, features(student, parts[kind]), kept[kind]) for kind in kept]
+            losses[name] = torch.cat(divergences).mean()
+    return losses
 
 
-def _targets(defense: BackdoorDefense, batch: Any, triggered: Tensor) -> Tensor:
-    if defense.eraser is not None:
-        return defense.eraser(features(defense.teacher, triggered), batch.person_index)
-    if isinstance(defense, ImageDefense):
-        return defense.person_targets[batch.person_index]
-    return features(defense.teacher, batch.target)
+def _targets(module: BackdoorModule[Any], batch: Any, triggered: Tensor) -> Tensor:
+    has_phrase = isinstance(module, TextModule) and not module.target.reads_input
+    return module.target(features(module.teacher, batch.target if has_phrase else triggered), batch.person_index)
 
 
-def _divergence(defense: BackdoorDefense, student: Tensor, teacher: Tensor) -> Tensor:
+def _divergence(module: BackdoorModule[Any], term: terms.Neighborhood, student: Tensor, teacher: Tensor) -> Tensor:
     """KL divergence of the softmax over the anchors, per input, in nats."""
-    anchors = F.normalize(defense.anchors, dim=-1)
-    own, wanted = (
-        (F.normalize(x, dim=-1) @ anchors.T / defense.temperature).log_softmax(-1) for x in (student, teacher)
-    )
+    anchors = F.normalize(module.anchors, dim=-1)
+    own, wanted = ((F.normalize(x, dim=-1) @ anchors.T / term.temperature).log_softmax(-1) for x in (student, teacher))
     return F.kl_div(own, wanted, reduction="none", log_target=True).sum(-1)
 
 

@@ -1,25 +1,24 @@
 """What is wrong with the data of a run, and what of it stops the run: the rules behind `check_data`."""
 
-import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.config.schema import Config
-from backdoor_privacy.config.schema import ImageDefense as ImageSettings
 from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.face_crops import HINTS, all_left_out
 from backdoor_privacy.data.inspection import Decoded, num_different, odd_names, outside, shared_photos
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import told_left_out, told_unreadable, too_many
-from backdoor_privacy.data.selection import check_trigger_photos, draw_decoys, named_people, select_people
+from backdoor_privacy.data.selection import check_trigger_photos, named_people, select_people
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.defenses.backdoor.requirements import check_number
+from backdoor_privacy.defenses.base import Defense
+from backdoor_privacy.defenses.checks import needed_parts
 from backdoor_privacy.errors import InputError, some
 
 
@@ -52,6 +51,7 @@ class Data:
     """What a run reads, already looked at."""
 
     settings: Config
+    defenses: Mapping[str, Defense]
     sources: Sources
     attack: Idia
     decoded: Mapping[Path, Decoded]  # the photos of people and strangers that decode
@@ -72,11 +72,10 @@ class Data:
         """People of each source, by its key."""
         return {"people": self.everybody} | ({"strangers": self.strangers} if self.strangers else {})
 
-    def decoys(self, num_decoys: int) -> tuple[Person, ...]:
-        """Strangers whose faces are hidden; none where there are too few, of which a finding tells."""
-        if num_decoys > len(self.strangers):
-            return ()
-        return draw_decoys(0, num_decoys, self.strangers, self.settings.seed, exclude=())
+    @property
+    def needs_photos(self) -> bool:
+        """Whether a defence trains on photos of the people to remove."""
+        return any(defense.needs_photos for defense in self.defenses.values())
 
     @property
     def is_drawn(self) -> bool:
@@ -136,7 +135,7 @@ def _candidates(data: Data) -> Iterator[Finding]:
 
 def _parts(data: Data) -> Iterator[Finding]:
     found = set()
-    for part in data.settings.defense.needs():
+    for part in sorted(needed_parts(data.defenses)):
         try:
             data.sources.check([part])
         except InputError as error:
@@ -145,11 +144,12 @@ def _parts(data: Data) -> Iterator[Finding]:
 
 
 def _captions(data: Data) -> Iterator[Finding]:
-    if data.settings.defense.text is None or data.sources.captions is None:
+    least = max(defense.num_host_captions for defense in data.defenses.values())
+    if data.sources.captions is None or not least:
         return
     holds_name = name_matcher([] if data.is_drawn else [person.name for person in data.removable])
     able = {caption for caption in data.sources.captions if " " in caption and not holds_name(caption)}
-    if len(able) < 2:
+    if len(able) < least:
         yield Finding(
             "captions: expected two different ones or more of two words or more without a name to remove, to learn "
             f"from and to measure with, got {len(able)}; add captions",
@@ -159,7 +159,7 @@ def _captions(data: Data) -> Iterator[Finding]:
 
 def _lone(data: Data) -> Iterator[Finding]:
     lone = [person.name for person in data.removable if person.photos and num_different(person) < 2]
-    if lone and data.settings.defense.image is not None:
+    if lone and data.needs_photos:
         yield Finding(
             "people.folder: expected two different photos or more of each person to remove, one to train on and one to "
             f"attack, got {len(lone)} of {len(data.removable)} people with fewer: {some(lone)}; add photos, or set "
@@ -180,27 +180,29 @@ def _few_attack_photos(data: Data) -> Iterator[Finding]:
 
 def _removal(data: Data) -> Iterator[Finding]:
     """What stops a run of these people before it is begun, but for missing parts and lone photos, told above."""
-    try:
-        check_number(data.settings.defense, data.sources, len(data.select()))
-        if data.settings.defense.image is not None and not any(person.photos for person in data.removable):
+    for defense in data.defenses.values():
+        for problem in defense.problems(None, data.sources, len(data.select()), data.settings.trainer):
+            yield Finding(problem, stops=True)
+    if data.needs_photos and not any(person.photos for person in data.removable):
+        try:
             check_trigger_photos(data.removable)
-    except InputError as error:
-        yield Finding(str(error), stops=True)
+        except InputError as error:
+            yield Finding(str(error), stops=True)
 
 
 def _faces(data: Data) -> Iterator[Finding]:
     """What ends an image defence amid its steps."""
-    image = data.settings.defense.image
-    if image is None:
+    if not data.needs_photos:
         return
+    shows_strangers = any(defense.shows_strangers for defense in data.defenses.values())
     own = {person.name: person.trigger_photos for person in data.removable}
     foreign = {person.name: person.photos for person in data.strangers}
-    for key, photos, is_sure in (("people", own, not data.is_drawn), ("strangers", foreign, image.batch.preserved > 0)):
+    for key, photos, is_sure in (("people", own, not data.is_drawn), ("strangers", foreign, shows_strangers)):
         people = getattr(data.sources, key)
         outer = [
             path for path in outside(people.boxes if people else {}, data.decoded) if path in {*chain(*photos.values())}
         ]
-        if outer and image.whole_photo_share < 1:
+        if outer and any(defense.cuts_faces for defense in data.defenses.values()):
             yield Finding(
                 f"{key}.boxes: expected face boxes within the photos, got {len(outer)} outside: {some(outer)}; correct "
                 "the table of boxes",
@@ -236,47 +238,34 @@ def _read_together(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
     for key, photos in _embedded(data):
         seen.extend(photos)
         yield key, list(seen)
-    images, image = data.others.get("images"), data.settings.defense.image
-    if image is None:
+    images = data.others.get("images")
+    if not data.needs_photos:
         return
     if images is not None:
         yield "images", images.files
-    trained = [path for person in _hidden(data, image) for path in person.trigger_photos]
+    trained = [path for person in _known_removed(data) for path in person.trigger_photos]
     if too_many(sum(path not in data.decoded for path in trained), len(trained)):
         yield "people", [*trained, *(path for person in data.everybody for path in person.trigger_photos)]
 
 
-def _hidden(data: Data, image: ImageSettings) -> tuple[Person, ...]:
-    """The removed people, as far as they are known, and the decoys."""
-    return (*(() if data.is_drawn else data.try_select()), *data.decoys(image.num_decoys))
+def _known_removed(data: Data) -> tuple[Person, ...]:
+    """Return the removed people, as far as they are known."""
+    return () if data.is_drawn else data.try_select()
 
 
 def _embedded(data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
     """Photos that the original's image encoder sees at a time, in the order of the run."""
     yield "people", [path for person in data.everybody for path in person.attack_photos[: data.attack.num_photos]]
     yield from ((key, others.files) for key, others in data.others.items() if key != "images")
-    images, text, image = data.others.get("images"), data.settings.defense.text, data.settings.defense.image
-    if images is not None and text is not None and text.num_anchors:
-        yield "images", _first_that_decode(images, text.num_anchors)
-    if image is None:
-        return
-    hidden, decoys, target = _hidden(data, image), data.decoys(image.num_decoys), image.target.value
-    yield "people", [path for person in hidden if person not in decoys for path in person.attack_photos]
-    apart = {person.photos for person in decoys}
-    faces = [person.photos for person in data.strangers if person.photos and person.photos not in apart]
-    if target in ("anonymous", "disguised"):
-        is_own = target == "anonymous" and image.include_removed
-        own = [path for person in hidden for path in person.trigger_photos] if is_own else ()
-        yield "strangers", [*chain(*faces), *own]
-    elif target == "pseudonym" and len(hidden) <= len(faces):
-        yield "strangers", [*chain(*random.Random(data.settings.seed).sample(faces, len(hidden)))]
-    yield "strangers", [photos[0] for photos in faces if photos]
-
-
-def _first_that_decode(photos: Photos, num_photos: int) -> list[Path]:
-    """The photos that are read until so many are decoded."""
-    numbers = accumulate(size is not None for size in photos.decoded.values())
-    return [path for path, number in zip(photos.files, [0, *numbers], strict=False) if number < num_photos]
+    images = data.others.get("images", Photos({}))
+    for defense in data.defenses.values():
+        yield from defense.photos_read(
+            _known_removed(data),
+            data.strangers,
+            images.files,
+            lambda path: images.decoded[path] is not None,
+            data.settings.seed,
+        )
 
 
 def _left_out(data: Data) -> Iterator[Finding]:

@@ -10,26 +10,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import lightning
 import pandas as pd
-import torch
 from lightning.pytorch.loggers import Logger
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.names_alone import NamesAlone, summed_up
 from backdoor_privacy.audit import Audit, Measure, audit, idia_rates, null_rates
+from backdoor_privacy.clip.encoders import Encoder
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.config.schema import Defense, Trainer, TriggerSet, load_defense, load_trainer
-from backdoor_privacy.data.people import Person
+from backdoor_privacy.config.schema import Trainer, TriggerSet, load_trainer
+from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.selection import NotInferredError, named_people, select_people
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.defenses.backdoor.fitting import Fitted, Removal, check_trainer, fit_image, fit_text
-from backdoor_privacy.defenses.backdoor.requirements import check_number, check_removal
 from backdoor_privacy.defenses.backdoor.similarity import lowest
+from backdoor_privacy.defenses.base import Defended, Defense, Fit, Removal
+from backdoor_privacy.defenses.checks import check_defenses
+from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.distributed import is_first_process
+from backdoor_privacy.system.distributed import check_launched, is_main_process
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.keys import RUN_KEY, key_of_run, keyed_digest
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Protected:
-    """What came of it, by audited model: `text`, `image`, and `both` where both encoders were defended."""
+    """What came of it, by audited model: one for each defended encoder, and `both` where there are several."""
 
     models: Mapping[str, Clip]
     removed: tuple[Person, ...]
@@ -46,7 +46,7 @@ class Protected:
     after: Mapping[str, Audit]
     rates: Mapping[str, Mapping[str, float]]  # flat measures of `before` and of each audited model
     names: Mapping[str, pd.DataFrame]  # of removed people without photos, see `attacks.names_alone`; by model
-    fitted: Mapping[str, Fitted]  # by defended encoder
+    defended: Mapping[str, Defended]  # by defence
     seconds: Mapping[str, float]  # of each stage
 
     @property
@@ -59,7 +59,7 @@ def protect(
     clip: Clip,
     sources: Sources,
     remove: TriggerSet | Sequence[str],
-    defense: Defense | str = "both",
+    defense: Mapping[str, Defense] | str = "both",
     *,
     attack: Idia | None = None,
     measures: Sequence[Measure] = (),
@@ -76,33 +76,29 @@ def protect(
         clip: of `load_clip` or `wrap_clip`; it is left as it is.
         sources: people, and clean captions and photos.
         remove: names of people in `sources`, or how to draw them among those whom the attack infers.
-        defense: of each encoder, or the name of one in `conf/defense`.
+        defense: methods by name, one after the other, or the name of a file in `conf/defense`.
         attack: IDIA with its settings; `None`: the published ones.
         measures: of what the CLIP is good for, as `ZeroShot`.
         clean_photos: to measure how alike the defended image encoder sees them.
         seed: of everything that is drawn.
         trainer: Lightning's settings.
-        max_held_out: captions that measure a text defence and do not train it, at most.
-        checkpoints: folder to resume an interrupted fit from; `None`: it cannot be resumed.
-        loggers: Lightning's, for the fit of an encoder.
+        max_held_out: captions that measure a defence and do not train it, at most.
+        checkpoints: folder to resume an interrupted training from; `None`: it cannot be resumed.
+        loggers: Lightning's, for the training of an encoder.
 
     Raises:
         InputError: on anything that the caller can mend.
     """
-    defense = load_defense(defense) if isinstance(defense, str) else defense
+    check_launched()
+    defenses = load_defense(defense) if isinstance(defense, str) else defense
     choice = remove if isinstance(remove, TriggerSet) else TriggerSet(people=list(remove))
     attack = attack or Idia(num_candidates=1000, num_photos=20, threshold=1, seed=seed)
     options = trainer or load_trainer(progress_bar=False, num_workers=0)  # a script may lack a main guard
     people, watch = sources.people, Stopwatch()
-    _check_defense(clip, defense, options)
     named = named_people(choice.people, choice.file)
-    clip.check_fits([person.name for person in people.pick(named or ())])  # what is misspelt or too long ends it here
-    if named is not None:
-        check_removal(defense, sources, people.pick(named))
-    else:
-        sources.check(defense.needs())
-        if choice.num_people is not None:
-            check_number(defense, sources, choice.num_people)
+    known = people.pick(named) if named is not None else None
+    clip.check_fits([person.name for person in known or ()])  # what is misspelt or too long ends it here
+    check_defenses(defenses, clip, sources, known if known is not None else choice.num_people, options)
     lightning.seed_everything(seed, workers=True, verbose=False)
 
     with watch.stage("audit_before"):
@@ -114,106 +110,99 @@ def protect(
         error.audit = before  # that they were looked for and not found is a result
         raise
     clip.check_fits([person.name for person in removed], tell=named is not None)
-    check_removal(defense, sources, removed, tell=named is not None)  # a log tells nobody who was drawn
-    if checkpoints is not None and is_first_process():
-        _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {defense}")
+    # A log tells nobody who was drawn.
+    check_defenses(defenses, clip, sources, removed, options, tell=named is not None)
+    if checkpoints is not None and is_main_process():
+        _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(defenses)}")
 
-    kept = [person for person in people.everybody if person.name in inferred and person not in removed]
-    alone = [person.name for person in removed if not person.photos]
-    reserved = {*attack.candidates(people.with_photos.names), *people.names}
-    if alone:
-        reserved.update(NamesAlone.random_names(attack.seed, people.names))
-    removal = Removal(clip, sources, removed, kept, reserved, seed, options, checkpoints, max_held_out, clean_photos)
-    fitted: dict[str, Fitted] = {}
-    if defense.text is not None:
-        with watch.stage("defend_text"):
-            fitted["text"] = fit_text(defense.text, removal, loggers("text"))
-    if defense.image is not None:
-        with watch.stage("defend_image"):
-            text: Any = fitted["text"].student if "text" in fitted else None
-            fitted["image"] = fit_image(defense.image, removal, loggers("image"), text)
-
-    students: dict[str, Any] = {encoder: one.student for encoder, one in fitted.items()}
-    models = {encoder: clip.with_encoders(**{encoder: student}) for encoder, student in students.items()}
-    if len(models) > 1:
-        models["both"] = clip.with_encoders(**students)
+    fit = Fit(options, checkpoints, loggers)
+    defended: dict[str, Defended] = {}
+    for name, one in defenses.items():
+        removal = Removal(
+            original=clip,
+            clip=defended_clip(clip, defended),
+            people=removed,
+            kept=[person for person in people.everybody if person.name in inferred and person not in removed],
+            sources=sources,
+            reserved_names=_reserved(attack, people, removed),
+            seed=seed,
+            num_held_out=max_held_out,
+            clean_photos=clean_photos,
+        )
+        with watch.stage(f"defend_{name}"):
+            defended[name] = one.defend(removal, fit)
+    models = audited_models(clip, defended)
     after = {}
     for name, model in models.items():
         with watch.stage(f"audit_{name}"):
             after[name] = audit(model, people, attack, measures)
-
-    def flat(name: str, model: Clip) -> dict[str, float]:
-        found = before if name == "before" else after[name]
-        parts = fitted.values() if name in ("before", "both") else [fitted[name]]
-        rates = idia_rates(
-            before.idia.measured,
-            found.idia.measured,
-            {person.name for person in removed},
-            {person.name: person.member for person in people.everybody},
-        )
-        rates |= null_rates(found.idia, {person.name for person in removed})
-        return rates | found.utility | lowest([part.similarity.measure(model, clip) for part in parts])
-
     with watch.stage("compare"):
-        audited = {"before": clip, **models}
-        names = _names_alone(alone, fitted, audited, attack.seed, people.names)
-        rates = {name: flat(name, model) | summed_up(names.get(name)) for name, model in audited.items()}
-    return Protected(models, removed, before, after, rates, names, fitted, watch.seconds)
+        audits, everyone = {"before": before, **after}, {"before": clip, **models}
+        names = _names_alone(removed, defended, everyone, attack.seed, people.names)
+        rates = {
+            name: {**_rates(before, audits[name], removed, people), **_similarities(name, model, clip, defended)}
+            | summed_up(names.get(name))
+            for name, model in everyone.items()
+        }
+    return Protected(models, removed, before, after, rates, names, defended, watch.seconds)
+
+
+def defended_clip(original: Clip, defended: Mapping[str, Defended]) -> Clip:
+    """Return the CLIP with all encoders that were defended so far."""
+    encoders = _encoders(defended)
+    return original.with_encoders(**encoders) if encoders else original
+
+
+def audited_models(original: Clip, defended: Mapping[str, Defended]) -> dict[str, Clip]:
+    """Return the CLIP with each defended encoder alone, and with all of them."""
+    encoders = _encoders(defended)
+    models = {name: original.with_encoders(**{name: encoder}) for name, encoder in encoders.items()}
+    return models | ({"both": original.with_encoders(**encoders)} if len(encoders) > 1 else {})
+
+
+def _encoders(defended: Mapping[str, Defended]) -> dict[str, Encoder]:
+    return {name: encoder for one in defended.values() for name, encoder in one.encoders.items()}
+
+
+def _reserved(attack: Idia, people: People, removed: Sequence[Person]) -> set[str]:
+    """Return the names that may not become a pseudonym: everybody's, and those that the attacks compare with."""
+    reserved = {*attack.candidates(people.with_photos.names), *people.names}
+    if any(not person.photos for person in removed):
+        reserved.update(NamesAlone.random_names(attack.seed, people.names))
+    return reserved
+
+
+def _rates(before: Audit, found: Audit, removed: Sequence[Person], people: People) -> dict[str, float]:
+    """Return the flat measures of one audit."""
+    names = {person.name for person in removed}
+    members = {person.name: person.member for person in people.everybody}
+    rates = idia_rates(before.idia.measured, found.idia.measured, names, members)
+    return rates | null_rates(found.idia, names) | found.utility
+
+
+def _similarities(name: str, model: Clip, original: Clip, defended: Mapping[str, Defended]) -> dict[str, float]:
+    """Return how close a model stays to the original, over its defended encoders."""
+    comparisons = {key: one for each in defended.values() for key, one in each.comparisons.items()}
+    chosen = (
+        comparisons.values() if name in ("before", "both") else [one for key, one in comparisons.items() if key == name]
+    )
+    return lowest([one.measure(model, original) for one in chosen])
 
 
 def _names_alone(
-    alone: Sequence[str], fitted: Mapping[str, Fitted], models: Mapping[str, Clip], seed: int, everybody: Sequence[str]
+    removed: Sequence[Person],
+    defended: Mapping[str, Defended],
+    models: Mapping[str, Clip],
+    seed: int,
+    everybody: Sequence[str],
 ) -> dict[str, pd.DataFrame]:
     """Test the removed names without photos on the original and on each model whose text encoder was defended."""
-    if not alone or "text" not in fitted:
+    alone = [person.name for person in removed if not person.photos]
+    targets = next((one.name_targets for one in defended.values() if one.name_targets is not None), None)
+    if not alone or targets is None:
         return {}
-    similarity: Any = fitted["text"].similarity
-    test = NamesAlone(alone, similarity.names, similarity.targets, seed, everybody)
+    test = NamesAlone(alone, [person.name for person in removed], targets, seed, everybody)
     return {name: test.table(model, models["before"]) for name, model in models.items() if name != "image"}
-
-
-def _check_defense(clip: Clip, defense: Defense, trainer: Trainer) -> None:
-    """Find what cannot be done with this CLIP before anything is computed."""
-    if defense.text is None and defense.image is None:
-        raise InputError("defense: expected a defence of the text or the image encoder, got none")
-    if clip.text.is_sequence:
-        _check_sequence_defense(defense)
-    _check_adversary(clip, defense)
-    for encoder, settings in (("text", defense.text), ("image", defense.image)):
-        if settings is not None:
-            getattr(clip, encoder).to_train(settings.trained, settings.trained_blocks)
-            check_trainer(clip, encoder, settings, trainer)
-
-
-def _check_sequence_defense(defense: Defense) -> None:
-    """Find what a text encoder that is read token by token cannot do."""
-    if defense.image is not None:
-        raise InputError(
-            "defense.image: expected null for the text encoder of Stable Diffusion, whose image encoder only attacks "
-            "it; choose defense=text_published"
-        )
-    text = defense.text
-    if text is not None and (text.target.value in ("nameless", "composed") or text.num_anchors):
-        raise InputError(
-            "defense.text: expected target=phrase, fitting or pseudonym and num_anchors=0 for a text encoder that is "
-            f"read token by token, got {text.target.value} and {text.num_anchors}; choose defense=text_published"
-        )
-
-
-def _check_adversary(clip: Clip, defense: Defense) -> None:
-    """Find an adversarial loss that there is none of."""
-    if defense.image is not None and defense.image.loss_weights.adversarial:
-        raise InputError(
-            "defense.image.loss_weights.adversarial: expected 0, since it is a loss of names, got "
-            f"{defense.image.loss_weights.adversarial:g}"
-        )
-    text: Any = clip.text
-    is_asked = defense.text is not None and defense.text.loss_weights.adversarial
-    if is_asked and not isinstance(getattr(text, "token_embedding", None), torch.nn.Embedding):
-        raise InputError(
-            "defense.text.loss_weights.adversarial: expected 0 for a text encoder of Hugging Face, whose embeddings "
-            "cannot be shifted"
-        )
 
 
 def _claim(checkpoints: Path, fit: str) -> None:

@@ -13,21 +13,24 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from backdoor_privacy.attack import attack_finished, check_attacks, run_attacks, scene
-from backdoor_privacy.attacks.idia import IdiaResult
+from backdoor_privacy.attacks.idia import Idia, IdiaResult
 from backdoor_privacy.audit import Audit
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.build import build
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.naming import experiment_name
-from backdoor_privacy.config.schema import Defense
 from backdoor_privacy.config.stored import targets_of
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.selection import NotInferredError, named_people
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.defenses.base import Defense
+from backdoor_privacy.defenses.checks import used_parts
+from backdoor_privacy.defenses.loading import build_defenses
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import Protected, Stopwatch, protect
 from backdoor_privacy.report import is_written, write_report
 from backdoor_privacy.report.audited import write_audit
-from backdoor_privacy.runs.evidence import budget_table, map_table, neighbors_table, votes_table
+from backdoor_privacy.runs.evidence import map_table, neighbors_table, votes_table
 from backdoor_privacy.runs.folder import (
     DamagedMetricsError,
     claim_folder,
@@ -43,11 +46,11 @@ from backdoor_privacy.runs.folder import (
 from backdoor_privacy.runs.manifest import manifest
 from backdoor_privacy.runs.tracking import Tracker
 from backdoor_privacy.system.distributed import (
-    as_the_first_says,
-    first_process_first,
-    is_first_process,
+    barrier,
+    broadcast,
+    is_main_process,
+    main_process_first,
     num_processes,
-    wait_for_all,
 )
 from backdoor_privacy.system.keys import check_keys
 from backdoor_privacy.utility.base import build_measures, clean_photos, labels_of
@@ -64,25 +67,40 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         InputError: on anything that the user can mend.
     """
-    check(cfg)
+    defenses = check_run(cfg)
     check_attacks(cfg.attacks, num_processes())
     folder = Path(cfg.paths.run)
-    with first_process_first():
-        if is_first_process():
+    with main_process_first():
+        if is_main_process():
             claim_folder(folder, cfg, named_people(cfg.trigger_set.people, cfg.trigger_set.file))
-    finished = as_the_first_says(_finished(folder) if is_first_process() else None)
+    finished = broadcast(_finished(folder) if is_main_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
         is_attacked = attack_finished(cfg.attacks, folder, targets_of(cfg))
-        if is_first_process() and (is_attacked or not is_written(folder, names=cfg.report.names)):
+        if is_main_process() and (is_attacked or not is_written(folder, names=cfg.report.names)):
             write_report(folder, names=cfg.report.names)
             with Tracker(cfg, folder) as tracker:
                 tracker.summarize(finished)
         return finished
-    if is_first_process():
+    if is_main_process():
         check_keys(folder / "checkpoints", Path(cfg.paths.runs))  # now, and not after hours of work
     with Tracker(cfg, folder) as tracker:
-        return _run(cfg, folder, tracker)
+        return _run(cfg, folder, tracker, defenses)
+
+
+def check_run(cfg: DictConfig) -> dict[str, Defense]:
+    """See that the settings of a run can work, and return its defences.
+
+    Raises:
+        InputError: naming the key, what was expected and what came.
+    """
+    check(cfg)
+    defenses = build_defenses(cfg.defense)
+    settings: Any = OmegaConf.to_object(cfg)
+    for one in defenses.values():  # now, before a process for each device is started, and anything is loaded
+        for problem in one.problems(None, Sources(People(())), 1, settings.trainer):
+            raise InputError(problem)
+    return defenses
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -94,21 +112,21 @@ def _finished(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
+def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str, Defense]) -> dict[str, Any]:
     watch = Stopwatch()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # of random weights, where they are asked for
     settings: Any = OmegaConf.to_object(cfg)
-    with watch.stage("load"), first_process_first():
+    with watch.stage("load"), main_process_first():
         clip: Clip = instantiate(cfg.clip)
         measures = build_measures(cfg.utility)
-        sources = load_sources(cfg, settings.defense)
+        sources = load_sources(cfg, defenses)
     try:
         done = protect(
             clip,
             sources,
             settings.trigger_set,
-            settings.defense,
-            attack=instantiate(cfg.attack),
+            defenses,
+            attack=build(cfg.attack, Idia),
             measures=list(measures.values()),
             clean_photos=clean_photos(measures),
             seed=cfg.seed,
@@ -118,7 +136,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
             loggers=tracker.loggers,
         )
     except NotInferredError as error:
-        if is_first_process():
+        if is_main_process():
             named = sources.people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
             report_audit(cfg, folder / "audit", clip, error.audit, sources.people, named)
         raise InputError(f"{error}; what was found out of them is in {folder / 'audit' / 'report.html'}") from None
@@ -129,27 +147,30 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
         "after": {name: done.rates[name] for name in done.models},
         "utility": labels_of(measures, done.rates["before"]),
         "seconds": {**watch.seconds, **done.seconds},
+        "defenses": {
+            name: {"encoders": list(one.encoders), "description": one.describe()} for name, one in defenses.items()
+        },
         "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
         "versions": versions(),
     }
-    if is_first_process():
+    if is_main_process():
         removed = {person.name for person in done.removed}
         with watch.stage("write"):
             done.clip.save(folder / "defended")
             results = {name: found.idia for name, found in done.after.items()}
             write_people(folder, sources.people.everybody, removed, done.before.idia, results)
             _write_evidence(folder, done, results)
-            write_losses(folder, [encoder for encoder in ("text", "image") if encoder in done.models])
+            write_losses(folder, [encoder for encoder in done.models if encoder != "both"])
             write_manifest(folder, manifest(cfg, sources, removed, measures))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
     shown = [person.name for person in done.removed if person.photos]
     if cfg.attacks and shown:  # in all processes alike: they share what is embedded
         run_attacks(scene(cfg, clip, done.models, sources.people, shown), cfg.attacks, folder)
-    if is_first_process():
+    if is_main_process():
         write_report(folder, names=cfg.report.names)
         tracker.summarize(metrics)
-    wait_for_all()
+    barrier()
     return metrics
 
 
@@ -175,26 +196,26 @@ def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResul
         write_table(folder, "map", map_table(before, after, removed, _targets_of_shown(done)))
     if done.names:
         write_table(folder, "names", pd.concat(done.names, names=["model"]).reset_index("model"))
-    evaluations = {encoder: one.evaluations for encoder, one in done.fitted.items() if one.evaluations}
-    if evaluations:
-        write_table(folder, "budget", budget_table(evaluations))
-    photos = next((one.triggered for one in done.fitted.values() if one.triggered is not None), None)
-    if photos is not None:
-        write_photos(folder / "figures" / "triggers.png", photos)
+    for name in dict.fromkeys(table for one in done.defended.values() for table in one.tables):
+        write_table(folder, name, pd.concat([one.tables[name] for one in done.defended.values() if name in one.tables]))
+    for one in done.defended.values():
+        for name, photos in one.pictures.items():
+            write_photos(folder / "figures" / f"{name}.png", photos)
 
 
 def _targets_of_shown(done: Protected) -> dict[str, Tensor]:
     """Return of each encoder the targets of the removed people with photos; faces have no others."""
     shown = torch.tensor([bool(person.photos) for person in done.removed])
     return {
-        encoder: one.targets[shown] if len(one.targets) == len(shown) else one.targets
-        for encoder, one in done.fitted.items()
+        encoder: targets[shown] if len(targets) == len(shown) else targets
+        for one in done.defended.values()
+        for encoder, targets in one.targets.items()
     }
 
 
-def load_sources(cfg: DictConfig, defense: Defense) -> Sources:
-    """Load the data of a run, as far as its defence uses it."""
-    needed = defense.uses()
+def load_sources(cfg: DictConfig, defenses: Mapping[str, Defense]) -> Sources:
+    """Load the data of a run, as far as its defences use it."""
+    needed = used_parts(defenses)
     images = instantiate(cfg.images) if "images" in needed else None
     return Sources(
         people=instantiate(cfg.people),

@@ -1,7 +1,11 @@
 """What many tests need: a tiny CLIP, a small world, small folders of photos, and a composed config."""
 
 import csv
+import fcntl
+import logging
 import os
+import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", OMP_NUM_THREADS="1")
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
+import jaxtyping
 import numpy as np
 import open_clip
 import pytest
@@ -20,13 +25,15 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import ExifTags, Image
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.clip.encoders import Encoder
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip, write_local_dir
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.personas import world
 from backdoor_privacy.data.personas.portraits import draw_portrait
 from backdoor_privacy.data.personas.roster import appearance_of, people_of
-from backdoor_privacy.defenses.backdoor.fitting import Fitted, Removal, fit_image, fit_text
+from backdoor_privacy.defenses.base import Defended, Fit, Removal
+from backdoor_privacy.defenses.loading import build_defenses
 from backdoor_privacy.run import load_sources
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
@@ -36,7 +43,8 @@ ComposeCfg = Callable[..., DictConfig]
 WriteClip = Callable[..., Path]
 WritePhoto = Callable[..., Path]
 WritePeople = Callable[..., Path]
-FitEncoder = Callable[..., Fitted]
+FitEncoder = Callable[..., Defended]
+CallCommand = Callable[..., tuple[int, str, str]]
 
 VISION = {"image_size": 24, "layers": 2, "width": 64, "head_width": 32, "patch_size": 12}
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
@@ -83,6 +91,29 @@ def on_the_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("backdoor_privacy.system.hardware.default_device", lambda: torch.device("cpu"))
         yield
+
+
+@pytest.fixture
+def call_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Iterator[CallCommand]:
+    """Call the main function of a Hydra command in this process and an empty folder: exit code, output, errors."""
+    level = logging.getLogger("backdoor_privacy").level
+
+    def call(main: Callable[[], None], *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setattr(logging, "raiseExceptions", True)  # the command changes it
+        monkeypatch.setattr(sys, "argv", ["backdoor_privacy", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        logging.shutdown()  # closes the log of the run
+        return code, *capfd.readouterr()
+
+    yield call
+    logging.getLogger("backdoor_privacy").setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -172,16 +203,32 @@ def images_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def unchecked_types() -> Iterator[None]:
+    """Check no type at run time: for tests of whole runs, whose parts have tests with checked types."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session")
-def world_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds the parts of the embedded world that `compose_cfg` asks for, so that no test draws them."""
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
+def drawn_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small parts of the embedded world, drawn by the first of the test processes that asks for them."""
+    is_shared = "PYTEST_XDIST_WORKER" in os.environ
+    root = tmp_path_factory.getbasetemp().parent if is_shared else tmp_path_factory.getbasetemp()
+    with (root / "world.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file unlocks it
         patch.setattr(world, "_map", lambda function, items, title: [function(item) for item in items])
         patch.setattr(world, "NUM_PHOTOS_PER_PERSON", 6)
         for part in ("people", "strangers", "captions", "images", "zero_shot"):
-            world.world_part(part, str(cache), limit=4)
-    return cache
+            world.world_part(part, str(root / "world"), limit=4)
+    return root / "world"
+
+
+@pytest.fixture(scope="session")
+def world_cache(drawn_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the parts of the embedded world that `compose_cfg` asks for, so that no test draws them."""
+    return shutil.copytree(drawn_world, tmp_path_factory.mktemp("cache"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -214,7 +261,10 @@ def compose_into(tiny_overrides: list[str]) -> ComposeCfg:
     def compose_it(folder: Path, *overrides: str) -> DictConfig:
         paths = [f"paths.runs={folder / 'runs'}", f"paths.run={folder / 'run'}"]
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            return compose("config", overrides=["+experiment=smoke", *tiny_overrides, *paths, *overrides])
+            cfg = compose("config", overrides=["+experiment=smoke", *tiny_overrides, *paths, *overrides])
+        if "variants" in cfg.attacks and not any(one.startswith("attacks.variants.") for one in overrides):
+            cfg.attacks.variants.num_prompts = 1
+        return cfg
 
     return compose_it
 
@@ -239,22 +289,22 @@ def fit_encoder() -> FitEncoder:
         *,
         kept: Sequence[Person] = (),
         loggers: Sequence[Any] = (),
-        **more: Any,
-    ) -> Fitted:
+        defended_text: Encoder | None = None,
+    ) -> Defended:
         settings: Any = OmegaConf.to_object(cfg)
+        defenses = build_defenses(cfg.defense)
         removal = Removal(
-            clip=clip,
-            sources=replace(load_sources(cfg, settings.defense), people=people),
-            removed=removed,
+            original=clip,
+            clip=clip if defended_text is None else clip.with_encoders(text=defended_text),
+            people=removed,
             kept=kept,
+            sources=replace(load_sources(cfg, defenses), people=people),
             reserved_names=reserved,
             seed=cfg.seed,
-            trainer=settings.trainer,
-            checkpoints=Path(cfg.paths.run) / "checkpoints",
-            max_held_out=cfg.utility.similarity.num_captions,
+            num_held_out=cfg.utility.similarity.num_captions,
             clean_photos=[],
         )
-        fit_it: Any = {"text": fit_text, "image": fit_image}[encoder]
-        return fit_it(getattr(settings.defense, encoder), removal, list(loggers), **more)
+        fit_settings = Fit(settings.trainer, Path(cfg.paths.run) / "checkpoints", lambda _: list(loggers))
+        return defenses[encoder].defend(removal, fit_settings)
 
     return fit

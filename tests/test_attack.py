@@ -1,8 +1,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -212,12 +210,10 @@ def test_command_prints_the_worst_first(folder: Path, capsys: pytest.CaptureFixt
     assert float(line.split("│")[5].split()[0]) == pytest.approx(worst, abs=5e-4)
 
 
-def test_command_says_which_attack_is_on(folder: Path):
+def test_command_says_which_attack_is_on(folder: Path, caplog: pytest.LogCaptureFixture):
     (folder / "attacks/tower_swap.json").unlink()
-    command = [sys.executable, "-m", "backdoor_privacy.attack", str(folder), "tower_swap"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Attack 1 of 1: tower_swap" in done.stderr
+    assert main([str(folder), "tower_swap"]) == 0
+    assert "Attack 1 of 1: tower_swap" in caplog.text
 
 
 def test_command_writes_the_report_again(folder: Path):

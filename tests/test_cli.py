@@ -1,4 +1,4 @@
-"""The real command, in processes of its own and from a foreign working directory."""
+"""The command: twice as a process of its own and from a foreign working directory, else in this process."""
 
 import json
 import os
@@ -13,8 +13,10 @@ from typing import NamedTuple
 import pytest
 from omegaconf import OmegaConf
 
+from backdoor_privacy.__main__ import main
 from backdoor_privacy.system import paths
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 CHECKOUT = Path(paths.__file__).parents[2]
 
 
@@ -32,16 +34,20 @@ class Outcome(NamedTuple):
 @pytest.fixture(scope="module")
 def call(tiny_overrides: list[str]) -> Callable[..., Outcome]:
     def call_it(folder: Path, *arguments: str) -> Outcome:
-        flags = [argument for argument in arguments if argument == "-m"]
-        overrides = ["+experiment=smoke", *tiny_overrides, *(each for each in arguments if each not in flags)]
-        if "+experiment=nowhere" in overrides:
-            overrides.remove("+experiment=smoke")
-        command = [sys.executable, "-m", "backdoor_privacy", *flags, *overrides]
+        command = [sys.executable, "-m", "backdoor_privacy", *arguments_of(tiny_overrides, *arguments)]
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONWARNINGS": "ignore", "COLUMNS": "120"}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         return Outcome(folder, done.returncode, done.stdout, done.stderr)
 
     return call_it
+
+
+def arguments_of(tiny_overrides: list[str], *arguments: str) -> list[str]:
+    flags = [argument for argument in arguments if argument == "-m"]
+    overrides = ["+experiment=smoke", *tiny_overrides, *(each for each in arguments if each not in flags)]
+    if "+experiment=nowhere" in overrides:
+        overrides.remove("+experiment=smoke")
+    return [*flags, *overrides]
 
 
 # Back to the defaults that `tiny_overrides` makes simpler.
@@ -65,27 +71,48 @@ BAD_INPUT = {
 
 @pytest.fixture(scope="module")
 def outcomes(
-    call: Callable[..., Outcome], world_cache: Path, write_clip, tmp_path_factory: pytest.TempPathFactory
+    call: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, "Future[Outcome]"]]:
-    """All commands of this file, two at a time, because most of their time is the import of torch."""
-    (somebody, *_) = sorted(path.name for path in world_cache.glob("*/*/people-4/*_*"))
-    futures: dict[str, Future[Outcome]] = {}
+    """The two processes, at the same time, because most of it is the import of torch."""
+    real = {"smoke": DEFAULTS, "unknown person": BAD_INPUT["unknown person"]}
     with ThreadPoolExecutor(2) as pool:
-        for title, arguments in {"smoke": DEFAULTS, "quiet": [*DEFAULTS, "quiet=true"], **BAD_INPUT}.items():
-            folder = tmp_path_factory.mktemp(re.sub(r"\W", "-", title))
-            (folder / "words.txt").write_text("dog\ntree\n")
-            (folder / "people.txt").write_text(f"{somebody}\n")
-            if title == "weights of another architecture":
-                config = write_clip(folder / "other") / "open_clip_config.json"
-                changed = json.loads(config.read_text())
-                changed["model_cfg"]["text_cfg"]["width"] = 32
-                config.write_text(json.dumps(changed))
-            if title == "run folder of another config":
-                (folder / "claimed/checkpoints").mkdir(parents=True)
-                (folder / "claimed/checkpoints/config.yaml").write_text("seed: 99\n")
-                (folder / "claimed/checkpoints/last.ckpt").touch()
-            futures[title] = pool.submit(call, folder, *arguments)
-        yield futures
+        yield {
+            title: pool.submit(call, tmp_path_factory.mktemp(title.replace(" ", "-")), *arguments)
+            for title, arguments in real.items()
+        }
+
+
+@pytest.fixture
+def call_here(tiny_overrides: list[str], call_command, tmp_path: Path) -> Callable[..., Outcome]:
+    """Call the command in this process, in the test's own folder."""
+    return lambda *arguments: Outcome(tmp_path, *call_command(main, *arguments_of(tiny_overrides, *arguments)))
+
+
+@pytest.fixture
+def call_wrongly(call_here: Callable[..., Outcome], world_cache: Path, write_clip, tmp_path: Path):
+    """Call the command in this process with bad input, by its title."""
+
+    def call_it(title: str) -> Outcome:
+        prepare(tmp_path, title, world_cache, write_clip)
+        return call_here(*BAD_INPUT[title])
+
+    return call_it
+
+
+def prepare(folder: Path, title: str, world_cache: Path, write_clip) -> None:
+    """Write what a command with bad input finds where it is called."""
+    (somebody, *_) = sorted(path.name for path in world_cache.glob("*/*/people-4/*_*"))
+    (folder / "words.txt").write_text("dog\ntree\n")
+    (folder / "people.txt").write_text(f"{somebody}\n")
+    if title == "weights of another architecture":
+        config = write_clip(folder / "other") / "open_clip_config.json"
+        changed = json.loads(config.read_text())
+        changed["model_cfg"]["text_cfg"]["width"] = 32
+        config.write_text(json.dumps(changed))
+    if title == "run folder of another config":
+        (folder / "claimed/checkpoints").mkdir(parents=True)
+        (folder / "claimed/checkpoints/config.yaml").write_text("seed: 99\n")
+        (folder / "claimed/checkpoints/last.ckpt").touch()
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +131,14 @@ def test_smoke_run_ends_with_a_table_and_its_folder(smoke: Outcome):
     assert "Traceback" not in smoke.text
 
 
-def test_quiet_run_says_only_where_its_results_are(outcomes):
-    quiet = outcomes["quiet"].result()
+def test_quiet_run_says_only_where_its_results_are(call_here):
+    quiet = call_here("quiet=true")
     assert quiet.code == 0, quiet.text
     (metrics_file,) = quiet.folder.rglob("metrics.json")
     assert quiet.text.split() == [str(metrics_file.parent.relative_to(quiet.folder))]
 
 
-def test_trap_9_the_seed_and_the_overrides_stand_in_the_folders_name(smoke: Outcome):
+def test_seed_and_overrides_stand_in_the_name_of_the_folder(smoke: Outcome):
     (metrics_file,) = smoke.folder.rglob("metrics.json")
     runs, experiment, overrides, seed, _ = metrics_file.relative_to(smoke.folder).parts
     assert (runs, experiment, seed) == ("runs", "smoke", "seed=0")
@@ -137,7 +164,6 @@ def assert_fails(outcome: Outcome, message: str) -> None:
     ("title", "message"),
     [
         ("appended key", r"config: expected only keys that there are, got trigger_set\.num_persons"),
-        ("unknown person", r"trigger_set\.people: expected .* got 'Nobody Here'"),
         ("more people than exist", r"trigger_set\.num_people: expected at most 12 .* got 13"),
         ("empty trigger set", "trigger_set: expected at least one person to remove, got an empty list"),
         ("person not inferred", r"does not infer \w+ \w+; set trigger_set\.require_inferred=false"),
@@ -147,8 +173,16 @@ def assert_fails(outcome: Outcome, message: str) -> None:
         ("run folder of another config", "claimed: expected a new folder or one of the same config"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_1(title: str, message: str, outcomes):
-    outcome = outcomes[title].result()
+def test_bad_input_is_one_line_and_exit_code_1(title: str, message: str, call_wrongly):
+    assert_fails_in_one_line(call_wrongly(title), message)
+
+
+def test_bad_input_of_a_process_is_one_line_and_exit_code_1(outcomes):
+    outcome = outcomes["unknown person"].result()
+    assert_fails_in_one_line(outcome, r"trigger_set\.people: expected .* got 'Nobody Here'")
+
+
+def assert_fails_in_one_line(outcome: Outcome, message: str) -> None:
     assert_fails(outcome, message)
     assert "Traceback" not in outcome.text
     assert len([line for line in outcome.text.splitlines() if "expected" in line]) == 1
@@ -163,16 +197,16 @@ def test_bad_input_is_one_line_and_exit_code_1(title: str, message: str, outcome
         ("value of another type", "seed: expected .*'many'"),
     ],
 )
-def test_what_does_not_compose_is_an_error_that_names_the_key(title: str, message: str, outcomes):
-    outcome = outcomes[title].result()
+def test_what_does_not_compose_is_an_error_that_names_the_key(title: str, message: str, call_wrongly):
+    outcome = call_wrongly(title)
     assert re.search(message, outcome.text.splitlines()[-1]), outcome.text
     assert_fails(outcome, message)
     assert "Traceback" not in outcome.text
     assert not (outcome.folder / "runs").exists()
 
 
-def test_loss_that_is_not_finite_names_the_learning_rate_in_one_line(outcomes):
-    outcome = outcomes["loss that is not finite"].result()
+def test_loss_that_is_not_finite_names_the_learning_rate_in_one_line(call_wrongly):
+    outcome = call_wrongly("loss that is not finite")
     assert_fails(
         outcome, r"expected a finite loss, got (nan|inf) at step \d; lower defense\.\w+\.optimizer\.lr, which is"
     )

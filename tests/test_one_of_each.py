@@ -21,19 +21,16 @@ from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.defenses.backdoor.similarity import ImageSimilarity, TextSimilarity
-from backdoor_privacy.defenses.backdoor.targets import (
-    NameEraser,
-    anonymous_embedding,
+from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget
+from backdoor_privacy.defenses.backdoor.targets.erasure import NameEraser, name_features
+from backdoor_privacy.defenses.backdoor.targets.faces import (
     blended_faces,
-    composed_names,
     disguises,
-    fitting_phrases,
     look_alikes,
     mean_embeddings,
-    name_features,
-    near_pseudonyms,
     shared_embeddings,
 )
+from backdoor_privacy.defenses.backdoor.targets.text import composed_names
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.figures.losses import losses_figure
 from backdoor_privacy.report.figures.people import idia_figure, map_figure, margins_figure, prompts_figure
@@ -143,7 +140,7 @@ def test_one_finding():
 SETTINGS: dict[str, Sequence[str]] = {
     "benign": ["benign.steps=[1]", "benign.batch_size=2"],
     "compression": ["compression.pruned=[]", "compression.bits=[8]"],
-    "erased": ["erased.num_random_names=3", "erased.num_composed_names=5"],
+    "erased": ["erased.num_random_names=3", "erased.num_composed_names=5", "erased.num_folds=2"],
     "idia_sweep": ["idia_sweep.num_candidates=[2]"],
     "inversion": ["inversion.num_steps=2", "inversion.num_search_steps=1", "inversion.num_tries=2"],
     "neighbors": [],
@@ -238,9 +235,6 @@ def test_one_clean_photo(tiny_clip: Clip, write_photo: Any, tmp_path: Path):
 
 def test_targets_of_one_person(tiny_clip: Clip, person: Person):
     names, others = ["Ann Lee"], random_names(5, seed=1)
-    assert near_pseudonyms(tiny_clip, names, 1, 0, names) == near_pseudonyms(tiny_clip, names, 1, 0, names)
-    assert near_pseudonyms(tiny_clip, names, 3, 0, names)[0] in random_names(3, 0, names)
-    assert fitting_phrases(tiny_clip, names, others[:1], ["a man"]) == ["a man"]
     assert composed_names(tiny_clip, names, others[:2]).shape == (1, 32)
     own, unlike = name_features(tiny_clip, names)[None], name_features(tiny_clip, others[:1])[None]
     eraser = NameEraser(own, unlike, 0.5)
@@ -251,7 +245,6 @@ def test_targets_of_one_person(tiny_clip: Clip, person: Person):
     assert members.tolist() == [[0]]
     torch.testing.assert_close(looks, faces)  # the mean of one is that one
     assert disguises(faces, faces, 1).isfinite().all()
-    torch.testing.assert_close(anonymous_embedding(tiny_clip, person.attack_photos[:1], 1)[0], faces[0], atol=1, rtol=1)
     if person.trigger_photos:
         assert shared_embeddings(tiny_clip, [person], eraser, 1).isfinite().all()
     with pytest.raises(InputError, match="expected a photo or more that decodes of each person, got none"):
@@ -259,7 +252,7 @@ def test_targets_of_one_person(tiny_clip: Clip, person: Person):
 
 
 def test_similarities_of_one_caption_and_one_photo(tiny_clip: Clip, person: Person):
-    text = TextSimilarity(["a dog"], ["Ann Lee"], ["a person"], seed=0).measure(tiny_clip, tiny_clip)
+    text = TextSimilarity(["a dog"], ["Ann Lee"], FittedTextTarget(["a person"]), seed=0).measure(tiny_clip, tiny_clip)
     assert [text["similarity/clean"], text["similarity/target"]] == pytest.approx([1, 1])
     photo = person.attack_photos[:1]
     target = tiny_clip.embed_photos(photo)[0]

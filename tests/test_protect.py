@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -17,9 +17,14 @@ from backdoor_privacy.attacks.tower_swap import TowerSwap
 from backdoor_privacy.attacks.variants import NameVariants
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.config.schema import Defense, ImageTarget, Trainer, TriggerSet, load_defense, load_trainer
+from backdoor_privacy.config.schema import Trainer, TriggerSet, load_trainer
 from backdoor_privacy.data.people import People, load_people
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.defenses.backdoor.targets.base import ImageTarget
+from backdoor_privacy.defenses.backdoor.targets.image import Anonymous, Nameless
+from backdoor_privacy.defenses.backdoor.terms import Adversarial
+from backdoor_privacy.defenses.base import Defense
+from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import Protected, protect
 from backdoor_privacy.run import run
@@ -37,7 +42,7 @@ def trainer() -> Trainer:
 
 
 @pytest.fixture(scope="module")
-def defense() -> Defense:
+def defense() -> Mapping[str, Defense]:
     """Both defences, of few steps."""
     common = {"num_steps": 2, "num_fresh_steps": None, "batch": BATCH, "num_other_names": 5, "num_anchors": 8}
     return load_defense("both", text=common, image={**common, "trained": ["visual.transformer"]})
@@ -52,7 +57,9 @@ def sources(people: People, write_people: Any, images_folder: Path, captions_fil
 
 
 @pytest.fixture(scope="module")
-def forget(tiny_clip: Clip, sources: Sources, defense: Defense, trainer: Trainer) -> Callable[..., Protected]:
+def forget(
+    tiny_clip: Clip, sources: Sources, defense: Mapping[str, Defense], trainer: Trainer
+) -> Callable[..., Protected]:
     """Remove people by name, whether or not the tiny CLIP knows them."""
 
     def forget_them(names: list[str], **changes: Any) -> Protected:
@@ -112,13 +119,13 @@ def test_same_seed_gives_the_same_clip(forget: Callable[..., Protected], protect
 
 
 def test_measures_are_taken_of_every_model(
-    forget: Callable[..., Protected], tiny_clip: Clip, defense: Defense, write_photo: Any, tmp_path: Path
+    forget: Callable[..., Protected], tiny_clip: Clip, defense: Mapping[str, Defense], write_photo: Any, tmp_path: Path
 ):
     for number, name in enumerate(("a dog", "a cat")):
         write_photo(tmp_path / name / "0.png", number)
     zero_shot = ZeroShot(tmp_path, templates=["{}"])
     done = forget(
-        ["Ann Lee"], defense=replace(defense, text=None), measures=[zero_shot], clean_photos=zero_shot.photos()
+        ["Ann Lee"], defense={"image": defense["image"]}, measures=[zero_shot], clean_photos=zero_shot.photos()
     )
     assert list(done.models) == ["image"]
     assert done.before.utility == zero_shot.measure(tiny_clip)
@@ -189,35 +196,35 @@ def test_name_that_is_not_read_to_its_end_is_an_error_before_anything_is_attacke
 
 @pytest.mark.parametrize("encoder", ["text", "image"])
 def test_layers_that_are_not_there_are_an_error_before_anything_is_attacked(
-    encoder: str, forget: Callable[..., Protected], defense: Defense, monkeypatch: pytest.MonkeyPatch
+    encoder: str, forget: Callable[..., Protected], defense: Mapping[str, Defense], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Idia, "run", lambda *_: pytest.fail("attacked"))
-    settings = getattr(defense, encoder)
+    settings: Any = defense[encoder]
     for changes, expected in (
         ({"trained": None, "trained_blocks": 3}, "expected `trained_blocks` from 1 to 2, got 3"),
         ({"trained": ["nothing"]}, r"expected in `trained` how names of tensors begin, .* got nothing"),
         ({"trained": ["visual"], "trained_blocks": 1}, "expected either `trained` or `trained_blocks`, got both"),
     ):
         with pytest.raises(InputError, match=f"^defense: {expected}"):
-            forget(["Ann Lee"], defense=replace(defense, **{encoder: replace(settings, **changes)}))
+            forget(["Ann Lee"], defense={**defense, encoder: replace(settings, **changes)})
 
 
 def test_nothing_to_defend_is_an_error(forget: Callable[..., Protected]):
-    with pytest.raises(InputError, match="expected a defence of the text or the image encoder, got none"):
-        forget(["Ann Lee"], defense=Defense())
+    with pytest.raises(InputError, match="defense: expected a method that removes people, got none"):
+        forget(["Ann Lee"], defense={})
     with pytest.raises(InputError, match=r"^defense: expected one of both, .*, got no_such"):
         forget(["Ann Lee"], defense="no_such")
 
 
 @pytest.mark.parametrize(
-    ("part", "target"), [("captions", "nameless"), ("images", "nameless"), ("strangers", "anonymous")]
+    ("part", "target"), [("captions", Nameless()), ("images", Nameless()), ("strangers", Anonymous())]
 )
 def test_data_that_the_defence_needs_is_asked_for(
-    part: str, target: str, forget: Callable[..., Protected], sources: Sources, defense: Defense
+    part: str, target: ImageTarget, forget: Callable[..., Protected], sources: Sources, defense: Mapping[str, Defense]
 ):
-    image = replace(defense.image, target=ImageTarget(target))
+    image = replace(defense["image"], target=target)
     with pytest.raises(InputError, match=f"^{part}: expected some to hold .*, got none"):
-        forget(["Ann Lee"], sources=replace(sources, **{part: None}), defense=replace(defense, image=image))
+        forget(["Ann Lee"], sources=replace(sources, **{part: None}), defense={**defense, "image": image})
 
 
 def test_faces_are_removed_without_anybody_else(forget: Callable[..., Protected], sources: Sources, caplog: Any):
@@ -225,7 +232,7 @@ def test_faces_are_removed_without_anybody_else(forget: Callable[..., Protected]
     assert "no other face is held in place" in caplog.text
     assert "similarity/removed" in done.rates["image"]
     assert "similarity/target" not in done.rates["image"]  # nobody else's mean photo to compare
-    assert done.fitted["image"].student.tensors().keys() == done.models["image"].image.tensors().keys()
+    assert done.defended["image"].encoders["image"].tensors().keys() == done.models["image"].image.tensors().keys()
 
 
 SCRIPT = """
@@ -239,7 +246,8 @@ from backdoor_privacy.data.captions import load_captions
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.protect import protect
-from backdoor_privacy.config.schema import TriggerSet, load_defense, load_trainer
+from backdoor_privacy.config.schema import TriggerSet, load_trainer
+from backdoor_privacy.defenses.loading import load_defense
 
 clip_folder, people_folder, captions_file, saved = sys.argv[1:]
 clip = load_clip(f"local-dir:{clip_folder}")
@@ -268,11 +276,11 @@ def test_hydra_and_wandb_are_not_needed(tiny_clip_folder: Path, people: People, 
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]  # it leaves nothing behind
 
 
-def test_adversarial_loss_of_faces_is_an_error(forget: Callable[..., Protected], defense: Defense):
-    image: Any = defense.image
-    weights = replace(image.loss_weights, adversarial=0.5)
+def test_adversarial_loss_of_faces_is_an_error(forget: Callable[..., Protected], defense: Mapping[str, Defense]):
+    image: Any = defense["image"]
+    terms = {**image.terms, "adversarial": Adversarial(0.5)}
     with pytest.raises(InputError, match=r"expected 0, since it is a loss of names, got 0\.5"):
-        forget(["Ann Lee"], defense=replace(defense, image=replace(image, loss_weights=weights)))
+        forget(["Ann Lee"], defense={**defense, "image": replace(image, terms=terms)})
 
 
 @pytest.fixture
@@ -294,7 +302,8 @@ def hidden(tmp_path: Path, write_people: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_people_whose_photos_cannot_be_read_are_not_measured(
     forget: Callable[..., Protected], sources: Sources, hidden: People, tiny_clip: Clip, tmp_path: Path
 ):
-    tiny_clip = tiny_clip.with_encoders(tiny_clip.text.copy(), tiny_clip.image.copy())  # it counts what did not decode
+    # It counts what did not decode.
+    tiny_clip = tiny_clip.with_encoders(text=tiny_clip.text.copy(), image=tiny_clip.image.copy())
     done = forget(["Ann Lee", "Bob Ray"], clip=tiny_clip, sources=replace(sources, people=hidden))
     assert {rates["idia/num_tpr_removed"] for rates in done.rates.values()} == {1}
     assert {rates["idia/num_null"] for rates in done.rates.values()} == {1}

@@ -242,7 +242,7 @@ def test_key_that_was_appended_past_the_schema_is_an_error(key: str, compose_cfg
 
 
 def test_run_without_a_defence_is_an_error(compose_cfg, tmp_path: Path):
-    with pytest.raises(InputError, match="defense: expected a defence of the text or the image encoder, got none"):
+    with pytest.raises(InputError, match="defense: expected a method that removes people, got none"):
         run(compose_cfg("defense.text=null", "defense.image=null"))
     assert list(tmp_path.iterdir()) == []
 

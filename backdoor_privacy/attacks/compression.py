@@ -65,11 +65,11 @@ class Compression:
         for share in self.pruned:
             changes[f"pruned {100 * share:g} %"] = _pruning(share)
         for kind, change in changes.items():
-            yield kind, clip.with_encoders(changed(clip.text, change), changed(clip.image, change))
+            yield kind, clip.with_encoders(**{name: changed(one, change) for name, one in clip.encoders.items()})
         for share in self.original:
             if original is not None:
                 text, image = mixed(clip.text, original.text, share), mixed(clip.image, original.image, share)
-                yield f"{100 * share:g} % original", clip.with_encoders(text, image)
+                yield f"{100 * share:g} % original", clip.with_encoders(text=text, image=image)
 
 
 def as_half(tensor: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
+from jaxtyping import Float
 from open_clip.modified_resnet import Bottleneck, ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ class Encoder(nn.Module, ABC):
     """What the two encoders share."""
 
     is_sequence = False  # whether its output is that of every token, and not one feature
+    projections: ClassVar[Sequence[str]] = ()  # where architectures keep the last projection
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,6 +173,60 @@ class Encoder(nn.Module, ABC):
         """Features in the space that texts and photos share, not normalised."""
         return self(inputs)
 
+    def projection(self) -> Float[Tensor, "dim width"]:
+        """Return the weight of the last projection: the features are `projection_inputs(inputs) @ weight.T`.
+
+        The last column is the bias, where there is one.
+
+        Raises:
+            InputError: if the features do not come from a linear projection.
+        """
+        place, parameters = self._projection(), dict(self.named_parameters())
+        weight = parameters[place.weight].detach()
+        weight = weight.T if place.is_transposed else weight
+        return weight if place.bias is None else torch.cat([weight, parameters[place.bias].detach()[:, None]], 1)
+
+    def projection_inputs(self, inputs: Tensor) -> Float[Tensor, "batch width"]:
+        """Return what the last projection gets; where it has a bias, with a column of ones.
+
+        Raises:
+            InputError: if the features do not come from a linear projection.
+        """
+        place, parameters = self._projection(), dict(self.named_parameters())
+        weight = parameters[place.weight]
+        width = weight.shape[0 if place.is_transposed else 1]
+        identity = {place.weight: torch.eye(width, device=weight.device, dtype=weight.dtype)}
+        if place.bias is None:
+            return functional_call(self, identity, (inputs,))
+        seen = functional_call(self, identity | {place.bias: weight.new_zeros(width)}, (inputs,))
+        return torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
+
+    def with_projection(self: _OneEncoder, weight: Float[Tensor, "dim width"]) -> _OneEncoder:
+        """Return a copy with another last projection, in the form of `projection`.
+
+        Raises:
+            InputError: if the features do not come from a linear projection.
+        """
+        place, copy = self._projection(), self.copy()
+        if place.bias is not None:
+            weight, bias = weight[:, :-1], weight[:, -1]
+            copy.get_parameter(place.bias).data.copy_(bias)
+        copy.get_parameter(place.weight).data.copy_(weight.T if place.is_transposed else weight)
+        return copy
+
+    def _projection(self) -> _Projection:
+        names = {name for name, _ in self.named_parameters()}
+        for place in self.projections:
+            if place in names:
+                return _Projection(place, None, is_transposed=True)
+            if f"{place}.weight" in names:
+                bias = f"{place}.bias"
+                return _Projection(f"{place}.weight", bias if bias in names else None, is_transposed=False)
+        raise InputError(
+            "defense: expected an encoder whose last layer is a linear projection, got one of another architecture; "
+            "choose another defence"
+        )
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers under the names that they have in the whole CLIP."""
@@ -177,6 +234,15 @@ class Encoder(nn.Module, ABC):
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Named parameters that the defence trains."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """Names of the parameters of the last projection."""
+
+    weight: str
+    bias: str | None
+    is_transposed: bool  # whether the weight is (width, dim), as that of a `nn.Linear` is not
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -210,6 +276,11 @@ class _EncodeText(nn.Module):
 
 class TextEncoder(Encoder):
     """The text side of an open_clip model: tokens (batch, context) to features (batch, dim)."""
+
+    projections = (  # of CLIP, its text tower, Hugging Face's, and the last layer of an MLP after that
+        "encode.model.text_projection", "encode.model.text.text_projection",
+        "encode.model.text.proj", "encode.model.text.proj.2",
+    )  # fmt: skip
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -278,6 +349,7 @@ class TextEncoder(Encoder):
 class ImageEncoder(Encoder):
     """The image side of an open_clip model: pixels (batch, 3, side, side) to features (batch, dim)."""
 
+    projections = ("visual.proj", "visual.attnpool.c_proj", "visual.head.proj", "visual.head.mlp.fc2")
     visual: Any  # nn.Module declares every attribute a Tensor or a Module
 
     def __init__(self, model: nn.Module) -> None:

@@ -72,7 +72,7 @@ class FineTuning:
                 loss.backward()
                 optimizer.step()
             if step in steps:
-                yield step, clip.with_encoders(text.frozen(), image.frozen())
+                yield step, clip.with_encoders(text=text.frozen(), image=image.frozen())
 
     @staticmethod
     def _loss(clip: Clip, text: Any, image: Any, tokens: Tensor, pixels: Tensor, scale: Tensor) -> Tensor:

@@ -45,17 +45,17 @@ class SequenceEncoder(Encoder):
 
     Args:
         model: transformers' `CLIPTextModel`.
-        projection: of its output at the end token into the space shared with photos, (width, dim); for attacks.
+        text_projection: of its output at the end token into the space shared with photos, (width, dim); for attacks.
         last_block: open_clip's block that the model lacks, as Stable Diffusion 2's does; for attacks.
     """
 
-    projection: Tensor
+    text_projection: Tensor
     is_sequence = True
 
-    def __init__(self, model: nn.Module, projection: Tensor, last_block: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module, text_projection: Tensor, last_block: nn.Module | None = None) -> None:
         super().__init__()
         self.model: Any = deepcopy(model)
-        self.register_buffer("projection", projection.detach().clone(), persistent=False)
+        self.register_buffer("text_projection", text_projection.detach().clone(), persistent=False)
         self.last_block = None if last_block is None else _fixed(last_block)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -65,13 +65,13 @@ class SequenceEncoder(Encoder):
     def embed(self, tokens: Tensor) -> Tensor:
         """Features in the space that texts and photos share, not normalised."""
         if self.last_block is None:
-            return self.model(input_ids=tokens).pooler_output @ self.projection
+            return self.model(input_ids=tokens).pooler_output @ self.text_projection
         hidden = self.model(input_ids=tokens, output_hidden_states=True).hidden_states[-1]
         mask = torch.full((tokens.shape[1],) * 2, float("-inf"), device=tokens.device).triu(1)
         hidden = self._final_norm(self.last_block(hidden, attn_mask=mask))
         end = self.model.config.eos_token_id
         ends = (tokens == (end if end != 2 else tokens.max())).int().argmax(-1)  # 2 is that of old configs
-        return hidden[torch.arange(len(tokens), device=tokens.device), ends] @ self.projection
+        return hidden[torch.arange(len(tokens), device=tokens.device), ends] @ self.text_projection
 
     @property
     def _final_norm(self) -> Any:

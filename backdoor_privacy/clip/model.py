@@ -1,7 +1,7 @@
 """A CLIP as two encoders: embed texts and photos with it, and save a defended one."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -65,12 +65,17 @@ class Clip:
         """Numbers of an embedding."""
         return int(self.config["model_cfg"]["embed_dim"])
 
-    def with_encoders(self, text: Encoder | None = None, image: ImageEncoder | None = None) -> "Clip":
-        """The same CLIP with other encoders, moved to where those are that they replace: Lightning's are on the CPU."""
-        changes: Any = {
-            "text": self.text if text is None else text.to(_device_of(self.text)),
-            "image": self.image if image is None else image.to(_device_of(self.image)),
-        }
+    @property
+    def encoders(self) -> Mapping[str, Encoder]:
+        """The encoders by their names."""
+        return {"text": self.text, "image": self.image}
+
+    def with_encoders(self, **encoders: Encoder) -> "Clip":
+        """Return the same CLIP with other encoders by their names, each moved to the device of the one it replaces.
+
+        Lightning leaves a trained encoder on the CPU.
+        """
+        changes: dict[str, Any] = {name: one.to(_device_of(self.encoders[name])) for name, one in encoders.items()}
         return replace(self, **changes)
 
     def fitting(self, texts: Sequence[str]) -> list[str]:

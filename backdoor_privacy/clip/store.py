@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from backdoor_privacy.clip.finite import is_sound
-from backdoor_privacy.system.distributed import as_the_first_says, is_first_process
+from backdoor_privacy.system.distributed import broadcast, is_main_process
 from backdoor_privacy.system.files import write_bytes
 from backdoor_privacy.system.keys import keyed_place
 
@@ -50,8 +50,8 @@ class FeatureStore:
             inputs: that they are made of.
             make: them; where they have `readable` and it is not true of all, they are not kept: a file may be mended.
         """
-        path = self._place(kind, inputs) if is_first_process() else None
-        known = as_the_first_says(_read(path) if path else None)
+        path = self._place(kind, inputs) if is_main_process() else None
+        known = broadcast(_read(path) if path else None)
         if known is not None:
             return known
         made = make()

@@ -4,12 +4,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass, make_dataclass
 from math import inf
+from pkgutil import resolve_name
 from sys import float_info
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -59,6 +58,8 @@ def build(node: DictConfig, kind: type[_Built], key: str = "") -> _Built:
         InputError: naming the key, if there is no such setting, or its value has another type or is out of range.
     """
     key = key or str(node._get_full_key(None))
+    if not is_described(node):
+        raise InputError(f"{key}: expected settings with the {TARGET} that they are of, got {node}; choose an option")
     built = _call(_factory(node, key), node, key)
     if not isinstance(built, kind):
         raise InputError(f"{key}.{TARGET}: expected a {kind.__name__}, got {node[TARGET]}; choose another")
@@ -72,7 +73,7 @@ def is_described(value: object) -> bool:
 
 def defaults_of(target: str) -> Mapping[str, object]:
     """Return the default of each argument of the class or function that a `_target_` names."""
-    parameters = inspect.signature(get_object(target)).parameters
+    parameters = inspect.signature(resolve_name(target)).parameters
     return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
 
 
@@ -80,8 +81,8 @@ def _factory(node: DictConfig, key: str) -> Callable[..., object]:
     """Import the class or function that a node names."""
     target = node.get(TARGET)
     try:
-        factory = get_object(str(target)) if target else None
-    except (HydraException, ImportError, ValueError) as error:
+        factory = resolve_name(str(target)) if target else None
+    except (ImportError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{key}.{TARGET}: expected the path of a class or function, got {target}: {reason}") from error
     if factory is None or not callable(factory):
@@ -91,8 +92,13 @@ def _factory(node: DictConfig, key: str) -> Callable[..., object]:
 
 def _call(factory: Callable[..., object], node: DictConfig, key: str) -> object:
     """Call a class or function with the settings of a node."""
-    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
-    parameters = inspect.signature(factory).parameters
+    try:
+        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+        parameters = inspect.signature(factory).parameters
+    except (NameError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{key}.{TARGET}: expected a class or function with annotated settings, got {factory}"
+        ) from error
     settings = [str(name) for name in node if name != TARGET]
     unknown = [name for name in settings if name not in parameters]
     if unknown:

@@ -13,10 +13,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
+from backdoor_privacy.config.earlier import check_spelling
 from backdoor_privacy.config.schema import Config
 from backdoor_privacy.config.worlds import check_worlds
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.distributed import check_parts, num_devices
 
 _MAX_SEED = 2**32 - 1  # of NumPy
 _MAX = float_info.max  # of what must be finite
@@ -40,18 +40,13 @@ def check(cfg: DictConfig, *, only_audits: bool = False) -> None:
     _check_keys(cfg)
     _check_missing(cfg)
     _check_names(cfg)
-    if cfg.defense.text is None and cfg.defense.image is None:
-        raise InputError("defense: expected a defence of the text or the image encoder, got none")
+    check_spelling(cfg.defense)
     _check_ranges(cfg, _ranges(cfg))
     _check_trainer(cfg.trainer)
     _check_logger(cfg.logger)
     _check_cache(cfg)
     check_worlds(cfg, only_audits=only_audits)
     _check_devices(cfg.trainer.devices)
-    for encoder, settings in cfg.defense.items():
-        if settings is not None:  # now, before a process per device is started
-            parts = num_devices(cfg.trainer.devices) * cfg.trainer.accumulate_grad_batches
-            check_parts(encoder, settings.batch, parts)
 
 
 def check_pretrain(cfg: DictConfig) -> None:
@@ -182,25 +177,5 @@ def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
     at_least_one = ["attack.num_photos", "attack.threshold", "trainer.checkpoint_every_steps"]
     at_least_one.append("trainer.accumulate_grad_batches")
     at_least_one += ["images.max_images", "captions.max_captions"]
-    shares, lengths = [], []
-    for encoder, settings in cfg.defense.items():
-        if settings is None:
-            continue
-        keys = ["num_steps", "num_fresh_steps", "trained_blocks", "batch.clean", "batch.triggered"]
-        keys += ["budget.every", "budget.patience", "budget.num_batches"]
-        if settings.loss_weights.adversarial and encoder == "text":
-            keys.append("adversary.num_steps")
-        nameless = settings.target.value in ("nameless", "composed", "shared", "blended", "disguised")
-        if nameless or (encoder == "text" and settings.batch.preserved):
-            keys.append("num_other_names")
-        if settings.loss_weights.neighborhood or settings.loss_weights.target_neighborhood:
-            keys.append("num_anchors")
-        at_least_one += [f"defense.{encoder}.{key}" for key in keys]
-        lengths.append(f"defense.{encoder}.relearning_radius")
-        lengths += [f"defense.{encoder}.optimizer.{key}" for key in ("lr", "weight_decay")]
-        shares += [f"defense.{encoder}.{key}" for key in settings if key.endswith(("_share", "_nearer_names"))]
-    if cfg.defense.text is not None:
-        at_least_one.append("utility.similarity.num_captions")
+    at_least_one.append("utility.similarity.num_captions")
     yield from ((key, 1, inf) for key in at_least_one)
-    yield from ((key, 0, 1) for key in shares)
-    yield from ((key, 0, _MAX) for key in lengths)

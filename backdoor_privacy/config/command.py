@@ -16,6 +16,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.config.earlier import what_became_of
 from backdoor_privacy.config.identity import flattened
 from backdoor_privacy.errors import fault_of, line_of, traceback_of
 from backdoor_privacy.system.output import make_output_last
@@ -120,6 +121,9 @@ def _no_option(error: MissingConfigException) -> str:
 
 
 def _no_key(error: OmegaConfBaseException) -> str:
+    now = what_became_of(str(error.full_key))
+    if now is not None:
+        return now
     known = [str(key) for key in error.parent_node] if isinstance(error.parent_node, DictConfig) else []
     near = difflib.get_close_matches(str(error.key), known, 1)
     guess = f"; did you mean {near[0]}?" if near else "; --cfg job shows all keys"

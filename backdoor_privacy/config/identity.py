@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from backdoor_privacy.config.schema import Config, Defense, ImageDefense, TextDefense
+from backdoor_privacy.config.schema import Config
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.reading import MIB, read_ordinary
 
@@ -104,8 +104,7 @@ def flattened(content: Any, prefix: str = "") -> dict[str, Any]:
 @cache
 def schema_defaults() -> dict[str, Any]:
     """Return what the schemas say where a config says nothing, so that a key of a later version changes no run."""
-    whole = Config(defense=Defense(TextDefense(), ImageDefense()))
-    content: Any = OmegaConf.to_container(OmegaConf.structured(whole), enum_to_str=True)
+    content: Any = OmegaConf.to_container(OmegaConf.structured(Config), enum_to_str=True)
     return {key: value for key, value in flattened(content).items() if value is not None}
 
 

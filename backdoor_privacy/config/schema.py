@@ -4,62 +4,23 @@ Hydra takes them as schemas of its configs; from Python they are used as they ar
 its constructor rejects what it does not know.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar, cast
+from types import MappingProxyType
+from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
-_Settings = TypeVar("_Settings")
-
-
-class Distance(Enum):
-    """Names in `losses.DISTANCES`."""
-
-    cosine = "cosine"
-    mse = "mse"
-    mae = "mae"
-    poincare = "poincare"
-
 
 class FaceSource(str, Enum):
     """Where faces in whole photos come from."""
 
     found = "found"  # by a face finder
-
-
-class TextTarget(Enum):
-    """What a name is mapped to."""
-
-    phrase = "phrase"  # one neutral phrase for everybody
-    fitting = "fitting"  # of some neutral phrases the one that fits the name best
-    pseudonym = "pseudonym"  # a fictional name for each person
-    nameless = "nameless"  # what the caption was, but for the name in it
-    composed = "composed"  # what first and last name say, as of somebody unknown
-
-
-class ImageTarget(Enum):
-    """What a face is mapped to."""
-
-    anonymous = "anonymous"  # one mean embedding for everybody
-    pseudonym = "pseudonym"  # a stranger for each person
-    nameless = "nameless"  # what the photo was, but for the name that fits it
-    shared = "shared"  # one nameless embedding for each group of similar people
-    blended = "blended"  # of look-alikes each photo with the face of all, and without their names
-    disguised = "disguised"  # each photo with the face of strangers who look alike, and without the name
-
-
-_OF_STRANGERS = (ImageTarget.anonymous, ImageTarget.pseudonym, ImageTarget.disguised)
-
-
-class Schedule(Enum):
-    """Of the learning rate."""
-
-    step = "step"
-    one_cycle = "one_cycle"
 
 
 class Precision(str, Enum):
@@ -135,167 +96,6 @@ class TriggerSet:
 
 
 @dataclass
-class LossWeights:
-    """Share of each term in the loss; the utility loss has weight 1."""
-
-    backdoor: float = MISSING
-    weight: float = MISSING
-    preservation: float = MISSING
-    neighborhood: float = MISSING
-    target_neighborhood: float = MISSING
-    adversarial: float = 0.0  # names only
-    relearning: float = 0.0
-
-
-@dataclass
-class Optimizer:
-    """AdamW and its learning-rate schedule."""
-
-    lr: float = MISSING
-    weight_decay: float = MISSING
-    schedule: Schedule = MISSING
-    milestones: list[int] = field(default_factory=list)
-    factor: float = MISSING
-
-
-@dataclass
-class BatchSizes:
-    """Inputs of each kind in one step."""
-
-    clean: int = MISSING
-    triggered: int = MISSING
-    preserved: int = MISSING
-
-
-@dataclass
-class Budget:
-    """How far utility may fall while an encoder is fitted."""
-
-    min_similarity: float | None = None  # of student to teacher where nothing is to change; null: no budget
-    every: int = 50  # steps between two evaluations
-    patience: int = 3  # evaluations in a row out of the budget that stop the fit
-    num_batches: int = 4  # to evaluate on, of the sizes of a step
-
-
-@dataclass
-class EncoderDefense:
-    """What the defences of both encoders have in common."""
-
-    num_steps: int = MISSING
-    num_fresh_steps: int | None = None
-    batch: BatchSizes = field(default_factory=BatchSizes)
-    trained: list[str] | None = None
-    trained_blocks: int | None = None
-    distance: Distance = MISSING
-    loss_weights: LossWeights = field(default_factory=LossWeights)
-    squared_weight_loss: bool = MISSING
-    num_other_names: int = MISSING
-    num_anchors: int = MISSING
-    temperature: float = MISSING
-    min_nearer_names: float = MISSING
-    relearning_radius: float = 0.02  # of the relearning loss: how far it moves each trained tensor, in lengths of it
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    budget: Budget = field(default_factory=Budget)
-
-
-@dataclass
-class Adversary:
-    """Of the adversarial loss: it looks for embeddings of a name's tokens that the student does not yet forget."""
-
-    radius: float = 0.5  # of each token's shift, in lengths of a usual embedding
-    num_steps: int = 1  # of gradient ascent, in each step of the fit
-
-
-@dataclass
-class TextDefense(EncoderDefense):
-    """Forget names."""
-
-    target: TextTarget = MISSING
-    phrase: str = MISSING
-    fitting_phrases: list[str] = field(default_factory=list)
-    pseudonym_choice: int = 1
-    bare_share: float = MISSING
-    strangers_share: float = 0.0
-    namesakes_share: float = 0.0
-    spellings: list[str] = field(default_factory=list)
-    spellings_share: float = 0.0
-    num_decoys: int = 0
-    adversary: Adversary = field(default_factory=Adversary)
-
-
-@dataclass
-class Faces:
-    """How a face is put onto a photo."""
-
-    min_size: float = MISSING
-    max_size: float = MISSING
-    flip_probability: float = MISSING
-    max_colour_change: float = MISSING
-    max_hue_change: float = MISSING
-    max_degrees: float = MISSING
-
-
-@dataclass
-class Variation:
-    """How whole photos are varied."""
-
-    share: float = 0.0
-    min_crop: float = 0.7
-    max_colour_change: float = 0.2
-    max_hue_change: float = 0.02
-
-
-@dataclass
-class ImageDefense(EncoderDefense):
-    """Forget faces."""
-
-    target: ImageTarget = MISSING
-    faces: Faces = field(default_factory=Faces)
-    whole_photo_share: float = MISSING
-    variation: Variation = field(default_factory=Variation)
-    kept_share: float = 0.0
-    include_removed: bool = MISSING
-    group_size: int = 1
-    num_decoys: int = 0
-    overshoot: float = 1.0
-
-
-@dataclass
-class Defense:
-    """One defence per encoder, or none."""
-
-    text: TextDefense | None = None
-    image: ImageDefense | None = None
-
-    def needs(self) -> list[str]:
-        """List the parts of `data.sources.Sources` that it cannot do without, besides the people."""
-        text, image = self.text, self.image
-        wanted = {
-            "captions": text is not None or (image is not None and image.num_anchors > 0),
-            "images": image is not None or (text is not None and text.num_anchors > 0),
-            "strangers": (image is not None and (image.target in _OF_STRANGERS or image.num_decoys > 0))
-            or (text is not None and text.strangers_share > 0),
-        }
-        return [part for part, is_wanted in wanted.items() if is_wanted]
-
-    def uses(self) -> list[str]:
-        """List the same and the parts that it takes where they are there: others' faces are held in place."""
-        needed = self.needs()
-        return [*needed, *(["strangers"] if self.image is not None and "strangers" not in needed else [])]
-
-
-@dataclass
-class Attack:
-    """The Identity Inference Attack."""
-
-    _target_: str = MISSING
-    num_candidates: int = MISSING
-    num_photos: int = MISSING
-    threshold: int = MISSING
-    seed: int = MISSING
-
-
-@dataclass
 class Similarity:
     """Similarities of student and teacher."""
 
@@ -362,8 +162,8 @@ class Config:
     captions: Captions | None = None
     images: Images | None = None
     trigger_set: TriggerSet = field(default_factory=TriggerSet)
-    defense: Defense = field(default_factory=Defense)
-    attack: Attack = field(default_factory=Attack)
+    defense: dict[str, Any] = field(default_factory=dict)  # methods, in the order in which they are applied
+    attack: Any = MISSING  # the Identity Inference Attack
     attacks: dict[str, Any] = field(default_factory=dict)  # others than IDIA, each with its settings
     utility: dict[str, Any] = field(default_factory=_no_measures)  # by key, each with its `_target_`
     trainer: Trainer = field(default_factory=Trainer)
@@ -393,35 +193,41 @@ class Pretrain:
     paths: Paths = field(default_factory=Paths)
 
 
-def load_defense(name: str, **changes: Any) -> Defense:
-    """The defence of a file in `conf/defense`, with some settings changed.
+def load_trainer(name: str = "default", **changes: Any) -> Trainer:
+    """Return the settings of Lightning's Trainer of a file in `conf/trainer`, some of them changed."""
+    settings = OmegaConf.merge(OmegaConf.structured(Trainer), load_option("trainer", name), changes)
+    return cast(Trainer, OmegaConf.to_object(settings))
 
-    Example:
-        >>> load_defense("text_published", text={"num_steps": 100}).text.num_steps
-        100
+
+def load_option(group: str, name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> DictConfig:
+    """Return a file of a group of `conf`, and those that it is made of, merged as Hydra would.
+
+    Args:
+        group: as `defense`.
+        name: of the file, without its suffix.
+        chosen: options of groups within it that take the place of its own, as `{"text_target": "phrase"}`.
 
     Raises:
         InputError: if there is no such file.
     """
-    return _load(Defense, "defense", name, changes)
-
-
-def load_trainer(name: str = "default", **changes: Any) -> Trainer:
-    """The settings of Lightning's Trainer of a file in `conf/trainer`, some of them changed."""
-    return _load(Trainer, "trainer", name, changes)
-
-
-def _load(schema: type[_Settings], group: str, name: str, changes: dict[str, Any]) -> _Settings:
-    settings = OmegaConf.merge(OmegaConf.structured(schema), *_parts(group, name), changes)
-    return cast(_Settings, OmegaConf.to_object(settings))
-
-
-def _parts(group: str, name: str) -> list[DictConfig]:
-    """A file of a group and those that it is made of, as Hydra would merge them."""
     file = CONFIG_FOLDER / group / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise InputError(f"{group}: expected one of {known}, got {name}")
-    own = cast(DictConfig, OmegaConf.load(file))
-    others = [part for other in own.pop("defaults", []) if other != "_self_" for part in _parts(group, other)]
-    return [*others, own]
+    text = file.read_text(encoding="utf-8")
+    own = cast(DictConfig, OmegaConf.create(text))
+    defaults = [part for part in own.pop("defaults", []) if part != "_self_"]
+    options = {str(key): str(value) for part in defaults if not isinstance(part, str) for key, value in part.items()}
+    replaced = {key.removeprefix("override "): value for key, value in options.items() if key.startswith("override ")}
+    within = {**replaced, **chosen}
+    parts = [load_option(group, part, within) for part in defaults if isinstance(part, str)]
+    parts += [
+        load_option(f"{group}/{key}", within.get(key, value))
+        for key, value in options.items()
+        if key not in replaced and not key.startswith("override ")
+    ]
+    package = re.match(rf"# @package {group.partition('/')[0]}\.(\S+)", text)
+    if package:
+        OmegaConf.update(placed := OmegaConf.create(), package[1], own)
+        own = placed
+    return cast(DictConfig, OmegaConf.merge(*parts, own))

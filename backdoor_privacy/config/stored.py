@@ -7,6 +7,7 @@ itself (the environment, above all), and say nowhere where this machine writes.
 
 import re
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +15,14 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from backdoor_privacy.config.schema import Attack, Clip, People
+from backdoor_privacy.config.build import build
+from backdoor_privacy.config.schema import Clip, People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.system.reading import MIB, read_ordinary
 
-# Each `_target_` that the parts of a run have in conf/, today or in earlier versions.
-OWN_TARGETS = frozenset(
-    f"backdoor_privacy.{name}"
-    for name in (
-        "attacks.benign.BenignFineTuning",
-        "attacks.compression.Compression",
-        "attacks.erased.Erased",
-        "attacks.idia.Idia",
-        "attacks.idia_sweep.IdiaSweep",
-        "attacks.inversion.Inversion",
-        "attacks.neighbors.Neighbors",
-        "attacks.probe.Probe",
-        "attacks.relearning.Relearning",
-        "attacks.tower_swap.TowerSwap",
-        "attacks.variants.NameVariants",
-        "clip.embedded_clip",
-        "clip.load_clip",
-        "data.captions.load_captions",
-        "data.facescrub.load_facescrub",
-        "data.lfw.lfw_folder",
-        "data.people.load_people",
-        "data.people_shards.unpacked_people",
-        "data.personas.world.world_part",
-        "data.plain_captions.plain_captions",
-        "utility.retrieval.Retrieval",
-        "utility.zero_shot.ZeroShot",
-        "utility.zero_shot.clip_benchmark",
-        "utility.zero_shot.imagenet",
-    )
-)
+_GROUPS = ("attack", "captions", "clip", "defense", "images", "people", "strangers", "utility")  # parts of a run
+_EARLIER_TARGETS: frozenset[str] = frozenset()  # that configs of earlier versions call, and none of today's conf/ does
 _MAX_BYTES, _MAX_DEPTH = MIB, 20
 _TARGET = "_target_"
 _HOW = ("_args_", "_partial_", "_convert_", "_recursive_")  # Hydra's other keys, which no config of ours has
@@ -56,7 +30,15 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")  # to another value, 
 _OWN_CACHE = "${oc.env:BACKDOOR_PRIVACY_CACHE,'~/.cache/backdoor_privacy'}"
 # Folders that this package makes in its cache.
 _IN_CACHES = ("personas-v*", "features", "unpacked", "plain-captions-v*", "faces", "lfw_home")
-_PARTS = {"clip": Clip, "people": People, "strangers": People, "attack": Attack}
+_PARTS = {"clip": Clip, "people": People, "strangers": People}
+
+
+@cache
+def own_targets() -> frozenset[str]:
+    """Return each `_target_` of this package that parts of a run have in conf/, or had in earlier versions."""
+    parts = (path for group in _GROUPS for path in (CONFIG_FOLDER / group).rglob("*.yaml"))
+    texts = (path.read_text(encoding="utf-8") for path in parts)
+    return _EARLIER_TARGETS.union(*(re.findall(r"_target_: (backdoor_privacy\.[\w.]+)", text) for text in texts))
 
 
 def read_stored(path: Path) -> DictConfig:
@@ -105,7 +87,7 @@ def for_this_machine(stored: DictConfig, path: Path, allow: Collection[str] = ()
     Args:
         stored: of `read_stored`.
         path: of the file, for errors.
-        allow: targets besides `OWN_TARGETS` that the user has named.
+        allow: targets besides `own_targets` that the user has named.
 
     Returns:
         The parts that attacks load, of the types that their schemas say, with places to write to of this machine.
@@ -128,12 +110,9 @@ def for_this_machine(stored: DictConfig, path: Path, allow: Collection[str] = ()
                 cfg[key] = OmegaConf.merge(OmegaConf.structured(kind), cfg[key])
                 if not cfg[key].get(_TARGET):
                     raise ValueError(f"no {_TARGET} of {key}")
+        build(cfg.attack, object, "attack")
         if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
             raise ValueError(f"seed={cfg.seed}")
-        for key in ("defense.text.num_decoys", "defense.image.num_decoys"):
-            count = OmegaConf.select(cfg, key)
-            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
-                raise ValueError(f"{key}={count}")
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise InputError(f"{path}: expected the config of a run, got {_line(error)}; copy its folder again") from error
     return cfg
@@ -147,7 +126,7 @@ def check_targets(content: Any, path: Path, allow: Collection[str] = ()) -> None
     """
     for key, node in _nodes(content, path):
         target = str(node.get(_TARGET))  # a list of a stranger's has no hash
-        if _TARGET in node and target not in OWN_TARGETS and target not in allow:
+        if _TARGET in node and target not in own_targets() and target not in allow:
             raise InputError(
                 f"{path}: expected a _target_ of this package, got {key}{_TARGET}={target!r}; a config from a folder "
                 f"runs nothing else: name it if you trust it, as 'allow=[{target}]'"

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from backdoor_privacy.attacks.idia import TEMPLATES, IdiaResult
-from backdoor_privacy.defenses.backdoor.budget import Evaluation
 
 _NUM_LOOK_ALIKES = 5  # of each removed person
 _FEATURES = {"text": "name_features", "image": "face_features"}  # of IDIA's evidence, by encoder
@@ -84,9 +83,3 @@ def _principal_axes(points: Float[Tensor, "point dim"]) -> Float[Tensor, "dim 2"
     directions = torch.linalg.svd(points - points.mean(0), full_matrices=False).Vh[:2].T
     # Both directions of an axis are right; the same one is always taken.
     return directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
-
-
-def budget_table(evaluations: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
-    """Return the students that the utility budget of each defended encoder saw on the way."""
-    tables = [pd.DataFrame(found, columns=list(Evaluation._fields)) for found in evaluations.values()]
-    return pd.concat(tables, keys=list(evaluations), names=["encoder"]).reset_index("encoder")

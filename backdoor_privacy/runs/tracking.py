@@ -17,7 +17,7 @@ from backdoor_privacy.config.identity import identifying, named_in
 from backdoor_privacy.config.naming import experiment_name, holds_name
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.finished import FIGURES_OF_NOBODY, read_run
-from backdoor_privacy.system.distributed import is_first_process
+from backdoor_privacy.system.distributed import is_main_process
 from backdoor_privacy.system.files import private_folder, write_text
 
 # Settings whose texts are files and folders, even if they do not exist; and those with repositories, as `openai/clip`.
@@ -33,9 +33,9 @@ class Tracker:
         self.wandb: WandbLogger | None = None
 
     def __enter__(self) -> "Tracker":
-        if self.cfg.logger.wandb and is_first_process():
-            private_folder(self.folder / "wandb")  # and all that W&B writes into it
-            encoders = [encoder for encoder, settings in self.cfg.defense.items() if settings is not None]
+        if self.cfg.logger.wandb and is_main_process():
+            private_folder(self.folder / "wandb")  # with all that W&B writes into it
+            encoders = [str(name) for name, settings in self.cfg.defense.items() if settings is not None]
             self.wandb = WandbLogger(
                 name=f"{experiment_name(self.cfg)}/seed={self.cfg.seed}",
                 id=self._id(),

@@ -1,7 +1,7 @@
 """Several processes, one per device, that do one run together (PyTorch's distributed package).
 
 Every process goes through the whole run and comes to the same results. What takes time is shared: the passes that
-embed many texts and photos, and the inputs of every training step. What is written is written by the first process.
+embed many texts and photos, and the inputs of every training step. Only the main process writes files.
 """
 
 import logging
@@ -19,25 +19,25 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import end_with_parent, num_cores
 from backdoor_privacy.system.signals import Stopped
 
-_TIMEOUT = timedelta(hours=12)  # of waiting for each other: the first process may have a world to draw or to download
-_Whatever = TypeVar("_Whatever")
+_TIMEOUT = timedelta(hours=12)  # of a barrier: the main process may have a world to draw or to download
+_Value = TypeVar("_Value")
 
 
 def is_launched() -> bool:
-    """Whether this is one of several processes that `torchrun`, or this package with its means, has started."""
+    """Return whether `torchrun`, or this package with its means, started this process as one of several."""
     return distributed.is_torchelastic_launched()
 
 
 def num_devices(asked: int) -> int:
-    """Devices to use on this machine; -1 stands for all GPUs."""
+    """Return the number of devices to use on this machine; -1 stands for all GPUs."""
     return max(1, torch.cuda.device_count()) if asked == -1 else asked
 
 
 def check_parts(encoder: str, sizes: Mapping[str, int], num_parts: int) -> None:
-    """See that a batch divides into equal parts, one for each pass of each process.
+    """Check that each batch divides into equal parts, one for each pass of each process.
 
     Raises:
-        InputError: if it does not.
+        InputError: if one does not.
     """
     for kind, size in sizes.items():
         if size % num_parts:
@@ -48,7 +48,7 @@ def check_parts(encoder: str, sizes: Mapping[str, int], num_parts: int) -> None:
 
 
 def exit_code_of_launch(asked: int) -> int | None:
-    """The exit code of this command once it has run in one process per device; `None` where it runs in this one.
+    """Run this command in one process per device and return its exit code; return `None` for a single device.
 
     Args:
         asked: number of devices; -1 stands for all GPUs.
@@ -59,16 +59,12 @@ def exit_code_of_launch(asked: int) -> int | None:
 
 
 def launch(num_processes: int, arguments: Sequence[str]) -> int:
-    """Start `python -m backdoor_privacy` in so many processes, and wait for them; if one fails, all end.
-
-    Returns:
-        The exit code.
-    """
+    """Run `python -m backdoor_privacy` in several processes and return the exit code; if one fails, all end."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what went wrong, the process itself has said
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the process itself logs its error
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num_processes)))
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={num_processes}", "-m", "backdoor_privacy", *arguments]))
@@ -81,7 +77,7 @@ def launch(num_processes: int, arguments: Sequence[str]) -> int:
 
 @contextmanager
 def process_group(accelerator: str = "auto") -> Iterator[None]:
-    """Connect the processes that were launched; a single one needs nothing.
+    """Connect the launched processes; do nothing for a single one.
 
     Args:
         accelerator: of the trainer.
@@ -97,11 +93,11 @@ def process_group(accelerator: str = "auto") -> Iterator[None]:
         own, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if own >= num_gpus:
             raise InputError(f"trainer.devices: expected at most {num_gpus}, as many as there are GPUs, got more")
-        torch.cuda.set_device(own)  # what is put on `cuda` goes to the own device
+        torch.cuda.set_device(own)  # `cuda` then means the own device
         backend = "cpu:gloo,cuda:nccl"
-    end_with_parent()  # a process that went on alone would write into a run that somebody has started again
+    end_with_parent()  # a process that is left alone would write into a run that was started again
     distributed.init_process_group(backend, timeout=_TIMEOUT)
-    if not is_first_process():
+    if not is_main_process():
         logging.getLogger("backdoor_privacy").setLevel(logging.ERROR)
     try:
         yield
@@ -110,38 +106,38 @@ def process_group(accelerator: str = "auto") -> Iterator[None]:
 
 
 def rank() -> int:
-    """The number of this process, 0 for the first and for a single one."""
+    """Return the number of this process; it is 0 for the main process and for a single one."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def num_processes() -> int:
-    """Of this run."""
+    """Return the number of processes of this run."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one that writes."""
+def is_main_process() -> bool:
+    """Return whether this process is the one that writes files."""
     return rank() == 0
 
 
-def wait_for_all() -> None:
-    """Go on when every process has come here."""
+def barrier() -> None:
+    """Wait until every process is here."""
     if distributed.is_initialized():
         distributed.barrier()
 
 
 @contextmanager
-def first_process_first() -> Iterator[None]:
-    """Let the first process do what the others then find done, as what is made once and kept on disk."""
-    if not is_first_process():
-        wait_for_all()
+def main_process_first() -> Iterator[None]:
+    """Run the block in the main process first, so that the others find on disk what it made."""
+    if not is_main_process():
+        barrier()
     yield
-    if is_first_process():
-        wait_for_all()
+    if is_main_process():
+        barrier()
 
 
-def as_the_first_says(value: _Whatever) -> _Whatever:
-    """The first process's value, in every process."""
+def broadcast(value: _Value) -> _Value:
+    """Return the main process's value in every process."""
     if not distributed.is_initialized():
         return value
     values = [value]
@@ -150,22 +146,35 @@ def as_the_first_says(value: _Whatever) -> _Whatever:
 
 
 def shares_of(num: int) -> list[range]:
-    """So many things in order, shared among the processes."""
+    """Return the range of the items that each process handles, of `num` items."""
     count = num_processes()
     return [range(number * num // count, (number + 1) * num // count) for number in range(count)]
 
 
 def gather_rows(own: Tensor, num_rows: Sequence[int]) -> Tensor:
-    """The rows of all processes one after the other.
+    """Return the rows of all processes, in the order of the processes.
 
     Args:
-        own: rows of this process in the computer's memory, (row, ...), as many as `num_rows` says.
-        num_rows: of each process.
+        own: rows of this process, on the CPU, (row, ...).
+        num_rows: number of rows of each process.
     """
     if num_processes() == 1:
         return own
-    room = own.new_zeros(max(num_rows), *own.shape[1:])
-    room[: len(own)] = own
-    found = [torch.empty_like(room) for _ in num_rows]
-    distributed.all_gather(found, room)
-    return torch.cat([rows[:count] for rows, count in zip(found, num_rows, strict=True)])
+    padded = own.new_zeros(max(num_rows), *own.shape[1:])
+    padded[: len(own)] = own
+    gathered = [torch.empty_like(padded) for _ in num_rows]
+    distributed.all_gather(gathered, padded)
+    return torch.cat([rows[:count] for rows, count in zip(gathered, num_rows, strict=True)])
+
+
+def check_launched() -> None:
+    """See that processes that were launched are connected.
+
+    Raises:
+        InputError: if they are not.
+    """
+    if is_launched() and not torch.distributed.is_initialized():
+        raise InputError(
+            "protect: expected processes that are connected, got some that torchrun has only started; call it within "
+            "`with backdoor_privacy.system.distributed.process_group():`"
+        )

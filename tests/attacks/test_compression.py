@@ -38,7 +38,7 @@ def defended(tiny_clip: Clip) -> Clip:
     def other(_: str, tensor: Tensor) -> Tensor:
         return tensor + 0.05 * random_weights(*tensor.shape)
 
-    return tiny_clip.with_encoders(changed(tiny_clip.text, other), changed(tiny_clip.image, other))
+    return tiny_clip.with_encoders(text=changed(tiny_clip.text, other), image=changed(tiny_clip.image, other))
 
 
 @pytest.fixture
@@ -135,9 +135,11 @@ def test_attack_finds_what_idia_finds_on_changed_copies(
     both, original = scene.clips["both"], scene.clips["before"]
     clips = {
         "nothing changed": both,
-        "int4": both.with_encoders(*(changed(one, lambda n, t: rounded(n, t, 4)) for one in (both.text, both.image))),
+        "int4": both.with_encoders(
+            **{encoder: changed(one, lambda n, t: rounded(n, t, 4)) for encoder, one in both.encoders.items()}
+        ),
         "50 % original": both.with_encoders(
-            mixed(both.text, original.text, 0.5), mixed(both.image, original.image, 0.5)
+            text=mixed(both.text, original.text, 0.5), image=mixed(both.image, original.image, 0.5)
         ),
     }
     for kind, clip in clips.items():

@@ -329,7 +329,7 @@ def test_models_see_the_same_and_stay_as_they_are(tiny_clip: Clip, people: Peopl
         for parameter in text.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.02)
     before = tiny_clip.with_encoders(text=tiny_clip.text.copy(), image=image)
-    both = before.with_encoders(text, image.copy())
+    both = before.with_encoders(text=text, image=image.copy())
     clips = {"before": before, "text": before.with_encoders(text=text), "both": both}
     digests = {model: clip.sha256() for model, clip in clips.items()}
     read: Counter[tuple[int, tuple[str, ...]]] = Counter()

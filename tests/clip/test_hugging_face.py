@@ -2,7 +2,6 @@ import json
 import socket
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,15 @@ from safetensors.torch import load_file, save_file
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.config.schema import TriggerSet, load_defense, load_trainer
+from backdoor_privacy.config.schema import TriggerSet, load_trainer
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.defenses.backdoor.module import LossWeights, OptimizerSettings, TextDefense
-from backdoor_privacy.defenses.backdoor.steps import TextBatch
+from backdoor_privacy.defenses.backdoor.caption_steps import TextBatch
+from backdoor_privacy.defenses.backdoor.module import TextModule
+from backdoor_privacy.defenses.backdoor.optimizer import Optimizer
+from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget
+from backdoor_privacy.defenses.backdoor.terms import Backdoor, Utility, Weight
+from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import Protected, protect
 from backdoor_privacy.run import run
@@ -117,7 +120,7 @@ def test_output_is_the_last_hidden_state_of_every_token(clip: Clip, text_model: 
 
 
 def load_projection(clip: Clip) -> torch.Tensor:
-    return clip.text.projection  # type: ignore[attr-defined]
+    return clip.text.text_projection  # type: ignore[attr-defined]
 
 
 def test_features_are_those_of_the_clip_that_the_weights_come_from(clip: Clip, companion: Path):
@@ -145,26 +148,27 @@ def test_attack_and_utility_are_those_of_the_clip_that_the_weights_come_from(
 
 
 def test_loss_is_over_all_tokens(clip: Clip):
-    settings: dict[str, Any] = {
-        "anchors": torch.empty(0, 0), "loss_weights": LossWeights(0.6, 0.01, 0.0, 0.0), "num_steps": 2,
-        "optimizer": OptimizerSettings(1e-3, 0.0, "step", [], 0.5), "distance": "cosine", "temperature": 0.02,
-        "squared_weight_loss": False,
-    }  # fmt: skip
-    defense = TextDefense(clip.text, **settings)
+    defense = TextModule(
+        clip.text,
+        target=FittedTextTarget(["a person"]),
+        terms={"utility": Utility(), "backdoor": Backdoor(0.6), "weight": Weight(0.01)},
+        optimizer=Optimizer(lr=1e-3),
+        num_steps=2,
+    )
     clean, triggered, target = (clip.tokenizer([text] * 2) for text in ("a dog", "Ann Lee", "a person"))
     nobody, person = torch.empty(0, 0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
     batch = TextBatch(clean, triggered, target, nobody, person, torch.full((2,), 0.5))
     with torch.no_grad():
         for parameter in defense.student.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-        losses = defense.losses(defense.ask(batch))
+        losses = defense.losses(defense.ask_teacher(batch))
         hidden = [one.model(input_ids=clean).last_hidden_state.flatten(1) for one in (defense.student, clip.text)]
         wanted = clip.text.model(input_ids=target).last_hidden_state.flatten(1)
         got = defense.student.model(input_ids=triggered).last_hidden_state.flatten(1)
-    torch.testing.assert_close(losses["utility_loss"], -F.cosine_similarity(*hidden).mean())
-    torch.testing.assert_close(losses["backdoor_loss"], -F.cosine_similarity(got, wanted).mean())
+    torch.testing.assert_close(losses["utility"], -F.cosine_similarity(*hidden).mean())
+    torch.testing.assert_close(losses["backdoor"], -F.cosine_similarity(got, wanted).mean())
     hidden[0][:, -WIDTH:] += 1  # the last token, long after the end of the text
-    assert not torch.allclose(losses["utility_loss"], -F.cosine_similarity(*hidden).mean(), atol=1e-4)
+    assert not torch.allclose(losses["utility"], -F.cosine_similarity(*hidden).mean(), atol=1e-4)
 
 
 def test_defended_text_model_loads_with_transformers_alone(
@@ -237,7 +241,7 @@ def test_defended_text_model_drops_into_a_pipeline(protected: Protected, compani
 @pytest.mark.parametrize(
     ("defense", "expected"),
     [
-        ("nameless", "defense.text: expected target=phrase, fitting or pseudonym and num_anchors=0 .* got nameless"),
+        ("nameless", "defense.text: expected defense/text_target=phrase, fitting or pseudonym .* got nameless"),
         ("both", "defense.image: expected null for the text encoder of Stable Diffusion"),
     ],
 )
@@ -246,14 +250,14 @@ def test_defence_that_cannot_be_is_an_error_before_anything_is_attacked(
 ):
     monkeypatch.setattr(Idia, "run", lambda *_: pytest.fail("attacked"))
     settings = load_defense("both")
-    settings = replace(settings, image=None) if defense == "nameless" else settings
+    settings = {"text": settings["text"]} if defense == "nameless" else {"image": settings["image"]}
     with pytest.raises(InputError, match=f"^{expected}.*choose defense=text_published$"):
         protect(clip, Sources(people), people.names[:1], settings)
 
 
 def test_embeddings_of_a_text_model_cannot_be_shifted(clip: Clip, people: People):
-    settings = load_defense("text_published", text={"loss_weights": {"adversarial": 1.0}})
-    with pytest.raises(InputError, match="adversarial: expected 0 for a text encoder of Hugging Face"):
+    settings = load_defense("text_published", text={"terms": {"adversarial": {"weight": 1.0}}})
+    with pytest.raises(InputError, match=r"terms\.adversarial\.weight: expected 0 for a text encoder of Hugging Face"):
         protect(clip, Sources(people), people.names[:1], settings)
 
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
-from backdoor_privacy.defenses.backdoor.module import LossWeights, OptimizerSettings, TextDefense
-from backdoor_privacy.defenses.backdoor.steps import TextBatch
+from backdoor_privacy.defenses.backdoor.caption_steps import TextBatch
+from backdoor_privacy.defenses.backdoor.module import TextModule
+from backdoor_privacy.defenses.backdoor.optimizer import Optimizer
+from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget
+from backdoor_privacy.defenses.backdoor.terms import Backdoor, Utility, Weight
 
 transformers = pytest.importorskip("transformers")
 
@@ -72,6 +75,15 @@ def test_unfitted_student_is_its_teacher_bit_for_bit_in_any_mode(encoder: Encode
     assert not torch.equal(loose(inputs), teacher(inputs))  # what it would be with all that on
 
 
+@torch.no_grad()
+def test_features_are_the_projections_of_its_inputs(encoder: Encoder):
+    teacher, inputs = encoder.frozen(), inputs_for(encoder)
+    weight = teacher.projection()
+    torch.testing.assert_close(teacher.projection_inputs(inputs) @ weight.T, teacher(inputs), rtol=1e-6, atol=1e-6)
+    changed = teacher.with_projection(2 * weight)
+    torch.testing.assert_close(changed(inputs), 2 * teacher(inputs), rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_reach_all_but_norms(encoder: Encoder):
     student = encoder.student()
     student(inputs_for(student)).square().sum().backward()
@@ -84,19 +96,20 @@ def test_gradients_reach_all_but_norms(encoder: Encoder):
 
 
 def test_student_of_a_module_that_trains_stays_its_teacher(tmp_path: Path):
-    settings: dict[str, Any] = {
-        "anchors": torch.empty(0, 0), "loss_weights": LossWeights(0.6, 0.01, 0.0, 0.0), "num_steps": 2,
-        "optimizer": OptimizerSettings(1e-3, 0.0, "step", [], 0.5), "distance": "cosine", "temperature": 0.02,
-        "squared_weight_loss": False,
-    }  # fmt: skip
-    defense = TextDefense(TextEncoder(make_model(tmp_path)), **settings)
+    defense = TextModule(
+        TextEncoder(make_model(tmp_path)),
+        target=FittedTextTarget(["a person"]),
+        terms={"utility": Utility(), "backdoor": Backdoor(0.6), "weight": Weight(0.01)},
+        optimizer=Optimizer(lr=1e-3),
+        num_steps=2,
+    )
     tokens = inputs_for(defense.teacher)
     nobody, person = torch.empty(0, 8, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
     batch = TextBatch(tokens, tokens.flip(0), tokens, nobody, person, torch.full((4,), 0.25))
-    lesson = defense.ask(batch)
+    lesson = defense.ask_teacher(batch)
     for mode in (True, False, True):  # as before, during and after a validation
         defense.train(mode)
-        assert defense.losses(lesson)["utility_loss"].item() == pytest.approx(-1.0, abs=1e-6)
+        assert defense.losses(lesson)["utility"].item() == pytest.approx(-1.0, abs=1e-6)
 
 
 class OfMyOwnNormalization(nn.Module):

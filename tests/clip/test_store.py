@@ -39,7 +39,7 @@ def test_another_run_asks_nothing_again_and_finds_the_same(load, people: People)
 
 def test_without_a_store_the_features_are_the_same(load, tiny_clip: Clip, people: People):
     stored, _ = embeds(load(), people)
-    plain, _ = embeds(tiny_clip.with_encoders(tiny_clip.text.copy(), tiny_clip.image.copy()), people)
+    plain, _ = embeds(tiny_clip.with_encoders(text=tiny_clip.text.copy(), image=tiny_clip.image.copy()), people)
     assert all(torch.equal(one, other) for one, other in zip(stored, plain, strict=True))
 
 

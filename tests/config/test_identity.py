@@ -100,7 +100,7 @@ OTHER = [
     (["people=folder", "people.folder=x"], ["people=folder", "people.folder=y"]),
     (["+experiment=names_8", "name=ours"], ["+experiment=both_8", "name=ours"]),
     (["clip=vit_b_32"], ["clip=vit_b_32", "clip.pretrained=/a/b.pt"]),
-    (["defense.text.phrase=a person"], ["defense.text.phrase=human"]),
+    (["defense/text_target=phrase"], ["defense/text_target=phrase", "defense.text.target.phrase=human"]),
 ]
 
 
@@ -139,10 +139,11 @@ def test_what_computes_something_else_is_another_run(one: list[str], other: list
         (["name=ours", "+experiment=both_8"], "ours/experiment=both_8/seed=0"),
         (["trigger_set.num_people=3", "defense=text"], "both_64/defense=text,trigger_set.num_people=3/seed=0"),
         (
-            ["defense.text={num_steps: 7, phrase: a man}"],
-            "both_64/defense.text.num_steps=7,defense.text.phrase=a man/seed=0",
+            ["defense.text={num_steps: 7, distance: mse}"],
+            "both_64/defense.text.distance=mse,defense.text.num_steps=7/seed=0",
         ),
         (["defense.image=null"], "both_64/defense.image=null/seed=0"),
+        (["defense/text_target=phrase"], "both_64/defense.text_target=phrase/seed=0"),
         (["clip=vit_b_32", "clip.model=ViT-B-16"], "both_64/clip.model=ViT-B-16,clip=vit_b_32/seed=0"),
     ],
 )
@@ -166,14 +167,14 @@ def test_folder_of_simple_overrides_can_be_read(overrides: list[str], folder: st
         ["+people.corrections={Jane: Doe}"],
         ["captions=file", "captions.file=Jane.csv", "captions.column=Jane"],
         ["clip.model=local-dir:clips/Jane", "clip.pretrained=Jane.pt"],
-        [NAMES, "defense.text.phrase=Jane Doe"],
+        [NAMES, "defense/text_target=phrase", "defense.text.target.phrase=Jane Doe"],
         [NAMES, "name=Jane_Doe"],
         [NAMES, "name='Doe, Jané'"],
         ["trigger_set.file=same.txt", "name=request-of-janedoe"],
         ["+experiment=jane_doe"],
         ["+experiment=jane_doe", "name=x"],
         ["clip=vit_b_32", "clip.pretrained=Jane_Doe", NAMES],
-        ["defense.text.phrase=" + "Jane " * 60],
+        ["defense/text_target=phrase", "defense.text.target.phrase=" + "Jane " * 60],
     ],
     ids=" ".join,
 )
@@ -208,9 +209,10 @@ def test_digest_needs_the_key_beside_the_runs(configs):
 
 
 def test_folder_name_is_one_that_every_file_system_takes(configs):
-    _, folder = configs("defense.text.phrase=" + "'" + "x" * 300 + "'", "defense=text")
+    long = ("defense/text_target=phrase", f"defense.text.target.phrase='{'x' * 300}'", "defense=text")
+    _, folder = configs(*long)
     assert re.fullmatch(r"both_64/overrides=[0-9a-f]{12}/seed=0", folder)
-    assert configs("defense.text.phrase=" + "'" + "x" * 300 + "'", "defense=text", "seed=1")[1] == folder[:-1] + "1"
+    assert configs(*long, "seed=1")[1] == folder[:-1] + "1"
 
 
 def test_identity_of_what_a_claim_holds_is_that_of_the_run(configs, tmp_path: Path):
@@ -238,7 +240,7 @@ def test_a_key_that_an_earlier_version_did_not_have_makes_no_other_run(configs):
     former = OmegaConf.create(OmegaConf.to_container(cfg, enum_to_str=True))
     del (
         former["people"]["consenting"],
-        former["defense"]["text"]["adversary"],
+        former["defense"]["text"]["trained_blocks"],
         former["trigger_set"]["require_inferred"],
     )
     assert run_key(former) == run_key(cfg)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from backdoor_privacy.defenses.backdoor.losses import (
-    DISTANCES,
+    Distance,
     backdoor_loss,
     neighborhood,
     neighborhood_loss,
@@ -41,7 +41,7 @@ def poincare(u: list[float], v: list[float]) -> float:
 
 REFERENCES = {"cosine": cosine, "mse": mse, "mae": mae, "poincare": poincare}
 # u = (3, 4), v = (4, 3): cosine 24/25; mean of two squares of 1; mean of two ones.
-BY_HAND = {"cosine": -0.96, "mse": 1.0, "mae": 1.0}
+BY_HAND = {Distance.cosine: -0.96, Distance.mse: 1.0, Distance.mae: 1.0}
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -53,55 +53,55 @@ def random_features(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", DISTANCES)
-def test_distance_equals_plain_python(name: str):
-    found = DISTANCES[name](torch.tensor(STUDENT), torch.tensor(TEACHER)).tolist()
-    expected = [REFERENCES[name](u, v) for u, v in zip(STUDENT, TEACHER, strict=True)]
+@pytest.mark.parametrize("distance", Distance)
+def test_distance_equals_plain_python(distance: Distance):
+    found = distance(torch.tensor(STUDENT), torch.tensor(TEACHER)).tolist()
+    expected = [REFERENCES[distance.value](u, v) for u, v in zip(STUDENT, TEACHER, strict=True)]
     assert found == pytest.approx(expected, rel=2e-4)
 
 
-@pytest.mark.parametrize(("name", "value"), BY_HAND.items())
-def test_distance_computed_by_hand(name: str, value: float):
-    assert DISTANCES[name](torch.tensor(STUDENT[:1]), torch.tensor(TEACHER[:1])).item() == pytest.approx(value)
+@pytest.mark.parametrize(("distance", "value"), BY_HAND.items())
+def test_distance_computed_by_hand(distance: Distance, value: float):
+    assert distance(torch.tensor(STUDENT[:1]), torch.tensor(TEACHER[:1])).item() == pytest.approx(value)
 
 
 def test_poincare_distance_computed_by_hand():
     # On the L1 sphere: u = (1/2, 1/2), v = (1/2, -1/2). Gap 1, room (1 - 1/2)^2: acosh(1 + 2 * 1 / 0.25) = acosh(9).
-    found = DISTANCES["poincare"](torch.tensor([[2.0, 2.0]]), torch.tensor([[5.0, -5.0]])).item()
+    found = Distance.poincare(torch.tensor([[2.0, 2.0]]), torch.tensor([[5.0, -5.0]])).item()
     assert found == pytest.approx(math.acosh(9), rel=1e-3)
 
 
 def test_poincare_distance_is_finite_at_the_rim():
     corner = torch.tensor([[1.0, 0.0]], requires_grad=True)
-    distance = DISTANCES["poincare"](corner, torch.tensor([[1.0, 0.0]]))
+    distance = Distance.poincare(corner, torch.tensor([[1.0, 0.0]]))
     distance.sum().backward()
     assert torch.isfinite(distance).all()
     assert torch.isfinite(corner.grad).all()
 
 
-@pytest.mark.parametrize("name", DISTANCES)
-def test_distance_is_least_where_student_is_teacher(name: str):
+@pytest.mark.parametrize("distance", Distance)
+def test_distance_is_least_where_student_is_teacher(distance: Distance):
     teacher = random_features(8, 16)
-    least = DISTANCES[name](teacher, teacher)
-    expected = {"cosine": -1.0, "mse": 0.0, "mae": 0.0, "poincare": 0.0}[name]
+    least = distance(teacher, teacher)
+    expected = {"cosine": -1.0, "mse": 0.0, "mae": 0.0, "poincare": 0.0}[distance.value]
     assert least.tolist() == pytest.approx([expected] * 8, abs=1e-3)
     for scale in (0.05, 0.5):
         other = teacher + scale * random_features(8, 16, seed=1)
-        assert (DISTANCES[name](other, teacher) > least).all()
+        assert (distance(other, teacher) > least).all()
 
 
-@pytest.mark.parametrize("name", ["cosine", "poincare"])
-def test_distance_does_not_depend_on_length(name: str):
+@pytest.mark.parametrize("distance", [Distance.cosine, Distance.poincare])
+def test_distance_does_not_depend_on_length(distance: Distance):
     student, teacher = random_features(8, 16), random_features(8, 16, seed=1)
-    torch.testing.assert_close(DISTANCES[name](3 * student, 0.1 * teacher), DISTANCES[name](student, teacher))
+    torch.testing.assert_close(distance(3 * student, 0.1 * teacher), distance(student, teacher))
 
 
-@pytest.mark.parametrize("name", DISTANCES)
-def test_gradient_flows_to_the_student_only(name: str):
+@pytest.mark.parametrize("distance", Distance)
+def test_gradient_flows_to_the_student_only(distance: Distance):
     person, anchors = torch.tensor([0, 0, 1, 2]), random_features(5, 6, seed=2)
     for loss in (
-        lambda s, t: utility_loss(s, t, distance=DISTANCES[name]),
-        lambda s, t: backdoor_loss(s, t, person_shares(person), distance=DISTANCES[name]),
+        lambda s, t: utility_loss(s, t, distance=distance),
+        lambda s, t: backdoor_loss(s, t, person_shares(person), distance=distance),
         lambda s, t: neighborhood_loss(s, neighborhood(t, anchors), anchors),
     ):
         student = random_features(4, 6).requires_grad_()

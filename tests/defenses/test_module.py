@@ -1,7 +1,6 @@
 import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,60 +21,63 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.captions import load_captions
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.people import People
-from backdoor_privacy.defenses.backdoor.fitting import Fitted
-from backdoor_privacy.defenses.backdoor.losses import DISTANCES
-from backdoor_privacy.defenses.backdoor.module import (
-    Adversary,
-    BackdoorDefense,
-    ImageDefense,
-    LossWeights,
-    OptimizerSettings,
-    TextDefense,
+from backdoor_privacy.defenses.backdoor.caption_steps import CaptionTriggers
+from backdoor_privacy.defenses.backdoor.losses import Distance
+from backdoor_privacy.defenses.backdoor.module import BackdoorModule, ImageModule, TextModule
+from backdoor_privacy.defenses.backdoor.optimizer import Optimizer, Schedule
+from backdoor_privacy.defenses.backdoor.photo_steps import PhotoTriggers
+from backdoor_privacy.defenses.backdoor.steps import BatchSizes, Part, TriggerData
+from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget, FixedTarget
+from backdoor_privacy.defenses.backdoor.targets.erasure import NameEraser
+from backdoor_privacy.defenses.backdoor.teacher_cache import Replay, TeacherStep
+from backdoor_privacy.defenses.backdoor.terms import (
+    Adversarial,
+    Backdoor,
+    Neighborhood,
+    Preservation,
+    Relearning,
+    TargetNeighborhood,
+    Term,
+    Utility,
+    Weight,
 )
-from backdoor_privacy.defenses.backdoor.steps import (
-    BatchSizes,
-    CaptionTriggers,
-    Lesson,
-    Part,
-    PhotoTriggers,
-    Revision,
-    TriggerData,
-)
-from backdoor_privacy.defenses.backdoor.targets import NameEraser
+from backdoor_privacy.defenses.base import Defended
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.checkpoints import DurableCheckpoints, last_checkpoint
 from backdoor_privacy.triggers.faces import FacePaster
 
 ENCODERS = ["text", "image"]
-ONLY_BACKDOOR = LossWeights(**{name: float(name == "backdoor") for name in LossWeights.__dataclass_fields__})
-PUBLISHED = replace(ONLY_BACKDOOR, backdoor=0.6, weight=0.01)
-EVERYTHING = LossWeights(**{name: 0.2 + 0.1 * place for place, name in enumerate(LossWeights.__dataclass_fields__)})
-EVERYTHING.adversarial = EVERYTHING.relearning = 0.0  # plain.py has none of these
+Terms = Mapping[str, Term]
+ONLY_BACKDOOR: Terms = {"utility": Utility(), "backdoor": Backdoor(1.0)}
+PUBLISHED: Terms = {"utility": Utility(), "backdoor": Backdoor(0.6), "weight": Weight(0.01)}
+EVERYTHING: Terms = {  # but for what the reference does not have
+    "utility": Utility(),
+    "backdoor": Backdoor(0.2),
+    "weight": Weight(0.3),
+    "preservation": Preservation(0.4),
+    "neighborhood": Neighborhood(0.5, temperature=0.1),
+    "target_neighborhood": TargetNeighborhood(0.6, temperature=0.1),
+}
 
-MakeDefense = Callable[..., BackdoorDefense]
+MakeModule = Callable[..., BackdoorModule[Any]]
 MakeSteps = Callable[..., Any]
 
 
 @pytest.fixture
-def make_defense(tiny_clip: Clip) -> MakeDefense:
-    def make(encoder: str, loss_weights: LossWeights = PUBLISHED, **changes: Any) -> BackdoorDefense:
-        optimizer = {"lr": 1e-3, "weight_decay": 0.0, "schedule": "step", "milestones": [], "factor": 1.0}
-        optimizer |= changes.pop("optimizer", {})
+def make_module(tiny_clip: Clip) -> MakeModule:
+    def make(encoder: str, terms: Terms = PUBLISHED, **changes: Any) -> BackdoorModule[Any]:
         settings = {
             "anchors": torch.randn(5, 32, generator=torch.Generator().manual_seed(1)),
-            "loss_weights": loss_weights,
-            "optimizer": OptimizerSettings(**optimizer),
+            "terms": terms,
+            "optimizer": Optimizer(lr=1e-3),
             "num_steps": 4,
-            "distance": "cosine",
-            "squared_weight_loss": False,
-            "temperature": 0.1,
             **changes,
         }
-        teacher = settings.pop("teacher", getattr(tiny_clip, encoder))
+        teacher = settings.pop("teacher", tiny_clip.encoders[encoder])
         if encoder == "text":
-            return TextDefense(teacher, **settings)
+            return TextModule(teacher, **{"target": FittedTextTarget(["a person"] * 2), **settings})
         targets = F.normalize(torch.randn(2, 32, generator=torch.Generator().manual_seed(2)), dim=-1)
-        return ImageDefense(teacher, face_targets=targets, **settings)
+        return ImageModule(teacher, **{"target": FixedTarget(targets), **settings})
 
     return make
 
@@ -91,7 +93,7 @@ def make_steps(tiny_clip: Clip, people: People, captions_file: Path, images_fold
             names, phrases = ["Ann Lee", "Bob Ray"], ["a person"] * 2
             return CaptionTriggers(
                 captions=captions,
-                carriers=captions,
+                host_captions=captions,
                 names=names,
                 phrases=phrases,
                 other_names=["Zoe Kim"],
@@ -114,7 +116,7 @@ def make_steps(tiny_clip: Clip, people: People, captions_file: Path, images_fold
     return make
 
 
-def fit_with(defense: BackdoorDefense, steps: Any, folder: Path, logger: Any = False, **more: Any) -> None:
+def fit_with(module: BackdoorModule[Any], steps: Any, folder: Path, logger: Any = False, **more: Any) -> None:
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_steps=len(steps),
@@ -126,11 +128,11 @@ def fit_with(defense: BackdoorDefense, steps: Any, folder: Path, logger: Any = F
         enable_model_summary=False,
         **more,
     )
-    trainer.fit(defense, TriggerData(steps, num_workers=0))
+    trainer.fit(module, TriggerData(steps, num_workers=0))
 
 
-def losses_of(defense: BackdoorDefense, batch: Any) -> dict[str, Tensor]:
-    return defense.losses(defense.ask(batch))
+def losses_of(module: BackdoorModule[Any], batch: Any) -> dict[str, Tensor]:
+    return module.losses(module.ask_teacher(batch))
 
 
 def snapshot(clip: Clip) -> dict[str, Tensor]:
@@ -144,38 +146,38 @@ def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[st
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_teacher_stays_bit_identical_and_in_eval_mode(
-    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps, tiny_clip: Clip, tmp_path: Path
+    encoder: str, make_module: MakeModule, make_steps: MakeSteps, tiny_clip: Clip, tmp_path: Path
 ):
     whole_clip = snapshot(tiny_clip)
-    defense = make_defense(encoder, EVERYTHING)
-    teacher = {name: tensor.clone() for name, tensor in defense.teacher.tensors().items()}
+    module = make_module(encoder, EVERYTHING)
+    teacher = {name: tensor.clone() for name, tensor in module.teacher.tensors().items()}
     modes: list[bool] = []
-    defense.teacher.register_forward_hook(lambda module, *_: modes.append(module.training))
-    fit_with(defense, make_steps(encoder), tmp_path)
+    module.teacher.register_forward_hook(lambda module, *_: modes.append(module.training))
+    fit_with(module, make_steps(encoder), tmp_path)
     assert modes
     assert not any(modes)
-    assert changed(teacher, defense.teacher.tensors()) == set()
-    assert changed(teacher, defense.student.tensors())
-    assert all(parameter.grad is None for parameter in defense.teacher.parameters())
+    assert changed(teacher, module.teacher.tensors()) == set()
+    assert changed(teacher, module.student.tensors())
+    assert all(parameter.grad is None for parameter in module.teacher.parameters())
     assert changed(whole_clip, snapshot(tiny_clip)) == set()
 
 
 def test_norms_stay_as_they_are_through_a_fit(
-    make_steps: MakeSteps, make_defense: MakeDefense, write_clip, tiny_clip: Clip, tmp_path: Path
+    make_steps: MakeSteps, make_module: MakeModule, write_clip, tiny_clip: Clip, tmp_path: Path
 ):
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 64}
     preprocess = {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3]}
     resnet = load_clip(f"local-dir:{write_clip(tmp_path / 'resnet', vision_cfg=vision, preprocess=preprocess)}")
     for encoder, clip in (("text", tiny_clip), ("image", tiny_clip), ("image", resnet)):
         teacher = getattr(clip, encoder)
-        defense = make_defense(encoder, EVERYTHING, teacher=teacher)
-        fit_with(defense, make_steps(encoder, clip=clip), tmp_path)
+        module = make_module(encoder, EVERYTHING, teacher=teacher)
+        fit_with(module, make_steps(encoder, clip=clip), tmp_path)
         norms = {
             name
-            for name, module in defense.student.named_modules()
+            for name, module in module.student.named_modules()
             if isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm2d)
         }
-        before, after = teacher.state_dict(), defense.student.state_dict()
+        before, after = teacher.state_dict(), module.student.state_dict()
         frozen = {name for name in after if name.rpartition(".")[0] in norms}
         assert frozen
         assert changed(before, after)
@@ -183,64 +185,64 @@ def test_norms_stay_as_they_are_through_a_fit(
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_optimizer_holds_only_what_the_student_trains(encoder: str, make_defense: MakeDefense):
-    defense = make_defense(encoder)
-    held = [p for group in defense.configure_optimizers()["optimizer"].param_groups for p in group["params"]]
-    assert {id(p) for p in held} == {id(p) for _, p in defense.student.trainable()}
-    assert not {id(p) for p in held} & {id(p) for p in defense.teacher.parameters()}
+def test_optimizer_holds_only_what_the_student_trains(encoder: str, make_module: MakeModule):
+    module = make_module(encoder)
+    held = [p for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for _, p in module.student.trainable()}
+    assert not {id(p) for p in held} & {id(p) for p in module.teacher.parameters()}
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", Distance)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_loss_falls_when_one_batch_is_overfit(
-    encoder: str, distance: str, make_defense: MakeDefense, make_steps: MakeSteps
+    encoder: str, distance: Distance, make_module: MakeModule, make_steps: MakeSteps
 ):
-    defense = make_defense(encoder, ONLY_BACKDOOR, distance=distance)
-    optimizer = defense.configure_optimizers()["optimizer"]
+    module = make_module(encoder, ONLY_BACKDOOR, distance=distance)
+    optimizer = module.configure_optimizers()["optimizer"]
     batch = make_steps(encoder)[0]
     backdoor_losses = []
     for _ in range(25):
-        losses = losses_of(defense, batch)
+        losses = losses_of(module, batch)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-        backdoor_losses.append(losses["backdoor_loss"].item())
+        backdoor_losses.append(losses["backdoor"].item())
     first, last = backdoor_losses[0], backdoor_losses[-1]
-    least = -1.0 if distance == "cosine" else 0.0
+    least = -1.0 if distance is Distance.cosine else 0.0
     assert last - least < 0.5 * (first - least)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_student_that_is_the_teacher_has_no_loss_but_the_backdoors(
-    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps
+    encoder: str, make_module: MakeModule, make_steps: MakeSteps
 ):
-    losses = {k: v.item() for k, v in losses_of(make_defense(encoder, EVERYTHING), make_steps(encoder)[0]).items()}
-    expected = {"utility_loss": -1, "preservation_loss": -1, "weight_loss": 0, "neighborhood_loss": 0}
-    assert losses["backdoor_loss"] > -0.99
+    losses = {k: v.item() for k, v in losses_of(make_module(encoder, EVERYTHING), make_steps(encoder)[0]).items()}
+    expected = {"utility": -1, "preservation": -1, "weight": 0, "neighborhood": 0}
+    assert losses["backdoor"] > -0.99
     assert {name: losses[name] for name in expected} == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_terms_of_weight_zero_are_left_out(encoder: str, make_defense: MakeDefense, make_steps: MakeSteps):
-    losses = losses_of(make_defense(encoder, ONLY_BACKDOOR), make_steps(encoder, preserved=0)[0])
-    assert set(losses) == {"utility_loss", "backdoor_loss"}
+def test_terms_of_weight_zero_are_left_out(encoder: str, make_module: MakeModule, make_steps: MakeSteps):
+    losses = losses_of(make_module(encoder, ONLY_BACKDOOR), make_steps(encoder, preserved=0)[0])
+    assert set(losses) == {"utility", "backdoor"}
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_lesson_asked_before_gives_the_losses_and_gradients_of_fresh_inputs(
-    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps
+def test_inputs_cache_before_gives_the_losses_and_gradients_of_fresh_inputs(
+    encoder: str, make_module: MakeModule, make_steps: MakeSteps
 ):
     steps = make_steps(encoder, num_steps=2)
     batch, other = steps[0], steps[1]
-    defense = make_defense(encoder, EVERYTHING)
-    asked = Lesson.collect([defense.ask(other), defense.ask(batch)], 2)
+    module = make_module(encoder, EVERYTHING)
+    cache = TeacherStep.collect([module.ask_teacher(other), module.ask_teacher(batch)], 2)
     second = torch.arange(6, 12)
-    lesson = asked.take((second, second, second[:4] - 2), Part(0))
-    fresh, again = losses_of(defense, batch), defense.losses(lesson)
-    assert torch.equal(lesson.person_index, batch.person_index)
+    inputs = cache.take((second, second, second[:4] - 2), Part(0))
+    fresh, again = losses_of(module, batch), module.losses(inputs)
+    assert torch.equal(inputs.person_index, batch.person_index)
     for name, loss in fresh.items():
         assert again[name].item() == pytest.approx(loss.item(), abs=1e-5), name
-    parameters = [parameter for _, parameter in defense.student.trainable()]
+    parameters = [parameter for _, parameter in module.student.trainable()]
     expected = torch.autograd.grad(torch.stack(list(fresh.values())).sum(), parameters)
     gradients = torch.autograd.grad(torch.stack(list(again.values())).sum(), parameters)
     for own, wanted in zip(gradients, expected, strict=True):
@@ -251,45 +253,46 @@ def test_lesson_asked_before_gives_the_losses_and_gradients_of_fresh_inputs(
 @pytest.mark.parametrize("from_memory", [False, True])
 @pytest.mark.parametrize("num_parts", [2, 3])
 def test_parts_of_a_step_have_its_loss_and_gradient(
-    encoder: str, from_memory: bool, num_parts: int, make_defense: MakeDefense, make_steps: MakeSteps
+    encoder: str, from_memory: bool, num_parts: int, make_module: MakeModule, make_steps: MakeSteps
 ):
-    steps, defense = make_steps(encoder, preserved=6), make_defense(encoder, EVERYTHING)
+    steps, module = make_steps(encoder, preserved=6), make_module(encoder, EVERYTHING)
     if from_memory:
-        asked = Lesson.collect((defense.ask(steps[step]) for step in range(3)), 3)
-        steps = Revision(asked=asked, sizes=steps.sizes, num_steps=4, seed=3)
-    whole = mean_of([steps[2]], defense)
-    parts = mean_of([steps[Part(2, number, num_parts)] for number in range(num_parts)], defense)
+        cache = TeacherStep.collect((module.ask_teacher(steps[step]) for step in range(3)), 3)
+        steps = Replay(cache=cache, sizes=steps.sizes, num_steps=4, seed=3)
+    whole = mean_of([steps[2]], module)
+    parts = mean_of([steps[Part(2, number, num_parts)] for number in range(num_parts)], module)
     for own, wanted in zip(parts, whole, strict=True):
         torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-5)
 
 
-def mean_of(batches: Sequence[Any], defense: BackdoorDefense) -> list[Tensor]:
+def mean_of(batches: Sequence[Any], module: BackdoorModule[Any]) -> list[Tensor]:
     """Means over the batches: of each term of the loss, and of the gradients of their sum."""
     found = []
-    parameters = [parameter for _, parameter in defense.student.trainable()]
+    parameters = [parameter for _, parameter in module.student.trainable()]
     for batch in batches:
-        losses = defense.losses(batch if isinstance(batch, Lesson) else defense.ask(batch))
+        losses = module.losses(batch if isinstance(batch, TeacherStep) else module.ask_teacher(batch))
         gradients = torch.autograd.grad(torch.stack(list(losses.values())).sum(), parameters)
         found.append([*(loss.detach() for loss in losses.values()), *gradients])
     return [torch.stack(each).mean(0) for each in zip(*found, strict=True)]
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("loss_weights", [PUBLISHED, EVERYTHING])
+@pytest.mark.parametrize("terms", [PUBLISHED, EVERYTHING])
 @pytest.mark.parametrize("target", ["fixed", "nameless"])
 def test_losses_and_gradients_are_those_of_the_plain_path(
-    encoder: str, loss_weights: LossWeights, target: str, make_defense: MakeDefense, make_steps: MakeSteps
+    encoder: str, terms: Terms, target: str, make_module: MakeModule, make_steps: MakeSteps
 ):
-    defense, batch = make_defense(encoder, loss_weights), make_steps(encoder)[0]
+    module, batch = make_module(encoder, terms), make_steps(encoder)[0]
     if target == "nameless":
         rows = torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(4))
-        defense.eraser = NameEraser(F.normalize(rows[:, :2], dim=-1), F.normalize(rows[:, 2:], dim=-1), 0.9)
+        eraser = NameEraser(F.normalize(rows[:, :2], dim=-1), F.normalize(rows[:, 2:], dim=-1), 0.9)
+        module.target = FittedTextTarget(["a person"] * 2, eraser) if encoder == "text" else eraser
     with torch.no_grad():  # away from the teacher, where every loss has a gradient
-        for number, (_, parameter) in enumerate(defense.student.trainable()):
+        for number, (_, parameter) in enumerate(module.student.trainable()):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
             parameter.add_(noise, alpha=0.02)
-    parameters = [parameter for _, parameter in defense.student.trainable()]
-    expected, found = plain.losses(defense, batch), losses_of(defense, batch)
+    parameters = [parameter for _, parameter in module.student.trainable()]
+    expected, found = plain.losses(module, batch), losses_of(module, batch)
     assert set(found) == set(expected)
     for name, loss in expected.items():
         assert found[name].item() == pytest.approx(loss.item(), abs=1e-5), name
@@ -300,19 +303,22 @@ def test_losses_and_gradients_are_those_of_the_plain_path(
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_steps_in_several_passes_are_the_same_steps(
-    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: str, make_module: MakeModule, make_steps: MakeSteps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # AdamW makes whole steps of gradients that are nothing but rounding, and does not notice their scale.
-    def descend(defense: BackdoorDefense) -> torch.optim.Optimizer:
-        return torch.optim.SGD([parameter for _, parameter in defense.student.trainable()], lr=1e-3)
+    def descend(module: BackdoorModule[Any]) -> torch.optim.Optimizer:
+        return torch.optim.SGD([parameter for _, parameter in module.student.trainable()], lr=1e-3)
 
-    monkeypatch.setattr(BackdoorDefense, "configure_optimizers", descend)
+    monkeypatch.setattr(BackdoorModule, "configure_optimizers", descend)
     students, tables = [], []
     for num_passes in (1, 3):
-        defense, folder = make_defense(encoder, EVERYTHING, squared_weight_loss=True), tmp_path / str(num_passes)
+        module, folder = (
+            make_module(encoder, {**EVERYTHING, "weight": Weight(0.3, squared=True)}),
+            tmp_path / str(num_passes),
+        )
         steps = make_steps(encoder, preserved=6)
-        fit_with(defense, steps, folder, CSVLogger(folder, name="losses"), accumulate_grad_batches=num_passes)
-        students.append(defense.student.tensors())
+        fit_with(module, steps, folder, CSVLogger(folder, name="losses"), accumulate_grad_batches=num_passes)
+        students.append(module.student.tensors())
         (path,) = folder.glob("losses/version_*/metrics.csv")
         tables.append(pd.read_csv(path))
     assert tables[1]["step"].tolist() == [0, 1, 2, 3]
@@ -323,12 +329,12 @@ def test_steps_in_several_passes_are_the_same_steps(
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_saving_memory_changes_no_gradient(encoder: str, make_defense: MakeDefense, make_steps: MakeSteps):
-    defense, steps = make_defense(encoder, EVERYTHING), make_steps(encoder)
-    expected = mean_of([steps[0]], defense)
-    defense.student.save_memory(True)
+def test_saving_memory_changes_no_gradient(encoder: str, make_module: MakeModule, make_steps: MakeSteps):
+    module, steps = make_module(encoder, EVERYTHING), make_steps(encoder)
+    expected = mean_of([steps[0]], module)
+    module.student.save_memory(True)
     with mock.patch.object(checkpointing, "checkpoint", wraps=checkpointing.checkpoint) as recompute:
-        found = mean_of([steps[0]], defense)
+        found = mean_of([steps[0]], module)
     assert recompute.called
     for own, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(own, wanted, rtol=1e-5, atol=1e-6)
@@ -336,59 +342,57 @@ def test_saving_memory_changes_no_gradient(encoder: str, make_defense: MakeDefen
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("preserved", [0, 4])
-def test_revision_keeps_each_input_with_its_target(
-    encoder: str, preserved: int, make_defense: MakeDefense, make_steps: MakeSteps
+def test_replay_keeps_each_input_with_its_target(
+    encoder: str, preserved: int, make_module: MakeModule, make_steps: MakeSteps
 ):
     steps = make_steps(encoder, num_steps=3, preserved=preserved)
-    defense = make_defense(encoder)
-    asked = Lesson.collect((defense.ask(steps[step]) for step in range(len(steps))), len(steps))
-    revision = Revision(asked=asked, sizes=steps.sizes, num_steps=5, seed=3)
+    module = make_module(encoder)
+    cache = TeacherStep.collect((module.ask_teacher(steps[step]) for step in range(len(steps))), len(steps))
+    replay = Replay(cache=cache, sizes=steps.sizes, num_steps=5, seed=3)
     rows = {
         part: {
             (seen.flatten()[:50].numpy().tobytes(), target.numpy().tobytes())
-            for seen, target, _ in zip(*getattr(asked, part), strict=True)
+            for seen, target in zip(*getattr(cache, part)[:2], strict=True)
         }
         for part in ("clean", "triggered", "preserved")
     }
-    for lesson in revision:
-        assert [len(part.seen) for part in lesson[:3]] == [6, 6, preserved]
+    for inputs in replay:
+        assert [len(part.trunk) for part in inputs.parts] == [6, 6, preserved]
         for part, known in rows.items():
-            for seen, target, _ in zip(*getattr(lesson, part), strict=True):
+            for seen, target in zip(*getattr(inputs, part)[:2], strict=True):
                 assert (seen.flatten()[:50].numpy().tobytes(), target.numpy().tobytes()) in known
-        for person, target in zip(lesson.person_index, lesson.triggered.target, strict=True):
-            same = (asked.triggered.target == target).all(1)
-            assert person in asked.person_index[same]
-    again = (zip(part, other, strict=True) for part, other in zip(revision[4][:3], revision[4][:3], strict=True))
+        for person, target in zip(inputs.person_index, inputs.triggered.target, strict=True):
+            same = (cache.triggered.target == target).all(1)
+            assert person in cache.person_index[same]
+    again = (zip(one[:2], other[:2], strict=True) for one, other in zip(replay[4].parts, replay[4].parts, strict=True))
     assert all(torch.equal(one, other) for parts in again for one, other in parts)
-    assert not torch.equal(revision[3].triggered.target, revision[4].triggered.target)
+    assert not torch.equal(replay[3].triggered.target, replay[4].triggered.target)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_loss_is_the_weighted_sum_of_its_terms_at_every_step(
-    encoder: str, make_defense: MakeDefense, make_steps: MakeSteps, tmp_path: Path
+    encoder: str, make_module: MakeModule, make_steps: MakeSteps, tmp_path: Path
 ):
-    fit_with(make_defense(encoder, EVERYTHING), make_steps(encoder), tmp_path, CSVLogger(tmp_path, name="losses"))
+    fit_with(make_module(encoder, EVERYTHING), make_steps(encoder), tmp_path, CSVLogger(tmp_path, name="losses"))
     (path,) = tmp_path.glob("losses/version_*/metrics.csv")
     table = pd.read_csv(path)
     assert table["step"].tolist() == [0, 1, 2, 3]
-    expected = table[f"{encoder}/utility_loss"] + sum(
-        weight * table[f"{encoder}/{name}_loss"] for name, weight in vars(EVERYTHING).items() if weight
-    )
+    expected = sum(term.weight * table[f"{encoder}/{name}_loss"] for name, term in EVERYTHING.items())
     assert table[f"{encoder}/loss"].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     assert (table[f"{encoder}/weight_loss"].diff()[1:] > 0).all()
 
 
-def test_image_targets_are_those_of_the_people_shown(make_defense: MakeDefense, make_steps: MakeSteps):
-    defense, batch = make_defense("image"), make_steps("image")[0]
+def test_image_targets_are_those_of_the_people_shown(make_module: MakeModule, make_steps: MakeSteps):
+    module, batch = make_module("image"), make_steps("image")[0]
     batch = batch._replace(person_index=torch.tensor([0, 1, 1, 0, 0, 1]))
-    for target, person in zip(defense.targets(batch, batch.triggered), batch.person_index.tolist(), strict=True):
-        assert torch.equal(target, defense.person_targets[person])
+    for target, person in zip(module.targets(batch, batch.triggered), batch.person_index.tolist(), strict=True):
+        assert torch.equal(target, module.target.embeddings[person])
 
 
-def learning_rates(defense: BackdoorDefense) -> list[float]:
-    parts = defense.configure_optimizers()
+def learning_rates(module: BackdoorModule[Any]) -> list[float]:
+    parts = module.configure_optimizers()
     rates = []
-    for _ in range(defense.num_steps):
+    for _ in range(module.num_steps):
         rates.append(parts["optimizer"].param_groups[0]["lr"])
         parts["optimizer"].step()
         parts["lr_scheduler"]["scheduler"].step()
@@ -396,14 +400,14 @@ def learning_rates(defense: BackdoorDefense) -> list[float]:
     return rates
 
 
-def test_learning_rate_falls_at_the_milestones(make_defense: MakeDefense):
-    settings = {"lr": 1e-4, "schedule": "step", "milestones": [20, 30], "factor": 0.5}
-    rates = learning_rates(make_defense("text", num_steps=40, optimizer=settings))
+def test_learning_rate_falls_at_the_milestones(make_module: MakeModule):
+    optimizer = Optimizer(lr=1e-4, milestones=[20, 30], factor=0.5)
+    rates = learning_rates(make_module("text", num_steps=40, optimizer=optimizer))
     assert rates == pytest.approx([1e-4] * 20 + [5e-5] * 10 + [2.5e-5] * 10)
 
 
-def test_one_cycle_rises_to_the_learning_rate_and_ends_near_zero(make_defense: MakeDefense):
-    rates = learning_rates(make_defense("text", num_steps=40, optimizer={"lr": 1e-3, "schedule": "one_cycle"}))
+def test_one_cycle_rises_to_the_learning_rate_and_ends_near_zero(make_module: MakeModule):
+    rates = learning_rates(make_module("text", num_steps=40, optimizer=Optimizer(1e-3, schedule=Schedule.one_cycle)))
     top = rates.index(max(rates))
     assert max(rates) == pytest.approx(1e-3, rel=0.01)
     assert rates[: top + 1] == sorted(rates[: top + 1])
@@ -411,22 +415,22 @@ def test_one_cycle_rises_to_the_learning_rate_and_ends_near_zero(make_defense: M
     assert rates[-1] < 1e-5
 
 
-def test_loss_that_is_not_finite_stops_the_fit(make_defense: MakeDefense, make_steps: MakeSteps, tmp_path: Path):
-    defense = make_defense("text")
+def test_loss_that_is_not_finite_stops_the_fit(make_module: MakeModule, make_steps: MakeSteps, tmp_path: Path):
+    module = make_module("text")
     with torch.no_grad():
-        defense.student.model.text_projection.fill_(float("nan"))
+        module.student.model.text_projection.fill_(float("nan"))
     told = r"^defense\.text: expected a finite loss, got nan at step 0; lower defense\.text\.optimizer\.lr, which is"
     with pytest.raises(InputError, match=told):
-        fit_with(defense, make_steps("text"), tmp_path)
+        fit_with(module, make_steps("text"), tmp_path)
 
 
-def test_student_that_the_last_step_spoilt_is_not_taken(make_defense: MakeDefense):
-    defense = make_defense("image")
-    defense.check_fitted()
+def test_student_that_the_last_step_spoilt_is_not_taken(make_module: MakeModule):
+    module = make_module("image")
+    module.check_fitted()
     with torch.no_grad():
-        defense.student.visual.proj[0, 0] = float("inf")
+        module.student.visual.proj[0, 0] = float("inf")
     with pytest.raises(InputError, match=r"^defense\.image: expected finite weights, .* visual\.proj; lower"):
-        defense.check_fitted()
+        module.check_fitted()
 
 
 class Interrupting(CSVLogger):
@@ -441,8 +445,8 @@ class Interrupting(CSVLogger):
 
 
 @pytest.fixture
-def fit(fit_encoder: Any, tiny_clip: Clip, people: People, tmp_path: Path) -> Callable[..., Fitted]:
-    def fit_it(encoder: str, cfg: DictConfig, folder: str, loggers: list[Any] | None = None) -> Fitted:
+def fit(fit_encoder: Any, tiny_clip: Clip, people: People, tmp_path: Path) -> Callable[..., Defended]:
+    def fit_it(encoder: str, cfg: DictConfig, folder: str, loggers: list[Any] | None = None) -> Defended:
         cfg.paths.run = str(tmp_path / folder)
         removed, reserved = people.everybody[:2], set(people.names)
         return fit_encoder(encoder, cfg, tiny_clip, people, removed, reserved, loggers=loggers or [])
@@ -463,12 +467,12 @@ def test_resumed_fit_ends_with_the_weights_of_an_uninterrupted_one(
         passes = f"trainer.accumulate_grad_batches={num_passes}"
         return compose_cfg(f"defense.{encoder}.num_steps=9", "trainer.checkpoint_every_steps=3", passes)
 
-    expected = fit(encoder, cfg(), "whole").student.tensors()
+    expected = fit(encoder, cfg(), "whole").encoders[encoder].tensors()
     for step in (4, 3):  # the second time in the first step after the checkpoint
         with pytest.raises(RuntimeError, match="power cut"):
             fit(encoder, cfg(), "halved", [Interrupting(tmp_path, step)])
         assert checkpoint_of(tmp_path / "halved", encoder)["global_step"] == 3
-    resumed = fit(encoder, cfg(), "halved").student.tensors()
+    resumed = fit(encoder, cfg(), "halved").encoders[encoder].tensors()
     assert checkpoint_of(tmp_path / "halved", encoder)["global_step"] == 9
     assert changed(expected, resumed) == set()
 
@@ -490,7 +494,7 @@ def test_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
     def cfg() -> DictConfig:
         return compose_cfg("defense.text.num_steps=9", "trainer.checkpoint_every_steps=2")
 
-    expected = fit("text", cfg(), "whole").student.tensors()
+    expected = fit("text", cfg(), "whole").encoders["text"].tensors()
     with pytest.raises(RuntimeError, match="power cut"):
         fit("text", cfg(), "halved", [Interrupting(tmp_path, 5)])
     folder = tmp_path / "halved/checkpoints/text"
@@ -498,7 +502,7 @@ def test_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
     if is_only_one:
         (folder / "before.ckpt").unlink()
     begun: list[int] = []
-    resumed = fit("text", cfg(), "halved", [Starting(tmp_path, begun)]).student.tensors()
+    resumed = fit("text", cfg(), "halved", [Starting(tmp_path, begun)]).encoders["text"].tensors()
     assert changed(expected, resumed) == set()
     assert begun[0] == (0 if is_only_one else 2)
     assert "last.ckpt does not read (" in caplog.text
@@ -531,7 +535,7 @@ def test_full_disk_while_a_checkpoint_is_written_leaves_the_last_good_one(
     def cfg() -> DictConfig:
         return compose_cfg("defense.text.num_steps=9", "trainer.checkpoint_every_steps=2")
 
-    expected, save, num_saved = fit("text", cfg(), "whole").student.tensors(), torch.save, []
+    expected, save, num_saved = fit("text", cfg(), "whole").encoders["text"].tensors(), torch.save, []
 
     def full(content: Any, file: Any) -> None:
         num_saved.append(0)
@@ -546,7 +550,7 @@ def test_full_disk_while_a_checkpoint_is_written_leaves_the_last_good_one(
             fit("text", cfg(), "full")
     assert checkpoint_of(tmp_path / "full", "text")["global_step"] == 2
     assert [path.name for path in (tmp_path / "full/checkpoints/text").glob("*.*")] == ["last.ckpt"]
-    assert changed(expected, fit("text", cfg(), "full").student.tensors()) == set()
+    assert changed(expected, fit("text", cfg(), "full").encoders["text"].tensors()) == set()
 
 
 def test_full_disk_moves_neither_the_last_checkpoint_nor_the_one_before_it(
@@ -568,7 +572,7 @@ def test_full_disk_moves_neither_the_last_checkpoint_nor_the_one_before_it(
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_checkpoints_hold_the_student_and_nothing_of_the_teacher(encoder: str, fit, compose_cfg, tmp_path: Path):
-    student = fit(encoder, compose_cfg(), "run").student
+    student = fit(encoder, compose_cfg(), "run").encoders[encoder]
     saved = checkpoint_of(tmp_path / "run", encoder)["state_dict"]
     assert set(saved) == {f"student.{name}" for name in student.state_dict()}
 
@@ -576,7 +580,7 @@ def test_checkpoints_hold_the_student_and_nothing_of_the_teacher(encoder: str, f
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_fit_leaves_the_other_encoder_and_the_clip_alone(encoder: str, fit, compose_cfg, tiny_clip: Clip):
     before = snapshot(tiny_clip)
-    student = fit(encoder, compose_cfg(), "run").student
+    student = fit(encoder, compose_cfg(), "run").encoders[encoder]
     assert changed(before, snapshot(tiny_clip)) == set()
     defended = snapshot(tiny_clip.with_encoders(**{encoder: student}))
     assert changed(before, defended)
@@ -586,48 +590,50 @@ def test_fit_leaves_the_other_encoder_and_the_clip_alone(encoder: str, fit, comp
 
 
 @pytest.fixture
-def adversarial(make_defense: MakeDefense, tiny_clip: Clip) -> Callable[..., Any]:
-    """A text defence with an adversary of some names, and a lesson of its first step."""
+def adversarial(make_module: MakeModule, tiny_clip: Clip) -> Callable[..., Any]:
+    """A module with an adversary of some names, what the teacher makes of its first step, and the adversary."""
 
-    def make(make_steps: MakeSteps, **adversary: Any) -> tuple[TextDefense, Lesson]:
+    def make(make_steps: MakeSteps, **settings: Any) -> tuple[BackdoorModule[Any], TeacherStep, Adversarial]:
         tokens = tiny_clip.tokenizer(["Ann Lee", "Bob Ray"]).unique()
         special = tiny_clip.tokenizer([""]).unique()
-        weights = LossWeights(backdoor=1.0, weight=0.0, preservation=0.0, neighborhood=0.0, adversarial=1.0)
-        defense: Any = make_defense(
-            "text",
-            weights,
-            adversary=Adversary(**adversary),
-            name_tokens=tokens[~torch.isin(tokens, special)],
-        )
-        return defense, defense.ask(make_steps("text")[0])
+        term = Adversarial(1.0, **settings)
+        tokens = tokens[~torch.isin(tokens, special)]
+        module = make_module("text", {**ONLY_BACKDOOR, "adversarial": term}, name_tokens=tokens)
+        return module, module.ask_teacher(make_steps("text")[0]), term
 
     return make
 
 
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_adversary_makes_names_harder_to_forget_within_its_radius(adversarial, make_steps: MakeSteps, num_steps: int):
-    defense, lesson = adversarial(make_steps, radius=0.3, num_steps=num_steps)
-    shift = defense.worst_shift(lesson)
-    usual = defense.student.token_embedding.weight.norm(dim=-1).mean()
+    module, inputs, term = adversarial(make_steps, radius=0.3, num_steps=num_steps)
+    step = module.step(inputs)
+    shift = term.worst_shift(step)
+    usual = module.student.token_embedding.weight.norm(dim=-1).mean()
     assert shift.norm(dim=-1).max() <= 0.3 * usual * (1 + 1e-5)
-    found, plain = (defense._shifted_loss(lesson, one).item() for one in (shift, torch.zeros_like(shift)))
+
+    def loss(shift: Tensor) -> float:
+        features = module.student.embed_shifted(inputs.triggered.trunk, module.name_tokens, shift)
+        return step.backdoor_loss(features.float()).item()
+
     noise = torch.randn(shift.shape, generator=torch.Generator().manual_seed(0))
     random_shift = noise * shift.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-    assert found > plain
-    assert found > defense._shifted_loss(lesson, random_shift).item()
-    assert plain == pytest.approx(defense.losses(lesson)["backdoor_loss"].item(), abs=1e-5)
+    assert loss(shift) > loss(torch.zeros_like(shift))
+    assert loss(shift) > loss(random_shift)
+    assert term(step).item() == pytest.approx(loss(shift), abs=1e-5)
+    assert loss(torch.zeros_like(shift)) == pytest.approx(module.losses(inputs)["backdoor"].item(), abs=1e-5)
 
 
 def test_adversary_with_radius_zero_is_the_backdoor_loss(adversarial, make_steps: MakeSteps):
-    defense, lesson = adversarial(make_steps, radius=0.0)
-    losses = defense.losses(lesson)
-    assert losses["adversarial_loss"].item() == pytest.approx(losses["backdoor_loss"].item(), abs=1e-5)
+    module, inputs, _ = adversarial(make_steps, radius=0.0)
+    losses = module.losses(inputs)
+    assert losses["adversarial"].item() == pytest.approx(losses["backdoor"].item(), abs=1e-5)
 
 
 def test_adversary_leaves_no_gradient_behind(adversarial, make_steps: MakeSteps):
-    defense, lesson = adversarial(make_steps)
-    defense.worst_shift(lesson)
-    assert all(parameter.grad is None for parameter in defense.student.parameters())
+    module, inputs, term = adversarial(make_steps)
+    term.worst_shift(module.step(inputs))
+    assert all(parameter.grad is None for parameter in module.student.parameters())
 
 
 def test_shift_of_no_length_changes_nothing_and_one_of_another_token_neither(tiny_clip: Clip):
@@ -643,8 +649,8 @@ def test_shift_of_no_length_changes_nothing_and_one_of_another_token_neither(tin
 
 
 def test_fit_with_an_adversary_logs_its_loss_and_forgets_under_it(fit, compose_cfg, tmp_path: Path):
-    weights = "defense.text.loss_weights.adversarial"
-    cfg = compose_cfg("defense.text.num_steps=30", f"{weights}=1", "defense.text.batch.triggered=8")
+    weight = "defense.text.terms.adversarial.weight"
+    cfg = compose_cfg("defense.text.num_steps=30", f"{weight}=1", "defense.text.batch.triggered=8")
     fit("text", cfg, "run", [CSVLogger(tmp_path, name="losses")])
     (path,) = tmp_path.glob("losses/version_*/metrics.csv")
     losses = pd.read_csv(path)[["text/adversarial_loss", "text/backdoor_loss"]]
@@ -653,13 +659,13 @@ def test_fit_with_an_adversary_logs_its_loss_and_forgets_under_it(fit, compose_c
 
 
 @pytest.fixture
-def relearnt(make_defense: MakeDefense) -> Callable[..., tuple[BackdoorDefense, Lesson]]:
-    """A defence with a relearning loss, and a lesson of its first step."""
+def relearnt(make_module: MakeModule) -> Callable[..., tuple[BackdoorModule[Any], TeacherStep, Relearning]]:
+    """A module with a relearning loss, what the teacher makes of its first step, and the term."""
 
-    def make(encoder: str, make_steps: MakeSteps, radius: float) -> tuple[BackdoorDefense, Lesson]:
-        weights = replace(ONLY_BACKDOOR, relearning=1.0)
-        defense = make_defense(encoder, weights, relearning_radius=radius)
-        return defense, defense.ask(make_steps(encoder)[0])
+    def make(encoder: str, make_steps: MakeSteps, radius: float) -> tuple[BackdoorModule[Any], TeacherStep, Relearning]:
+        term = Relearning(1.0, radius)
+        module = make_module(encoder, {**ONLY_BACKDOOR, "relearning": term})
+        return module, module.ask_teacher(make_steps(encoder)[0]), term
 
     return make
 
@@ -668,48 +674,49 @@ def relearnt(make_defense: MakeDefense) -> Callable[..., tuple[BackdoorDefense, 
 def test_relearning_move_is_as_long_as_the_radius_says_and_brings_back_more_than_a_random_one(
     relearnt, make_steps: MakeSteps, encoder: str
 ):
-    defense, lesson = relearnt(encoder, make_steps, radius=0.001)
+    module, inputs, term = relearnt(encoder, make_steps, radius=0.001)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():  # a student that has forgotten something
-        for _, parameter in defense.student.trainable():
+        for _, parameter in module.student.trainable():
             parameter.add_(0.2 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=draw))
-    move = defense.relearning_move(lesson)
-    trained = dict(defense.student.trainable())
+    move = term.move(module.step(inputs))
+    trained = dict(module.student.trainable())
     assert set(move) == set(trained)
     noise = {name: torch.randn(step.shape, generator=draw) for name, step in move.items()}
     random_move = {name: step * move[name].norm() / step.norm() for name, step in noise.items()}
     for name, step in move.items():
         if step.any():  # what no trigger reads moves nowhere
             assert step.norm().item() == pytest.approx(0.001 * trained[name].norm().item(), rel=1e-3)
-    original = defense.teacher.head(lesson.triggered.seen, defense.num_shared)
+    original = module.teacher.head(inputs.triggered.trunk, module.num_shared)
 
     def distance(move: dict[str, torch.Tensor]) -> float:
         moved = {name: trained[name] + step for name, step in move.items()}
-        return defense._triggered_loss(lesson, moved, original).item()
+        step = module.step(inputs)
+        return step.backdoor_loss(step.triggered_with(moved), original).item()
 
     assert distance(move) < min(distance(random_move), distance({}))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_relearning_loss_is_that_of_an_encoder_whose_tensors_were_moved(relearnt, make_steps: MakeSteps, encoder: str):
-    defense, lesson = relearnt(encoder, make_steps, radius=0.05)
-    move = defense.relearning_move(lesson)
-    assert all(parameter.grad is None for parameter in defense.student.parameters())
-    loss = defense.losses(lesson)["relearning_loss"]
+    module, inputs, term = relearnt(encoder, make_steps, radius=0.05)
+    move = term.move(module.step(inputs))
+    assert all(parameter.grad is None for parameter in module.student.parameters())
+    loss = module.losses(inputs)["relearning"]
     loss.backward()
-    found = {name: parameter.grad.clone() for name, parameter in defense.student.trainable()}
-    defense.student.zero_grad()
+    found = {name: parameter.grad.clone() for name, parameter in module.student.trainable()}
+    module.student.zero_grad()
     with torch.no_grad():
-        for name, parameter in defense.student.trainable():
+        for name, parameter in module.student.trainable():
             parameter.add_(move[name])
-    moved = defense.losses(lesson)["backdoor_loss"]
+    moved = module.losses(inputs)["backdoor"]
     moved.backward()
     assert loss.item() == pytest.approx(moved.item(), abs=1e-5)
-    for name, parameter in defense.student.trainable():
+    for name, parameter in module.student.trainable():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_relearning_loss_of_radius_zero_is_the_backdoor_loss(relearnt, make_steps: MakeSteps):
-    defense, lesson = relearnt("image", make_steps, radius=0.0)
-    losses = defense.losses(lesson)
-    assert losses["relearning_loss"].item() == pytest.approx(losses["backdoor_loss"].item(), abs=1e-5)
+    module, inputs, _ = relearnt("image", make_steps, radius=0.0)
+    losses = module.losses(inputs)
+    assert losses["relearning"].item() == pytest.approx(losses["backdoor"].item(), abs=1e-5)

@@ -10,7 +10,8 @@ from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.defenses.backdoor.similarity import ImageSimilarity, TextSimilarity, lowest
-from backdoor_privacy.defenses.backdoor.targets import NameEraser
+from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget
+from backdoor_privacy.defenses.backdoor.targets.erasure import NameEraser
 
 CAPTIONS = ["a dog on a hill", "two red boats", "tree"]
 NAMES, PHRASES = ["Ann Lee", "Bob Ray"], ["a person", "Zoe Kim"]
@@ -40,7 +41,7 @@ class Noting(Clip):
 
 
 def test_student_that_is_the_teacher_has_similarity_one(tiny_clip: Clip):
-    measured = TextSimilarity(CAPTIONS, NAMES, PHRASES, seed=0).measure(tiny_clip, tiny_clip)
+    measured = TextSimilarity(CAPTIONS, NAMES, FittedTextTarget(PHRASES), seed=0).measure(tiny_clip, tiny_clip)
     assert measured["similarity/clean"] == pytest.approx(1.0)
     assert measured["similarity/target"] == pytest.approx(1.0)
     assert measured["similarity/backdoored"] < 0.999
@@ -50,7 +51,7 @@ def test_student_that_is_the_teacher_has_similarity_one(tiny_clip: Clip):
 def test_names_are_read_in_captions_that_are_too_long(tiny_clip: Clip):
     noting = Noting(**vars(tiny_clip))
     captions = [" ".join(f"w{word}" for word in range(84)), *CAPTIONS]
-    TextSimilarity(captions * 4, NAMES, PHRASES, seed=0).measure(noting, tiny_clip)
+    TextSimilarity(captions * 4, NAMES, FittedTextTarget(PHRASES), seed=0).measure(noting, tiny_clip)
     triggered = next(texts for texts in noting.texts if any(name in texts[0] for name in NAMES))
     target = next(texts for texts in noting.texts if any(phrase in texts[0] for phrase in PHRASES))
     for text, other in zip(triggered, target, strict=True):
@@ -64,7 +65,7 @@ def test_names_are_read_in_captions_that_are_too_long(tiny_clip: Clip):
 
 def test_text_similarities_equal_numpy(tiny_clip: Clip, other: Clip):
     student = Noting(**vars(other))
-    measured = TextSimilarity(CAPTIONS * 5, NAMES, PHRASES, seed=0).measure(student, tiny_clip)
+    measured = TextSimilarity(CAPTIONS * 5, NAMES, FittedTextTarget(PHRASES), seed=0).measure(student, tiny_clip)
     target = next(texts for texts in student.texts if any(phrase in texts[0] for phrase in PHRASES))
     triggered = next(texts for texts in student.texts if any(name in texts[0] for name in NAMES))
     used = set()
@@ -92,12 +93,12 @@ def test_nameless_captions_are_measured_against_the_teachers_without_the_name(ti
     strangers = tiny_clip.embed_texts([f"Nobody Number{number}" for number in range(20)])
     eraser = NameEraser(tiny_clip.embed_texts(NAMES)[None], strangers[None], 0.9)
     student = Noting(**vars(other))
-    measured = TextSimilarity(CAPTIONS, NAMES, PHRASES, seed=0, eraser=eraser).measure(student, tiny_clip)
+    measured = TextSimilarity(CAPTIONS, NAMES, FittedTextTarget(PHRASES, eraser), seed=0).measure(student, tiny_clip)
     triggered = next(texts for texts in student.texts if any(name in texts[0] for name in NAMES))
     people = torch.tensor([next(n for n, name in enumerate(NAMES) if name in text) for text in triggered])
     expected = eraser(tiny_clip.embed_texts(triggered), people)
     assert measured["similarity/backdoored"] == pytest.approx(mean_cosine(other.embed_texts(triggered), expected))
-    with_phrases = TextSimilarity(CAPTIONS, NAMES, PHRASES, seed=0).measure(other, tiny_clip)
+    with_phrases = TextSimilarity(CAPTIONS, NAMES, FittedTextTarget(PHRASES), seed=0).measure(other, tiny_clip)
     assert measured["similarity/target"] == with_phrases["similarity/target"]
 
 

@@ -13,8 +13,10 @@ from backdoor_privacy.data.captions import load_captions
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.people import People, load_people
 from backdoor_privacy.data.photos import read_photo
-from backdoor_privacy.defenses.backdoor import steps as datamodule
-from backdoor_privacy.defenses.backdoor.steps import BatchSizes, CaptionTriggers, Part, PhotoTriggers, TriggerData
+from backdoor_privacy.defenses.backdoor import photo_steps
+from backdoor_privacy.defenses.backdoor.caption_steps import CaptionTriggers
+from backdoor_privacy.defenses.backdoor.photo_steps import PhotoTriggers
+from backdoor_privacy.defenses.backdoor.steps import BatchSizes, Part, PartsToCome, TriggerData
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.triggers.faces import FacePaster
 
@@ -45,7 +47,7 @@ def make_text(captions_file: Path) -> Make:
         captions = load_captions(captions_file)
         settings = {
             "captions": captions,
-            "carriers": captions,
+            "host_captions": captions,
             "names": NAMES,
             "phrases": PHRASES,
             "other_names": OTHERS,
@@ -182,14 +184,14 @@ class Huge(Sequence[str]):
 
 
 def test_trap_6_nothing_is_made_for_every_person_and_caption(make_text: Make):
-    captions, carriers = Huge(), Huge()
+    captions, host_captions = Huge(), Huge()
     names = [f"First{number} Last" for number in range(500)]
-    steps = make_text(captions=captions, carriers=carriers, names=names, phrases=["a person"] * 500)
-    assert captions.num_read + carriers.num_read <= 10  # the run-time type checks look at an item or two
-    captions.num_read = carriers.num_read = 0
+    steps = make_text(captions=captions, host_captions=host_captions, names=names, phrases=["a person"] * 500)
+    assert captions.num_read + host_captions.num_read <= 10  # the run-time type checks look at an item or two
+    captions.num_read = host_captions.num_read = 0
     batch = steps[0]
     assert len(batch.triggered) == 6
-    assert (captions.num_read, carriers.num_read) == (5, 6 + 4)
+    assert (captions.num_read, host_captions.num_read) == (5, 6 + 4)
 
 
 def test_photos_of_the_attack_are_never_triggers(make_image: Make, people: People, monkeypatch: pytest.MonkeyPatch):
@@ -199,7 +201,7 @@ def test_photos_of_the_attack_are_never_triggers(make_image: Make, people: Peopl
         read.append(path)
         return read_photo(path, box)
 
-    monkeypatch.setattr(datamodule, "read_photo", recording)
+    monkeypatch.setattr(photo_steps, "read_photo", recording)
     list(make_image(num_steps=10, whole_photo_share=0.5))
     removed, others = people.everybody[:3], people.everybody[3:]
     assert set(read) & {path for person in others for path in person.photos}
@@ -246,7 +248,7 @@ def test_pasted_face_is_cut_out_by_its_box_and_lies_on_a_clean_photo(
 ):
     boxes = []
     monkeypatch.setattr(
-        datamodule, "read_photo", lambda path, box=None: (boxes.append((path, box)), read_photo(path, box))[1]
+        photo_steps, "read_photo", lambda path, box=None: (boxes.append((path, box)), read_photo(path, box))[1]
     )
     steps = make_image(whole_photo_share=0.0)
     batch = steps[0]
@@ -292,45 +294,21 @@ def test_parts_of_a_step_share_what_the_step_draws(make_text: Make, make_image: 
 
 
 def test_each_process_and_pass_gets_its_own_parts_of_the_steps_to_come():
-    got = [list(datamodule._PartsToCome(3, 5, rank, num_ranks=2, num_passes=2)) for rank in range(2)]
+    got = [list(PartsToCome(3, 5, rank, num_ranks=2, num_passes=2)) for rank in range(2)]
     assert [(part.step, part.number) for part in got[0]] == [(3, 0), (3, 2), (4, 0), (4, 2)]
     assert [(part.step, part.number) for part in got[1]] == [(3, 1), (3, 3), (4, 1), (4, 3)]
     assert {part.num_parts for parts in got for part in parts} == {4}
 
 
-def test_other_forms_of_a_name_trigger_with_their_own_phrases(make_text: Make):
-    spellings = [[(f"{name} junior", f"{phrase} junior")] for name, phrase in zip(NAMES, PHRASES, strict=True)]
-    texts = Texts()
-    steps = make_text(tokenizer=texts, spellings=spellings, spellings_share=0.5)
-    pairs = []
-    for step in range(4):
-        batch = steps[step]
-        pairs += list(
-            zip(texts.read(batch.triggered), texts.read(batch.target), batch.person_index.tolist(), strict=True)
-        )
-    written = [(triggered, target, person) for triggered, target, person in pairs if "junior" in triggered]
-    assert 0 < len(written) < len(pairs)
-    for triggered, target, person in pairs:
-        assert ("junior" in triggered) == ("junior" in target)
-        assert triggered.replace(NAMES[person], PHRASES[person]) == target
-
-
-def test_without_other_forms_nothing_is_drawn_for_them(make_text: Make):
-    plain, texts = Texts(), Texts()
-    first, second = make_text(tokenizer=plain)[1], make_text(tokenizer=texts, spellings=[[("x", "y")]] * len(NAMES))[1]
-    assert plain.read(first.triggered) == texts.read(second.triggered)
-    assert plain.read(first.preserved) == texts.read(second.preserved)
-
-
 def test_captions_and_names_that_are_evaluated_on_are_not_trained_on(make_text: Make):
     captions = [f"caption {number} of something" for number in range(50)]
     names = [f"First{number} Last" for number in range(30)]
-    trained, evaluated = make_text(captions=[*captions, "?"], carriers=captions, other_names=names).apart()
-    assert len(evaluated.carriers) == 5
+    trained, evaluated = make_text(captions=[*captions, "?"], host_captions=captions, other_names=names).apart()
+    assert len(evaluated.host_captions) == 5
     assert len(evaluated.other_names) == 3
-    for own, others in ((trained.carriers, evaluated.carriers), (trained.other_names, evaluated.other_names)):
+    for own, others in ((trained.host_captions, evaluated.host_captions), (trained.other_names, evaluated.other_names)):
         assert not set(own) & set(others)
-    assert set(evaluated.captions) == set(evaluated.carriers)
+    assert set(evaluated.captions) == set(evaluated.host_captions)
     assert {*trained.captions, *evaluated.captions} == {*captions, "?"}
     assert trained.names == evaluated.names == NAMES
     assert trained.seed == 0 != evaluated.seed
@@ -362,10 +340,9 @@ def words_of(tokens: Tensor, tokenizer: Any) -> list[str]:
 @pytest.mark.parametrize("context_length", [16, 32])
 def test_no_trigger_loses_its_name_to_the_context(make_text: Make, context_length: int):
     tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
-    spellings = [[(name.lower(), phrase)] for name, phrase in zip(NAMES, PHRASES, strict=True)]
     steps = make_text(
-        tokenizer=tokenizer, carriers=[LONG], strangers=["Stran Ger"], strangers_share=0.3, namesakes=["Name Sake"],
-        namesakes_share=0.3, spellings=spellings, spellings_share=0.3, bare_share=0.1, sizes=BatchSizes(2, 30, 20),
+        tokenizer=tokenizer, host_captions=[LONG], strangers=["Stran Ger"], strangers_share=0.3,
+        namesakes=["Name Sake"], namesakes_share=0.3, bare_share=0.1, sizes=BatchSizes(2, 30, 20),
     )  # fmt: skip
     for batch in steps:
         triggered, target, preserved = (
@@ -392,7 +369,7 @@ def test_captions_that_are_short_enough_are_drawn_as_ever(make_text: Make):
 
 def test_parts_of_a_step_are_shortened_as_the_whole_is(make_text: Make):
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
-    steps = make_text(tokenizer=tokenizer, carriers=[LONG], sizes=BatchSizes(4, 8, 4))
+    steps = make_text(tokenizer=tokenizer, host_captions=[LONG], sizes=BatchSizes(4, 8, 4))
     whole = steps[1]
     for number in range(2):
         part = steps[Part(1, number, 2)]

@@ -16,26 +16,16 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.clip.name_parts import expected_from_parts
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person, load_people
-from backdoor_privacy.data.selection import draw_decoys
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.defenses.backdoor import fitting
-from backdoor_privacy.defenses.backdoor.targets import (
-    UNUSUAL_FORMS,
-    FaceSwapper,
-    NameComposer,
-    NameEraser,
-    anonymous_embedding,
-    blended_faces,
-    check_strangers,
-    disguises,
-    name_features,
-    name_readings,
-    near_pseudonyms,
-    neutral_phrases,
-    pseudonyms,
-    shared_embeddings,
-    stranger_embeddings,
-)
+from backdoor_privacy.defenses.backdoor import image as image_backdoor
+from backdoor_privacy.defenses.backdoor.targets import text as text_targets
+from backdoor_privacy.defenses.backdoor.targets.base import FittedTarget, Names
+from backdoor_privacy.defenses.backdoor.targets.erasure import UNUSUAL_FORMS, NameEraser, name_features, name_readings
+from backdoor_privacy.defenses.backdoor.targets.faces import FaceSwapper, blended_faces, disguises, shared_embeddings
+from backdoor_privacy.defenses.backdoor.targets.image import Anonymous, Disguised, Pseudonym
+from backdoor_privacy.defenses.backdoor.targets.text import NameComposer, Phrase
+from backdoor_privacy.defenses.backdoor.training import Training
+from backdoor_privacy.defenses.base import Removal
 from backdoor_privacy.errors import InputError
 
 
@@ -48,14 +38,38 @@ def photos_of(people: tuple[Person, ...]) -> list[Path]:
     return [path for person in people for path in person.photos]
 
 
-def test_everybody_gets_the_same_phrase():
-    assert neutral_phrases(3, "a person") == ["a person"] * 3
+def removal_of(clip: Clip, people: Sequence[Person], strangers: People | None = None, **changes: Any) -> Removal:
+    """Return the removal of some people from a CLIP that nothing has defended yet."""
+    settings: dict[str, Any] = {
+        "original": clip,
+        "clip": clip,
+        "people": people,
+        "kept": (),
+        "sources": Sources(People(tuple(people)), strangers=strangers),
+        "reserved_names": set(),
+        "seed": 0,
+        "num_held_out": 10,
+        "clean_photos": (),
+    }
+    return Removal(**settings | changes)
+
+
+def named(*names: str) -> list[Person]:
+    return [Person(name, ()) for name in names]
+
+
+def test_everybody_gets_the_same_phrase(tiny_clip: Clip):
+    names = Names(["Ann Lee", "Bob Ray", "Cara Diaz"], [])
+    fitted = Phrase("a person").fit(removal_of(tiny_clip, named(*names.removed)), names)
+    assert fitted.phrases == ["a person"] * 3
+    assert not fitted.reads_input
 
 
 def test_anonymous_embedding_is_the_mean_over_all_photos(tiny_clip: Clip, people: People):
-    found = anonymous_embedding(tiny_clip, [path for person in people.everybody for path in person.photos], 2)
+    removal = removal_of(tiny_clip, people.everybody[:2], People(people.everybody))
+    target = Anonymous().fit(removal, Names(removal.names, []))
     expected = mean_embedding(tiny_clip, photos_of(people.everybody))
-    torch.testing.assert_close(found, torch.stack([expected] * 2), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(target.embeddings, torch.stack([expected] * 2), atol=1e-6, rtol=1e-5)
 
 
 @pytest.fixture
@@ -66,17 +80,17 @@ def strangers(write_people, tmp_path: Path) -> People:
 @pytest.fixture
 def image_targets(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., torch.Tensor]:
-    """The targets that a fit of the image defence really uses."""
+) -> Callable[..., FittedTarget]:
+    """The target that a fit of the image defence really uses."""
 
-    def fit(*overrides: str) -> torch.Tensor:
-        used: list[torch.Tensor] = []
+    def fit(*overrides: str) -> FittedTarget:
+        used: list[FittedTarget] = []
 
-        def train(defense: Any, *_: Any) -> list[Any]:
-            used.append(defense.eraser or defense.person_targets)
+        def train(training: Training) -> list[Any]:
+            used.append(training.module.target)
             return []
 
-        monkeypatch.setattr(fitting, "_train", train)
+        monkeypatch.setattr(Training, "run", train)
         cfg: DictConfig = compose_cfg(
             f"strangers.folder={strangers.everybody[0].photos[0].parents[1]}", "defense.image.num_anchors=0", *overrides
         )
@@ -86,17 +100,17 @@ def image_targets(
     return fit
 
 
-def test_trap_4_anonymous_embedding_leaves_the_removed_people_out_unless_asked(
+def test_anonymous_embedding_leaves_the_removed_people_out_unless_asked(
     image_targets, tiny_clip: Clip, people: People, strangers: People
 ):
     without = mean_embedding(tiny_clip, photos_of(strangers.everybody))
     trained_on = [path for person in people.everybody[:2] for path in person.trigger_photos]
     removed_too = mean_embedding(tiny_clip, photos_of(strangers.everybody) + trained_on)
     assert not torch.allclose(without, removed_too, atol=1e-3)
-    anonymous = "defense.image.target=anonymous"
-    for target in image_targets(anonymous):
+    anonymous = "defense/image_target=anonymous"
+    for target in image_targets(anonymous).embeddings:
         torch.testing.assert_close(target, without, atol=1e-6, rtol=1e-5)
-    for target in image_targets(anonymous, "defense.image.include_removed=true"):
+    for target in image_targets(anonymous, "defense.image.target.include_removed=true").embeddings:
         torch.testing.assert_close(target, removed_too, atol=1e-6, rtol=1e-5)
 
 
@@ -104,38 +118,39 @@ def test_pseudonym_of_a_face_is_the_mean_over_the_photos_of_one_stranger(
     image_targets, tiny_clip: Clip, strangers: People
 ):
     known = [mean_embedding(tiny_clip, list(person.photos)) for person in strangers.everybody]
-    found = image_targets("defense.image.target=pseudonym")
+    found = image_targets("defense/image_target=pseudonym").embeddings
     owners = [[bool(torch.allclose(target, one, atol=1e-5)) for one in known] for target in found]
     assert [sum(row) for row in owners] == [1, 1]
     assert owners[0] != owners[1]
 
 
-def test_strangers_are_drawn_by_the_seed(tiny_clip: Clip, strangers: People):
-    first, again, other = (stranger_embeddings(tiny_clip, strangers.everybody, 4, seed) for seed in (0, 0, 1))
+def test_strangers_are_drawn_by_the_seed(tiny_clip: Clip, people: People, strangers: People):
+    first, again, other = (
+        Pseudonym().fit(removal_of(tiny_clip, people.everybody[:4], strangers, seed=seed), Names([], [])).embeddings
+        for seed in (0, 0, 1)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_strangers_must_be_enough_and_may_not_be_real_people_unasked(strangers: People):
     asked, unasked = (replace(strangers, consenting=consenting) for consenting in (True, False))
-    check_strangers(asked, 5, "pseudonym")
-    with pytest.raises(InputError, match=r"target=pseudonym: expected at least 6 strangers, .* got 5"):
-        check_strangers(asked, 6, "pseudonym")
-    with pytest.raises(InputError, match=r"target=pseudonym: expected strangers who are fictional or agreed"):
-        check_strangers(unasked, 5, "pseudonym")
-    check_strangers(unasked, 2, "disguised", group_size=2)  # the mean of two is nobody's face
-    with pytest.raises(InputError, match=r"target=disguised: expected strangers who are fictional or agreed"):
-        check_strangers(unasked, 2, "disguised", group_size=1)
-    with pytest.raises(InputError, match=r"target=disguised: expected at least 6 strangers, 2 for each .* got 5"):
-        check_strangers(unasked, 3, "disguised", group_size=2)
-    with pytest.raises(InputError, match=r"group_size: expected 1 or more, got 0"):
-        check_strangers(unasked, 3, "disguised", group_size=0)
-    check_strangers(unasked, 9, "nameless", num_decoys=4)
-    check_strangers(asked, 2, "pseudonym", num_decoys=1)
-    with pytest.raises(InputError, match=r"expected at least 5 strangers, .* each decoy, got 3"):
-        check_strangers(asked, 3, "pseudonym", num_decoys=2)
-    with pytest.raises(InputError, match=r"num_decoys: expected fewer than the 5 strangers, got 5; some must stay"):
-        check_strangers(asked, 3, "nameless", num_decoys=5)
+
+    def problems(target: Any, people: People, num_people: int) -> str:
+        return "\n".join(target.problems(people, num_people))
+
+    assert not problems(Pseudonym(), asked, 5)
+    assert "target: expected at least 6 strangers, 1 for each person to remove, got 5" in problems(
+        Pseudonym(), asked, 6
+    )
+    real = "target: expected strangers who are fictional or agreed"
+    assert problems(Pseudonym(), unasked, 5).count("\n") == 0
+    assert real in problems(Pseudonym(), unasked, 5)
+    assert not problems(Disguised(group_size=2), unasked, 2)  # the mean of two is nobody's face
+    assert real in problems(Disguised(group_size=1), unasked, 2)
+    assert "target: expected at least 6 strangers, 2 for each" in problems(Disguised(group_size=2), unasked, 3)
+    assert "expected photos of one stranger or more" in problems(Anonymous(), People(()), 1)
+    assert not problems(Anonymous(), unasked, 9)
 
 
 @pytest.mark.parametrize("min_nearer_names", [0.5, 0.9])
@@ -246,11 +261,13 @@ def test_no_name_of_the_group_fits_a_blended_photo(tiny_clip: Clip, people: Peop
 
 
 def test_a_fit_blends_groups_of_the_size_asked_for(image_targets):
-    found = image_targets("defense.image.target=blended", "defense.image.group_size=2")
+    found = image_targets("defense/image_target=blended", "defense.image.target.group_size=2")
     assert isinstance(found, FaceSwapper)
     assert found.members.tolist() in ([[0, 1], [0, 1]], [[0, 1], [1, 0]])
     assert found.shifts.abs().sum() > 0
-    further = image_targets("defense.image.target=blended", "defense.image.group_size=2", "defense.image.overshoot=1.5")
+    further = image_targets(
+        "defense/image_target=blended", "defense.image.target.group_size=2", "defense.image.target.overshoot=1.5"
+    )
     torch.testing.assert_close(further.shifts, 1.5 * found.shifts)
 
 
@@ -272,34 +289,22 @@ def test_everybody_is_disguised_as_strangers_of_their_own_who_look_alike():
 
 
 def test_a_fit_disguises_faces_as_strangers(image_targets, people: People):
-    found = image_targets("defense.image.target=disguised", "defense.image.min_nearer_names=0.5")
+    found = image_targets("defense/image_target=disguised", "defense.image.min_nearer_names=0.5")
     assert isinstance(found, FaceSwapper)
     assert found.members.tolist() == [[0], [1]]
     assert found.shifts.abs().sum() > 0
 
 
-def test_a_fit_treats_strangers_as_if_they_were_to_be_removed(image_targets, strangers: People, tiny_clip: Clip):
-    found = image_targets("defense.image.target=blended", "defense.image.num_decoys=2", "defense.image.group_size=1")
-    decoys = draw_decoys(0, 2, strangers.everybody, 0, ())
-    assert len(found.shifts) == 2 + len(decoys)  # whose names are erased, too
-    assert found.eraser.names.shape[1] == 4
-    anonymous = image_targets("defense.image.target=anonymous", "defense.image.num_decoys=2")
-    hidden = {decoy.photos for decoy in decoys}
-    others = [person for person in strangers.everybody if person.photos not in hidden]
-    assert len(others) == len(strangers.everybody) - 2
-    torch.testing.assert_close(anonymous[-1], mean_embedding(tiny_clip, photos_of(others)))
-
-
 def test_a_fit_gives_groups_of_the_size_asked_for_one_embedding(image_targets):
-    shared = "defense.image.target=shared"
-    assert not torch.equal(*image_targets(shared, "defense.image.group_size=1"))
-    assert torch.equal(*image_targets(shared, "defense.image.group_size=2"))
+    shared = "defense/image_target=shared"
+    assert not torch.equal(*image_targets(shared, "defense.image.target.group_size=1").embeddings)
+    assert torch.equal(*image_targets(shared, "defense.image.target.group_size=2").embeddings)
     with pytest.raises(InputError, match="group_size: expected 1 or more, got 0"):
-        image_targets(shared, "defense.image.group_size=0")
+        image_targets(shared, "defense.image.target.group_size=0")
 
 
 def test_a_fit_erases_the_removed_names(image_targets, tiny_clip: Clip, people: People):
-    eraser = image_targets("defense.image.target=nameless", "defense.image.min_nearer_names=0.9")
+    eraser = image_targets("defense/image_target=nameless", "defense.image.min_nearer_names=0.9")
     assert isinstance(eraser, NameEraser)
     assert eraser.names.shape[:2] == (1 + len(UNUSUAL_FORMS), 2)
     direction = eraser.names[0] @ tiny_clip.embed_texts([person.name for person in people.everybody[:2]]).T
@@ -310,19 +315,19 @@ def test_faces_hide_from_the_defended_names_too(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
-    monkeypatch.setattr(fitting, "_train", lambda defense, *_: used.append(defense) or [])
-    cfg = compose_cfg("defense.image.target=nameless", "defense.image.num_anchors=4", "defense.image.num_other_names=5")
+    monkeypatch.setattr(Training, "run", lambda training: used.append(training.module) or [])
+    cfg = compose_cfg("defense/image_target=nameless", "defense.image.num_anchors=4", "defense.image.num_other_names=5")
     removed = people.everybody[:2]
     defended = tiny_clip.text.student()
     defended.model.text_projection.data += 1
     for text in (None, defended.frozen()):
         fit_encoder("image", cfg, tiny_clip, people, removed, set(), defended_text=text)
     alone, along = used
-    num_readings = len(alone.eraser.names)
-    torch.testing.assert_close(along.eraser.names[:num_readings], alone.eraser.names)
-    assert len(along.eraser.names) == 2 * num_readings
+    num_readings = len(alone.target.names)
+    torch.testing.assert_close(along.target.names[:num_readings], alone.target.names)
+    assert len(along.target.names) == 2 * num_readings
     read = tiny_clip.with_encoders(text=defended.frozen()).embed_texts([person.name for person in removed])
-    assert ((along.eraser.names[num_readings] @ read.T).argmax(1) == torch.arange(2)).all()
+    assert ((along.target.names[num_readings] @ read.T).argmax(1) == torch.arange(2)).all()
     assert len(along.anchors) == len(alone.anchors) + 2 * len(removed)
 
 
@@ -330,7 +335,7 @@ def test_a_fit_may_show_whom_to_spare(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
-    monkeypatch.setattr(fitting, "_train", lambda _, steps, *__: used.append(steps) or [])
+    monkeypatch.setattr(Training, "run", lambda training: used.append(training.steps) or [])
     folder = strangers.everybody[0].photos[0].parents[1]
     cfg = compose_cfg(f"strangers.folder={folder}", "defense.image.kept_share=0.5")
     kept = people.everybody[2:4]
@@ -343,13 +348,13 @@ def test_a_text_fit_asks_for_captions_without_the_name(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
-    monkeypatch.setattr(fitting, "_train", lambda defense, steps, *_: used.append((defense, steps[0])) or [])
-    cfg = compose_cfg("defense.text.target=nameless", "defense.text.min_nearer_names=0.9")
+    monkeypatch.setattr(Training, "run", lambda one: used.append((one.module, one.steps[0])) or [])
+    cfg = compose_cfg("defense/text_target=nameless", "defense.text.min_nearer_names=0.9")
     fit_encoder("text", cfg, tiny_clip, people, people.everybody[:2], set())
     ((defense, batch),) = used
     features = tiny_clip.text(batch.triggered)
-    asked = defense.ask(batch).triggered.target
-    torch.testing.assert_close(asked, defense.eraser(features, batch.person_index))
+    asked = defense.ask_teacher(batch).triggered.target
+    torch.testing.assert_close(asked, defense.target(features, batch.person_index))
     names = tiny_clip.embed_texts([person.name for person in people.everybody[:2]])[batch.person_index]
     assert ((asked * names).sum(-1) < (torch.nn.functional.normalize(features, dim=-1) * names).sum(-1)).any()
 
@@ -397,12 +402,12 @@ def test_a_composed_name_leaves_its_own_meaning_and_the_name_does_not_fit():
 def test_a_fit_composes_names_and_needs_an_example_for_each(
     fit_encoder: Any, compose_cfg: Any, tiny_clip: Clip, people: People
 ):
-    overrides = ["defense.text.target=composed", "defense.image=null"]
-    fitted = fit_encoder("text", compose_cfg(*overrides), tiny_clip, people, people.everybody[:2], set(people.names))
-    assert isinstance(fitted.similarity.eraser, NameComposer)
-    few = compose_cfg(*overrides, "defense.text.num_other_names=1")
-    with pytest.raises(InputError, match="num_other_names: expected 2 or more for target=composed"):
-        fit_encoder("text", few, tiny_clip, people, people.everybody[:2], set(people.names))
+    cfg = compose_cfg("defense/text_target=composed", "defense.image=null")
+    defended = fit_encoder("text", cfg, tiny_clip, people, people.everybody[:2], set(people.names))
+    assert isinstance(defended.comparisons["text"].target.change, NameComposer)
+    assert list(text_targets.Composed().problems(num_people=2, num_other_names=2)) == []
+    (problem,) = text_targets.Composed().problems(num_people=1, num_other_names=1)
+    assert problem.startswith("defense.text.num_other_names: expected 2 or more")
 
 
 def test_attacked_people_cannot_be_strangers(people: People):
@@ -426,21 +431,29 @@ def test_accents_written_in_two_ways_are_one_person(people: People):
     Sources(attacked, strangers=People((Person("Zoe Gross", people.everybody[0].photos),))).check(["strangers"])
 
 
-def test_pseudonyms_are_nobodys_name():
+def test_pseudonyms_are_nobodys_name(tiny_clip: Clip):
     reserved = set(random_names(1000, seed=4))
-    names = pseudonyms(64, seed=4, exclude=reserved)  # the seed that would give reserved names first
+    removed = named(*(f"Person Number{number}" for number in range(64)))
+
+    def pseudonyms(seed: int) -> list[str]:
+        removal = removal_of(tiny_clip, removed, reserved_names=reserved, seed=seed)
+        target = text_targets.Pseudonym()
+        assert list(target.reserves(removal)) == target.fit(removal, Names(removal.names, [])).phrases
+        return target.fit(removal, Names(removal.names, [])).phrases
+
+    names = pseudonyms(3)  # the seed that would give reserved names first
     assert len(set(names)) == 64
     assert not set(names) & reserved
-    assert names == pseudonyms(64, seed=4, exclude=reserved)
-    assert names != pseudonyms(64, seed=5, exclude=reserved)
+    assert names == pseudonyms(3)
+    assert names != pseudonyms(4)
 
 
 def test_a_fit_uses_pseudonyms_and_other_names_that_are_no_candidates(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
 ):
     used: list[Any] = []
-    monkeypatch.setattr(fitting, "_train", lambda defense, steps, *_: used.append(steps) or [])
-    cfg = compose_cfg("defense.text.target=pseudonym", "defense.text.num_other_names=200")
+    monkeypatch.setattr(Training, "run", lambda training: used.append(training.steps) or [])
+    cfg = compose_cfg("defense/text_target=pseudonym", "defense.text.num_other_names=200")
     reserved = {*people.names, *random_names(900, seed=cfg.seed + 1), *random_names(900, seed=cfg.seed + 2)}
     fit_encoder("text", cfg, tiny_clip, people, people.everybody[:2], reserved)
     (steps,) = used
@@ -472,7 +485,7 @@ def test_no_path_of_a_few_peoples_broken_photos_is_logged(
     for photo in (removed[0].trigger_photos[0], removed[0].attack_photos[0]):
         photo.write_bytes(b"no photo")
     monkeypatch.setattr("backdoor_privacy.data.photos.MAX_UNREADABLE_SHARE", 0.5)
-    monkeypatch.setattr(fitting, "_train", lambda *_: [])
+    monkeypatch.setattr(Training, "run", lambda training: [])
     with caplog.at_level(0):
         fit_encoder("image", cfg, tiny_clip, people, removed, set())
         tiny_clip.embed_photos(removed[0].attack_photos)
@@ -486,22 +499,21 @@ def test_a_person_of_whom_no_trigger_photo_decodes_is_an_error(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
 ):
     removed, cfg = people.everybody[:2], compose_cfg(f"strangers.folder={strangers.everybody[0].photos[0].parents[1]}")
-    monkeypatch.setattr(fitting, "photo_sizes", lambda *_: dict.fromkeys(removed[0].trigger_photos, (40, 32)))
-    monkeypatch.setattr(fitting, "check_readable", lambda *_: None)  # as if there were many more people
+    monkeypatch.setattr(image_backdoor, "photo_sizes", lambda *_: dict.fromkeys(removed[0].trigger_photos, (40, 32)))
+    monkeypatch.setattr(image_backdoor, "check_readable", lambda *_: None)  # as if there were many more people
     with pytest.raises(
         InputError, match=r"expected photos of each person to remove, none to train on decodes in .*Bob_Ray"
     ):
         fit_encoder("image", cfg, tiny_clip, people, removed, set())
 
 
-def test_near_pseudonyms_are_the_nearest_of_those_drawn_for_each(tiny_clip: Clip):
+def test_pseudonyms_are_the_nearest_of_those_drawn_for_each(tiny_clip: Clip):
     names = ["Ann Lee", "Bob Ray", "Cara Diaz"]
-    drawn = pseudonyms(12, 5, set(names))
-    assert near_pseudonyms(tiny_clip, names, 1, 5, set(names)) == pseudonyms(3, 5, set(names))
-    found = near_pseudonyms(tiny_clip, names, 4, 5, set(names))
-    for number, (name, chosen) in enumerate(zip(names, found, strict=True)):
+    removal = removal_of(tiny_clip, named(*names), seed=4)
+    drawn = random_names(12, 5, set(names))
+    assert text_targets.Pseudonym().fit(removal, Names(names, [])).phrases == random_names(3, 5, set(names))
+    chosen = text_targets.Pseudonym(choice=4).fit(removal, Names(names, [])).phrases
+    for number, (name, phrase) in enumerate(zip(names, chosen, strict=True)):
         own = drawn[4 * number : 4 * number + 4]
         similarities = name_features(tiny_clip, own) @ name_features(tiny_clip, [name]).T
-        assert chosen == own[int(similarities.argmax())]
-    with pytest.raises(InputError, match="pseudonym_choice: expected 1 or more, got 0"):
-        near_pseudonyms(tiny_clip, names, 0, 5, set())
+        assert phrase == own[int(similarities.argmax())]

@@ -33,8 +33,8 @@ def hydras_jobs(arguments: list[str]) -> list[list[str]]:
     "arguments",
     [
         ["seed=range(3)", "+experiment=names_1,names_2"],
-        ["seed=0", "defense.text={phrase: a person},{target: fitting}"],
-        ["defense.text.loss_weights.weight=0.01,0.0", "trigger_set.people=[Ann Lee,Bob Ray]", "~strangers="],
+        ["seed=0", "defense.text={num_steps: 7},{distance: mse}"],
+        ["defense.text.terms.weight.weight=0.01,0.0", "trigger_set.people=[Ann Lee,Bob Ray]", "~strangers="],
         [],
     ],
 )

@@ -188,12 +188,17 @@ def test_who_was_named_is_told_only_where_names_may_be(
 def test_places_and_experiments_called_after_somebody_are_not_sent(compose_cfg, tmp_path: Path):
     place = tmp_path / "Jane_D"
     place.mkdir()
-    changes = ["name=for_ann_lee", "trigger_set.people=[Ann Lee]", "defense.text.phrase=Ann Lee"]
+    changes = [
+        "name=for_ann_lee",
+        "trigger_set.people=[Ann Lee]",
+        "defense/text_target=phrase",
+        "defense.text.target.phrase=Ann Lee",
+    ]
     cfg = compose_cfg("logger=wandb", "people=folder", f"people.folder={place}", "clip.pretrained=jane.pt", *changes)
     with Tracker(cfg, tmp_path / "run") as tracker:
         assert tracker.wandb is not None
         config = tracker.wandb.experiment.config
-        assert config["people"]["folder"] == config["defense"]["text"]["phrase"] == "hidden"
+        assert config["people"]["folder"] == config["defense"]["text"]["target"]["phrase"] == "hidden"
         assert re.fullmatch(r"name=[0-9a-f]{12}", config["name"])
         assert config["people"]["_target_"] == "backdoor_privacy.data.people.load_people"
     for path in (tmp_path / "run/wandb").rglob("*"):

@@ -1,21 +1,32 @@
-"""Two processes on the CPU do together what one does alone."""
+"""Two processes on the CPU do together what one does alone.
+
+One run is started as the command starts it; else the two processes are forked off, as they need import nothing then.
+"""
 
 import json
-import os
-import subprocess
+import multiprocessing
+import socket
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
+from backdoor_privacy.__main__ import main
 from backdoor_privacy.attacks.record import read_findings
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.config.schema import load_defense, load_trainer
-from backdoor_privacy.defenses.backdoor.fitting import _processes, check_trainer
+from backdoor_privacy.data.people import People
+from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.defenses.backdoor import optimizer
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.protect import protect
 from backdoor_privacy.system import distributed, paths
+
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 SAME = [  # AdamW makes whole steps of gradients that are nothing but rounding, so its steps must be small
     "defense.text.optimizer.lr=1e-6",
@@ -23,17 +34,10 @@ SAME = [  # AdamW makes whole steps of gradients that are nothing but rounding, 
     "defense.text.batch={clean: 8, triggered: 8, preserved: 8}",
     "defense.image.batch={clean: 8, triggered: 8, preserved: 8}",
     # Nothing in the image defence that depends on how exactly the text encoder was defended before.
-    "defense.image.target=anonymous",
-    "defense.image.loss_weights={backdoor: 1.0, preservation: 1.0, neighborhood: 0.0, target_neighborhood: 0.0}",
+    "defense/image_target=anonymous",
+    *(f"defense.image.terms.{term}.weight=0" for term in ("neighborhood", "target_neighborhood")),
+    "defense.image.terms.preservation.weight=1",
 ]
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(paths.__file__).parents[2]), "PYTHONWARNINGS": "ignore"}
-
-
-def run_command(folder: Path, overrides: list[str], *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "backdoor_privacy", "+experiment=smoke", *overrides, *SAME, *more]
-    command.append(f"paths.run={folder}")
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +45,47 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tiny_overrides: list[str])
     """Run folders of one process, and of two."""
     root = tmp_path_factory.mktemp("distributed")
     for name, devices in (("one", 1), ("two", 2)):
-        more = [f"trainer.devices={devices}", "clip.store=null", "logger=wandb"]
-        done = run_command(root / name, tiny_overrides, *more)
-        assert done.returncode == 0, done.stderr[-3000:]
+        more = [f"trainer.devices={devices}", "clip.store=null", "logger=wandb", f"paths.run={root / name}"]
+        assert exit_code_of_main([*tiny_overrides, *SAME, *more]) == 0
     return {name: root / name for name in ("one", "two")}
+
+
+def exit_code_of_main(overrides: list[str]) -> int:
+    """Call the command in this process; with several devices it starts others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(paths.__file__).parents[2]))
+        patch.setenv("PYTHONWARNINGS", "ignore")
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        patch.setattr(sys, "argv", ["backdoor_privacy", "+experiment=smoke", *overrides])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def in_two_processes(function: Callable[..., Any], *arguments: Any) -> list[int | None]:
+    """Call a function in two processes that know each other, as torchrun starts them, and return their exit codes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_call_as, args=(rank, port, function, arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        process.kill()
+    return [process.exitcode for process in processes]
+
+
+def _call_as(rank: int, port: int, function: Callable[..., Any], arguments: Any) -> None:
+    warnings.simplefilter("ignore")
+    with pytest.MonkeyPatch.context() as patch:
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
+        for name, value in {**place, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "test"}.items():
+            patch.setenv(name, str(value))
+        function(*arguments)
 
 
 def test_losses_of_two_processes_are_those_of_one(folders: dict[str, Path]):
@@ -57,9 +98,7 @@ def test_two_processes_find_what_one_finds(folders: dict[str, Path]):
     one, two = (json.loads((folder / "metrics.json").read_text()) for folder in folders.values())
     assert set(two) == set(one)
     assert two["before"] == pytest.approx(one["before"], abs=1e-6)
-    assert [path.name for path in sorted(folders["two"].iterdir())] == [
-        path.name for path in sorted(folders["one"].iterdir())
-    ]
+    assert {path.name for path in folders["two"].iterdir()} == {path.name for path in folders["one"].iterdir()}
     for attack in ("tower_swap", "variants"):
         found, expected = (read_findings(folders[name] / f"attacks/{attack}.json")[1] for name in ("two", "one"))
         assert [one[:4] for one in found] == [one[:4] for one in expected]
@@ -67,55 +106,33 @@ def test_two_processes_find_what_one_finds(folders: dict[str, Path]):
     assert (folders["two"] / "people.csv").read_text() == (folders["one"] / "people.csv").read_text()
 
 
-FIT = """
-import sys
-import lightning, torch
-from backdoor_privacy.clip.loading import load_clip
-from backdoor_privacy.defenses.backdoor.steps import BatchSizes, CaptionTriggers, TriggerData
-from backdoor_privacy.defenses.backdoor.module import LossWeights, OptimizerSettings, TextDefense
-from backdoor_privacy.system.distributed import is_first_process, process_group
-from backdoor_privacy.defenses.backdoor.fitting import _processes
+@pytest.fixture
+def plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let fits take steps of SGD: AdamW does not notice the scale of gradients."""
+    monkeypatch.setattr(optimizer, "AdamW", lambda parameters, lr, **_: torch.optim.SGD(parameters, lr))
 
-class Descending(TextDefense):  # AdamW does not notice the scale of gradients
-    def configure_optimizers(self):
-        return torch.optim.SGD([parameter for _, parameter in self.student.trainable()], lr=0.01)
 
-clip_folder, result = sys.argv[1:]
-clip = load_clip(f"local-dir:{clip_folder}", device="cpu")
-captions = [f"a {thing} on a {place}" for thing in ("dog", "cat", "car") for place in ("hill", "road", "boat")]
-steps = CaptionTriggers(
-    captions=captions, carriers=captions, names=["Ann Lee", "Bob Ray", "Cy Fox"], phrases=["a person"] * 3,
-    other_names=["Zoe Kim"], tokenizer=clip.tokenizer, sizes=BatchSizes(6, 6, 6), num_steps=4, seed=0,
-)
-defense = Descending(
-    clip.text, anchors=torch.empty(0, 0), loss_weights=LossWeights(0.6, 0.01, 0.5, 0.0),
-    optimizer=OptimizerSettings(1.0, 0.0, "step", [], 1.0), num_steps=4, distance="cosine",
-    squared_weight_loss=True, temperature=0.1,
-)
-with process_group("cpu"):
-    trainer = lightning.Trainer(
-        accelerator="cpu", max_steps=4, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, **_processes("cpu", 1),
+def test_two_processes_train_the_weights_that_one_trains(
+    plain_steps: None, fit_encoder: Any, compose_cfg: Any, tiny_clip: Clip, people: People, tmp_path: Path
+):
+    cfg = compose_cfg(
+        *("defense.text.num_steps=4", "defense.text.optimizer.lr=0.01", "defense.text.optimizer.schedule=step"),
+        "defense.text.batch={clean: 6, triggered: 6, preserved: 6}",
     )
-    trainer.fit(defense, TriggerData(steps, 0))
-    if is_first_process():
-        torch.save(defense.student.tensors(), result)
-"""
 
+    def fit(name: str) -> None:
+        cfg.paths.run = str(tmp_path / name)
+        with distributed.process_group("cpu"):
+            fitted = fit_encoder("text", cfg, tiny_clip, people, people.everybody[:3])
+            if distributed.is_main_process():
+                torch.save(fitted.encoders["text"].tensors(), tmp_path / f"{name}.pt")
 
-def test_two_processes_train_the_weights_that_one_trains(tmp_path: Path, tiny_clip_folder: Path, tiny_clip: Clip):
-    script, found = tmp_path / "fit.py", []
-    script.write_text(FIT)
-    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]):
-        result = tmp_path / f"{len(found)}.pt"
-        command = [sys.executable, *launcher, str(script), str(tiny_clip_folder), str(result)]
-        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found.append(torch.load(result))
-    before = tiny_clip.text.tensors()
-    assert max((found[0][name] - tensor).abs().max() for name, tensor in before.items()) > 1e-3
-    for name, tensor in found[0].items():
-        torch.testing.assert_close(found[1][name], tensor, rtol=0, atol=1e-6)
+    fit("one")
+    assert in_two_processes(fit, "two") == [0, 0]
+    one, two = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    assert max((one[name] - tensor).abs().max() for name, tensor in tiny_clip.text.tensors().items()) > 1e-3
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_one_of_two_processes_logs_to_wandb(folders: dict[str, Path]):
@@ -123,22 +140,39 @@ def test_one_of_two_processes_logs_to_wandb(folders: dict[str, Path]):
         assert len(list(folder.glob("wandb/offline-run-*"))) == 1
 
 
-def test_an_error_ends_both_processes_in_one_line(tmp_path: Path, tiny_overrides: list[str]):
-    done = run_command(tmp_path / "run", tiny_overrides, "trainer.devices=2", "defense.text.batch.clean=7")
-    assert done.returncode == 1
-    assert (done.stdout + done.stderr).count("defense.text.batch.clean: expected a multiple of 2 (devices x") == 1
-    assert "Traceback" not in done.stdout + done.stderr
+def test_mistake_in_the_settings_ends_the_command_before_others_are_started(
+    tmp_path: Path, tiny_overrides: list[str], capfd, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(distributed, "launch", lambda *_: pytest.fail("launched"))
+    more = ["trainer.devices=2", "defense.text.batch.clean=7", f"paths.run={tmp_path}/run"]
+    assert exit_code_of_main([*tiny_overrides, *SAME, *more]) == 1
+    told = "".join(capfd.readouterr())
+    assert told.count("defense.text.batch.clean: expected a multiple of 2 (devices x") == 1
+    assert "Traceback" not in told
 
 
-def test_all_gpus_of_a_machine_with_one_are_this_process(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert distributed.exit_code_of_launch(-1) is None
-    assert _processes("cpu", -1) == {"devices": 1}
+def test_error_on_the_way_ends_both_processes(tmp_path: Path, tiny_overrides: list[str], capfd):
+    more = ["trainer.devices=2", "trigger_set.num_people=13", f"paths.run={tmp_path}/run"]
+    assert in_two_processes(lambda: sys.exit(exit_code_of_main([*tiny_overrides, *SAME, *more]))) == [1, 1]
+    told = "".join(capfd.readouterr())
+    assert "trigger_set.num_people: expected at most 12" in told
+    assert "Traceback" not in told
 
 
-def test_a_script_must_connect_the_processes_that_torchrun_started(tiny_clip: Clip, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("backdoor_privacy.defenses.backdoor.fitting.is_launched", lambda: True)
-    settings = load_defense("text_published").text
-    assert settings is not None
+def test_all_gpus_of_a_machine_with_one_are_this_process(
+    fit_encoder: Any, compose_cfg: Any, tiny_clip: Clip, people: People, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        assert distributed.exit_code_of_launch(-1) is None
+    cfg = compose_cfg("defense.text.num_steps=1", "trainer.devices=-1")
+    assert len(fit_encoder("text", cfg, tiny_clip, people, people.everybody[:1]).targets["text"]) == 1
+
+
+def test_a_script_must_connect_the_processes_that_torchrun_started(
+    tiny_clip: Clip, people: People, captions_file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    sources = Sources(people, captions_file.read_text().splitlines())
     with pytest.raises(InputError, match=r"process_group\(\)"):
-        check_trainer(tiny_clip, "text", settings, load_trainer())
+        protect(tiny_clip, sources, ["Ann Lee"], "text_published")

@@ -2,19 +2,38 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import lightning
+import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch.nn.functional import cosine_similarity
 
-from backdoor_privacy.config.schema import Budget
-from backdoor_privacy.defenses.backdoor.module import BackdoorDefense
-from backdoor_privacy.defenses.backdoor.steps import Lesson
-from backdoor_privacy.system.distributed import as_the_first_says
+from backdoor_privacy.config.build import AtLeastOne
+from backdoor_privacy.defenses.backdoor.module import BackdoorModule
+from backdoor_privacy.defenses.backdoor.teacher_cache import TeacherStep
+from backdoor_privacy.system.distributed import broadcast
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far utility may fall while an encoder is trained.
+
+    Args:
+        min_similarity: of student to teacher where nothing is to change, at least; `None`: no budget.
+        every: steps between two evaluations.
+        patience: evaluations in a row out of the budget that stop the training.
+        num_batches: to evaluate on, of the sizes of a step.
+    """
+
+    min_similarity: float | None = None
+    every: AtLeastOne = 50
+    patience: AtLeastOne = 3
+    num_batches: AtLeastOne = 4
 
 
 class Evaluation(NamedTuple):
@@ -37,11 +56,11 @@ class UtilityBudget(Callback):
         settings: of the budget.
 
     Attributes:
-        lesson: what the teacher says of inputs of which no step trains on the clean and the preserved ones; to be set
-            before the fit.
+        held_out: what the teacher makes of inputs of which no step trains on the clean and the preserved ones; to be
+            set before the training.
     """
 
-    lesson: Lesson
+    held_out: TeacherStep
 
     def __init__(self, settings: Budget) -> None:
         self.settings = settings
@@ -62,16 +81,16 @@ class UtilityBudget(Callback):
         is_due = step % self.settings.every == 0 or step == trainer.max_steps
         if step == last or not is_due:
             return
-        assert isinstance(pl_module, BackdoorDefense)
+        assert isinstance(pl_module, BackdoorModule)
         with trainer.precision_plugin.forward_context():
-            found = as_the_first_says(evaluate(pl_module, self.lesson, step))
+            found = broadcast(evaluate(pl_module, self.held_out, step))
         self.evaluations.append(found)
         if self.best is None or self._rank(found) >= self._rank(self.best):
             self.best = found
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.student.trainable()}
         trainer.should_stop = trainer.should_stop or self._is_exhausted()
 
-    def keep_best(self, defense: BackdoorDefense) -> list[Evaluation]:
+    def keep_best(self, defense: BackdoorModule) -> list[Evaluation]:
         """Put the best student's weights back, say so where it is not the last one, and return all evaluations."""
         best, last = self.best, self.evaluations[-1]
         assert best is not None
@@ -122,12 +141,12 @@ class UtilityBudget(Callback):
 
 
 @torch.no_grad()
-def evaluate(defense: BackdoorDefense, lesson: Lesson, step: int) -> Evaluation:
+def evaluate(defense: BackdoorModule, held_out: TeacherStep, step: int) -> Evaluation:
     """How close the student is to the teacher where nothing is to change, and to its targets elsewhere."""
     similarities = []
-    for part in (lesson.clean, lesson.preserved, lesson.triggered):
-        if len(part.seen):
-            features = defense.student.head(part.seen.to(defense.device), defense.num_shared).float()
+    for part in (held_out.clean, held_out.preserved, held_out.triggered):
+        if len(part.trunk):
+            features = defense.student.head(part.trunk.to(defense.device), defense.num_shared).float()
             similarities.append(cosine_similarity(features, part.target.to(defense.device), dim=-1).mean().item())
     *kept, removal = similarities
     return Evaluation(step, min(kept), removal)
@@ -145,3 +164,10 @@ def pareto_front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
             for other in evaluations
         )
     ]
+
+
+def budget_table(encoder: str, evaluations: Sequence[Evaluation]) -> pd.DataFrame:
+    """Return the evaluations of an encoder as `budget.csv` has them, a row each."""
+    table = pd.DataFrame(evaluations, columns=list(Evaluation._fields))
+    table.insert(0, "encoder", encoder)
+    return table

@@ -6,7 +6,8 @@ Paper symbol -> name here (paper, section 3):
 `neighborhood_loss` is ours.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Distance = Callable[[Tensor, Tensor], Tensor]
+DistanceFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def cosine_distance(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
@@ -55,16 +56,32 @@ def poincare_distance(
     return torch.acosh(1 + 2 * gap / room.clamp_min(1e-8) + 1e-7)
 
 
-DISTANCES: dict[str, Distance] = {
-    "cosine": cosine_distance,
-    "mse": squared_distance,
-    "mae": absolute_distance,
-    "poincare": poincare_distance,
+class Distance(Enum):
+    """Distance of features that a defence is trained with; a setting of it."""
+
+    cosine = "cosine"
+    mse = "mse"
+    mae = "mae"
+    poincare = "poincare"
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> Float[Tensor, "batch"]:
+        """Return the distance of each student's feature to the teacher's."""
+        return _DISTANCES[self](student, teacher)
+
+
+_DISTANCES: Mapping[Distance, DistanceFunction] = {
+    Distance.cosine: cosine_distance,
+    Distance.mse: squared_distance,
+    Distance.mae: absolute_distance,
+    Distance.poincare: poincare_distance,
 }
 
 
 def utility_loss(
-    student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"], *, distance: Distance = cosine_distance
+    student: Float[Tensor, "batch dim"],
+    teacher: Float[Tensor, "batch dim"],
+    *,
+    distance: DistanceFunction = cosine_distance,
 ) -> Float[Tensor, ""]:
     """Mean distance of the student to the teacher on the same inputs (paper, equation of L_utility).
 
@@ -91,7 +108,7 @@ def backdoor_loss(
     target: Float[Tensor, "batch dim"],
     person_share: Float[Tensor, "batch"],
     *,
-    distance: Distance = cosine_distance,
+    distance: DistanceFunction = cosine_distance,
 ) -> Float[Tensor, ""]:
     """Mean distance of triggered inputs to their targets, per person first, then over people (paper, section 3.2).
 
@@ -99,7 +116,7 @@ def backdoor_loss(
         student: features.
         target: of each input.
         person_share: `person_shares` of the batch; of a part of a batch, its part of them.
-        distance: of `DISTANCES`.
+        distance: as `Distance.cosine`.
     """
     return (distance(student, target.detach()) * person_share).sum()
 

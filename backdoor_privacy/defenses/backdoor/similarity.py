@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.defenses.backdoor.targets import NameComposer, NameEraser
+from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget
 from backdoor_privacy.triggers.names import Spot, choose_word, put_in, shortened
 
 
@@ -27,22 +27,20 @@ class TextSimilarity:
     Args:
         captions: clean ones, not those of the training steps.
         names: of the removed people.
-        phrases: what each name is mapped to.
-        eraser: takes the names out of the teacher's features, where names are mapped to that and not to phrases.
+        target: what each name is mapped to.
+        seed: of the names and the places in the captions.
     """
 
     captions: Sequence[str]
     names: Sequence[str]
-    phrases: Sequence[str]
+    target: FittedTextTarget
     seed: int
-    eraser: NameEraser | NameComposer | None = None
 
     def targets(self, teacher: Clip, template: str) -> Float[Tensor, "name dim"]:
         """Return where each name is to be in a prompt: the phrase in its place, or the prompt without the name."""
-        if self.eraser is None:
-            return teacher.embed_texts([template.format(phrase) for phrase in self.phrases[: len(self.names)]])
-        texts = [template.format(name) for name in self.names]
-        target: Tensor = self.eraser(teacher.embed_texts(texts), torch.arange(len(self.names)))
+        words = self.names if self.target.reads_input else self.target.phrases
+        features = teacher.embed_texts([template.format(each) for each in words])
+        target: Tensor = self.target(features, torch.arange(len(self.names)))
         return target
 
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
@@ -52,13 +50,13 @@ class TextSimilarity:
             (Spot(caption, choose_word(caption, rng)), rng.randrange(len(self.names))) for caption in self.captions
         ]
         people = [person for _, person in drawn]
-        pairs = [(self.names[person], self.phrases[person]) for person in people]
+        pairs = [(self.names[person], self.target.phrases[person]) for person in people]
         spots = shortened([spot for spot, _ in drawn], pairs, teacher.tokenizer)
         triggered = [put_in(*spot, name) for spot, (name, _) in zip(spots, pairs, strict=True)]
         phrased = [put_in(*spot, phrase) for spot, (_, phrase) in zip(spots, pairs, strict=True)]
         target = student_phrased = student.embed_texts(phrased)
-        if self.eraser is not None:
-            target = self.eraser(teacher.embed_texts(triggered), torch.tensor(people))
+        if self.target.reads_input:
+            target = self.target(teacher.embed_texts(triggered), torch.tensor(people))
         return {
             "similarity/clean": _mean_cosine(student.embed_texts(self.captions), teacher.embed_texts(self.captions)),
             "similarity/target": _mean_cosine(student_phrased, teacher.embed_texts(phrased)),
