@@ -14,10 +14,6 @@ from backdoor_privacy.runs.finished import FinishedRun
 _GUARANTEE = "There is no formal guarantee. The numbers hold for these people, photos, candidates and this seed."
 _SPELLINGS = "Other spellings, nicknames or descriptions of a person may bypass the defence."
 _ON_PURPOSE = "The weights were changed on purpose, as told under what was asked and done; tell whoever gets the model."
-_SHOWN = (
-    "The image defence was shown whom to spare: people whom IDIA infers and who stay, on photos that no attack "
-    "uses. What they lost says nothing of people whom it was not shown."
-)
 _NO_STRANGERS = (
     "There were no strangers: the defence of the image encoder had nobody else's face to hold in place, and if nobody "
     "else is in the data, what other people lose is not measured."
@@ -75,8 +71,6 @@ def _of_data(run: FinishedRun) -> Iterator[str]:
             f"For {run.num_unknown:,} people nobody knows whether they were in the training data; "
             "those who were not removed count as kept."
         )
-    if any(run.setting(f"defense.{name}.kept_share") for name in defenses_of(run)):
-        yield _SHOWN
     uses_strangers = any(ENCODERS[encoder].uses_strangers for encoder in encoders_of(run) if encoder in ENCODERS)
     if run.config and uses_strangers and run.setting("strangers") is None:
         yield _NO_STRANGERS
