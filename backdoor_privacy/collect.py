@@ -21,7 +21,7 @@ from backdoor_privacy.report import earlier
 from backdoor_privacy.report.figures.runs import pareto_figure, people_figure
 from backdoor_privacy.report.figures.style import save_figure
 from backdoor_privacy.report.labels import labels_in
-from backdoor_privacy.report.verdict import TOP1
+from backdoor_privacy.report.verdict import TOP1_LOSS
 from backdoor_privacy.runs.folder import claimed_names, read_metrics
 from backdoor_privacy.runs.sweeps import missing_runs, told
 from backdoor_privacy.system.files import write_text
@@ -151,7 +151,7 @@ def _means(rows: pd.DataFrame, title: str) -> Table:
             f"{_told(mean['tpr_kept_loss'])} of {mean['num_kept']:.0f}",
             _told(mean["wrongly_unlearned"]),
             _told(mean["fpr"]),
-            _told(mean[f"{TOP1.replace('/', '_')}_loss"]),
+            _told(mean[TOP1_LOSS]),
         )
     return table
 

@@ -52,15 +52,10 @@ LONG_MODULES = {
     "defenses.backdoor.steps": 442,
     "defenses.backdoor.targets": 425,
     "problems": 359,
-    "report.figures": 383,
-    "report.tables": 341,
-    "report.wording": 334,
-    "runs.finished": 314,
 }
 LONG_FUNCTIONS = {
     "clip.hugging_face.with_text_model": 49,
     "clip.loading.load_clip": 58,
-    "dashboard.workspace": 60,
     "data.people.load_people": 47,
     "data.personas.portraits.sampling.sample_appearance": 64,
     "defenses.backdoor.fitting._train": 67,
@@ -68,8 +63,6 @@ LONG_FUNCTIONS = {
     "defenses.backdoor.fitting.fit_text": 63,
     "pretrain.pretrain": 49,
     "protect.protect": 85,
-    "report.audited.write_audit": 44,
-    "report.html.render": 41,
     "run._run": 57,
 }
 

@@ -45,7 +45,9 @@ def test_seeds_of_one_number_of_people_and_one_defence_are_together():
 @pytest.mark.parametrize("asked", ["project", "/project", "entity/"])
 def test_a_project_has_an_entity(asked: str, capsys: pytest.CaptureFixture[str]):
     assert dashboard.main([asked]) == 1
-    assert capsys.readouterr().err.startswith(f"error: dashboard: expected <entity>/<project>, got {asked}; both ")
+    assert capsys.readouterr().err.startswith(
+        f"error: dashboard: expected <entity>/<project>, got {asked}; the address "
+    )
 
 
 def test_without_an_account_the_error_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

@@ -23,9 +23,9 @@ def people_note(*, names: bool) -> str:
     if names:
         return f"{HOLDS_NAMES}: keep it as private as the request itself."
     return (
-        f"{HOLDS_NOBODY}: who has the original model and photos could tell them by exact numbers as well as by names. "
-        "It counts people, and says all else of them in coarse numbers. The exact ones stay in the folder (people.csv "
-        "and others): keep them as private as the request itself."
+        f"{HOLDS_NOBODY}: whoever has the original model and the photos could recognise people by exact numbers as "
+        "well as by names. So it counts people, and gives all other numbers coarsely. The exact numbers stay in the "
+        "folder (people.csv and others): keep them as private as the request itself."
     )
 
 

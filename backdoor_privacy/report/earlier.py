@@ -14,6 +14,10 @@ _BACKDOORS = (
     "triggers) mean their targets. These triggers are inserted on purpose and declared here; tell whoever gets "
     "the model."
 )
+_SHOWN = (
+    "The image defence was shown whom to spare: people whom IDIA infers and who stay, on photos that no attack "
+    "uses. What they lost says nothing of people whom it was not shown."
+)
 _TARGETS = {
     ("text", "phrase"): "each name is to mean: {phrase}",
     ("text", "fitting"): "each name is to mean the neutral phrase that fits it best (fitting)",
@@ -37,10 +41,14 @@ def labels(measured: Mapping[str, float]) -> dict[str, Label]:
 def defenses(run: FinishedRun) -> dict[str, Described]:
     """Return what the backdoor defence of each encoder did: there was no other defence."""
     return {
-        encoder: Described([encoder], _description(run, encoder), [_BACKDOORS])
+        encoder: Described([encoder], _description(run, encoder), _limits(run, encoder))
         for encoder in run.after
         if encoder in ENCODERS
     }
+
+
+def _limits(run: FinishedRun, encoder: str) -> list[str]:
+    return [_BACKDOORS, *([_SHOWN] if run.setting(f"defense.{encoder}.kept_share") else [])]
 
 
 def _description(run: FinishedRun, encoder: str) -> str:

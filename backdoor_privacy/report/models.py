@@ -9,11 +9,12 @@ class Encoder(NamedTuple):
 
     triggers: str  # what its defence removes
     swapped: str  # what the tower swap calls it beside the original other encoder
+    uses_strangers: bool  # whether its defence holds strangers in place
 
 
 ENCODERS = {
-    "text": Encoder(triggers="names", swapped="original image encoder"),
-    "image": Encoder(triggers="faces", swapped="original text encoder"),
+    "text": Encoder(triggers="names", swapped="original image encoder", uses_strangers=False),
+    "image": Encoder(triggers="faces", swapped="original text encoder", uses_strangers=True),
 }
 _LABELS = {"before": "before", "both": "after: both"}
 _TITLES = {"both": "both encoders"}

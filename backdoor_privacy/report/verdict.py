@@ -9,6 +9,7 @@ from backdoor_privacy.report.disclosure import coarse_p, coarse_percent
 from backdoor_privacy.report.parts import NOT_MEASURED
 
 TOP1 = "zero_shot/top1"  # the one measure of utility that the verdict has a limit for
+TOP1_LOSS = "zero_shot_top1_loss"  # its column in collected.csv
 MAX_UPPER_BOUND = 0.1  # of the Wilson interval of a rate of removed people, where they are many
 NUM_MANY = 35  # the fewest people of whom 0 found have an upper bound of at most 0.1
 MAX_LOST = 0.05  # of the others who were inferred before

@@ -24,7 +24,7 @@ def request(run: FinishedRun) -> str:
 
 
 def verdict(run: FinishedRun) -> str:
-    """Say what failed or is not shown, with the numbers; then what IDIA finds, and what others pay."""
+    """Say what failed or is not shown, with the numbers; then what IDIA finds, and what other people lose."""
     found = checks(run)
     first, rest = sentences(found)
     missing = any(check.note == f"run {ATTACK}" for check in found)
@@ -33,7 +33,7 @@ def verdict(run: FinishedRun) -> str:
 
 
 def removal(run: FinishedRun) -> str:
-    """Say in one sentence what IDIA finds in the model with most encoders defended, and what others pay."""
+    """Say in one sentence what IDIA finds in the model with most encoders defended, and what other people lose."""
     (still, count), (first, _) = removed_people(run, run.fullest), removed_people(run, "before")
     if not count:
         return f"With {defended(run.fullest)} defended, {_without_photos(run)}{_price(run)}."
@@ -54,7 +54,7 @@ def _without_photos(run: FinishedRun) -> str:
     count, measures = int(run.without_photos["removed"].sum()), run.after[run.fullest]
     people = f"{count:,} {'person' if count == 1 else 'people'} without photos {'was' if count == 1 else 'were'}"
     told = measures.get("names/told_by_moved_further")
-    end = "" if told is None else f"; {told:.0%} of the names can be told to have been moved, with the original at hand"
+    end = "" if told is None else f"; {told:.0%} of the names are recognisably moved, with the original at hand"
     return f"IDIA is not measured, as {people} removed{end}"
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from backdoor_privacy.attacks.idia import TEMPLATES, IdiaResult
 
 _NUM_LOOK_ALIKES = 5  # of each removed person
+_FEATURES = {"text": "name_features", "image": "face_features"}  # of IDIA's evidence, by encoder
 
 
 def votes_table(results: Mapping[str, IdiaResult]) -> pd.DataFrame:

@@ -155,13 +155,7 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
     """
     metrics, people, without_photos = _everybody(folder)
     everybody = pd.concat([people["person"], without_photos["person"]])
-    evidence = [
-        read_file(path, partial(evidence_table, people=everybody, columns=columns))
-        if (path := folder / f"{name}.csv").is_file()
-        else pd.DataFrame(columns=list(columns))
-        for name, columns in EVIDENCE.items()
-    ]
-    tables = [people, without_photos, *evidence]
+    tables = [people, without_photos, *_evidence(folder, everybody)]
     if not names:
         hashes = code_names(folder, everybody.tolist())
         tables = [_by_hash(table, hashes) for table in tables]
@@ -184,6 +178,16 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
         attack_seconds={path.stem: read_file(path, read_seconds) for path in attacks},
         triggers=triggers if triggers.is_file() else None,
     )
+
+
+def _evidence(folder: Path, everybody: pd.Series) -> list[pd.DataFrame]:
+    """Read the tables of `EVIDENCE`, in their order; runs of earlier versions have none."""
+    return [
+        read_file(path, partial(evidence_table, people=everybody, columns=columns))
+        if (path := folder / f"{name}.csv").is_file()
+        else pd.DataFrame(columns=list(columns))
+        for name, columns in EVIDENCE.items()
+    ]
 
 
 def _by_hash(table: pd.DataFrame, hashes: Mapping[str, str]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from backdoor_privacy.report.figures.style import BLUE, GREY, STYLE, WIDTH, colour_of, marker_of
 from backdoor_privacy.report.models import model_label
+from backdoor_privacy.report.verdict import TOP1_LOSS
 
 
 def people_figure(rows: pd.DataFrame, labels: Sequence[str]) -> Figure:
@@ -64,7 +65,7 @@ def settings_figure(rows: pd.DataFrame, labels: Sequence[str]) -> Figure:
     measures = {
         "tpr_removed": "removed people inferred",
         "tpr_kept_loss": "kept people's TPR loss",
-        "zero_shot_top1_loss": "zero-shot top-1 loss",
+        TOP1_LOSS: "zero-shot top-1 loss",
     }
     groups = {label: rows[[one == label for one in labels]] for label in dict.fromkeys(labels)}
     with matplotlib.rc_context(STYLE):
@@ -95,7 +96,7 @@ def pareto_figure(rows: pd.DataFrame) -> Figure:
     Args:
         rows: of `collect`.
     """
-    losses = {"tpr_kept_loss": "kept people's TPR loss", "zero_shot_top1_loss": "zero-shot top-1 loss"}
+    losses = {"tpr_kept_loss": "kept people's TPR loss", TOP1_LOSS: "zero-shot top-1 loss"}
     means = rows.groupby(["experiment", "overrides", "model"], as_index=False, sort=True).mean(numeric_only=True)
     names = list(dict.fromkeys(_experiment(mean) for mean in means.to_dict("records")))
     with matplotlib.rc_context(STYLE):

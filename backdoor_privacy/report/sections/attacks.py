@@ -33,7 +33,7 @@ def attacks_table(run: FinishedRun) -> Table:
         note = f"{row.measure.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
         exact = [exact_cell(row.before), exact_cell(finding)] if run.has_names else [coarse_cell(finding)]
         rows.append(Row(row.label, note, [*exact, exact_cell(row.control)]))
-    start = "Other attacks, worst first, and at the end what others pay"
+    start = "Other attacks, worst first; at the end, what other people lose"
     if run.has_names:
         return Table(f"{start}; {_INTERVALS}", _COLUMNS, rows)
     return Table(f"{start}; numbers that are no counts to one decimal", _COLUMNS[1:], rows)

@@ -27,5 +27,5 @@ def checks_table(run: FinishedRun) -> Table:
         for check in measured
         if check.state is state
     ]
-    caption = "Each condition of a green verdict, what failed first"
+    caption = "Each condition of a green verdict, failed ones first"
     return Table(caption, ("Measured", "Allowed", "Result"), rows, first="Condition")

@@ -6,6 +6,7 @@ from backdoor_privacy.attacks.headlines import MEASURES
 from backdoor_privacy.config.worlds import is_embedded, mixed_parts
 from backdoor_privacy.report.disclosure import people_note
 from backdoor_privacy.report.method import defenses_of, encoders_of
+from backdoor_privacy.report.models import ENCODERS
 from backdoor_privacy.report.parts import Points, Section
 from backdoor_privacy.report.wording import removed_people
 from backdoor_privacy.runs.finished import FinishedRun
@@ -13,13 +14,9 @@ from backdoor_privacy.runs.finished import FinishedRun
 _GUARANTEE = "There is no formal guarantee. The numbers hold for these people, photos, candidates and this seed."
 _SPELLINGS = "Other spellings, nicknames or descriptions of a person may bypass the defence."
 _ON_PURPOSE = "The weights were changed on purpose, as told under what was asked and done; tell whoever gets the model."
-_SHOWN = (
-    "The image defence was shown whom to spare: people whom IDIA infers and who stay, on photos that no attack "
-    "uses. What they lost says nothing of people whom it was not shown."
-)
 _NO_STRANGERS = (
-    "There were no strangers: while the image encoder was fitted, nobody else's face was held in place, and what "
-    "others lose is not measured where nobody else is in the data."
+    "There were no strangers: the defence of the image encoder had nobody else's face to hold in place, and if nobody "
+    "else is in the data, what other people lose is not measured."
 )
 
 
@@ -50,7 +47,7 @@ def _before(run: FinishedRun) -> str:
     """Say what the rate before the defence means."""
     first, count = removed_people(run, "before")
     if not count:
-        return "Nobody who was removed has photos: nothing that needs photos was measured of them."
+        return "No removed person has photos, so nothing that needs photos was measured of them."
     if run.setting("trigger_set.require_inferred") is False or first < count:
         return f"People were removed whether or not IDIA inferred them before; it inferred {first:,} of {count:,}."
     return (
@@ -74,9 +71,8 @@ def _of_data(run: FinishedRun) -> Iterator[str]:
             f"For {run.num_unknown:,} people nobody knows whether they were in the training data; "
             "those who were not removed count as kept."
         )
-    if any(run.setting(f"defense.{name}.kept_share") for name in defenses_of(run)):
-        yield _SHOWN
-    if run.config and "image" in encoders_of(run) and run.setting("strangers") is None:
+    uses_strangers = any(ENCODERS[encoder].uses_strangers for encoder in encoders_of(run) if encoder in ENCODERS)
+    if run.config and uses_strangers and run.setting("strangers") is None:
         yield _NO_STRANGERS
 
 

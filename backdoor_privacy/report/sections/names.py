@@ -35,10 +35,10 @@ def names_table(run: FinishedRun) -> Table:
     for key, label in _TOLD_BY.items():
         cells = [Cell(f"{measures[f'names/told_by_{key}']:.0%}") for measures in models.values()]
         note = "at most 2.5 % of random names stand out as much, in prompts or in spellings"
-        rows += [Row(f"Names told to have been moved {label}", note, cells)] if models else []
+        rows += [Row(f"Names recognisably moved, {label}", note, cells)] if models else []
     caption = (
-        "Names without photos, in prompts and spellings that were not trained on, means over names; that a name can be "
-        "told to have been moved is itself a leak"
+        "Names without photos, in prompts and spellings that were not trained on, means over names; a name that is "
+        "recognisably moved is itself a leak"
     )
     return Table(caption, labels(models), rows)
 
