@@ -19,7 +19,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-from backdoor_privacy.clip.model import write_local_dir
+from backdoor_privacy.clip.export import write_local_dir
 from backdoor_privacy.config.checks import check_pretrain
 from backdoor_privacy.config.command import run_command
 from backdoor_privacy.data.photos import photos_of, read_photo

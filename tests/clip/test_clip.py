@@ -16,8 +16,9 @@ from torch import nn
 
 from backdoor_privacy.clip import loading
 from backdoor_privacy.clip import model as clip_module
+from backdoor_privacy.clip.export import write_local_dir
 from backdoor_privacy.clip.loading import load_clip, wrap_clip
-from backdoor_privacy.clip.model import Clip, write_local_dir
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system import hardware

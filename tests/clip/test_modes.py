@@ -9,7 +9,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
+from backdoor_privacy.clip.encoder import Encoder
+from backdoor_privacy.clip.image import ImageEncoder
+from backdoor_privacy.clip.text import OpenClipTextEncoder, TextEncoder
 from backdoor_privacy.defenses.backdoor.module import LossWeights, OptimizerSettings, TextDefense
 from backdoor_privacy.defenses.backdoor.steps import TextBatch
 
@@ -47,7 +49,7 @@ def make_model(folder: Path, text: str = "XLM-RoBERTa", vision: str = "test_conv
 @pytest.fixture(params=TOWERS)
 def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Encoder:
     if request.param in ("XLM-RoBERTa", "MT5"):
-        return TextEncoder(make_model(tmp_path, text=request.param))
+        return OpenClipTextEncoder(make_model(tmp_path, text=request.param))
     return ImageEncoder(make_model(tmp_path, vision={"ConvNeXt": "test_convnext", "ViT": "test_vit"}[request.param]))
 
 
@@ -98,7 +100,7 @@ def test_student_of_a_module_that_trains_stays_its_teacher(tmp_path: Path):
         "optimizer": OptimizerSettings(1e-3, 0.0, "step", [], 0.5), "distance": "cosine", "temperature": 0.02,
         "squared_weight_loss": False,
     }  # fmt: skip
-    defense = TextDefense(TextEncoder(make_model(tmp_path)), **settings)
+    defense = TextDefense(OpenClipTextEncoder(make_model(tmp_path)), **settings)
     tokens = inputs_for(defense.teacher)
     nobody, person = torch.empty(0, 8, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
     batch = TextBatch(tokens, tokens.flip(0), tokens, nobody, person, torch.full((4,), 0.25))

@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from open_clip import transformer as checkpointing
 from torch import Tensor
 
-from backdoor_privacy import plain
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.captions import load_captions
@@ -45,12 +44,13 @@ from backdoor_privacy.defenses.backdoor.targets import NameEraser
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.checkpoints import DurableCheckpoints, last_checkpoint
 from backdoor_privacy.triggers.faces import FacePaster
+from benchmarks import reference
 
 ENCODERS = ["text", "image"]
 ONLY_BACKDOOR = LossWeights(**{name: float(name == "backdoor") for name in LossWeights.__dataclass_fields__})
 PUBLISHED = replace(ONLY_BACKDOOR, backdoor=0.6, weight=0.01)
 EVERYTHING = LossWeights(**{name: 0.2 + 0.1 * place for place, name in enumerate(LossWeights.__dataclass_fields__)})
-EVERYTHING.adversarial = EVERYTHING.relearning = 0.0  # plain.py has none of these
+EVERYTHING.adversarial = EVERYTHING.relearning = 0.0  # the reference has none of these
 
 MakeDefense = Callable[..., BackdoorDefense]
 MakeSteps = Callable[..., Any]
@@ -289,7 +289,7 @@ def test_losses_and_gradients_are_those_of_the_plain_path(
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
             parameter.add_(noise, alpha=0.02)
     parameters = [parameter for _, parameter in defense.student.trainable()]
-    expected, found = plain.losses(defense, batch), losses_of(defense, batch)
+    expected, found = reference.losses(defense, batch), losses_of(defense, batch)
     assert set(found) == set(expected)
     for name, loss in expected.items():
         assert found[name].item() == pytest.approx(loss.item(), abs=1e-5), name

@@ -20,8 +20,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from backdoor_privacy.clip.encoders import Encoder, TextEncoder
+from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.text import TextEncoder
 from backdoor_privacy.config.schema import EncoderDefense as EncoderSettings
 from backdoor_privacy.config.schema import ImageDefense as ImageSettings
 from backdoor_privacy.config.schema import TextDefense as TextSettings

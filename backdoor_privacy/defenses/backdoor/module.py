@@ -9,7 +9,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from backdoor_privacy.clip.encoders import Encoder
+from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.finite import check_weights
 from backdoor_privacy.defenses.backdoor.losses import (
     DISTANCES,
