@@ -13,15 +13,17 @@ import open_clip
 import torch
 import webdataset as wds
 from hydra.utils import instantiate
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from omegaconf import DictConfig, OmegaConf
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from backdoor_privacy.clip.model import write_local_dir
+from backdoor_privacy.clip.export import write_local_dir
 from backdoor_privacy.config.checks import check_pretrain
 from backdoor_privacy.config.command import run_command
+from backdoor_privacy.config.containers import settings_of
 from backdoor_privacy.data.photos import photos_of, read_photo
 from backdoor_privacy.data.shards import find_shards, read_shards
 from backdoor_privacy.data.texts import decoded
@@ -38,7 +40,7 @@ _MAX_BROKEN = 1000  # photos one after another that do not decode: no accident, 
 
 
 def learning_rate_factor(step: int, num_warmup_steps: int, num_steps: int) -> float:
-    """Linear warm-up, then half a cosine down to zero; in [0, 1]."""
+    """Return the factor of a linear warm-up and half a cosine down to zero; in [0, 1]."""
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps))))
@@ -47,10 +49,16 @@ def learning_rate_factor(step: int, num_warmup_steps: int, num_steps: int) -> fl
 class ClipPretraining(lightning.LightningModule):
     """Contrastive training of a CLIP from scratch (open_clip's loss and settings)."""
 
-    def __init__(self, model: Any, *, lr: float, weight_decay: float, num_warmup_steps: int, num_steps: int) -> None:
+    model: open_clip.CLIP
+
+    def __init__(
+        self, model: nn.Module, *, lr: float, weight_decay: float, num_warmup_steps: int, num_steps: int
+    ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
         self.model = model
+        self.lr, self.weight_decay = lr, weight_decay
+        self.num_warmup_steps, self.num_steps = num_warmup_steps, num_steps
         self.loss = open_clip.ClipLoss()
 
     def training_step(self, batch: Sequence[Tensor]) -> Tensor:
@@ -60,25 +68,24 @@ class ClipPretraining(lightning.LightningModule):
         self.log("train/contrastive_loss", loss, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *_: object) -> None:
         """Keep the temperature in CLIP's range."""
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, math.log(100))
 
-    def configure_optimizers(self) -> Any:
-        """AdamW as in open_clip: no decay on gains, biases and the temperature."""
-        settings: Any = self.hparams
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return AdamW as in open_clip: no decay on gains, biases and the temperature."""
         decayed = [parameter for parameter in self.model.parameters() if parameter.ndim >= 2]
         plain = [parameter for parameter in self.model.parameters() if parameter.ndim < 2]
         optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=settings.lr,
+            [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=self.lr,
             betas=(0.9, 0.98),
             eps=1e-6,
             foreach=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, settings.num_warmup_steps, settings.num_steps)
+            optimizer, lambda step: learning_rate_factor(step, self.num_warmup_steps, self.num_steps)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -86,14 +93,14 @@ class ClipPretraining(lightning.LightningModule):
 def caption_stream(
     source: str | Path,
     preprocess: Callable[[Image.Image], Tensor],
-    tokenizer: Callable[[str], Any],
+    tokenizer: Callable[[str], Tensor],
     *,
     batch_size: int,
     num_workers: int,
     seed: int,
     num_ranks: int = 1,
 ) -> wds.WebLoader:
-    """Endless shuffled batches of (images, tokens) from WebDataset shards; what is no photo with `txt` is left out.
+    """Return endless shuffled batches of (images, tokens) from WebDataset shards; others are skipped.
 
     Raises:
         InputError: if there are no shards, or fewer than workers x ranks; while reading, if one is broken or holds no
@@ -125,9 +132,9 @@ def _captioned_samples(shards: Iterable[dict[str, str]]) -> Iterator[dict[str, A
 def _pixels_and_tokens(
     samples: Iterable[dict[str, Any]],
     preprocess: Callable[[Image.Image], Tensor],
-    tokenizer: Callable[[str], Any],
-) -> Iterator[tuple[Tensor, Any]]:
-    """The pairs whose photo decodes; another one is named when it first comes."""
+    tokenizer: Callable[[str], Tensor],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the pairs whose photo decodes; log the name of another the first time."""
     broken: set[str] = set()
     num_broken = 0
     for sample in samples:
@@ -147,18 +154,18 @@ def _pixels_and_tokens(
 
 
 def pretrain(cfg: DictConfig) -> Path:
-    """Train the model that the config describes; a run that was stopped goes on where it was.
+    """Train the model of the config; a stopped run resumes.
 
     Returns:
         The open_clip local-dir with the trained weights in fp16.
     """
     lightning.seed_everything(cfg.seed, workers=True)
     folder = Path(cfg.paths.run)
-    model_config: dict[str, Any] = {
-        "model_cfg": OmegaConf.to_container(cfg.model, resolve=True),
-        "preprocess_cfg": OmegaConf.to_container(cfg.preprocess, resolve=True),
+    model_config = {
+        "model_cfg": settings_of(cfg.model, resolve=True),
+        "preprocess_cfg": settings_of(cfg.preprocess, resolve=True),
     }
-    model: Any = open_clip.CLIP(**model_config["model_cfg"])
+    model = open_clip.CLIP(**model_config["model_cfg"])
     if isinstance(model.visual, ModifiedResNet):  # whose convolutions are faster so
         model.to(memory_format=torch.channels_last)
     size, mean, std = (model_config["preprocess_cfg"][key] for key in ("size", "mean", "std"))

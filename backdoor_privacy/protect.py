@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.names_alone import NamesAlone, summed_up
 from backdoor_privacy.audit import Audit, Measure, audit, idia_rates, null_rates
-from backdoor_privacy.clip.encoders import Encoder
+from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import Trainer, TriggerSet, load_trainer
 from backdoor_privacy.data.people import People, Person

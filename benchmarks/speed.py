@@ -14,9 +14,9 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+import reference
 import torch
 
-from backdoor_privacy import plain
 from backdoor_privacy.attacks.idia import Idia, IdiaVotes
 from backdoor_privacy.clip.loading import embedded_clip, load_clip
 from backdoor_privacy.clip.model import Clip
@@ -180,7 +180,7 @@ def measure_steps() -> dict[str, Any]:
                 {
                     "fast": lambda defense=defense, batch=batch, fast=fast: fast_step(defense, batch, fast),
                     "plain": lambda defense=defense, batch=batch, slow=slow: step_of(
-                        defense, lambda: plain.losses(defense, batch), slow
+                        defense, lambda: reference.losses(defense, batch), slow
                     ),
                     "batch": lambda steps=steps: steps[1],
                 }
@@ -226,9 +226,9 @@ def measure_idia() -> dict[str, Any]:
     part = side_by_side(
         {
             "fast text": lambda: unfamiliar(clip).embed_texts(texts),
-            "plain text": lambda: plain.text_features(clip, texts),
+            "plain text": lambda: reference.text_features(clip, texts),
             "fast photos": lambda: unfamiliar(clip).embed_photos(photos[::PART_OF_PHOTOS]),
-            "plain photos": lambda: plain.photo_features(clip, photos[::PART_OF_PHOTOS]),
+            "plain photos": lambda: reference.photo_features(clip, photos[::PART_OF_PHOTOS]),
             "votes": vote,
         }
     )

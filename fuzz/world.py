@@ -10,7 +10,7 @@ import open_clip
 import torch
 from PIL import Image
 
-from backdoor_privacy.clip.model import write_local_dir
+from backdoor_privacy.clip.export import write_local_dir
 
 PEOPLE = ("Ann Lee", "Bob Ray", "Cleo Diaz", "Zoë O'Hara")
 STRANGERS = ("Gus Bell", "Hana Ito", "Ivo Kral")

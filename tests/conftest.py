@@ -25,9 +25,10 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import ExifTags, Image
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
-from backdoor_privacy.clip.encoders import Encoder
+from backdoor_privacy.clip.encoder import Encoder
+from backdoor_privacy.clip.export import write_local_dir
 from backdoor_privacy.clip.loading import load_clip
-from backdoor_privacy.clip.model import Clip, write_local_dir
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.personas import world
 from backdoor_privacy.data.personas.portraits import draw_portrait

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.prune import L1Unstructured
 
 from backdoor_privacy.attacks.scene import Finding, Scene
-from backdoor_privacy.clip.encoders import Encoder
+from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.errors import InputError
 

@@ -7,19 +7,17 @@ Attacks on Aligned Language Models" (search for tokens along gradients).
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy, normalize
 
 from backdoor_privacy.attacks.photos import halves
 from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
-from backdoor_privacy.clip.encoders import TextEncoder
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.text import OpenClipTextEncoder
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
@@ -122,7 +120,7 @@ class Inversion:
         self, clip: Clip, fitted: Float[Tensor, "person dim"], own: Int[Tensor, "prompt"]
     ) -> Float[Tensor, "prompt dim"]:
         """Unit-length features of the prompts with optimised embeddings; each is optimised as if it were alone."""
-        prompt, table = free_prompt(clip, self.num_soft_tokens), clip.text.token_embedding.weight.detach()
+        prompt, table = free_prompt(clip, self.num_soft_tokens), clip.text.table().weight.detach()
         soft = table[prompt.tokens[prompt.places].to(table.device)].expand(len(own), -1, -1).clone()
         soft.requires_grad_()
         optimizer = torch.optim.Adam([soft], lr=self.learning_rate * float(table.square().mean().sqrt()))
@@ -135,7 +133,7 @@ class Inversion:
         self, clip: Clip, fitted: Float[Tensor, "person dim"], own: Int[Tensor, "prompt"], seed: int
     ) -> Float[Tensor, "prompt dim"]:
         """Unit-length features of the prompts that hill climbing ends with."""
-        prompt, table = free_prompt(clip, self.num_tokens), clip.text.token_embedding.weight.detach()
+        prompt, table = free_prompt(clip, self.num_tokens), clip.text.table().weight.detach()
         generator = torch.Generator().manual_seed(seed)
         tokens = prompt.tokens[prompt.places].expand(len(own), -1).clone()
         num_places = tokens.shape[1]
@@ -251,8 +249,7 @@ def check_invertible(clip: Clip) -> None:
     Raises:
         InputError: if it does not.
     """
-    text = clip.text
-    if not isinstance(text, TextEncoder) or not isinstance(text.token_embedding, torch.nn.Embedding):
+    if clip.text.token_embedding is None:
         raise InputError(
             "inversion: expected a text encoder of open_clip, got one of Hugging Face; leave inversion out"
         )
@@ -284,21 +281,10 @@ def read(clip: Clip, prompt: Prompt, embeddings: Float[Tensor, "prompt free widt
 
 def _features(clip: Clip, prompt: Prompt, embeddings: Tensor) -> Tensor:
     """The same with gradients, on the encoder's device, by open_clip's own pass."""
-    device, table, model = embeddings.device, clip.text.token_embedding, clip.text.model
-    tokens, exchanged = prompt.tokens.to(device), {}
-    if getattr(model, "attn_mask", None) is not None and getattr(model, "text_pool_type", None) == "argmax":
-        # What follows the end token changes nothing, as in `TextEncoder.forward`.
-        length = int(tokens.argmax()) + 1
-        tokens = tokens[:length]
-        exchanged = {
-            "model.positional_embedding": model.positional_embedding[:length],
-            "model.attn_mask": model.attn_mask[:length, :length],
-        }
-    replace = partial(_put, places=prompt.places.to(device), embeddings=embeddings)
-    with table.register_forward_hook(replace), fastest_attention(device):
-        features = functional_call(clip.text.encode, exchanged, (tokens.expand(len(embeddings), -1),))
+    text = clip.text
+    if not isinstance(text, OpenClipTextEncoder):
+        raise TypeError("`check_invertible` lets only text encoders of open_clip pass")
+    device = embeddings.device
+    with fastest_attention(device):
+        features = text.embed_soft(prompt.tokens.to(device), prompt.places.to(device), embeddings)
     return normalize(features.float(), dim=-1)
-
-
-def _put(_: Any, __: Any, output: Tensor, places: Tensor, embeddings: Tensor) -> Tensor:
-    return output.index_copy(1, places, embeddings)

@@ -1,4 +1,4 @@
-"""What open_clip says of an architecture: its config, and the activation and preprocessing of its weights."""
+"""Look up an architecture in open_clip: its config, and the activation and preprocessing of its weights."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import TypedDict
 
 import huggingface_hub
 import open_clip
@@ -21,26 +21,50 @@ from backdoor_privacy.clip.limits import check_numbers
 from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.reading import MIB, read_ordinary
 
-LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # how the names of models begin that are no architectures
+LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # prefixes of models that are a folder or a repository
 SCHEMES = (LOCAL_DIR, HUB)
 RANDOM = "random"
 _SAID_BY_TAGS = ("mean", "std", "interpolation", "resize_mode")  # of the preprocessing; the size is the architecture's
-_CHOICES: dict[str, Sequence[Any]] = {
+_CHOICES: dict[str, Sequence[object]] = {
     "interpolation": ("bicubic", "bilinear"),
     "resize_mode": ("shortest", "longest", "squash"),
     "fill_color": range(256),
 }
 
 
+class TextConfig(TypedDict, total=False):
+    """What open_clip's config says of a text encoder, as far as it matters here."""
+
+    hf_model_name: str
+    hf_tokenizer_name: str
+
+
+class ModelConfig(TypedDict, total=False):
+    """open_clip's `model_cfg`, as far as it matters here."""
+
+    embed_dim: int
+    vision_cfg: dict[str, object]
+    text_cfg: TextConfig
+    quick_gelu: bool
+    custom_text: bool
+
+
+class OpenClipConfig(TypedDict):
+    """Content of `open_clip_config.json`."""
+
+    model_cfg: ModelConfig
+    preprocess_cfg: dict[str, object]
+
+
 def registered_name(model: str) -> str:
-    """The name of an architecture as open_clip lists it, where people write `ViT-B/32`; that of a folder in full."""
+    """Return the name of an architecture as open_clip lists it, also for `ViT-B/32`; that of a folder in full."""
     if model.startswith(LOCAL_DIR):
         return LOCAL_DIR + os.path.expanduser(model.removeprefix(LOCAL_DIR))
     return model if model.startswith(HUB) else model.replace("/", "-")
 
 
-def model_config(model: str) -> dict[str, Any]:
-    """open_clip's `model_cfg` of an architecture by name, of a folder or of a repository.
+def model_config(model: str) -> ModelConfig:
+    """Return open_clip's `model_cfg` of an architecture by name, of a folder or of a repository.
 
     Raises:
         InputError: if there is no such architecture, or the folder describes none.
@@ -66,7 +90,7 @@ def model_config(model: str) -> dict[str, Any]:
             if preprocess.get(key) is not None:
                 _checked(key, preprocess[key], source)
         return config
-    named: dict[str, Any] | None = open_clip.get_model_config(model)
+    named: ModelConfig | None = open_clip.get_model_config(model)
     if named is None:
         raise InputError(
             f"clip.model: expected an architecture of open_clip ({some(open_clip.list_models())}), got {model}"
@@ -74,13 +98,13 @@ def model_config(model: str) -> dict[str, Any]:
     return named
 
 
-def described(model: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a model, with the activation that it really has.
+def described(model: nn.Module, config: OpenClipConfig) -> OpenClipConfig:
+    """Return the config of a model with the activation that the model has.
 
     Raises:
         InputError: if it describes another architecture.
     """
-    settings = dict(config["model_cfg"])
+    settings = config["model_cfg"].copy()
     has_quick_gelu = any(isinstance(part, QuickGELU) for part in model.modules())
     if has_quick_gelu != settings.get("quick_gelu", False):
         settings["quick_gelu"] = has_quick_gelu
@@ -100,7 +124,7 @@ def described(model: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def needs_quick_gelu(model: str, pretrained: str | None) -> bool:
-    """Whether QuickGELU must be forced upon an architecture for the weights of a tag.
+    """Return whether the weights of a tag need QuickGELU in an architecture without it.
 
     Raises:
         InputError: if the architecture has it and the weights were trained without.
@@ -118,18 +142,18 @@ def needs_quick_gelu(model: str, pretrained: str | None) -> bool:
     return wants
 
 
-def preprocessing(model: str, pretrained: str | None, asked: Any) -> dict[str, Any]:
-    """What to change of the preprocessing that open_clip finds for a model.
+def preprocessing(model: str, pretrained: str | None, asked: object) -> dict[str, object]:
+    """Return the changes to the preprocessing that open_clip finds for a model.
 
     Args:
         model: architecture, folder or repository.
-        pretrained: tag or weight file; a file does not say how it was trained, so it gets what all tags agree on.
-        asked: what the user wants to be changed, a mapping or nothing.
+        pretrained: tag or weight file; a file does not hold its preprocessing, so it gets what all tags agree on.
+        asked: changes by the user, a mapping or `None`.
 
     Raises:
-        InputError: if open_clip has no such preprocessing, or a file comes without where tags differ.
+        InputError: if open_clip has no such preprocessing, or the tags differ and the user chose none for a file.
     """
-    if not isinstance(asked, (Mapping, NoneType)):
+    if not isinstance(asked, Mapping | NoneType):
         raise InputError(f"clip.preprocess: expected null or settings as {{mean:[0.5,0.5,0.5]}}, got {asked}")
     own = {key: _checked(key, value) for key, value in (asked or {}).items()}
     is_file = pretrained not in (None, RANDOM) and not model.startswith(SCHEMES)
@@ -147,23 +171,23 @@ def preprocessing(model: str, pretrained: str | None, asked: Any) -> dict[str, A
 
 
 def tags_by_preprocessing(model: str) -> dict[str, list[str]]:
-    """Tags of an architecture, by what each changes of open_clip's preprocessing, in JSON."""
-    default, found = asdict(PreprocessCfg()), dict[str, list[str]]()
+    """Return the tags of an architecture by their changes to open_clip's default preprocessing, in JSON."""
+    default, tags = asdict(PreprocessCfg()), dict[str, list[str]]()
     for tag in open_clip.list_pretrained_tags_by_model(model):
         said = open_clip.get_pretrained_cfg(model, tag)
         changed = {key: said[key] for key in _SAID_BY_TAGS if said.get(key) not in (None, default[key])}
-        found.setdefault(json.dumps(changed, separators=(",", ":")), []).append(tag)
-    return found
+        tags.setdefault(json.dumps(changed, separators=(",", ":")), []).append(tag)
+    return tags
 
 
 def as_override(changed: str) -> str:
-    """What `tags_by_preprocessing` gives, to be typed into a shell."""
+    """Return a key of `tags_by_preprocessing` as an override for a shell."""
     unquoted = changed.replace('"', "")
     return f"'clip.preprocess={unquoted}'"
 
 
-def _checked(key: str, value: Any, source: str = "clip.preprocess") -> Any:
-    """A setting of the preprocessing as open_clip takes it."""
+def _checked(key: str, value: object, source: str = "clip.preprocess") -> object:
+    """Return a setting of the preprocessing as open_clip takes it."""
     if key in ("mean", "std") and isinstance(value, Sequence) and len(value) == 3:
         colour = [float(each) for each in value if isinstance(each, (int, float)) and (key == "mean" or each > 0)]
         if len(colour) == 3:

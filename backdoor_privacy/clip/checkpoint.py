@@ -5,7 +5,6 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -38,7 +37,7 @@ def read_weights(file: Path, source: str) -> Weights:
 
     Args:
         file: safetensors, or PyTorch's.
-        source: the settings that name it, as errors begin.
+        source: the settings of the file, with which errors begin.
 
     Raises:
         InputError: if it is no weight file, holds code, is damaged, or it is not clear which tensors are meant.
@@ -47,18 +46,19 @@ def read_weights(file: Path, source: str) -> Weights:
     content = _content(file, source)
     tensors, key = _unwrapped(content)
     if not tensors:
-        is_table = isinstance(content, Mapping)
-        held = f"only {some(content) or 'nothing'}" if is_table else f"a {type(content).__name__}"
+        held = f"a {type(content).__name__}"
+        if isinstance(content, Mapping):
+            held = f"only {some(content) or 'nothing'}"
         raise InputError(f"{source}: expected weights of this architecture, got: {held} in {file.name}, and no tensors")
     named = {name.replace(_COMPILED, ""): tensor for name, tensor in tensors.items() if name not in _NO_WEIGHTS}
     return _without_prefix(named, f"{source}: expected weights of this architecture, got:", key)
 
 
 def check_is_weights(file: Path, source: str) -> None:
-    """See by its first bytes that a file may hold weights.
+    """Check by its first bytes that a file may hold weights.
 
     Raises:
-        InputError: saying what it is instead.
+        InputError: with what it is instead.
     """
     expected = f"{source}: expected weights of this architecture, got:"
     try:
@@ -80,10 +80,10 @@ def check_is_weights(file: Path, source: str) -> None:
 
 
 def check_ordinary(folder: Path, source: str) -> None:
-    """See that a model's folder holds ordinary files: a library would wait for a pipe for ever.
+    """Check that the folder of a model has only ordinary files: a library would wait for a pipe for ever.
 
     Raises:
-        InputError: naming another.
+        InputError: with the name of another.
     """
     for path in folder.iterdir():
         if not path.is_dir() and not path.is_file():
@@ -93,12 +93,12 @@ def check_ordinary(folder: Path, source: str) -> None:
 
 
 def check_size(file: Path, num_bytes: int, source: str) -> None:
-    """See that a weight file is not far larger than its model: one that is sparse, or unpacks, may fill all memory.
+    """Check that a weight file is not far larger than its model: a sparse or compressed one may fill the memory.
 
     Args:
         file: of weights.
         num_bytes: of the model's tensors; with an optimizer, a moving average and in fp64, a file may hold ten times.
-        source: the settings that name it, as errors begin.
+        source: the settings of the file, with which errors begin.
 
     Raises:
         InputError: if it is.
@@ -114,8 +114,8 @@ def check_size(file: Path, num_bytes: int, source: str) -> None:
         )
 
 
-def check_describes(model_cfg: Mapping[str, Any], file: Path, source: str) -> None:
-    """See that an architecture is not larger than the weights that come with it, before it is built.
+def check_describes(model_cfg: Mapping[str, object], file: Path, source: str) -> None:
+    """Check, before an architecture is built, that it is not larger than its weights.
 
     Raises:
         InputError: if it is.
@@ -136,7 +136,7 @@ def _is_torchscript(file: Path) -> bool:
         return False
 
 
-def _content(file: Path, source: str) -> Any:
+def _content(file: Path, source: str) -> object:
     with file.open("rb") as stream:
         is_safetensors = file.suffix == ".safetensors" or stream.read(9)[8:] == b"{"
     try:
@@ -154,8 +154,8 @@ def _content(file: Path, source: str) -> Any:
         ) from error
 
 
-def _unwrapped(content: Any) -> tuple[Weights, str | None]:
-    """The tensors of a checkpoint, and the key that they were under; those of the model before a moving average."""
+def _unwrapped(content: object) -> tuple[Weights, str | None]:
+    """Return the tensors of a checkpoint and their key; those of the model rather than of its moving average."""
     own = _tensors(content)
     if any(name.endswith(_ANCHOR) for name in own):
         return own, None
@@ -167,15 +167,15 @@ def _unwrapped(content: Any) -> tuple[Weights, str | None]:
     return own, None
 
 
-def _tensors(content: Any) -> Weights:
+def _tensors(content: object) -> Weights:
     return {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
 
 
 def _without_prefix(tensors: Weights, expected: str, key: str | None) -> Weights:
-    """The tensors of the one CLIP that they hold, under its own names.
+    """Return the tensors of the one CLIP among them, under its own names.
 
     Raises:
-        InputError: if they hold several, or tensors besides that may have a part in it.
+        InputError: if there are several CLIPs, or other tensors that may belong to it.
     """
     prefixes = {name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)}
     trained = {prefix for prefix in prefixes if not _is_averaged(prefix)} or prefixes
@@ -201,7 +201,7 @@ def _without_prefix(tensors: Weights, expected: str, key: str | None) -> Weights
 
 
 def _strange(tensors: Weights, prefix: str, averaged: tuple[str, ...]) -> list[str]:
-    """Names of tensors that are neither the CLIP's nor those of a moving average, nor counters."""
+    """Return the names of tensors that belong neither to the CLIP nor to a moving average, and are no counters."""
     others = (name for name in tensors if not name.startswith((prefix, *averaged)))
     return [name for name in others if tensors[name].numel() > 1 or tensors[name].is_floating_point()]
 

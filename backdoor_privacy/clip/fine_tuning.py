@@ -5,13 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import open_clip
 import torch
 from torch import Tensor
 
+from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.text import OpenClipTextEncoder
 from backdoor_privacy.data.photos import PhotoMemory, as_bytes, read_photo
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import fastest_attention
@@ -57,7 +59,7 @@ class FineTuning:
         if not steps:
             return
         text, image = clip.text.student(), clip.image.student()
-        trained: Any = [parameter for encoder in (text, image) for _, parameter in encoder.trainable()]
+        trained = [parameter for encoder in (text, image) for _, parameter in encoder.trainable()]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0, fused=True)
         scale = torch.tensor(1 / (self.temperature or own_temperature(clip)), device=trained[0].device)
         # The normalisation is one of pixels in [0, 1], see `Clip.geometry`.
@@ -75,7 +77,7 @@ class FineTuning:
                 yield step, clip.with_encoders(text=text.frozen(), image=image.frozen())
 
     @staticmethod
-    def _loss(clip: Clip, text: Any, image: Any, tokens: Tensor, pixels: Tensor, scale: Tensor) -> Tensor:
+    def _loss(clip: Clip, text: Encoder, image: Encoder, tokens: Tensor, pixels: Tensor, scale: Tensor) -> Tensor:
         device = scale.device
         with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=clip.precision == "bf16"):
             features = [image.embed(pixels.to(device)), text.embed(tokens.to(device))]
@@ -85,7 +87,8 @@ class FineTuning:
 
 def own_temperature(clip: Clip) -> float:
     """What a CLIP was trained with, where its text encoder says so."""
-    scale = getattr(clip.text.model, "logit_scale", None)
+    model = clip.text.model if isinstance(clip.text, OpenClipTextEncoder) else None
+    scale = getattr(model, "logit_scale", None)
     return _USUAL_TEMPERATURE if scale is None else 1 / scale.detach().exp().flatten()[0].item()
 
 

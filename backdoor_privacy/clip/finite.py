@@ -1,4 +1,4 @@
-"""See that weights and embeddings are numbers: of what is not finite, an attack would infer nobody."""
+"""Check that weights and embeddings are finite: with NaN, an attack would infer nobody."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backdoor_privacy.errors import InputError
 
-_LEAST_LENGTH = 0.5  # of what was divided by its length: far from 1 only if there was no length to divide by
+_LEAST_LENGTH = 0.5  # after the division by its length; it is far from 1 only if the length is 0 or infinite
 
 
 def check_weights(
@@ -18,11 +18,11 @@ def check_weights(
 
     Args:
         tensors: by name.
-        source: where they come from, as the error begins.
+        source: where they come from, with which the error begins.
         advice: what to do.
 
     Raises:
-        InputError: naming the first such tensor.
+        InputError: with the name of the first such tensor.
     """
     for name, tensor in tensors.items():
         if tensor.device.type != "meta" and not torch.isfinite(tensor).all():
@@ -38,7 +38,7 @@ def unit_length(features: Tensor, encoder: str) -> Tensor:
 
     Args:
         features: (input, dim).
-        encoder: that made them, for the error.
+        encoder: their modality, for the error.
 
     Raises:
         InputError: if a row is not finite, or has no length or one that overflows.
@@ -55,6 +55,6 @@ def unit_length(features: Tensor, encoder: str) -> Tensor:
 
 
 def is_sound(features: Mapping[str, Tensor]) -> bool:
-    """Whether features that were kept are finite, and those of every input have a length."""
+    """Return whether stored features are finite, and those of each input are not zero."""
     finite = all(bool(torch.isfinite(tensor).all()) for tensor in features.values())
     return finite and bool(features.get("features", torch.ones(1, 1)).any(dim=-1).all())

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: what is in its cache, and whether it answers; found out before anything waits for a network."""
+"""Find out what the cache of the Hugging Face hub has, and whether the hub answers, before anything waits for it."""
 
 import socket
 import urllib.parse
@@ -16,15 +16,15 @@ _TIMEOUT_S = 5  # of a host that does not answer
 
 
 def find_on_hub(key: str, needed: Sequence[tuple[str, Sequence[str]]], advice: str = "") -> bool:
-    """See that files of the Hugging Face hub are in its cache, or that the hub answers.
+    """Check that files of the Hugging Face hub are in its cache, or that the hub answers.
 
     Args:
         key: of the setting, for errors.
         needed: repositories, each with files any one of which will do.
-        advice: what else can be done without them.
+        advice: what else the user can do.
 
     Returns:
-        Whether all of them are in the cache, so that the network need not be asked.
+        Whether all of them are in the cache, so that no network is needed.
 
     Raises:
         InputError: at once, if a file is not in the cache and the hub does not answer.
@@ -47,7 +47,7 @@ def find_on_hub(key: str, needed: Sequence[tuple[str, Sequence[str]]], advice: s
 
 
 def cached_file(repo: str, name: str) -> str | None:
-    """Where a file of a repository lies in the cache, if it is there."""
+    """Return the path of a file of a repository in the cache, if it is there."""
     try:
         found = huggingface_hub.try_to_load_from_cache(repo, name)
     except HFValidationError:
@@ -57,7 +57,7 @@ def cached_file(repo: str, name: str) -> str | None:
 
 @contextmanager
 def offline_hub(offline: bool) -> Iterator[None]:
-    """Do not let the libraries ask the hub whether there is something newer: without a network they wait for long."""
+    """Keep the libraries from asking the hub for newer files: without a network they wait for long."""
     before = constants.HF_HUB_OFFLINE
     _set_offline(before or offline)
     try:
@@ -73,7 +73,7 @@ def _set_offline(offline: bool) -> None:
 
 
 def reachable(url: str) -> bool:
-    """Whether somebody listens at a URL, or at the proxy that leads there."""
+    """Return whether the host of a URL, or the proxy to it, accepts a connection."""
     address = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(address.scheme)
     if proxy is not None and not urllib.request.proxy_bypass(address.hostname or ""):

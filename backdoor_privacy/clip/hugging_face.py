@@ -1,13 +1,14 @@
-"""The text encoder of Stable Diffusion: a Hugging Face `CLIPTextModel`, whose every token the denoiser reads."""
+"""The text encoder of Stable Diffusion: a Hugging Face `CLIPTextModel`, all of whose tokens condition the denoiser."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError
@@ -15,11 +16,11 @@ from open_clip.transformer import QuickGELU, Transformer
 from torch import Tensor, nn
 
 from backdoor_privacy.clip.checkpoint import UNREADABLE, check_is_weights, check_ordinary
-from backdoor_privacy.clip.encoders import Encoder
 from backdoor_privacy.clip.finite import check_weights, unit_length
 from backdoor_privacy.clip.hub import find_on_hub, offline_hub
 from backdoor_privacy.clip.limits import check_numbers
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.text import OpenClipTextEncoder, TextEncoder
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import complete_folder
 from backdoor_privacy.system.reading import MIB, read_ordinary
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 # Of a repository, each with files any one of which will do; pickles are not read.
 _FILES = (["model.safetensors"], ["config.json"], ["vocab.json", "tokenizer.json"])
 _PREFIX = "model."  # of the names of the encoder's tensors
-_TEXTS = (  # that a text model and its CLIP read alike
+_TEXTS = (  # that a text model and its CLIP embed alike
     "a dog on a hill", "two old red cars", "the sea at night", "people at a table", "a map of a town", "snow",
     "a close-up photo of a yellow flower in front of a white wall", "an empty room with a window and a lamp",
 )  # fmt: skip
@@ -40,8 +41,8 @@ _LEAST_COSINE = 0.5
 _UNUSABLE = (*UNREADABLE, ImportError, ArithmeticError, HfHubHTTPError)
 
 
-class SequenceEncoder(Encoder):
-    """The text side as Stable Diffusion uses it: tokens (batch, context) to the whole last hidden state, flattened.
+class SequenceEncoder(TextEncoder):
+    """The text encoder as Stable Diffusion uses it: tokens (batch, context) to the whole last hidden state, flattened.
 
     Args:
         model: transformers' `CLIPTextModel`.
@@ -50,20 +51,21 @@ class SequenceEncoder(Encoder):
     """
 
     text_projection: Tensor
+    model: Any  # transformers is optional
     is_sequence = True
 
     def __init__(self, model: nn.Module, text_projection: Tensor, last_block: nn.Module | None = None) -> None:
         super().__init__()
-        self.model: Any = deepcopy(model)
+        self.model = deepcopy(model)
         self.register_buffer("text_projection", text_projection.detach().clone(), persistent=False)
         self.last_block = None if last_block is None else _fixed(last_block)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The last hidden state, (batch, context x width)."""
+        """Return the last hidden state, (batch, context x width)."""
         return self.model(input_ids=tokens).last_hidden_state.flatten(1)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Features in the space that texts and photos share, not normalised."""
+        """Return features in the space that texts and photos share, not normalised."""
         if self.last_block is None:
             return self.model(input_ids=tokens).pooler_output @ self.text_projection
         hidden = self.model(input_ids=tokens, output_hidden_states=True).hidden_states[-1]
@@ -74,13 +76,17 @@ class SequenceEncoder(Encoder):
         return hidden[torch.arange(len(tokens), device=tokens.device), ends] @ self.text_projection
 
     @property
-    def _final_norm(self) -> Any:
-        return getattr(
-            self.model, "text_model", self.model
-        ).final_layer_norm  # transformers before 5 has one more level
+    def token_embedding(self) -> None:
+        """The input embeddings cannot be exchanged."""
+        return
+
+    @property
+    def _final_norm(self) -> nn.LayerNorm:
+        tower = getattr(self.model, "text_model", self.model)  # transformers before 5 has one more level
+        return tower.final_layer_norm
 
     def save_memory(self, save: bool) -> None:
-        """Compute what each block saw again on the way back, in place of keeping it, or no longer."""
+        """Switch gradient checkpointing on or off, see `Encoder.save_memory`."""
         for kind in ("activation", "gradient"):  # the latter before transformers 5.20
             if hasattr(self.model, f"{kind}_checkpointing_enable"):
                 break
@@ -91,68 +97,72 @@ class SequenceEncoder(Encoder):
         self.train()
 
     def train(self, mode: bool = True) -> SequenceEncoder:
-        """Stay in eval mode, but for the mark by which a block of transformers knows that it is to save memory."""
+        """Stay in eval mode, except for the flag that gradient checkpointing of transformers depends on."""
         super().train(False)
         for part in self.model.modules():
             part.training = bool(getattr(part, "gradient_checkpointing", False))
         return self
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers under the names that they have in the `CLIPTextModel`."""
+        """Return parameters and buffers under their names in the `CLIPTextModel`."""
         return {name.removeprefix(_PREFIX): tensor for name, tensor in self.state_dict().items()}
+
+
+@runtime_checkable
+class _Tokenizer(Protocol):
+    """What is used of transformers' tokenizers."""
+
+    def __call__(
+        self, text: list[str], *, padding: str, max_length: int, truncation: bool, return_tensors: str
+    ) -> Mapping[str, Tensor]: ...
+
+    def save_pretrained(self, save_directory: Path) -> object: ...
 
 
 @dataclass(frozen=True)
 class HuggingFaceTokenizer:
-    """transformers' tokenizer as open_clip's are: texts to tokens (text, context)."""
+    """A tokenizer of transformers with the interface of open_clip's: texts to tokens (text, context)."""
 
-    tokenizer: Any
+    tokenizer: _Tokenizer
     context_length: int
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Texts cut to, or filled up to, the context length."""
-        found = self.tokenizer(
+        """Return tokens, cut or padded to the context length."""
+        encoded = self.tokenizer(
             texts, padding="max_length", max_length=self.context_length, truncation=True, return_tensors="pt"
         )
-        return found["input_ids"]
+        return encoded["input_ids"]
 
 
 @dataclass(frozen=True)
 class StableDiffusionClip(Clip):
-    """A CLIP whose text side is Stable Diffusion's; the image side is there to attack it with."""
+    """A CLIP with the text encoder of Stable Diffusion; its image encoder only serves attacks."""
 
-    text: Any  # a SequenceEncoder
-
-    def to_open_clip(self) -> nn.Module:
-        """Not to be had: the text side is none of open_clip's.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("clip: expected an open_clip model, got a Hugging Face text encoder; use save()")
+    text: SequenceEncoder
+    tokenizer: HuggingFaceTokenizer
 
     def save(self, folder: Path) -> None:
-        """Write what `CLIPTextModel.from_pretrained` and `CLIPTokenizer.from_pretrained` load.
+        """Write a folder for `CLIPTextModel.from_pretrained` and `CLIPTokenizer.from_pretrained`.
 
         Raises:
-            InputError: if a weight is not finite; nothing is written then.
+            InputError: if a weight is not finite; then nothing is written.
         """
         check_weights(self.text.tensors(), f"{folder}", "nothing was written; train again with a lower learning rate")
         with complete_folder(folder) as draft:
             self.text.model.save_pretrained(draft)
-            self.tokenizer.tokenizer.save_pretrained(draft)  # type: ignore[attr-defined]
+            self.tokenizer.tokenizer.save_pretrained(draft)
 
 
 def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
-    """A CLIP with a Hugging Face `CLIPTextModel` in place of its own text encoder.
+    """Return a CLIP with a Hugging Face `CLIPTextModel` in place of its own text encoder.
 
     Args:
-        companion: the CLIP that the text model comes from; its photos and its text projection serve to attack it.
+        companion: the CLIP that the text model comes from; its image encoder and text projection serve attacks.
         text_model: a repository of the hub (`openai/clip-vit-large-patch14` is Stable Diffusion 1's), or a folder: of
             the text model with its tokenizer, or of a whole pipeline with `text_encoder` and `tokenizer`.
 
     Raises:
-        InputError: if something is not installed, not there, or does not fit.
+        InputError: if a library or a file is missing, or the text model does not fit the companion.
     """
     try:
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -195,17 +205,17 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
         )
     check_weights(text.state_dict(), f"clip.text_model={text_model}")
     projection, last_block = _from_companion(companion, text.config, text_model)
-    encoder: Any = SequenceEncoder(text.float(), projection, last_block).to(projection.device).frozen()
+    encoder = SequenceEncoder(text.float(), projection, last_block).to(projection.device).frozen()
     own = HuggingFaceTokenizer(tokenizer, text.config.max_position_embeddings)
-    found = StableDiffusionClip(
+    clip = StableDiffusionClip(
         encoder, companion.image, own, companion.config, companion.precision, companion.num_workers
     )
-    _check_reads_alike(found, companion, text_model)
-    return found
+    _check_embeds_alike(clip, companion, text_model)
+    return clip
 
 
 def _check_config(file: Path, source: str) -> None:
-    """See that a text model's config, where there is one, describes a model that can be built.
+    """Check that the config of a text model, if there is one, describes a model that can be built.
 
     Raises:
         InputError: if it does not.
@@ -222,18 +232,18 @@ def _check_config(file: Path, source: str) -> None:
 
 
 def _from_companion(companion: Clip, config: Any, text_model: str) -> tuple[Tensor, nn.Module | None]:
-    """What a text model lacks of its CLIP to be read beside photos: the projection, and the last block or none.
+    """Return what a text model lacks to be compared with photos: the projection, and the last block or `None`.
 
-    Stable Diffusion 2 reads the last hidden state but one, so that its text model ends one block early.
+    Stable Diffusion 2 uses the last hidden state but one, so its text model ends one block early.
 
     Raises:
         InputError: if the text model's architecture is not that of the CLIP's text encoder.
     """
-    model: Any = companion.text.model
+    model = companion.text.model if isinstance(companion.text, OpenClipTextEncoder) else None
     projection, tower = getattr(model, "text_projection", None), getattr(model, "transformer", None)
     if not isinstance(projection, Tensor) or not isinstance(tower, Transformer):
         raise InputError("clip.model: expected a CLIP with a text projection beside clip.text_model, got another")
-    blocks: Any = tower.resblocks
+    blocks = tower.resblocks
     is_quick = any(isinstance(part, QuickGELU) for part in tower.modules())
     compared = {
         "texts of width {}": (config.hidden_size, projection.shape[0]),
@@ -251,19 +261,19 @@ def _from_companion(companion: Clip, config: Any, text_model: str) -> tuple[Tens
 
 
 @torch.no_grad()
-def _check_reads_alike(found: Clip, companion: Clip, text_model: str) -> None:
-    """See that a text model comes from its companion: both embed the same texts alike.
+def _check_embeds_alike(own: Clip, companion: Clip, text_model: str) -> None:
+    """Check that a text model comes from its companion: both embed the same texts alike.
 
     Raises:
         InputError: if they do not.
     """
     device = next(companion.text.parameters()).device
-    own, wanted = (
-        unit_length(clip.text.embed(clip.tokenizer(list(_TEXTS)).to(device)).float(), "text")
-        for clip in (found, companion)
+    features, expected = (
+        unit_length(clip.text.embed(clip.tokenizer(list(_TEXTS)).to(device)).float(), clip.text.modality)
+        for clip in (own, companion)
     )
-    cosine = (own * wanted).sum(-1).mean().item()
-    log.info("%s reads texts as its CLIP does, mean cosine %.3f", text_model, cosine)
+    cosine = (features * expected).sum(-1).mean().item()
+    log.info("%s embeds texts as its CLIP does, mean cosine %.3f", text_model, cosine)
     if cosine < _LEAST_COSINE:
         raise InputError(
             f"clip.model: expected the CLIP that {text_model} comes from, whose text encoder embeds texts as it does "
@@ -272,7 +282,7 @@ def _check_reads_alike(found: Clip, companion: Clip, text_model: str) -> None:
 
 
 def _fixed(module: nn.Module) -> nn.Module:
-    """A copy whose tensors are neither trained nor saved."""
+    """Return a copy whose tensors are neither trained nor saved."""
     copy = deepcopy(module).float()
     for part in copy.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
@@ -282,7 +292,7 @@ def _fixed(module: nn.Module) -> nn.Module:
 
 
 def _parts(folder: Path) -> dict[str, str]:
-    """Where text model and tokenizer lie: in a folder of their own, or as parts of a pipeline."""
+    """Return the folders of text model and tokenizer: one for both, or parts of a pipeline."""
     if (folder / "text_encoder").is_dir():
         return {part: str(folder / part) for part in ("text_encoder", "tokenizer")}
     return {part: str(folder) for part in ("text_encoder", "tokenizer")}

@@ -1,9 +1,8 @@
-"""See that a config describes a model that can be built, before a library tries: it would take all time and memory."""
+"""Check that a config describes a model of a usual size, before a library spends all time and memory on it."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from sys import float_info
-from typing import Any
 
 from backdoor_privacy.errors import InputError
 
@@ -31,12 +30,12 @@ _MOST_RATIO = 64  # of the width of a block's inner layer to its own
 _MAX_LEVELS = 8
 
 
-def check_numbers(content: Any, source: str) -> None:
-    """See that the numbers of a model's config are some that a model can have.
+def check_numbers(content: object, source: str) -> None:
+    """Check that the numbers in the config of a model are of a usual size.
 
     Args:
         content: a config as JSON holds it.
-        source: what names it, as errors begin.
+        source: its name, with which errors begin.
 
     Raises:
         InputError: naming the key.
@@ -54,8 +53,10 @@ def check_numbers(content: Any, source: str) -> None:
             raise InputError(f"{source}: expected a whole number from 1 to {_MOST[key]:,} as {path}, got {shown}")
 
 
-def _leaves(content: Any, source: str, path: str = "", key: str = "", level: int = 0) -> Iterator[tuple[str, str, Any]]:
-    """Each value, with its dotted place and its own key; values in a list have the list's."""
+def _leaves(
+    content: object, source: str, path: str = "", key: str = "", level: int = 0
+) -> Iterator[tuple[str, str, object]]:
+    """Return each value with its dotted path and its key; values in a list have the key of the list."""
     if level > _MAX_LEVELS:
         raise InputError(f"{source}: expected a config of {_MAX_LEVELS} levels at most, got more at {path[:80]}")
     if isinstance(content, Mapping):
@@ -68,17 +69,17 @@ def _leaves(content: Any, source: str, path: str = "", key: str = "", level: int
         yield path, key, content
 
 
-def least_bytes(model_cfg: Mapping[str, Any]) -> int:
-    """Return how many bytes the weights of an architecture take at the least, a byte for each; 0 where it is unknown.
+def least_bytes(model_cfg: Mapping[str, object]) -> int:
+    """Return a lower bound of the bytes of an architecture's weights, one byte for each; 0 where it is unknown.
 
     Args:
-        model_cfg: of open_clip, whose numbers `check_numbers` has seen.
+        model_cfg: of open_clip; `check_numbers` has checked its numbers.
     """
     towers = [tower for key in ("vision_cfg", "text_cfg") if isinstance(tower := model_cfg.get(key), Mapping)]
     return sum(map(_least_bytes_of_tower, towers))
 
 
-def _least_bytes_of_tower(tower: Mapping[str, Any]) -> int:
+def _least_bytes_of_tower(tower: Mapping[str, object]) -> int:
     if any(str(key).startswith(("timm_", "hf_")) and value for key, value in tower.items()):
         return 0  # described elsewhere
     width, layers = tower.get("width", 0), tower.get("layers", 0)
@@ -90,8 +91,9 @@ def _least_bytes_of_tower(tower: Mapping[str, Any]) -> int:
     return width * (4 * layers * width + places + (words if isinstance(words, int) else 0))
 
 
-def _as_pair(value: Any) -> Sequence[int]:
+def _as_pair(value: object) -> Sequence[int]:
     if isinstance(value, int):
         return value, value
-    is_pair = isinstance(value, list) and len(value) == 2 and all(isinstance(one, int) for one in value)
-    return value if is_pair else (0, 0)
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(one, int) for one in value):
+        return value
+    return 0, 0

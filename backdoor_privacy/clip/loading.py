@@ -1,10 +1,10 @@
-"""Load the CLIP to protect."""
+"""Load a CLIP."""
 
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import open_clip
 from huggingface_hub.errors import HfHubHTTPError
@@ -14,6 +14,7 @@ from backdoor_privacy.clip.architecture import (
     LOCAL_DIR,
     RANDOM,
     SCHEMES,
+    OpenClipConfig,
     described,
     model_config,
     needs_quick_gelu,
@@ -21,23 +22,24 @@ from backdoor_privacy.clip.architecture import (
     registered_name,
 )
 from backdoor_privacy.clip.checkpoint import UNREADABLE, check_describes, check_is_weights
-from backdoor_privacy.clip.encoders import ImageEncoder, TextEncoder
 from backdoor_privacy.clip.finite import check_weights
 from backdoor_privacy.clip.hub import find_on_hub, offline_hub
 from backdoor_privacy.clip.hugging_face import with_text_model
+from backdoor_privacy.clip.image import ImageEncoder
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.clip.preprocessing import Preprocessing
+from backdoor_privacy.clip.text import OpenClipTextEncoder
 from backdoor_privacy.clip.weights import check_source, load_weights, needed_files, weight_file
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import chosen_device, computes_in_bf16
 from backdoor_privacy.system.paths import ASSETS_FOLDER
 
-# What open_clip, timm and transformers raise of a config that describes no model, and of files that are not there.
+# What open_clip, timm and transformers raise for a config without a model, and for missing files.
 _UNUSABLE = (*UNREADABLE, ImportError, ArithmeticError, HfHubHTTPError)
 
 
 def embedded_clip() -> str:
-    """Name of the small CLIP that comes with the package, as `load_clip` takes it."""
+    """Return the name of the small CLIP in this package, for `load_clip`."""
     return f"{LOCAL_DIR}{ASSETS_FOLDER / 'embedded_clip'}"
 
 
@@ -48,7 +50,7 @@ def load_clip(
     num_workers: int = 0,
     quick_gelu: bool | None = None,
     text_model: str | None = None,
-    preprocess: Any = None,
+    preprocess: object = None,
     device: str = "auto",
     store: str | None = None,
 ) -> Clip:
@@ -56,21 +58,20 @@ def load_clip(
 
     Args:
         model: an architecture of open_clip (`ViT-B-32`), `local-dir:<folder>` or `hf-hub:<repository>`.
-        pretrained: open_clip's tag, a weight file, or `random` for weights that know nobody; not used for a folder or a
+        pretrained: open_clip's tag, a weight file, or `random` for untrained weights; `None` for a folder or a
             repository, which hold their own.
         precision: of embedding; `auto` is bf16 where the processor computes in it, else fp32. Weights stay fp32.
         num_workers: processes that decode photos.
-        quick_gelu: whether the weights were trained with QuickGELU; `None`: as the tag says, or the architecture.
+        quick_gelu: whether the weights were trained with QuickGELU; `None` follows the tag or the architecture.
         text_model: a Hugging Face text encoder in place of the CLIP's own, see `hugging_face.with_text_model`.
-        preprocess: a dict of what to change of the preprocessing: `mean`, `std`, `interpolation`, `resize_mode`,
-            `fill_color`. A weight file does not say how it was trained: it needs
-            this where the tags of its architecture differ.
-        device: to embed on (`cpu`, `cuda`, `cuda:1`); `auto` is the GPU if there is one.
-        store: folder that keeps what its encoders make of texts and photos, for other runs; `None`: nothing is kept.
+        preprocess: changes to the preprocessing, a dict of `mean`, `std`, `interpolation`, `resize_mode` and
+            `fill_color`. A weight file does not hold its preprocessing, so it needs this if the tags of its
+            architecture differ.
+        device: of embedding (`cpu`, `cuda`, `cuda:1`); `auto` is the GPU if there is one.
+        store: folder that keeps the features of texts and photos for other runs; `None` keeps none.
 
     Raises:
-        InputError: if the weights are not to be had, hold another architecture, more than weights, or what is not
-            finite.
+        InputError: if the weights are missing, of another architecture or not finite, or their file may hold code.
     """
     model, pretrained = registered_name(model), os.path.expanduser(pretrained) if pretrained else pretrained
     place = chosen_device(device)
@@ -80,11 +81,11 @@ def load_clip(
     changes = preprocessing(model, pretrained, preprocess)
     is_random = pretrained == RANDOM
     cached = find_on_hub("clip.pretrained", *needed_files(model, pretrained))
-    weights = weight_file(model, pretrained) if model.startswith(LOCAL_DIR) else None  # before anything is built
+    weights = weight_file(model, pretrained) if model.startswith(LOCAL_DIR) else None  # check it before building
     if weights is not None:
         check_is_weights(weights, source)
         check_describes(model_config(model), weights, source)
-    by_itself = not is_random and _is_tag(model, pretrained)  # open_clip reads those of a tag, which fit
+    by_itself = not is_random and _is_tag(model, pretrained)  # open_clip loads the weights of a tag itself
     try:
         with offline_hub(cached), _without_warning():
             loaded = open_clip.create_model(
@@ -96,21 +97,21 @@ def load_clip(
                 force_preprocess_cfg=changes,
                 pretrained_text=False,
             )
-            tokenizer, config = open_clip.get_tokenizer(model), model_config(model)
-            Preprocessing(cast(Any, loaded.visual).preprocess_cfg)  # says now what is wrong with it
+            tokenizer, settings = open_clip.get_tokenizer(model), model_config(model)
+            Preprocessing(loaded.visual.preprocess_cfg)  # raises an error now if it is wrong
     except _UNUSABLE as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{source}: expected weights of this architecture, got: {reason}") from error
     weights = weights or weight_file(model, pretrained)
     if weights is not None:
         load_weights(loaded, weights, source)
-    if quick_gelu is False and config.get("quick_gelu"):
+    if quick_gelu is False and settings.get("quick_gelu"):
         raise InputError(
             f"clip.quick_gelu: expected true or null for {model}, an architecture with QuickGELU, got false"
         )
     if precision == "auto":
         precision = "bf16" if computes_in_bf16(place) else "fp32"
-    config = {"model_cfg": config, "preprocess_cfg": loaded.visual.preprocess_cfg}
+    config: OpenClipConfig = {"model_cfg": settings, "preprocess_cfg": loaded.visual.preprocess_cfg}
     clip = wrap_clip(loaded, config, tokenizer, precision, num_workers)
     if text_model is not None:
         clip = with_text_model(clip, text_model)
@@ -123,17 +124,17 @@ def load_clip(
 
 def wrap_clip(
     model: nn.Module,
-    config: dict[str, Any] | str,
+    config: OpenClipConfig | str,
     tokenizer: Callable[[list[str]], Tensor] | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     num_workers: int = 0,
 ) -> Clip:
-    """A CLIP that the caller has already loaded with open_clip; it stays on its device, its weights become fp32.
+    """Wrap a CLIP that the caller loaded with open_clip; it stays on its device, its weights become fp32.
 
     Args:
         model: of `open_clip.create_model_and_transforms`.
-        config: the name of its architecture (`ViT-B-32`), or what is in its `open_clip_config.json`.
-        tokenizer: of the model; may be left out where the architecture is named.
+        config: the name of its architecture (`ViT-B-32`), or the content of its `open_clip_config.json`.
+        tokenizer: of the model; not needed with the name of an architecture.
         precision: of embedding.
         num_workers: processes that decode photos.
 
@@ -141,27 +142,26 @@ def wrap_clip(
         InputError: if the model is not of that architecture, or a weight is not finite.
     """
     if isinstance(config, str):
-        config = registered_name(config)
-        tokenizer = tokenizer or open_clip.get_tokenizer(config)
-        config = {"model_cfg": model_config(config), "preprocess_cfg": cast(Any, model.visual).preprocess_cfg}
+        architecture, own = registered_name(config), cast(open_clip.CLIP, model)
+        tokenizer = tokenizer or open_clip.get_tokenizer(architecture)
+        config = {"model_cfg": model_config(architecture), "preprocess_cfg": own.visual.preprocess_cfg}
     if tokenizer is None:
         raise InputError("wrap_clip: expected the tokenizer of a model whose architecture is not named, got none")
     config = described(model, config)
     check_weights(model.state_dict(), "clip.model")
-    text, image = TextEncoder(model).frozen().float(), ImageEncoder(model).frozen().float()
+    text, image = OpenClipTextEncoder(model).frozen().float(), ImageEncoder(model).frozen().float()
     return Clip(text, image, tokenizer, config, precision, num_workers)
 
 
 def tokenizer_at_hand(model: str) -> Callable[[list[str]], Tensor] | None:
-    """The tokenizer of a CLIP without its weights and without a network; nothing where it is not on this machine."""
+    """Return the tokenizer of a CLIP without its weights and a network; `None` if this machine does not have it."""
     model = registered_name(model)
     try:
         with offline_hub(True):
-            model_config(model)  # of a model that it does not know, open_clip gives the tokenizer of another
-            found: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(model)
+            model_config(model)  # open_clip gives an unknown model the tokenizer of another
+            return open_clip.get_tokenizer(model)
     except _UNUSABLE:
         return None
-    return found
 
 
 def _is_tag(model: str, pretrained: str | None) -> bool:
@@ -170,14 +170,14 @@ def _is_tag(model: str, pretrained: str | None) -> bool:
 
 @contextmanager
 def _without_warning() -> Iterator[None]:
-    """Keep open_clip from saying that weights are random, where they are read afterwards."""
+    """Suppress open_clip's warning of random weights, which are loaded afterwards."""
     root = logging.getLogger()
 
-    def says_more(record: logging.LogRecord) -> bool:
+    def is_other(record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith("No pretrained weights loaded")
 
-    root.addFilter(says_more)
+    root.addFilter(is_other)
     try:
         yield
     finally:
-        root.removeFilter(says_more)
+        root.removeFilter(is_other)

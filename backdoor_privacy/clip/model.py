@@ -1,6 +1,5 @@
-"""A CLIP as two encoders: embed texts and photos with it, and save a defended one."""
+"""A CLIP as two encoders: embed texts and photos, exchange an encoder, save the whole."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -10,21 +9,21 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
-from open_clip.tokenizer import HFTokenizer
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Normalize
 
-from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
-from backdoor_privacy.clip.finite import check_weights, unit_length
+from backdoor_privacy.clip.architecture import OpenClipConfig
+from backdoor_privacy.clip.encoder import Encoder
+from backdoor_privacy.clip.export import write_local_dir
+from backdoor_privacy.clip.finite import unit_length
+from backdoor_privacy.clip.image import ImageEncoder
 from backdoor_privacy.clip.preprocessing import Preprocessing
 from backdoor_privacy.clip.store import Features, FeatureStore, weights_sha256
+from backdoor_privacy.clip.text import OpenClipTextEncoder, TextEncoder
 from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, content_of, photo_loader
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.distributed import gather_rows, rank, shares_of
-from backdoor_privacy.system.files import complete_folder
 from backdoor_privacy.system.hardware import fastest_attention
 from backdoor_privacy.triggers.names import read_to_the_end
 
@@ -39,14 +38,14 @@ class Clip:
     text: TextEncoder
     image: ImageEncoder
     tokenizer: Callable[[list[str]], Tensor]
-    config: dict[str, Any] = field(repr=False)  # content of open_clip_config.json
+    config: OpenClipConfig = field(repr=False)  # content of open_clip_config.json
     precision: Literal["fp32", "bf16"] = "fp32"  # of the passes of `embed_*`
     num_workers: int = 0  # processes that decode photos
     decoded: dict[tuple[Path, ...], list[PhotoBatch]] = field(default_factory=dict, repr=False)  # as bytes
 
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
-        """open_clip's transform for evaluation: a photo to normalised pixels."""
+        """open_clip's transform for evaluation, from a photo to normalised pixels."""
         return Preprocessing(self.config["preprocess_cfg"])
 
     @property
@@ -62,7 +61,7 @@ class Clip:
 
     @property
     def dim(self) -> int:
-        """Numbers of an embedding."""
+        """Dimension of the embedding space."""
         return int(self.config["model_cfg"]["embed_dim"])
 
     @property
@@ -75,23 +74,24 @@ class Clip:
 
         Lightning leaves a trained encoder on the CPU.
         """
+        # mypy cannot know that each name gets an encoder of its kind.
         changes: dict[str, Any] = {name: one.to(_device_of(self.encoders[name])) for name, one in encoders.items()}
         return replace(self, **changes)
 
     def fitting(self, texts: Sequence[str]) -> list[str]:
-        """Those of the texts that are read to their end."""
+        """Return the texts that fit into the context."""
         return [text for text, fits in zip(texts, read_to_the_end(texts, self.tokenizer), strict=True) if fits]
 
     def check_fits(self, names: Sequence[str], key: str = "trigger_set", *, tell: bool = True) -> None:
-        """See that names are read to their end.
+        """Check that names fit into the context.
 
         Args:
             names: of people, or phrases.
             key: of the setting that they come from, for the error.
-            tell: whether the error may name one of them.
+            tell: whether the error may contain one of them.
 
         Raises:
-            InputError: if some are longer than the texts that the CLIP reads.
+            InputError: if some are longer than the context of the CLIP.
         """
         fitting = set(self.fitting(names))
         cut = [name for name in names if name not in fitting]
@@ -104,22 +104,22 @@ class Clip:
             )
 
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "text dim"]:
-        """Unit-length features, in fp32; each distinct text is read once."""
+        """Return unit-length features in fp32; each distinct text is encoded once."""
         known, key = self.text.embedded, tuple(texts)
         if key not in known:
             distinct = list(dict.fromkeys(texts))
-            made = self.stored_texts("texts", distinct, lambda: {"features": self._read_texts(distinct)})
-            features = made["features"]
+            stored = self.stored_texts("texts", distinct, lambda: {"features": self._encode_texts(distinct)})
+            features = stored["features"]
             if len(distinct) < len(key):
-                place = {text: number for number, text in enumerate(distinct)}
-                features = features[[place[text] for text in texts]]
+                row = {text: number for number, text in enumerate(distinct)}
+                features = features[[row[text] for text in texts]]
             known[key] = features
         return known[key]
 
-    def _read_texts(self, texts: Sequence[str]) -> Tensor:
+    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
         shares = _shares(len(texts), _TEXT_BATCH_SIZE)
         own = list(texts[shares[rank()].start : shares[rank()].stop])
-        features = torch.empty(len(own), self.config["model_cfg"]["embed_dim"])
+        features = torch.empty(len(own), self.dim)
         for start in range(0, len(own), _TEXT_BATCH_SIZE):
             batch = slice(start, start + _TEXT_BATCH_SIZE)
             features[batch] = self._embed(self.text, self.tokenizer(own[batch]))
@@ -128,45 +128,39 @@ class Clip:
     def embed_photos(
         self, paths: Sequence[Path], *, warn: bool = False
     ) -> tuple[Float[Tensor, "photo dim"], Bool[Tensor, "photo"]]:
-        """Unit-length features in fp32, and which photos could be read; the rows of the others are zero.
+        """Return unit-length features in fp32, and which photos could be read; the rows of the others are zero.
 
         Args:
             paths: of the photos.
-            warn: whether to name those that do not decode: of a few people's photos that would tell who they are.
+            warn: whether to log the names of those that do not decode; of a few people they would be personal data.
 
         Raises:
-            InputError: if more than 1 % do not decode, of these and all that this encoder has seen.
+            InputError: if more than 1 % do not decode, of these and all photos that this encoder has embedded.
         """
-        known: dict[Path, Tensor | None] = self.image.embedded  # None for a photo that does not decode
-        asked = tuple(path for path in dict.fromkeys(paths) if path not in known)
-        fresh: dict[Path, Tensor | None] = {}
-        if asked:
-            made = (
-                self._look_at(asked)
-                if self.image.store is None
-                else self.image.store.get("photos", map(content_of, asked), lambda: self._look_at(asked))
-            )
-            rows = zip(asked, made["features"], made["readable"].tolist(), strict=True)
-            fresh = {path: features if ok else None for path, features, ok in rows}
-        found = [fresh[path] if path in fresh else known[path] for path in paths]
-        readable = torch.tensor([features is not None for features in found], dtype=torch.bool)
-        try:
-            if asked:
-                seen_before = [one is not None for one in known.values()]
-                check_readable(made["readable"], asked, seen_before=seen_before, warn=warn)
-        except InputError:
-            self.decoded.clear()  # nor is anything remembered of them: they may be repaired
-            raise
-        known.update(fresh)
-        features = torch.zeros(len(paths), self.config["model_cfg"]["embed_dim"])
-        if readable.any():
-            features[readable] = torch.stack([one for one in found if one is not None])
-        return features, readable
+        known = self.image.embedded  # the features of a photo that does not decode are zero
+        new = tuple(path for path in dict.fromkeys(paths) if path not in known)
+        if new:
+            embedded = self._stored_photos(new)
+            before = [bool(features.any()) for features in known.values()]
+            try:
+                check_readable(embedded["readable"], new, seen_before=before, warn=warn)
+            except InputError:
+                self.decoded.clear()  # forget them all: the files may be repaired
+                raise
+            known.update(zip(new, embedded["features"], strict=True))
+        features = torch.stack([known[path] for path in paths]) if paths else torch.zeros(0, self.dim)
+        return features, features.any(dim=-1)
 
-    def _look_at(self, paths: Sequence[Path]) -> dict[str, Tensor]:
+    def _stored_photos(self, paths: tuple[Path, ...]) -> Features:
+        """Return features of these photos and whether they could be read, from the disk if they are stored there."""
+        if self.image.store is None:
+            return self._encode_photos(paths)
+        return self.image.store.get("photos", map(content_of, paths), lambda: self._encode_photos(paths))
+
+    def _encode_photos(self, paths: Sequence[Path]) -> dict[str, Tensor]:
         shares = _shares(len(paths), _PHOTO_BATCH_SIZE)
         own = tuple(paths[shares[rank()].start : shares[rank()].stop])
-        features = torch.zeros(len(own), self.config["model_cfg"]["embed_dim"])
+        features = torch.zeros(len(own), self.dim)
         readable = torch.zeros(len(own), dtype=torch.bool)
         for pixels, places in self._decode(own) if own else ():
             if len(places):
@@ -176,7 +170,7 @@ class Clip:
         return {"features": gather_rows(features, num_rows), "readable": gather_rows(readable, num_rows)}
 
     def stored_texts(self, kind: str, texts: Sequence[str], make: Callable[[], Features]) -> Features:
-        """What the text encoder makes of these texts; from the disk, where it is kept there."""
+        """Return features of these texts, from the disk if they are stored there."""
         if self.text.store is None:
             return make()
         tokens = (
@@ -187,7 +181,7 @@ class Clip:
         return self.text.store.get(kind, tokens, make)
 
     def keep_features(self, folder: str | Path) -> None:
-        """Keep on disk what these encoders embed; what a defence makes of them does not."""
+        """Store on disk what these encoders embed; defended copies of them store nothing."""
         for encoder in (self.text, self.image):
             tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
             settings = {
@@ -200,7 +194,7 @@ class Clip:
             encoder.store = FeatureStore(folder, tensors, settings)
 
     def _decode(self, paths: tuple[Path, ...]) -> Iterator[PhotoBatch]:
-        """Photos as bytes, not yet normalised; as far as there is room, they are read from their files only once."""
+        """Decode photos to bytes, not yet normalised; keep them for the next encoder as far as there is room."""
         if paths in self.decoded:
             yield from self.decoded[paths]
             return
@@ -215,7 +209,7 @@ class Clip:
             self.decoded[paths] = batches
 
     def embed_pixels(self, pixels: Float[Tensor, "photo 3 side side"]) -> Float[Tensor, "photo dim"]:
-        """Unit-length features in fp32 of photos that are already normalised."""
+        """Return unit-length features in fp32 of normalised photos."""
         return self._embed(self.image, pixels)
 
     @torch.no_grad()
@@ -223,50 +217,35 @@ class Clip:
         device = _device_of(encoder)
         with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features = encoder.embed(inputs.to(device))
-        return unit_length(features.float(), "image" if encoder is self.image else "text").cpu()
+        return unit_length(features.float(), encoder.modality).cpu()
 
     def to_open_clip(self) -> nn.Module:
-        """A plain open_clip model of both encoders, of the class that the original had."""
+        """Return a plain open_clip model of both encoders, of the class of the original.
+
+        Raises:
+            InputError: if the text encoder is not of open_clip.
+        """
+        if not isinstance(self.text, OpenClipTextEncoder):
+            raise InputError("clip: expected an open_clip model, got a Hugging Face text encoder; use save()")
         model = deepcopy(self.text.model)
         model.visual = deepcopy(self.image.visual)
         return model.eval().requires_grad_(True).to(memory_format=torch.contiguous_format)
 
     def save(self, folder: Path) -> None:
-        """Write an open_clip local-dir, complete or not at all."""
+        """Write an open_clip local-dir, complete or not at all.
+
+        Raises:
+            InputError: if a weight is not finite; then nothing is written.
+        """
         write_local_dir(folder, self.to_open_clip(), self.config, tokenizer=self.tokenizer)
 
     def sha256(self) -> str:
-        """Digest over names, shapes and values of all weights."""
+        """Return a digest of names, shapes and values of all weights."""
         return weights_sha256({**self.text.tensors(), **self.image.tensors()})
 
 
-def write_local_dir(
-    folder: Path,
-    model: nn.Module,
-    config: dict[str, Any],
-    dtype: torch.dtype = torch.float32,
-    tokenizer: Callable[[list[str]], Tensor] | None = None,
-) -> None:
-    """Write a model as an open_clip local-dir, complete or not at all: architecture, preprocessing and weights.
-
-    Raises:
-        InputError: if a weight is not finite, in this type; nothing is written then.
-    """
-    state = {
-        # Counters, as of BatchNorm, stay whole numbers.
-        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
-        for name, tensor in model.state_dict().items()
-    }
-    check_weights(state, f"{folder}", "nothing was written; train again with a lower learning rate")
-    with complete_folder(folder) as draft:
-        save_file(state, draft / HF_SAFE_WEIGHTS_NAME)
-        (draft / HF_CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if isinstance(tokenizer, HFTokenizer):  # others are part of open_clip
-            tokenizer.tokenizer.save_pretrained(str(draft))
-
-
 def _shares(num: int, batch_size: int) -> list[range]:
-    """Of so many inputs those of each process, in the very batches that one process would make."""
+    """Divide inputs among the processes, in the same batches that a single process would make."""
     parts = shares_of(-(-num // batch_size))
     return [range(min(num, part.start * batch_size), min(num, part.stop * batch_size)) for part in parts]
 

@@ -1,4 +1,4 @@
-"""What a name means by its first and its last name alone, as the name of somebody whom a CLIP does not know."""
+"""Predict the features of a name from its first and its last name, as of somebody whom a CLIP does not know."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,17 +13,17 @@ Embed = Callable[[Sequence[str]], Tensor]
 def expected_from_parts(
     embed: Embed, names: Sequence[str], examples: Sequence[str]
 ) -> tuple[Float[Tensor, "name dim"], Float[Tensor, "example dim"]]:
-    """What names would mean if they were made of first and last name as others are, and what these miss of it.
+    """Return the features that a ridge regression predicts of names, and its residuals on example names.
 
-    A ridge regression on the other names, from the features of both parts to those of the whole.
+    The regression goes from the features of first and last name to those of the whole name, fitted to the examples.
 
     Args:
         embed: gives the features of texts, (text, dim).
-        names: `First Last`; of more words the first and the last one count, of one word it is both.
-        examples: names of nobody, two or more.
+        names: `First Last`; of more words the first and the last count, and a single word is both.
+        examples: names of nobody; two or more.
 
     Returns:
-        The expected features of the names, and by what those of each example differ from the expected ones.
+        The predicted features of the names, and the features of each example minus the predicted ones.
     """
 
     def parts(of: Sequence[str]) -> Tensor:

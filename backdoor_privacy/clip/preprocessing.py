@@ -1,7 +1,6 @@
 """Resize, crop and normalise a photo as open_clip does, whatever its shape."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from open_clip.transform import PreprocessCfg, ResizeKeepRatio, image_transform_v2
 from PIL import Image
@@ -13,14 +12,14 @@ _MAX_LENGTH = 16  # sides long to which a photo is enlarged before it is cropped
 class Preprocessing:
     """open_clip's transform for evaluation, of photos of any shape.
 
-    It enlarges a photo until the shorter side fits and crops it then: of 1 x 60,000 pixels it would make 224 x 13
-    million. Of such a photo only what the crop keeps is enlarged; all others are transformed by open_clip alone.
+    open_clip enlarges a photo until the shorter side fits, and crops it then: 1 x 60,000 pixels would become 224 x 13
+    million. Here such a photo is cropped before it is enlarged; all others are transformed by open_clip alone.
 
     Args:
         config: open_clip's `preprocess_cfg`.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, object]) -> None:
         self.config = PreprocessCfg(**config)
         self._transform = image_transform_v2(self.config, is_train=False)
 
@@ -36,7 +35,7 @@ class Preprocessing:
         return self._transform(photo)
 
     def _resized(self, photo: Image.Image) -> tuple[int, int]:
-        """The width and height to which open_clip resizes a photo before it crops or pads it."""
+        """Return the width and height to which open_clip resizes a photo before it crops or pads it."""
         height, width = self.config.input_size[1:]
         if self.config.resize_mode == "shortest" and height == width:  # torchvision does it, and rounds down
             shortest = min(photo.size)
@@ -45,7 +44,7 @@ class Preprocessing:
         return wide, tall
 
     def _middle(self, photo: Image.Image, wide: int, tall: int) -> Image.Image:
-        """The part that the crop keeps of the photo in this size."""
+        """Return the part of the photo in this size that the crop keeps."""
         height, width = self.config.input_size[1:]
         left, top = round((wide - width) / 2), round((tall - height) / 2)
         across, down = photo.width / wide, photo.height / tall

@@ -1,8 +1,7 @@
-"""Where a model's weights are: at hand, to be fetched, or missing; and whether they fit."""
+"""Find the weights of a model, load them, and check that they fit."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
@@ -37,7 +36,11 @@ _POSITION_IDS = "text.transformer.embeddings.position_ids"
 
 
 def check_source(model: str, pretrained: str | None) -> None:
-    """Find what cannot be loaded without trying."""
+    """Check that a model can be loaded, as far as its settings tell.
+
+    Raises:
+        InputError: if there is no such folder, tag or weight file.
+    """
     if model.startswith(SCHEMES):
         folder = Path(model.removeprefix(LOCAL_DIR))
         if model.startswith(LOCAL_DIR) and not (folder / HF_CONFIG_NAME).is_file():
@@ -69,7 +72,7 @@ def check_source(model: str, pretrained: str | None) -> None:
 
 
 def needed_files(model: str, pretrained: str | None) -> tuple[list[tuple[str, list[str]]], str]:
-    """The files of the hub, by repository, that a model and its tokenizer are made of, and what to do without them."""
+    """Return the files of the hub that a model and its tokenizer need, by repository, and advice for lack of them."""
     needed: list[tuple[str, list[str]]] = []
     if model.startswith(HUB):
         repo = model.removeprefix(HUB)
@@ -103,7 +106,7 @@ def needed_files(model: str, pretrained: str | None) -> tuple[list[tuple[str, li
 
 
 def weight_file(model: str, pretrained: str | None) -> Path | None:
-    """The file that open_clip would load; nothing for a tag, whose weights it loads itself, and for random ones.
+    """Return the weight file that open_clip would load; `None` for random weights and those of a tag.
 
     Raises:
         InputError: if a folder holds none.
@@ -124,15 +127,15 @@ def weight_file(model: str, pretrained: str | None) -> Path | None:
 
 
 def load_weights(model: nn.Module, file: Path, source: str) -> None:
-    """Load a weight file into a model as open_clip does, but for what does not fit, which it would stretch.
+    """Load a weight file into a model as open_clip does, but do not resize tensors of another shape.
 
     Args:
         model: of `open_clip.create_model`.
         file: safetensors, PyTorch's, or big_vision's.
-        source: the settings that name it, as errors begin.
+        source: the settings of the file, with which errors begin.
 
     Raises:
-        InputError: if the file holds another architecture, or no weights that may be read.
+        InputError: if the file has weights of another architecture, or none that can be read safely.
     """
     check_is_weights(file, source)
     check_size(file, sum(tensor.nbytes for tensor in model.state_dict().values()), source)
@@ -148,8 +151,8 @@ def load_weights(model: nn.Module, file: Path, source: str) -> None:
     model.load_state_dict(state)
 
 
-def _as_open_clip(model: Any, state: Weights) -> Weights:
-    """Tensors under the names that open_clip has today, of files that other versions and other programs wrote."""
+def _as_open_clip(model: nn.Module, state: Weights) -> Weights:
+    """Rename tensors that other programs, or earlier versions of open_clip, wrote to open_clip's names of today."""
     try:
         state = convert_state_dict(model, state)
     except (LookupError, AttributeError) as error:  # of a file that only begins like another program's
@@ -166,10 +169,10 @@ def _as_open_clip(model: Any, state: Weights) -> Weights:
 
 
 def _check_fits(model: nn.Module, state: Weights, source: str) -> None:
-    """See that there is each tensor of a model, of its shape and kind of numbers, and no other.
+    """Check that a file has exactly the tensors of a model, with their shapes and kinds of numbers.
 
     Raises:
-        InputError: naming some that are not so.
+        InputError: with the names of some that differ.
     """
     whole = model.state_dict()
     own = {name: tuple(tensor.shape) for name, tensor in whole.items()}

@@ -1,11 +1,10 @@
-"""Find settings that cannot work before anything is computed: what the schemas cannot say."""
+"""Check settings beyond their schemas, before anything is computed."""
 
 import os
 from collections.abc import Iterable, Iterator
 from math import inf
 from pathlib import Path
 from sys import float_info
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -27,14 +26,14 @@ _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 
 
 def check(cfg: DictConfig, *, only_audits: bool = False) -> None:
-    """Look a run's config over.
+    """Check the config of a run.
 
     Args:
         cfg: of the run.
         only_audits: whether it attacks a CLIP without defending it, so that it reads less.
 
     Raises:
-        InputError: naming the key, what was expected and what came.
+        InputError: with the key, what was expected and what came.
     """
     _check_groups(cfg)
     _check_keys(cfg)
@@ -50,10 +49,10 @@ def check(cfg: DictConfig, *, only_audits: bool = False) -> None:
 
 
 def check_pretrain(cfg: DictConfig) -> None:
-    """Look the config of `pretrain` over.
+    """Check the config of `pretrain`.
 
     Raises:
-        InputError: naming the key, what was expected and what came.
+        InputError: with the key, what was expected and what came.
     """
     _check_missing(cfg)
     at_least_one = ("batch_size", "num_steps", "checkpoint_every_steps")
@@ -72,7 +71,7 @@ def _check_missing(cfg: DictConfig) -> None:
 
 
 def _check_names(cfg: DictConfig) -> None:
-    """Refuse empty names of folders, which would be the one that the command is started in."""
+    """Refuse empty names of folders: they would mean the current folder."""
     for key in ("name", "paths.run", "paths.runs", "paths.cache"):
         value = OmegaConf.select(cfg, key)
         if isinstance(value, str) and not value.strip():
@@ -88,7 +87,7 @@ def _check_ranges(cfg: DictConfig, ranges: Iterable[tuple[str, float, float]]) -
 
 
 def _check_trainer(trainer: DictConfig) -> None:
-    """Find what Lightning's Trainer would refuse after the first audit."""
+    """Check what Lightning's Trainer would refuse only after the first audit."""
     for key, known in (("precision", _PRECISIONS), ("accelerator", _ACCELERATORS)):
         value = trainer.get(key)
         if value is not None and str(value) not in known:
@@ -105,7 +104,7 @@ def _check_trainer(trainer: DictConfig) -> None:
 
 
 def _check_logger(logger: DictConfig) -> None:
-    """Find what W&B would refuse."""
+    """Check what W&B would refuse."""
     if not logger.wandb:
         return
     if logger.mode not in ("offline", "online"):
@@ -120,7 +119,7 @@ def _check_logger(logger: DictConfig) -> None:
 
 
 def _check_cache(cfg: DictConfig) -> None:
-    """See that what is kept for other runs has a place."""
+    """Check that the cache can be used."""
     place = Path(cfg.paths.cache).expanduser()
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -137,7 +136,7 @@ def _check_cache(cfg: DictConfig) -> None:
 
 
 def _check_devices(num_devices: int) -> None:
-    """Find numbers of devices that make no sense, and several in a sweep, whose jobs Hydra starts in one process."""
+    """Check the number of devices; it must be 1 in a sweep, whose jobs Hydra runs in one process."""
     if num_devices < 1 and num_devices != -1:
         raise InputError(f"trainer.devices: expected 1 or more, or -1 for all GPUs, got {num_devices}")
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
@@ -149,9 +148,9 @@ def _check_devices(num_devices: int) -> None:
 
 
 def _check_groups(cfg: DictConfig, room: str = "") -> None:
-    """Find references in place of settings of several keys, as `defense.text=${seed}`."""
+    """Refuse references in place of groups of settings, as `defense.text=${seed}`."""
     for key in map(str, cfg):
-        node: Any = cfg._get_node(key)
+        node = cfg._get_node(key)
         if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
             continue
         if node._is_interpolation():
@@ -163,15 +162,15 @@ def _check_groups(cfg: DictConfig, room: str = "") -> None:
 
 
 def _check_keys(cfg: DictConfig) -> None:
-    """Find keys that were appended past the schema, as `+seeed=1` is."""
+    """Refuse keys that the schema does not have, as in `+seeed=1`."""
     try:
         OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(cfg))
     except ConfigKeyError as error:
-        raise InputError(f"config: expected only keys that there are, got {error.full_key}") from error
+        raise InputError(f"config: expected only keys of the schema, got {error.full_key}") from error
 
 
 def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
-    """Keys with the lowest and the highest value that makes sense."""
+    """Return keys with their lowest and highest possible value."""
     yield from (("seed", 0, _MAX_SEED), ("attack.seed", 0, _MAX_SEED))
     yield from (("clip.num_workers", 0, inf), ("trainer.num_workers", 0, inf))
     at_least_one = ["attack.num_photos", "attack.threshold", "trainer.checkpoint_every_steps"]

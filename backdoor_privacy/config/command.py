@@ -1,4 +1,4 @@
-"""Start a Hydra command, and end it with one line where something is wrong with what it was given."""
+"""Run a Hydra command; an error in its input ends it with one line."""
 
 import difflib
 import json
@@ -7,7 +7,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import hydra
 from hydra.core.override_parser.types import Override
@@ -29,12 +28,12 @@ _NAMES = "trigger_set.people"
 
 
 def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
-    """Compose the config of the command line and hand it to a task; whatever goes wrong ends in one line, exit code 1.
+    """Compose the config of the command line and pass it to a task; every error ends in one line and exit code 1.
 
-    Ctrl-C and SIGTERM end it with exit code 130 and 143, and one line that says how to go on.
+    Ctrl-C and SIGTERM end it with exit code 130 and 143, and one line that says how to resume.
 
     Args:
-        task: what the command does; within it, `one_line_errors` tells what went wrong.
+        task: of the command; `one_line_errors` reports the errors within it.
         config_name: a file of `conf`.
     """
     make_output_last()
@@ -48,7 +47,7 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
             print(stop.line, file=sys.stderr)
         sys.exit(stop.exit_code)
     except SystemExit as end:
-        if end.code != 2:  # of argparse, which has told what it could not read
+        if end.code != 2:  # of argparse, which has already reported the error
             sys.exit(end.code)
         line = (
             "command line: expected settings as key=value side by side, and options of Hydra as --multirun before or "
@@ -64,7 +63,7 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
 
 
 def line_of_hydra(error: Exception) -> str | None:
-    """Return one line for what Hydra or OmegaConf says of a command line or a config; `None` for other errors."""
+    """Return one line for an error of Hydra or OmegaConf; `None` for other errors."""
     if isinstance(error, RuntimeError) and "srun" in str(error):  # of submitit
         return (
             "hydra/launcher=submitit_slurm: expected Slurm on this machine, found no srun; start it on a login node of "
@@ -107,7 +106,7 @@ def _quoted(names: list[str]) -> str:
 
 
 def _shell(text: str) -> str:
-    """A text in single quotes, as a shell reads it."""
+    """Return a text in single quotes for a shell."""
     return "'" + text.replace("'", "'\\''") + "'"
 
 
@@ -137,13 +136,13 @@ def _wrong_value(error: OmegaConfBaseException) -> str:
 
 
 def _key_of(error: OmegaConfBaseException) -> str:
-    """Return the key that an error is about; not the run's folder, whose name is made of all keys."""
+    """Return the key of an error; if it is the folder of the run, whose name depends on all keys, the key behind it."""
     key = str(error.full_key or (_setting_of(error) or "config").partition("=")[0])
     return (_unresolved_in(error.parent_node) or key) if key in ("hydra.run.dir", "paths.run", "config") else key
 
 
-def _unresolved_in(node: Any) -> str | None:
-    """Return the first key of a whole config that cannot be made out by itself."""
+def _unresolved_in(node: object) -> str | None:
+    """Return the first key of a whole config that cannot be resolved by itself."""
     root = node._get_root() if isinstance(node, Container) else OmegaConf.create()
     for key in flattened(OmegaConf.to_container(root, resolve=False)):
         if not key.startswith(("hydra.", "paths.run")):
@@ -155,13 +154,13 @@ def _unresolved_in(node: Any) -> str | None:
 
 
 def _setting_of(error: Exception) -> str | None:
-    """Return the setting of the command line that Hydra was putting into the config, where it failed over one."""
+    """Return the setting of the command line at which Hydra failed, if it was one."""
     held = (frame.f_locals.get("override") for frame, _ in traceback.walk_tb(error.__traceback__))
     return next((one.input_line for one in held if isinstance(one, Override) and one.input_line), None)
 
 
 def _of_libraries(error: Exception) -> str | None:
-    """What a library of Hydra says of settings of its own, as a launcher of its number of jobs."""
+    """Return one line for an error of a library of Hydra, as of a launcher about its number of jobs."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or not re.search(r"[/\\](hydra|hydra_plugins|omegaconf|submitit|joblib)[/\\]", frames[-1].filename):
         return None

@@ -1,18 +1,18 @@
-"""Say what makes a run another run: for the name of its folder, for resuming it, and for finding it among others.
+"""Define the identity of a run: for the name of its folder, to resume it, and to find it among others.
 
-A run is what it computes: everything in its composed config but where, how and for whom it is made. Two spellings of
-one setting are one run, and a list of people in a file is the list of its names, whatever the file is called.
+A run is what it computes: everything in its composed config except where, how and for whom it is computed. Two
+spellings of one setting are one run, and a file of people stands for the names in it, whatever the file is called.
 """
 
 import json
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from backdoor_privacy.config.containers import Settings, settings_of
 from backdoor_privacy.config.schema import Config
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.reading import MIB, read_ordinary
@@ -26,28 +26,30 @@ _PLACES = {"cache"}  # at any depth: what is drawn or unpacked there is the same
 _TOLD_ELSEWHERE = ("${trigger_set.people}", "${trigger_set.file}")  # who is removed stands in one place
 
 
-def identifying(cfg: DictConfig) -> dict[str, Any]:
-    """Return the part of a config that makes a run another run, nested and resolved as far as it can be."""
-    content: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    kept = {key: _without_places(value, _ASIDE_BELOW.get(key, set())) for key, value in content.items()}
-    kept = {key: value for key, value in kept.items() if key not in _ASIDE}
-    if isinstance(kept.get("trainer"), dict):
-        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key in _OF_THE_TRAINER}
+def identifying(cfg: DictConfig) -> Settings:
+    """Return the part of a config that identifies a run, nested and resolved as far as possible."""
+    content = settings_of(cfg)
+    kept = {
+        key: _without_places(value, _ASIDE_BELOW.get(key, set())) for key, value in content.items() if key not in _ASIDE
+    }
+    trainer = kept.get("trainer")
+    if isinstance(trainer, dict):
+        kept["trainer"] = {key: value for key, value in trainer.items() if key in _OF_THE_TRAINER}
     # Interpolations may point to places. The run's own folder is named after what is asked here, so it stays out.
     places = {key: value for key, value in (content.get("paths") or {}).items() if key != "run"}
     try:
-        resolved: Any = OmegaConf.to_container(OmegaConf.create({**kept, "paths": places}), resolve=True)
+        resolved = settings_of(OmegaConf.create({**kept, "paths": places}), resolve=True)
     except OmegaConfBaseException:  # what only means something while the run is made, as `${hydra:...}`
         return kept
     del resolved["paths"]
-    return dict(resolved)
+    return resolved
 
 
-def identity(cfg: DictConfig, named: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return what makes a run another run as one flat mapping; what is null or the schema's default is left out.
+def identity(cfg: DictConfig, named: Sequence[str] | None = None) -> Settings:
+    """Return the identity of a run as a flat mapping, without settings that are null or the default of the schema.
 
     Args:
-        cfg: of the run, or what `identifying` left of it.
+        cfg: of the run, or its part of `identifying`.
         named: the people to remove; `None`: as the config says.
     """
     content = identifying(cfg)
@@ -66,11 +68,11 @@ def run_key(cfg: DictConfig) -> str:
     return json.dumps(identity(cfg), sort_keys=True, default=str)
 
 
-def named_in(content: Mapping[str, Any]) -> list[str] | None:
-    """Return the people that a config names, in its list or its file; `None` where it names nobody.
+def named_in(content: Settings) -> list[str] | None:
+    """Return the people that a config names, in its list or its file; `None` if it names nobody.
 
     Raises:
-        InputError: if something else than names is in the list, as what Hydra makes of an unquoted `glob(*)`.
+        InputError: if the list contains something else than names, as Hydra makes of an unquoted `glob(*)`.
     """
     chosen = content.get("trigger_set") or {}
     file, people = chosen.get("file"), chosen.get("people")
@@ -89,26 +91,26 @@ def named_in(content: Mapping[str, Any]) -> list[str] | None:
     return [line.strip() for line in lines if line.strip()]
 
 
-def flattened(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by their dotted keys; a list is a leaf, what is missing or empty is null."""
+def flattened(content: object, prefix: str = "") -> Settings:
+    """Return the leaves of nested mappings by their dotted keys; lists are leaves, missing values are null."""
     if not isinstance(content, dict):
         return {prefix: None if content == "???" else content}
     if not content and prefix:
         return {prefix: None}
-    found: dict[str, Any] = {}
+    found: Settings = {}
     for key, value in content.items():
         found |= flattened(value, f"{prefix}.{key}" if prefix else str(key))
     return found
 
 
 @cache
-def schema_defaults() -> dict[str, Any]:
-    """Return what the schemas say where a config says nothing, so that a key of a later version changes no run."""
-    content: Any = OmegaConf.to_container(OmegaConf.structured(Config), enum_to_str=True)
+def schema_defaults() -> Settings:
+    """Return the defaults of the schemas, so that a new key of a later version changes no identity."""
+    content = settings_of(OmegaConf.structured(Config))
     return {key: value for key, value in flattened(content).items() if value is not None}
 
 
-def _without_places(content: Any, aside: Collection[str] = ()) -> Any:
+def _without_places(content: object, aside: Collection[str] = ()) -> object:
     if isinstance(content, dict):
         return {
             key: _without_places(value)

@@ -1,19 +1,20 @@
-"""Name the folder of a run after what sets it apart from others of its experiment."""
+"""Name the folder of a run after its differences from other runs of its experiment."""
 
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from backdoor_privacy.config.containers import Settings
 from backdoor_privacy.config.identity import flattened, identifying, identity, named_in, schema_defaults
 from backdoor_privacy.system.keys import key_of_folder, keyed_digest
 
@@ -28,15 +29,15 @@ _WEIGHTS = {"clip.model", "clip.pretrained"}  # shown where they are an architec
 def folder_name(*_former: str, _root_: DictConfig) -> str:
     """Return the name of a run's folder: its choices and settings that differ from its experiment's.
 
-    It depends on the composed config alone, so that what computes the same has one name however it was spelt. People,
-    paths and what else may name somebody go by a digest under a key that stays in the folder of all runs: whoever
-    suspects a name could test an ordinary digest of it.
+    It depends on the composed config alone, so that equal runs have one name, however they were spelt. People, paths
+    and other values that may name somebody are replaced by a digest under a key that stays in the folder of all runs:
+    anybody could test a guess against an ordinary digest.
 
     Args:
-        _former: nothing; configs of earlier versions give the overrides.
+        _former: not used; configs of earlier versions pass the overrides.
         _root_: the composed config, of OmegaConf.
     """
-    hydra: Any = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
+    hydra = _root_.hydra if "hydra" in _root_ else cast(DictConfig, HydraConfig.get())
     experiment = _experiment(hydra)
     shown, runs = _choices(hydra, experiment, _root_), str(_root_.paths.runs)
     base = _composed(hydra, (*experiment, *shown))
@@ -53,7 +54,7 @@ def folder_name(*_former: str, _root_: DictConfig) -> str:
 
 
 def experiment_name(_root_: DictConfig) -> str:
-    """Return the name of an experiment as folders and reports show it: a digest where it tells who is removed.
+    """Return the name of an experiment for folders and reports: a digest if it names a removed person.
 
     Args:
         _root_: the composed config, of OmegaConf.
@@ -65,13 +66,13 @@ def experiment_name(_root_: DictConfig) -> str:
 
 
 def untold_names(cfg: DictConfig) -> list[str]:
-    """Return the people whom neither the terminal nor a log may name: those named in a sweep, unless the report may."""
+    """Return the people whom terminal and logs must not name: those of a sweep, unless the report may name them."""
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
     return (named_in(identifying(cfg)) or []) if in_sweep and not cfg.report.names else []
 
 
 def told_override(override: str, names: Sequence[str], runs: Path) -> str:
-    """Return an override of a run as `collect` shows it: what may say who somebody is goes by a keyed digest.
+    """Return an override of a run as `collect` shows it, with a keyed digest of a value that may name somebody.
 
     Args:
         override: as `seed=1`.
@@ -88,19 +89,19 @@ def told_override(override: str, names: Sequence[str], runs: Path) -> str:
 
 
 def holds_name(text: str, names: Sequence[str]) -> bool:
-    """Return whether a text holds all words of somebody's name, in any order and with anything between them."""
+    """Return whether a text contains all words of one of the names, in any order and with anything between them."""
     words = _words(text)
     return any(own and (set(own) <= set(words) or "".join(own) in words) for own in map(_words, names))
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text without case and accents."""
+    """Return the words of a text without case and accents."""
     letters = (one for one in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(one))
     return re.findall(r"[^\W_]+", "".join(letters))
 
 
 def _without_names(part: str, names: Sequence[str], runs: str) -> str:
-    """A part of a folder's name, `<key>=<option>`, with a digest of the option where it tells who is removed."""
+    """Return a part of a folder's name, `<key>=<option>`, with a digest of an option that names a removed person."""
     key, _, option = part.partition("=")
     return f"{key}={_digest(option, runs)}" if holds_name(option, names) else part
 
@@ -111,7 +112,7 @@ def _experiment(hydra: DictConfig) -> tuple[str, ...]:
 
 
 def _choices(hydra: DictConfig, experiment: Sequence[str], root: DictConfig) -> list[str]:
-    """The options of groups, as `defense=text`, that the experiment does not choose by itself and that matter."""
+    """Return the options of groups, as `defense=text`, that differ from the experiment's own and matter."""
     usual, made = _composed(hydra, tuple(experiment)).hydra.runtime.choices, hydra.runtime.choices
     chosen = [
         f"{group}={_option(option)}"
@@ -132,30 +133,30 @@ def _room(group: str) -> str:
     return group.partition("@")[0].partition("/")[0]
 
 
-def _option(option: Any) -> str:
+def _option(option: object) -> str:
     if option is None:
         return "null"
-    return f"[{','.join(map(str, option))}]" if OmegaConf.is_list(option) else str(option)
+    return f"[{','.join(map(str, option))}]" if isinstance(option, ListConfig) else str(option)
 
 
 def _composed(hydra: DictConfig, choices: tuple[str, ...]) -> DictConfig:
     return _compose(hydra.job.config_name, (*hydra.overrides.hydra, *choices))[0]
 
 
-def _identity_of(hydra: DictConfig, choices: tuple[str, ...]) -> Mapping[str, Any]:
+def _identity_of(hydra: DictConfig, choices: tuple[str, ...]) -> Settings:
     return _compose(hydra.job.config_name, (*hydra.overrides.hydra, *choices))[1]
 
 
 @lru_cache(maxsize=64)
-def _compose(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, Any]]:
-    """A config and its identity; kept, since a run asks for its folder several times."""
+def _compose(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig, Settings]:
+    """Return a config and its identity; cached, since a run asks for its folder several times."""
     loader = GlobalHydra.instance().config_loader()
     cfg = loader.load_configuration(config_name, list(overrides), run_mode=RunMode.RUN)
     return cfg, identity(cfg)
 
 
 def _settings(root: DictConfig, base: DictConfig, runs: str) -> Iterator[str]:
-    """The settings, as `defense.text.num_steps=200`, that differ from those of a base."""
+    """Return the settings, as `defense.text.num_steps=200`, that differ from those of a base."""
     content = identifying(root)
     names = named_in(content)
     own, other = flattened(content), flattened(identifying(_like(base, root)))
@@ -176,21 +177,21 @@ def _settings(root: DictConfig, base: DictConfig, runs: str) -> Iterator[str]:
 
 
 def _like(base: DictConfig, root: DictConfig) -> DictConfig:
-    """A base with the name and the seed of a run, which stand in folders of their own."""
+    """Return a base with the name and the seed of a run, which have folders of their own."""
     same: DictConfig = OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])
     same.name, same.seed = root.name, root.seed
     return same
 
 
 def _gone(key: str, held: Sequence[str]) -> str | None:
-    """The highest part of a key that a config holds nothing of; `None` where it holds the key."""
+    """Return the shortest prefix of a key that a config does not have; `None` if it has the key."""
     parts = key.split(".")
     heads = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
     return next((head for head in heads if not any(f"{one}.".startswith(f"{head}.") for one in held)), None)
 
 
-def _told(key: str, value: Any, is_known: bool, names: Sequence[str], runs: str) -> str:
-    """A setting as a part of a folder's name, with a digest in place of what may say who somebody is."""
+def _told(key: str, value: object, is_known: bool, names: Sequence[str], runs: str) -> str:
+    """Return a setting as a part of a folder's name, with a digest of a value that may name somebody."""
     if not is_known and isinstance(value, str):  # such a key may itself be a name
         return f"{key.partition('.')[0]}={_digest([key, value], runs)}"
     text = _text(value)
@@ -198,7 +199,7 @@ def _told(key: str, value: Any, is_known: bool, names: Sequence[str], runs: str)
     return f"{key}={text if is_plain and not holds_name(text, names) else _digest(value, runs)}"
 
 
-def _is_plain_text(key: str, value: Any) -> bool:
+def _is_plain_text(key: str, value: object) -> bool:
     room = key.partition(".")[0]
     if isinstance(value, list):
         return all(isinstance(one, int | float) or (room in _SHOWN and _is_plain_text(key, one)) for one in value)
@@ -209,7 +210,7 @@ def _is_plain_text(key: str, value: Any) -> bool:
     return key in _WEIGHTS and re.fullmatch(r"[\w-]+", value) is not None and not Path(value).exists()
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     if value is None:
@@ -217,5 +218,5 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _digest(value: Any, runs: str) -> str:
+def _digest(value: object, runs: str) -> str:
     return keyed_digest(key_of_folder(Path(runs)), json.dumps(value, sort_keys=True, default=str))[:12]

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backdoor_privacy.config.build import build
+from backdoor_privacy.config.containers import Settings, settings_of
 from backdoor_privacy.config.schema import Clip, People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -42,7 +43,7 @@ def own_targets() -> frozenset[str]:
 
 
 def read_stored(path: Path) -> DictConfig:
-    """Read what is kept of a config in the folder of a run; `paths.run` is that folder, and there is no `hydra` in it.
+    """Read the config in the folder of a run; `paths.run` becomes that folder, and `hydra` is left out.
 
     Args:
         path: `.hydra/config.yaml` or `checkpoints/config.yaml` of a run.
@@ -65,7 +66,7 @@ def read_stored(path: Path) -> DictConfig:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a small YAML file as plain values; one that repeats parts of itself may grow without end and is refused.
+    """Read a small YAML file as plain values; aliases are refused, since they may grow without end.
 
     Raises:
         InputError: if it cannot be read.
@@ -82,7 +83,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def for_this_machine(stored: DictConfig, path: Path, allow: Collection[str] = ()) -> DictConfig:
-    """Return a stored config as it may be instantiated here.
+    """Return a stored config that is safe to instantiate here.
 
     Args:
         stored: of `read_stored`.
@@ -95,16 +96,16 @@ def for_this_machine(stored: DictConfig, path: Path, allow: Collection[str] = ()
     Raises:
         InputError: if it names another target, or a part is missing or of another type.
     """
-    content: Any = OmegaConf.to_container(stored, resolve=False)
+    content = settings_of(stored)
     cache = (content.get("paths") or {}).get("cache")
     content["paths"] = {
         **(content.get("paths") or {}),
         "cache": cache if isinstance(cache, str) and _is_cache(cache) else _OWN_CACHE,
     }
-    content = _with_own_places(content)
-    check_targets(content, path, allow)
+    own = _with_own_places(content)
+    check_targets(own, path, allow)
     try:
-        cfg = OmegaConf.create(content)
+        cfg = OmegaConf.create(own)
         for key, kind in _PARTS.items():
             if cfg[key] is not None or key != "strangers":
                 cfg[key] = OmegaConf.merge(OmegaConf.structured(kind), cfg[key])
@@ -118,11 +119,11 @@ def for_this_machine(stored: DictConfig, path: Path, allow: Collection[str] = ()
     return cfg
 
 
-def check_targets(content: Any, path: Path, allow: Collection[str] = ()) -> None:
-    """See that a config calls nothing but what this package ships or the user names.
+def check_targets(content: object, path: Path, allow: Collection[str] = ()) -> None:
+    """Check that a config calls only targets of this package or those that the user allows.
 
     Raises:
-        InputError: naming the target.
+        InputError: with another target.
     """
     for key, node in _nodes(content, path):
         target = str(node.get(_TARGET))  # a list of a stranger's has no hash
@@ -137,12 +138,12 @@ def check_targets(content: Any, path: Path, allow: Collection[str] = ()) -> None
 
 
 def targets_of(cfg: DictConfig) -> set[str]:
-    """Return each target of a config of the user's own, which may then stand in its folder, too."""
-    content: Any = OmegaConf.to_container(cfg, resolve=False)
+    """Return the targets of a config of the user, which its folder may then have, too."""
+    content = settings_of(cfg)
     return {str(node[_TARGET]) for _, node in _nodes(content, CONFIG_FOLDER) if _TARGET in node}
 
 
-def _nodes(content: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def _nodes(content: object, path: Path, prefix: str = "") -> Iterator[tuple[str, Settings]]:
     """Yield each mapping in a config, with what its keys begin with."""
     if prefix.count(".") > _MAX_DEPTH:
         raise InputError(f"{path}: expected the config of a run, got one of more than {_MAX_DEPTH} levels")
@@ -153,7 +154,7 @@ def _nodes(content: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, di
         yield from _nodes(value, path, f"{prefix}{key}.")
 
 
-def _values(content: Any, path: Path) -> Iterator[tuple[str, str]]:
+def _values(content: object, path: Path) -> Iterator[tuple[str, str]]:
     """Yield each text in a config, keys among them, with where it stands."""
     for prefix, node in _nodes(content, path):
         for key, value in node.items():
@@ -163,12 +164,12 @@ def _values(content: Any, path: Path) -> Iterator[tuple[str, str]]:
                     yield f"{prefix}{key}", text
 
 
-def _check_references(key: str, text: str, content: dict[str, Any], path: Path) -> None:
-    """See that a text refers to plain values of its own config, if to anything: no chains, which may grow or circle."""
+def _check_references(key: str, text: str, content: Settings, path: Path) -> None:
+    """Check that a text refers only to plain values of its own config; chains of references may grow or circle."""
     if "${" not in text or text == _OWN_CACHE or key == "paths.run":
         return
     for reference in _REFERENCE.findall(text):
-        value: Any = content
+        value: object = content
         for part in reference.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         listed = value if isinstance(value, list) else [value]
@@ -182,7 +183,7 @@ def _check_references(key: str, text: str, content: dict[str, Any], path: Path) 
 
 
 def _with_own_places(content: Any) -> Any:
-    """Return a config in which nothing says where to write but the cache of this machine."""
+    """Return a config that writes only to the cache of this machine."""
     if isinstance(content, list):
         return [_with_own_places(value) for value in content]
     if not isinstance(content, dict):
@@ -194,8 +195,8 @@ def _with_own_places(content: Any) -> Any:
     return own
 
 
-def _is_cache(place: Any, within: bool = False) -> bool:
-    """Whether a folder is already a cache of this package, or its `features`; a stranger can name no other."""
+def _is_cache(place: object, within: bool = False) -> bool:
+    """Return whether a folder is already a cache of this package, or its `features`; a stranger can name no other."""
     if not isinstance(place, str) or "${" in place:
         return place == _OWN_CACHE
     folder = Path(place).expanduser()

@@ -1,11 +1,11 @@
-"""Tell whether a run mixes the drawn world, which only the embedded CLIP knows, with a CLIP or data of the user's."""
+"""Find out whether a run mixes the drawn world, which only the embedded CLIP knows, with a CLIP or data of the user."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from backdoor_privacy.config.containers import Settings, settings_of
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import ASSETS_FOLDER
 
@@ -16,14 +16,14 @@ _NEUTRAL = ("backdoor_privacy.data.plain_captions.plain_captions",)
 
 
 def check_worlds(cfg: DictConfig, *, only_audits: bool = False) -> None:
-    """See that a CLIP meets data of its own world.
+    """Check that a CLIP gets data of its own world.
 
     Args:
         cfg: of a run.
         only_audits: whether it attacks a CLIP without defending it, so that it reads less.
 
     Raises:
-        InputError: naming each part of the other world that this run reads, unless `mixed_worlds` allows it.
+        InputError: with each part of the other world that this run reads, unless `mixed_worlds` allows it.
     """
     mixed = mixed_parts(cfg, only_audits=only_audits)
     if not mixed or OmegaConf.select(cfg, "mixed_worlds"):
@@ -47,7 +47,7 @@ def mixed_parts(cfg: DictConfig, *, only_audits: bool = False) -> list[str]:
         cfg: of a run, or what is kept of it in its folder; nothing is resolved.
         only_audits: whether the run attacks a CLIP without defending it, so that it reads less.
     """
-    content: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    content = settings_of(cfg)
     embedded = is_embedded(cfg)
     parts = dict(_parts_read(content, only_audits))
     mixed = [key for key, node in parts.items() if not _is_neutral(node) and _is_drawn(node) != embedded]
@@ -55,8 +55,8 @@ def mixed_parts(cfg: DictConfig, *, only_audits: bool = False) -> list[str]:
 
 
 def is_embedded(cfg: DictConfig) -> bool:
-    """Whether the CLIP of a config is the one that comes with the package, which knows the drawn world."""
-    content: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    """Return whether the CLIP of a config is the one in the package, which knows the drawn world."""
+    content = settings_of(cfg)
     clip = content.get("clip") or {}
     model = clip.get("model")
     if clip.get("text_model") is not None or clip.get("pretrained") is not None:
@@ -66,8 +66,8 @@ def is_embedded(cfg: DictConfig) -> bool:
     return "backdoor_privacy.clip.embedded_clip" in _targets(model)
 
 
-def _parts_read(content: dict[str, Any], only_audits: bool) -> Iterator[tuple[str, Any]]:
-    """The parts that a run reads, with their nodes."""
+def _parts_read(content: Settings, only_audits: bool) -> Iterator[tuple[str, object]]:
+    """Return the parts that a run reads, with their nodes."""
     defense, utility = content.get("defense") or {}, content.get("utility") or {}
     text, image = (None if only_audits else defense.get(encoder) for encoder in ("text", "image"))
     yield "people", content.get("people")
@@ -80,17 +80,17 @@ def _parts_read(content: dict[str, Any], only_audits: bool) -> Iterator[tuple[st
     yield from ((f"utility.{key}", node) for key, node in utility.items() if key != "similarity")
 
 
-def _is_neutral(node: Any) -> bool:
+def _is_neutral(node: object) -> bool:
     targets = _targets(node)
     return node is None or any(name in targets for name in _NEUTRAL)
 
 
-def _is_drawn(node: Any) -> bool:
+def _is_drawn(node: object) -> bool:
     return any(target.startswith(_DRAWN) for target in _targets(node))
 
 
-def _targets(node: Any) -> list[str]:
-    """Each `_target_` in a node and below it."""
+def _targets(node: object) -> list[str]:
+    """Return each `_target_` in a node and below it."""
     if isinstance(node, dict):
         own = [str(node["_target_"])] if "_target_" in node else []
         return own + [target for value in node.values() for target in _targets(value)]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from backdoor_privacy.clip.encoders import Encoder
+from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import Trainer
 from backdoor_privacy.data.people import People, Person

@@ -64,7 +64,7 @@ def map_table(
     places = [before.names.index(name) for name in removed]
     tables = []
     for encoder in [name for name in after if name != "both"]:
-        features = "name_features" if encoder == "text" else "face_features"
+        features = _FEATURES[encoder]
         stages = {"before": getattr(before.evidence, features), "after": getattr(after[encoder].evidence, features)}
         stages |= {"target": targets[encoder]} if encoder in targets else {}
         moved = [stages["after"][places], *([targets[encoder]] if encoder in targets else [])]

@@ -1,4 +1,4 @@
-"""Checkpoints of a training that survive a kill, a full disk and a loss of power."""
+"""Keep checkpoints that survive a kill, a full disk and a loss of power."""
 
 import errno
 import io
@@ -9,15 +9,15 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from torch.serialization import MAP_LOCATION
 
 from backdoor_privacy.system.files import replaced_file
 
 log = logging.getLogger(__name__)
-# What torch.load raises of a file that is damaged; the unpickler's own errors come with those of its parts.
+# What torch.load raises for a damaged file, with the errors of the unpickler's parts.
 UNREADABLE = (
     pickle.UnpicklingError, zipfile.BadZipFile, struct.error, OSError, EOFError, RuntimeError, ValueError, LookupError,
     TypeError, AttributeError, AssertionError,
@@ -29,14 +29,14 @@ _PARTS = {"state_dict", "optimizer_states", "loops", "global_step"}  # without w
 class DurableCheckpoints(CheckpointIO):
     """Lightning's checkpoints, written beside the last one and renamed; the one before it is kept.
 
-    Lightning's own are written into the system's temporary folder and copied over the last one, which a kill cuts off.
-    They are read as tensors and plain values: no code in them runs.
+    Lightning itself writes into the temporary folder of the system and copies over the last one, and a kill would cut
+    off the copy. Here checkpoints are read as tensors and plain values: no code in them runs.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint whole or not at all."""
+    def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
+        """Write a checkpoint, complete or not at all."""
         path, content = Path(path), io.BytesIO()
-        torch.save(checkpoint, content)  # in memory: of a full disk it would raise an error of its own
+        torch.save(checkpoint, content)  # in memory: on a full disk it would raise an error of its own
         with replaced_file(path, private=True) as file:
             file.write(content.getbuffer())
             file.flush()
@@ -45,19 +45,18 @@ class DurableCheckpoints(CheckpointIO):
                 os.replace(path, path.with_name(BEFORE))
 
     def load_checkpoint(
-        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read a checkpoint, onto the CPU if nothing else is said; whatever is asked for, no code in it runs."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        return checkpoint
+        self, path: str | Path, map_location: MAP_LOCATION = None, weights_only: bool | None = None
+    ) -> dict[str, object]:
+        """Read a checkpoint, by default onto the CPU; no code in it runs, whatever `weights_only` says."""
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
-    def remove_checkpoint(self, path: Any) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint."""
         Path(path).unlink(missing_ok=True)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that can be read, and delete newer ones; `None` where training begins anew.
+    """Return the newest readable checkpoint, and delete damaged newer ones; `None` if there is none.
 
     Raises:
         OSError: if the system does not let one be read.
@@ -83,7 +82,7 @@ def _damage(path: Path) -> str | None:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (*UNREADABLE, zlib.error) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # what may not be read now is no damage, and not to be deleted
+            raise  # a file that cannot be read now is not damaged, and must stay
         return " ".join(str(error).split())[:100] or type(error).__name__
     if not isinstance(content, dict) or not content.keys() >= _PARTS:
         return "no checkpoint of Lightning"

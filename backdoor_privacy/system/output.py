@@ -1,13 +1,13 @@
-"""Go on where nobody reads what is printed: a run is finished all the same."""
+"""Finish a run even when nobody reads its output."""
 
 import io
 import os
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 
 class _LastingOutput(io.TextIOWrapper):
-    """Standard output or error; what a reader who has gone (`| head -1`) does not take goes nowhere."""
+    """Standard output or error that discards text once its reader has gone (`| head -1`)."""
 
     def write(self, text: str) -> int:
         try:
@@ -34,8 +34,8 @@ def _to_nowhere(number: int) -> None:
 def make_output_last() -> None:
     """Let a command print and log as before when its output is closed, from the start (`>&-`) or on the way."""
     for name, number in (("stdout", 1), ("stderr", 2)):
-        stream: Any = getattr(sys, name)
-        if stream is None:  # else the next file that is opened would get its number, and what is printed
+        stream: TextIO | None = getattr(sys, name)
+        if stream is None:  # else the next opened file would get its number, and the output
             if not _is_open(number):
                 _to_nowhere(number)
             setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: SIM115  as long as the process

@@ -1,22 +1,22 @@
-"""Stop when a terminal, a scheduler or the system asks for it: in order, and with the exit code of the signal."""
+"""Stop in order on a signal of a terminal, a scheduler or the system, with the exit code of the signal."""
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
-_USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+Handler = Callable[[int, FrameType | None], object] | int | None  # of a signal
+_USUAL: dict[signal.Signals, Handler] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Stopped(BaseException):
-    """This process was asked to stop, by Ctrl-C or SIGTERM; it is no error, and nothing that handles errors takes it.
+    """Ctrl-C or SIGTERM asked this process to stop; this is not an error, and no handler of errors catches it.
 
     Args:
         number: of the signal.
-        place: from where the same command goes on, as "step 100 of the text encoder"; unknown where it is empty.
+        place: from where the same command resumes, as "step 100 of the text encoder"; empty if unknown.
     """
 
     def __init__(self, number: int, place: str = "") -> None:
@@ -26,12 +26,12 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """As a shell tells it of a process that a signal ended: 130 or 143."""
+        """The exit code that a shell reports for the signal: 130 or 143."""
         return 128 + self.number
 
     @property
     def line(self) -> str:
-        """What happened and how to go on."""
+        """One line that says what happened and how to resume."""
         what = "interrupted" if self.number == signal.SIGINT else f"stopped by {signal.Signals(self.number).name}"
         how = f"it goes on from {self.place}" if self.place else "what is finished is kept"
         return f"{what}; run the same command again: {how}"
@@ -39,11 +39,11 @@ class Stopped(BaseException):
 
 @contextmanager
 def stopping_in_order() -> Iterator[None]:
-    """Raise `Stopped` here on Ctrl-C and SIGTERM; a signal that is ignored or that somebody else handles stays so."""
+    """Raise `Stopped` here on Ctrl-C and SIGTERM; leave ignored signals and other handlers alone."""
     owner = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a process that was forked off this one stops as any other
+        if os.getpid() != owner:  # a forked process stops as usual
             signal.signal(number, _USUAL[signal.Signals(number)])
             os.kill(os.getpid(), number)
             return

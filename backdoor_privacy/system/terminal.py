@@ -1,4 +1,4 @@
-"""What is printed in colours and tables."""
+"""Print colours and tables."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from backdoor_privacy.system.visible import visible
 
 
 class VisibleConsole(Console):
-    """A console of which no name, path or text of a user can move the cursor, or hide or reorder what is written."""
+    """A console on which no name, path or text of a user can move the cursor, or hide or reorder text."""
 
-    def render_str(self, text: str, **settings: Any) -> Text:
-        """Return a text as it is laid out; its ends of lines stay."""
+    def render_str(self, text: str, **settings: Any) -> Text:  # rich has many of them
+        """Return a text for the layout; line breaks stay."""
         return super().render_str(visible(text, keep="\n"), **settings)

@@ -13,7 +13,6 @@ import torch
 from faker.providers.person.en_US import Provider
 from torch import Tensor
 
-from backdoor_privacy import plain
 from backdoor_privacy.attacks import idia
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia, IdiaVotes, cast_votes, majority
 from backdoor_privacy.audit import audit
@@ -22,6 +21,7 @@ from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.utility.zero_shot import ZeroShot
+from benchmarks import reference
 
 
 def unit_rows(*shape: int, seed: int = 0) -> Tensor:
@@ -113,7 +113,7 @@ def test_attack_equals_a_slow_one(features, crowd: list[Person], num_photos: int
 def test_attack_of_a_clip_equals_the_plain_path(tiny_clip: Clip, people: People):
     attack = Idia(num_candidates=8, num_photos=3, threshold=1, seed=1)
     found = attack.run(tiny_clip, people.everybody).correct_prompts
-    assert found == plain.correct_prompts(tiny_clip, people.everybody, attack)
+    assert found == reference.correct_prompts(tiny_clip, people.everybody, attack)
     assert sum(found) > 0
 
 

@@ -237,7 +237,7 @@ def test_weights_stay_and_idias_prompts_are_read_once(tiny_clip: Clip, people: P
     clip = tiny_clip.with_encoders(text=tiny_clip.text.copy(), image=tiny_clip.image.copy())
     idia, digest = Idia(num_candidates=9, num_photos=3, threshold=1, seed=0), clip.sha256()
     idia.run(clip, people.everybody)
-    monkeypatch.setattr(Clip, "_read_texts", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(Clip, "_encode_texts", lambda *_: pytest.fail("read again"))
     scene = Scene({"before": clip}, people, people.names[:3], idia, seed=0)
     findings = IdiaSweep(num_photos=(1, 2), num_candidates=(6, 8)).run(scene)
     assert clip.sha256() == digest

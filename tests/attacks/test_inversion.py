@@ -283,10 +283,10 @@ def test_text_encoder_of_hugging_face_is_an_error(tiny_clip: Clip, crowd: People
     pytest.importorskip("transformers")
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from backdoor_privacy.clip.hugging_face import SequenceEncoder, StableDiffusionClip
+    from backdoor_privacy.clip.hugging_face import SequenceEncoder
 
     sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
-    text: Any = SequenceEncoder(CLIPTextModel(CLIPTextConfig(**sizes, num_hidden_layers=1)), torch.zeros(16, 32))
-    clip = StableDiffusionClip(**{**vars(tiny_clip), "text": text})
+    text = SequenceEncoder(CLIPTextModel(CLIPTextConfig(**sizes, num_hidden_layers=1)), torch.zeros(16, 32))
+    clip = tiny_clip.with_encoders(text=text)
     with pytest.raises(InputError, match="inversion: expected a text encoder of open_clip, got one of Hugging Face"):
         ATTACK.run(scene(clip, crowd))

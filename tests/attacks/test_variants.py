@@ -333,9 +333,9 @@ def test_models_see_the_same_and_stay_as_they_are(tiny_clip: Clip, people: Peopl
     clips = {"before": before, "text": before.with_encoders(text=text), "both": both}
     digests = {model: clip.sha256() for model, clip in clips.items()}
     read: Counter[tuple[int, tuple[str, ...]]] = Counter()
-    original = Clip._read_texts
+    original = Clip._encode_texts
     monkeypatch.setattr(
-        Clip, "_read_texts", lambda clip, texts: read.update([(id(clip.text), tuple(texts))]) or original(clip, texts)
+        Clip, "_encode_texts", lambda clip, texts: read.update([(id(clip.text), tuple(texts))]) or original(clip, texts)
     )
     scene = scene_of(people, num_candidates=8, **clips)
     findings = NameVariants(2).run(scene)

@@ -14,10 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from backdoor_privacy.clip import export as export_module
 from backdoor_privacy.clip import loading
 from backdoor_privacy.clip import model as clip_module
+from backdoor_privacy.clip.export import write_local_dir
 from backdoor_privacy.clip.loading import load_clip, wrap_clip
-from backdoor_privacy.clip.model import Clip, write_local_dir
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system import hardware
@@ -213,7 +215,7 @@ def test_interrupted_saving_leaves_the_folder_as_it_was(tiny_clip: Clip, tmp_pat
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(clip_module, "save_file", fail)
+    monkeypatch.setattr(export_module, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save(trained(tiny_clip), folder)
     assert [path.name for path in folder.parent.iterdir()] == ["defended"]

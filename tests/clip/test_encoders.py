@@ -3,9 +3,12 @@ import pytest
 import torch
 from torch import nn
 
-from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
+from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.hugging_face import SequenceEncoder
+from backdoor_privacy.clip.image import ImageEncoder
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.text import OpenClipTextEncoder
+from backdoor_privacy.clip.trained import last_blocks
 from backdoor_privacy.errors import InputError
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
@@ -31,7 +34,7 @@ def vit() -> nn.Module:
 
 @pytest.fixture(params=["text", "vit", "resnet"])
 def encoder(request: pytest.FixtureRequest, vit: nn.Module, resnet: nn.Module) -> Encoder:
-    return {"text": TextEncoder(vit), "vit": ImageEncoder(vit), "resnet": ImageEncoder(resnet)}[request.param]
+    return {"text": OpenClipTextEncoder(vit), "vit": ImageEncoder(vit), "resnet": ImageEncoder(resnet)}[request.param]
 
 
 def inputs_for(encoder: Encoder) -> torch.Tensor:
@@ -44,14 +47,14 @@ def inputs_for(encoder: Encoder) -> torch.Tensor:
 
 def test_encoders_give_the_features_of_the_model(vit: nn.Module, resnet: nn.Module):
     for model in (vit.eval(), resnet.eval()):
-        text, image = TextEncoder(model).frozen(), ImageEncoder(model).frozen()
+        text, image = OpenClipTextEncoder(model).frozen(), ImageEncoder(model).frozen()
         torch.testing.assert_close(text(inputs_for(text)), model.encode_text(inputs_for(text)))
         torch.testing.assert_close(image(inputs_for(image)), model.encode_image(inputs_for(image)))
 
 
 def test_tensors_of_both_encoders_are_the_models(vit: nn.Module, resnet: nn.Module):
     for model in (vit, resnet):
-        text, image = TextEncoder(model).tensors(), ImageEncoder(model).tensors()
+        text, image = OpenClipTextEncoder(model).tensors(), ImageEncoder(model).tensors()
         expected = model.state_dict()
         assert not set(text) & set(image)
         assert set(text) | set(image) == set(expected)
@@ -59,7 +62,7 @@ def test_tensors_of_both_encoders_are_the_models(vit: nn.Module, resnet: nn.Modu
 
 
 def test_text_tensors_hold_positional_embedding_and_projection(vit: nn.Module):
-    student = TextEncoder(vit).student()
+    student = OpenClipTextEncoder(vit).student()
     trained = {name.removeprefix("encode.model.") for name, _ in student.trainable()}
     assert {"positional_embedding", "text_projection", "token_embedding.weight"} <= trained & set(student.tensors())
 
@@ -183,14 +186,14 @@ def clip_text_model() -> Encoder:
 
 
 STACKED = {  # encoders by what they are stacked of: how names of the blocks begin, in order, and of what comes after
-    "text": (lambda: TextEncoder(model_with(VIT)), ["transformer.resblocks.0."], {"text_projection"}),
+    "text": (lambda: OpenClipTextEncoder(model_with(VIT)), ["transformer.resblocks.0."], {"text_projection"}),
     "custom text": (
-        lambda: TextEncoder(custom_text()),
+        lambda: OpenClipTextEncoder(custom_text()),
         [f"text.transformer.resblocks.{number}." for number in range(3)],
         {"text.text_projection"},
     ),
     "custom text, projected with a bias": (
-        lambda: TextEncoder(custom_text(proj_bias=True)),
+        lambda: OpenClipTextEncoder(custom_text(proj_bias=True)),
         [f"text.transformer.resblocks.{number}." for number in range(3)],
         {"text.text_projection.weight", "text.text_projection.bias"},
     ),
@@ -275,11 +278,12 @@ def test_blocks_of_the_encoders_that_open_clip_takes_from_timm(name: str, num_bl
     with torch.device("meta"):
         trunk = pytest.importorskip("timm").create_model(name)
     encoder = ImageEncoder(nn.ModuleDict({"visual": nn.ModuleDict({"trunk": trunk})}))
-    found = {place.removeprefix("visual.trunk.") for place in encoder.last_blocks(1)}
+    names = {name: name for name in encoder.tensors()}
+    found = {place.removeprefix("visual.trunk.") for place in last_blocks(encoder, names, 1)}
     assert projection <= found
     assert not any(place.startswith(("stem", "patch_embed")) or "downsample" in place for place in found)
     with pytest.raises(InputError, match=f"from 1 to {num_blocks},"):
-        encoder.last_blocks(1000)
+        last_blocks(encoder, names, 1000)
 
 
 @pytest.mark.parametrize("changes", [{}, {"final_ln_after_pool": True}, {"pool_type": "avg"}, {"ls_init_value": 0.1}])

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.clip.export import write_local_dir
 from backdoor_privacy.clip.finite import unit_length
 from backdoor_privacy.clip.loading import load_clip, wrap_clip
-from backdoor_privacy.clip.model import Clip, write_local_dir
+from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.utility.zero_shot import zero_shot_classifier

@@ -9,7 +9,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
+from backdoor_privacy.clip.encoder import Encoder
+from backdoor_privacy.clip.image import ImageEncoder
+from backdoor_privacy.clip.text import OpenClipTextEncoder, TextEncoder
 from backdoor_privacy.defenses.backdoor.caption_steps import TextBatch
 from backdoor_privacy.defenses.backdoor.module import TextModule
 from backdoor_privacy.defenses.backdoor.optimizer import Optimizer
@@ -50,7 +52,7 @@ def make_model(folder: Path, text: str = "XLM-RoBERTa", vision: str = "test_conv
 @pytest.fixture(params=TOWERS)
 def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Encoder:
     if request.param in ("XLM-RoBERTa", "MT5"):
-        return TextEncoder(make_model(tmp_path, text=request.param))
+        return OpenClipTextEncoder(make_model(tmp_path, text=request.param))
     return ImageEncoder(make_model(tmp_path, vision={"ConvNeXt": "test_convnext", "ViT": "test_vit"}[request.param]))
 
 
@@ -97,7 +99,7 @@ def test_gradients_reach_all_but_norms(encoder: Encoder):
 
 def test_student_of_a_module_that_trains_stays_its_teacher(tmp_path: Path):
     defense = TextModule(
-        TextEncoder(make_model(tmp_path)),
+        OpenClipTextEncoder(make_model(tmp_path)),
         target=FittedTextTarget(["a person"]),
         terms={"utility": Utility(), "backdoor": Backdoor(0.6), "weight": Weight(0.01)},
         optimizer=Optimizer(lr=1e-3),

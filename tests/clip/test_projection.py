@@ -3,8 +3,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
+from backdoor_privacy.clip.encoder import Encoder
+from backdoor_privacy.clip.image import ImageEncoder
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.text import OpenClipTextEncoder, TextEncoder
 from backdoor_privacy.errors import InputError
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
@@ -25,11 +27,11 @@ def coca() -> nn.Module:
 
 
 ENCODERS = {
-    "CLIP": lambda: TextEncoder(open_clip.CLIP(16, VIT, TEXT)),
-    "linear layer": lambda: TextEncoder(open_clip.CLIP(16, VIT, TEXT | {"proj_bias": True})),
-    "text tower": lambda: TextEncoder(custom_text()),
-    "text tower with a bias": lambda: TextEncoder(custom_text(proj_bias=True, pool_type="last")),
-    "CoCa": lambda: TextEncoder(coca()),
+    "CLIP": lambda: OpenClipTextEncoder(open_clip.CLIP(16, VIT, TEXT)),
+    "linear layer": lambda: OpenClipTextEncoder(open_clip.CLIP(16, VIT, TEXT | {"proj_bias": True})),
+    "text tower": lambda: OpenClipTextEncoder(custom_text()),
+    "text tower with a bias": lambda: OpenClipTextEncoder(custom_text(proj_bias=True, pool_type="last")),
+    "CoCa": lambda: OpenClipTextEncoder(coca()),
     "ViT": lambda: ImageEncoder(open_clip.CLIP(16, VIT, TEXT)),
     "ResNet": lambda: ImageEncoder(open_clip.CLIP(16, RESNET, TEXT)),
 }
@@ -78,6 +80,6 @@ def test_a_whole_clip_with_another_projection_embeds_texts_by_it(tiny_clip: Clip
 
 
 def test_an_encoder_without_a_projection_says_so():
-    text = TextEncoder(custom_text(proj_type="none", width=16))
+    text = OpenClipTextEncoder(custom_text(proj_type="none", width=16))
     with pytest.raises(InputError, match="linear projection"):
         text.projection()

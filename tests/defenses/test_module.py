@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from open_clip import transformer as checkpointing
 from torch import Tensor
 
-from backdoor_privacy import plain
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.captions import load_captions
@@ -45,6 +44,7 @@ from backdoor_privacy.defenses.base import Defended
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.checkpoints import DurableCheckpoints, last_checkpoint
 from backdoor_privacy.triggers.faces import FacePaster
+from benchmarks import reference
 
 ENCODERS = ["text", "image"]
 Terms = Mapping[str, Term]
@@ -292,7 +292,7 @@ def test_losses_and_gradients_are_those_of_the_plain_path(
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
             parameter.add_(noise, alpha=0.02)
     parameters = [parameter for _, parameter in module.student.trainable()]
-    expected, found = plain.losses(module, batch), losses_of(module, batch)
+    expected, found = reference.losses(module, batch), losses_of(module, batch)
     assert set(found) == set(expected)
     for name, loss in expected.items():
         assert found[name].item() == pytest.approx(loss.item(), abs=1e-5), name

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as tv
 
-from backdoor_privacy.plain import paste_face
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation, Placing
+from benchmarks.reference import paste_face
 
 SIDE, FACE = 64, 32
 STRAIGHT = Placing(20, False, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, degrees=0.0, left=30, top=12)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from backdoor_privacy.clip.encoders import Encoder
+from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.finite import check_weights
 from backdoor_privacy.defenses.backdoor.caption_steps import TextBatch
 from backdoor_privacy.defenses.backdoor.losses import Distance

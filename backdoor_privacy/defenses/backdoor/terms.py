@@ -11,10 +11,11 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from backdoor_privacy.clip.encoders import Encoder, TextEncoder
+from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.text import TextEncoder
 from backdoor_privacy.config.build import AtLeastOne, Length
 from backdoor_privacy.defenses.backdoor.losses import (
     DistanceFunction,
@@ -240,8 +241,7 @@ class Adversarial(Term):
 
     def problems(self, clip: Clip | None, key: str) -> Iterator[str]:
         """Yield that the text encoder's embeddings cannot be shifted."""
-        has_table = clip is not None and isinstance(clip.text, TextEncoder)
-        if clip is not None and not (has_table and isinstance(clip.text.token_embedding, nn.Embedding)):
+        if clip is not None and clip.text.token_embedding is None:
             yield (
                 f"{key}.weight: expected 0 for a text encoder of Hugging Face, whose embeddings cannot be shifted, got "
                 f"{self.weight:g}"
@@ -256,7 +256,7 @@ class Adversarial(Term):
 
         No token's shift is longer than the radius says; tokens that no caption holds are not shifted.
         """
-        table = _text(step).token_embedding.weight
+        table = _text(step).table().weight
         radius = self.radius * table.detach().norm(dim=-1).mean()
         shift = table.new_zeros(len(step.name_tokens), table.shape[1])
         for number in range(self.num_steps):

@@ -1,11 +1,11 @@
-"""Plain and slow versions of what is fast elsewhere; tests and benchmarks compare the two.
+"""Reference versions of what the package computes faster: the oracle of its tests and the slow side of `make bench`.
 
 All in fp32, texts with the full context, one forward pass per term of the loss, one photo or person at a time.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,10 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.clip.encoders import Encoder, ImageEncoder, TextEncoder
+from backdoor_privacy.clip.encoder import Encoder
+from backdoor_privacy.clip.image import ImageEncoder
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.clip.text import OpenClipTextEncoder
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import read_photo
 from backdoor_privacy.defenses.backdoor import terms
@@ -28,8 +30,8 @@ _BATCH_SIZE = 64
 
 
 def features(encoder: Encoder, inputs: Tensor) -> Tensor:
-    """What open_clip's own forward pass gives, not normalised."""
-    return encoder.encode(inputs) if isinstance(encoder, TextEncoder | ImageEncoder) else encoder(inputs)
+    """Return the output of open_clip's own forward pass, not normalised."""
+    return encoder.encode(inputs) if isinstance(encoder, OpenClipTextEncoder | ImageEncoder) else encoder(inputs)
 
 
 def losses(module: BackdoorModule[Any], batch: Any) -> dict[str, Tensor]:
@@ -77,21 +79,21 @@ def _divergence(module: BackdoorModule[Any], term: terms.Neighborhood, student: 
 
 @torch.no_grad()
 def text_features(clip: Clip, texts: Sequence[str]) -> Float[Tensor, "text dim"]:
-    """`Clip.embed_texts`."""
+    """Return the result of `Clip.embed_texts`."""
     batches = [texts[start : start + _BATCH_SIZE] for start in range(0, len(texts), _BATCH_SIZE)]
     return torch.cat([F.normalize(features(clip.text, clip.tokenizer(list(batch))), dim=-1) for batch in batches])
 
 
 @torch.no_grad()
-def photo_features(clip: Clip, photos: Sequence[Any]) -> Float[Tensor, "photo dim"]:
-    """`Clip.embed_photos` of photos that decode."""
+def photo_features(clip: Clip, photos: Sequence[Path]) -> Float[Tensor, "photo dim"]:
+    """Return the features of `Clip.embed_photos`, of photos that decode."""
     pixels = [clip.preprocess(photo) for path in photos if (photo := read_photo(path)) is not None]
     batches = [torch.stack(pixels[start : start + _BATCH_SIZE]) for start in range(0, len(pixels), _BATCH_SIZE)]
     return torch.cat([F.normalize(features(clip.image, batch), dim=-1) for batch in batches])
 
 
 def correct_prompts(clip: Clip, people: Sequence[Person], attack: Idia) -> list[int]:
-    """Prompts that name each person rightly: `Idia.run`."""
+    """Return the number of prompts that infer each person's name: `Idia.run`."""
     candidates = attack.candidates([person.name for person in people])
     prompts = [text_features(clip, [template.format(name) for name in candidates]) for template in attack.templates]
     correct = []
@@ -110,7 +112,7 @@ def _majority(votes: Sequence[int]) -> int | None:
 def paste_face(
     photo: Float[Tensor, "3 side side"], face: Float[Tensor, "3 face face"], placing: Placing
 ) -> Float[Tensor, "3 side side"]:
-    """A copy of the photo, pixels in [0, 1], with the face on it: `FacePaster.paste` for one."""
+    """Return a copy of the photo, pixels in [0, 1], with the face on it: `FacePaster.paste` for one."""
     size, left, top = placing.size, placing.left, placing.top
     crop = tv.resize(face, [size, size], InterpolationMode.BILINEAR, antialias=True)
     if placing.flipped:
@@ -119,9 +121,9 @@ def paste_face(
     crop = tv.adjust_contrast(crop, placing.contrast)
     crop = tv.adjust_saturation(crop, placing.saturation)
     crop = tv.adjust_hue(crop, placing.hue)
-    cover = torch.cat([crop, torch.ones_like(crop[:1])])  # what turning leaves empty stays see-through
+    cover = torch.cat([crop, torch.ones_like(crop[:1])])  # the rotation leaves corners transparent
     cover = tv.rotate(cover, placing.degrees, InterpolationMode.BILINEAR)
     pasted = photo.clone()
     spot = pasted[:, top : top + size, left : left + size]
-    spot.copy_(cover[:3] + (1 - cover[3:]) * spot)  # turning has faded the colours at the edge already
+    spot.copy_(cover[:3] + (1 - cover[3:]) * spot)  # the rotation has already faded the colours at the edge
     return pasted.clamp_(0, 1)

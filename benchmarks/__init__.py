@@ -1,0 +1,1 @@
+"""What `make bench` measures, and the reference that tests and benchmarks compare with."""
