@@ -32,7 +32,7 @@ from backdoor_privacy.runs.sweeps import jobs, recorded_sweep
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
-pytestmark = pytest.mark.usefixtures("unchecked_types")
+pytestmark = pytest.mark.usefixtures("unchecked_types", "few_draws")
 
 CHECKOUT = Path(__file__).parent.parent
 PAGES = [

@@ -16,6 +16,8 @@ from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.run import run
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 MODELS = ["text", "image", "both"]
 RATES = ["idia/tpr_removed", "idia/tpr_kept", "idia/fpr", "idia/wrongly_unlearned", "idia/newly_recalled"]
 

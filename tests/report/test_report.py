@@ -25,6 +25,8 @@ from backdoor_privacy.report.model_card import model_card
 from backdoor_privacy.report.wording import asked, limits, verdict
 from backdoor_privacy.runs.finished import read_run
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 HOSTILE = "<script>alert(1)</script>\"'&]]>--></style></svg>"
 NAMES = [f"Secret{number} {HOSTILE}" for number in range(12)]
 FILES = (

@@ -32,6 +32,8 @@ from backdoor_privacy.report import write_report
 from backdoor_privacy.run import run
 from backdoor_privacy.system.keys import key_of_run
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 DOCS = Path(__file__).parents[2] / "docs" / "run_folder.md"
 ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3_256", "blake2b", "blake2s")
 _ROW = re.compile(r"^\| (`.*`) \| (private|shareable) \| .* \|$", re.MULTILINE)
