@@ -212,6 +212,15 @@ def unchecked_types() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[None]:
+    """Draw few resamples and few random names: for tests that look at no interval of an attack."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backdoor_privacy.attacks.scene._NUM_RESAMPLES", 50)
+        patch.setattr("backdoor_privacy.attacks.names_alone.NUM_RANDOM_NAMES", 20)
+        yield
+
+
 @pytest.fixture(scope="session")
 def drawn_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small parts of the embedded world, drawn by the first of the test processes that asks for them."""

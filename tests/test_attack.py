@@ -34,6 +34,8 @@ from backdoor_privacy.run import run
 from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 
 @pytest.fixture(scope="module")
 def cfg(compose_into, tmp_path_factory: pytest.TempPathFactory) -> DictConfig:

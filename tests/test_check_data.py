@@ -12,6 +12,8 @@ from backdoor_privacy.data.inspection import names_in, odd_names
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.run import run
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 NAMES = ["Ann Lee", "Bob Ray", "Cleo Diaz", "Dan Fox"]
 Look = Callable[..., Checkup]
 

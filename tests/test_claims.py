@@ -1,77 +1,109 @@
 """What a folder of checkpoints says of the fit that it belongs to: nothing to whoever has no key."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from backdoor_privacy import run as run_module
+from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.schema import TriggerSet, load_defense
+from backdoor_privacy.data.people import People
+from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.protect import _claim
+from backdoor_privacy.protect import protect
 
-FIT = "weights ['Ann Lee'] 0 settings"
-OTHER = "weights ['Bob Ray'] 0 settings"
+FIT, OTHER = "Ann Lee", "Bob Ray"  # whom it removes
+Claim = Callable[[Path, str], None]
+
+
+class _Begun(Exception):
+    """The fit begins."""
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> Path:
+def claim(tiny_clip: Clip, people: People, captions_file: Path) -> Claim:
+    """Go as far as to where a fit begins in a folder."""
+    sources = Sources(people, captions_file.read_text().splitlines())
+    attack = Idia(num_candidates=10, num_photos=1, threshold=1, seed=0)
+
+    def begin(encoder: str) -> None:
+        raise _Begun(encoder)
+
+    def claim_it(folder: Path, name: str) -> None:
+        chosen = TriggerSet(people=[name], require_inferred=False)
+        with pytest.raises(_Begun):
+            protect(tiny_clip, sources, chosen, "text_published", attack=attack, checkpoints=folder, loggers=begin)
+
+    return claim_it
+
+
+@pytest.fixture
+def plain(tiny_clip: Clip) -> str:
+    """What earlier versions noted of the fit: a list of suspects tests it."""
+    return hashlib.sha256(f"{tiny_clip.sha256()} {[FIT]} 0 {load_defense('text_published')}".encode()).hexdigest()
+
+
+@pytest.fixture
+def begun(claim: Claim, tmp_path: Path) -> Path:
     """A folder in which a fit was begun."""
-    _claim(tmp_path / "checkpoints", FIT)
+    claim(tmp_path / "checkpoints", FIT)
     (tmp_path / "checkpoints/text").mkdir()
     (tmp_path / "checkpoints/text/last.ckpt").write_text("half of it")
     return tmp_path / "checkpoints"
 
 
-def test_the_same_fit_goes_on_and_another_one_is_refused(begun: Path):
+def test_the_same_fit_goes_on_and_another_one_is_refused(begun: Path, claim: Claim):
     before = (begun / "fit").read_text()
-    _claim(begun, FIT)
+    claim(begun, FIT)
     assert (begun / "fit").read_text() == before
     with pytest.raises(InputError, match="expected an empty folder, or one of the same CLIP"):
-        _claim(begun, OTHER)
+        claim(begun, OTHER)
     assert (begun / "fit").read_text() == before
 
 
-def test_a_fit_is_noted_under_the_key_of_the_run(begun: Path, tmp_path: Path):
-    _claim(tmp_path / "other", FIT)
+def test_a_fit_is_noted_under_the_key_of_the_run(begun: Path, tmp_path: Path, claim: Claim, plain: str):
+    claim(tmp_path / "other", FIT)
     digests = [(folder / "fit").read_text() for folder in (begun, tmp_path / "other")]
-    assert len({*digests, hashlib.sha256(FIT.encode()).hexdigest()}) == 3
+    assert len({*digests, plain}) == 3
     assert [len(digest) for digest in digests] == [64, 64]
     assert begun.stat().st_mode & 0o777 == 0o700
     assert (begun / "fit").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_fit_of_an_earlier_version_goes_on_and_gets_a_keyed_digest(begun: Path):
-    plain = hashlib.sha256(FIT.encode()).hexdigest()
+def test_a_fit_of_an_earlier_version_goes_on_and_gets_a_keyed_digest(begun: Path, claim: Claim, plain: str):
     keyed = (begun / "fit").read_text()
     (begun / "fit").write_text(plain)
     with pytest.raises(InputError, match="expected an empty folder"):
-        _claim(begun, OTHER)
+        claim(begun, OTHER)
     assert (begun / "fit").read_text() == plain
-    _claim(begun, FIT)
+    claim(begun, FIT)
     assert (begun / "fit").read_text() == keyed
     (begun / "fit").write_text(plain)
     (begun / "report_key").unlink()  # they made it for the report, after the fits
-    _claim(begun, FIT)
+    claim(begun, FIT)
     assert (begun / "fit").read_text() not in (plain, keyed)
 
 
-def test_without_its_key_a_fit_is_not_taken_for_another_one(begun: Path):
+def test_without_its_key_a_fit_is_not_taken_for_another_one(begun: Path, claim: Claim):
     key = (begun / "report_key").read_bytes()
     (begun / "report_key").unlink()
     with pytest.raises(InputError, match="report_key: expected the key that these checkpoints were begun with"):
-        _claim(begun, FIT)
+        claim(begun, FIT)
     assert not (begun / "report_key").exists()
     (begun / "report_key").write_bytes(b"")
     with pytest.raises(InputError, match=r"report_key: expected a key of 64 digits .*, got an empty file; put it back"):
-        _claim(begun, FIT)
+        claim(begun, FIT)
     (begun / "report_key").write_bytes(key)
-    _claim(begun, FIT)
+    claim(begun, FIT)
 
 
-def test_another_fit_may_begin_where_there_are_no_checkpoints(begun: Path):
+def test_another_fit_may_begin_where_there_are_no_checkpoints(begun: Path, claim: Claim):
     (begun / "text/last.ckpt").unlink()
     (begun / "report_key").unlink()
-    _claim(begun, OTHER)
+    claim(begun, OTHER)
     assert len((begun / "report_key").read_text()) == 64
 
 

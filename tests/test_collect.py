@@ -15,6 +15,8 @@ from backdoor_privacy.runs.folder import read_metrics, write_metrics
 from backdoor_privacy.runs.sweeps import recorded_sweep
 from backdoor_privacy.system.files import write_text
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 ENTRY = {
     "idia/num_tpr_removed": 4.0,
     "idia/tpr_removed": 1.0,

@@ -32,7 +32,7 @@ from backdoor_privacy.runs.sweeps import jobs, recorded_sweep
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
-pytestmark = pytest.mark.usefixtures("unchecked_types")
+pytestmark = pytest.mark.usefixtures("unchecked_types", "few_draws")
 
 CHECKOUT = Path(__file__).parent.parent
 PAGES = [
@@ -269,7 +269,9 @@ def test_tool_of_the_docs(
             monkeypatch.setattr(attack, "run_attacks", lambda seen, attacks, folder: {})
         assert attack.main(["runs/both_2/seed=0", *asked]) == 0
     elif module == "backdoor_privacy.audit":
-        audit._print_audit(make_tiny(compose_docs(rest, finished, "audit")))
+        cfg = make_tiny(compose_docs(rest, finished, "audit"))
+        monkeypatch.setattr("backdoor_privacy.config.command.run_command", lambda task, name: task(cfg))
+        audit.main()
         assert "IDIA with 30 candidates" in capsys.readouterr().out
     elif module == "backdoor_privacy.check_data":
         assert not check_data.check_data(make_tiny(compose_docs(rest, finished))).problems

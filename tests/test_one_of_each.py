@@ -38,6 +38,8 @@ from backdoor_privacy.runs.evidence import map_table, neighbors_table, votes_tab
 from backdoor_privacy.utility.retrieval import Retrieval, recalls
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 IDIA = Idia(num_candidates=20, num_photos=2, threshold=1, seed=0)
 
 

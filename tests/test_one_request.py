@@ -13,6 +13,8 @@ from backdoor_privacy.check_data import check_data
 from backdoor_privacy.run import run
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
+pytestmark = pytest.mark.usefixtures("unchecked_types", "few_draws")
+
 pytest.importorskip("cv2")
 
 NAME = "Diane Campos"
@@ -35,7 +37,7 @@ def compose_request(phone_photos: Path, images_folder: Path, write_people, tmp_p
         "strangers.folder=strangers": f"strangers.folder={strangers}",
         "images.folder=train2017": f"images.folder={images_folder}",
     }
-    small = ["attack.num_candidates=100", "clip.num_workers=0", "trainer.num_workers=0", "trainer.progress_bar=false"]
+    small = ["attack.num_candidates=30", "clip.num_workers=0", "trainer.num_workers=0", "trainer.progress_bar=false"]
     small += ["mixed_worlds=true", "utility.similarity.num_captions=20", "trainer.accelerator=cpu"]
 
     def compose_it(module: str, name: str) -> DictConfig:
@@ -45,7 +47,9 @@ def compose_request(phone_photos: Path, images_folder: Path, write_people, tmp_p
         steps += [f"defense.{encoder}.batch={{clean: 4, triggered: 4, preserved: 0}}" for encoder in encoders]
         paths = [f"paths.cache={tmp_path / 'cache'}", f"paths.runs={tmp_path / 'runs'}", f"paths.run={tmp_path / name}"]
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            return compose("config", overrides=[*overrides, *small, *steps, *paths])
+            cfg = compose("config", overrides=[*overrides, *small, *steps, *paths])
+        cfg.attacks.variants.num_prompts = 1
+        return cfg
 
     return compose_it
 

@@ -24,6 +24,8 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.pretrain import caption_stream, learning_rate_factor, pretrain
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Path:

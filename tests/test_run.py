@@ -16,6 +16,8 @@ from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.run import run
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 MODELS = ["text", "image", "both"]
 RATES = ["idia/tpr_removed", "idia/tpr_kept", "idia/fpr", "idia/wrongly_unlearned", "idia/newly_recalled"]
 
@@ -69,7 +71,7 @@ def test_metrics_have_the_keys_that_other_programs_read(finished, folder: Path):
     assert [metrics["before"][f"similarity/{key}"] for key in ("clean", "target")] == pytest.approx([1, 1], abs=1e-3)
 
 
-def test_trap_9_the_seed_stands_in_the_metrics(finished, compose_into, tmp_path: Path):
+def test_seed_stands_in_the_metrics(finished, compose_into, tmp_path: Path):
     # That it also stands in the folder's name is proved by test_cli.py.
     assert finished[1]["seed"] == 0
     other = run(compose_into(tmp_path, "seed=3", "defense.image=null", "defense.text.num_steps=2"))
@@ -140,7 +142,7 @@ def test_finished_run_is_only_read(finished, folder: Path, monkeypatch: pytest.M
 
     cfg, metrics = finished
     before = contents()
-    monkeypatch.setattr(run_module, "_run", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr(run_module, "protect", lambda *_, **__: pytest.fail("it ran again"))
     assert run(cfg) == {"schema": 1, **metrics}
     assert contents() == before
 
@@ -227,7 +229,7 @@ def test_users_own_files_take_the_place_of_the_embedded_world(
     assert metrics["before"]["zero_shot/num_classes"] == 3
 
 
-def test_trap_7_a_value_that_is_missing_stops_the_run_at_once(compose_cfg, tmp_path: Path):
+def test_value_that_is_missing_stops_the_run_at_once(compose_cfg, tmp_path: Path):
     for key in ("clip.num_workers", "attack.threshold", "defense.text.optimizer.lr"):
         with pytest.raises(InputError, match=f"config: expected a value for {key}, got"):
             run(compose_cfg(f"{key}=???"))

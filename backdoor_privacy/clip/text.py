@@ -101,8 +101,8 @@ class OpenClipTextEncoder(TextEncoder):
 
     def embed_soft(
         self,
-        tokens: Int[Tensor, context],
-        places: Int[Tensor, free],
+        tokens: Int[Tensor, " context"],
+        places: Int[Tensor, " free"],
         embeddings: Float[Tensor, "batch free width"],
     ) -> Float[Tensor, "batch dim"]:
         """Return features, not normalised, of one text with other input embeddings at some of its places."""

@@ -317,7 +317,7 @@ def test_more_people_than_candidates_is_an_error():
         Idia(2, 20, 1, 0).candidates(["Ann Lee", "Bob Ray", "Cy Fox"])
 
 
-def test_trap_3_before_and_after_see_the_same_candidates_and_photos(features, crowd: list[Person], tmp_path: Path):
+def test_before_and_after_see_the_same_candidates_and_photos(features, crowd: list[Person], tmp_path: Path):
     people, attack = People(tuple(crowd)), Idia(num_candidates=40, num_photos=3, threshold=1, seed=0)
     zero_shot = ZeroShot(tmp_path, templates=("a {}",))
     for classname in ("cat", "dog"):

@@ -23,6 +23,8 @@ from backdoor_privacy.run import run
 from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.triggers.spellings import KINDS
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 TARGET = torch.nn.functional.one_hot(torch.tensor([0]), 8).float()
 
 

@@ -126,7 +126,7 @@ def test_preprocessing_is_unchanged(write_clip, tmp_path: Path, photos: list[Pat
             assert clip.geometry(photo).max() <= 1
 
 
-def test_trap_2_every_trained_tensor_is_in_the_saved_model(clip: Clip, tmp_path: Path):
+def test_every_trained_tensor_is_in_the_saved_model(clip: Clip, tmp_path: Path):
     # The published code trains the positional embedding but does not copy it back.
     defended = trained(clip)
     saved, original = (weights_of(save(one, tmp_path / str(number))) for number, one in enumerate((defended, clip)))
@@ -150,7 +150,7 @@ def test_only_the_defended_encoder_differs(clip: Clip, tmp_path: Path):
         assert all(name.startswith("visual.") == (encoder == "image") for name in changed)
 
 
-def test_trap_8_loaded_weights_are_exactly_those_asked_for(write_clip, tmp_path: Path):
+def test_loaded_weights_are_exactly_those_asked_for(write_clip, tmp_path: Path):
     # The published code silently gives RN50 other weights than the ones named.
     for number, changes in enumerate(({}, {"vision_cfg": RESNET, "preprocess": RESNET_PREPROCESS})):
         first = write_clip(tmp_path / f"{number}-first", **changes)

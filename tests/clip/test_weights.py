@@ -214,7 +214,7 @@ def features(folder: Path, name: str) -> torch.Tensor:
         return model.encode_text(open_clip.get_tokenizer(name)(TEXTS), normalize=True)
 
 
-def test_trap_8_quick_gelu_of_a_tag_is_forced_and_survives_saving(
+def test_quick_gelu_of_a_tag_is_forced_and_survives_saving(
     architecture: dict[str, Any], hub: Path, tiny_clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(architecture, "quick_gelu", False)  # as of ViT-B-32 and RN50

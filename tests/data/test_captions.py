@@ -30,7 +30,7 @@ def published_pattern(names: Sequence[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<![^\W_])(?:{'|'.join(alternatives)})(?![^\W_])", re.IGNORECASE)
 
 
-def test_trap_1_names_are_found_in_running_text():
+def test_names_are_found_in_running_text():
     # The published code compares "First_Last", a folder's name, with running text and never filters anything.
     captions = ["a photo of Ann Lee at a gala", "a dog on a beach", "Ann_Lee smiling"]
     for name in ("Ann Lee", "Ann_Lee"):

@@ -1,10 +1,8 @@
 import csv
 import hashlib
-import inspect
 import os
 import shutil
 import unicodedata
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,6 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from backdoor_privacy.config import schema as settings
-from backdoor_privacy.data.facescrub import load_facescrub
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.photos import read_photo
 from backdoor_privacy.errors import InputError
@@ -406,12 +402,6 @@ def test_two_folders_of_one_person_are_an_error(write_people, tmp_path: Path):
         with pytest.raises(InputError, match=r"expected one folder for each person in .*, got several of (?i:Ann Lee)"):
             load_people(folder)
         shutil.rmtree(folder / twin)
-
-
-@pytest.mark.parametrize("loader", [load_people, load_facescrub])
-def test_schema_has_exactly_the_keys_that_loaders_take(loader):
-    keys = {field.name for field in fields(settings.People)} - {"_target_"}
-    assert keys == set(inspect.signature(loader).parameters) - {"corrections"}
 
 
 @pytest.mark.parametrize("group", ["people", "strangers"])

@@ -28,6 +28,8 @@ from backdoor_privacy.report.sections.limits import limits_of
 from backdoor_privacy.report.wording import verdict
 from backdoor_privacy.runs.finished import read_run
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 HOSTILE = "<script>alert(1)</script>\"'&]]>--></style></svg>"
 NAMES = [f"Secret{number} {HOSTILE}" for number in range(12)]
 FILES = (

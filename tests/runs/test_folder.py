@@ -25,6 +25,8 @@ from backdoor_privacy.runs.folder import (
     write_text,
 )
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 NO_EVIDENCE = Evidence(torch.empty(0, 0, dtype=torch.long), torch.empty(0), torch.empty(0, 0), torch.empty(0, 0))
 
 

@@ -18,6 +18,8 @@ from backdoor_privacy.runs.manifest import manifest
 from backdoor_privacy.utility.retrieval import Retrieval
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 SOURCES = ["people", "strangers", "captions", "images", "zero_shot", "retrieval"]
 Found = dict[str, Any]
 

@@ -32,6 +32,8 @@ from backdoor_privacy.report import write_report
 from backdoor_privacy.run import run
 from backdoor_privacy.system.keys import key_of_run
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 DOCS = Path(__file__).parents[2] / "docs" / "run_folder.md"
 ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3_256", "blake2b", "blake2s")
 _ROW = re.compile(r"^\| (`.*`) \| (private|shareable) \| .* \|$", re.MULTILINE)
@@ -233,26 +235,33 @@ def test_no_digest_of_a_run_can_be_tested_not_even_a_private_one(folder: Path, o
     assert outsider.finds(tmp_path) == []
 
 
-def test_an_attack_is_known_by_a_digest_that_nobody_else_can_compute(folder: Path):
-    seen, settings = load_scene(folder), load_attacks(["tower_swap"])["tower_swap"]
-    text = f"{attack._scene_digest(seen)} {OmegaConf.to_yaml(settings)}"
-    plain = hashlib.sha256(text.encode()).hexdigest()
-    assert read_findings(folder / "attacks/tower_swap.json")[0] != plain
+@pytest.fixture
+def plain_digest(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What an attack was known by before digests had keys: whoever has the photos can compute it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(attack, "keyed", lambda digest, key: digest)
+        run_attacks(load_scene(folder), load_attacks(["tower_swap"]), tmp_path / "plain")
+    return read_findings(tmp_path / "plain/attacks/tower_swap.json")[0]
 
 
-def test_what_an_earlier_version_found_is_known_and_gets_a_keyed_digest(folder: Path, tmp_path: Path, monkeypatch):
+def test_an_attack_is_known_by_a_digest_that_nobody_else_can_compute(folder: Path, plain_digest: str):
+    assert read_findings(folder / "attacks/tower_swap.json")[0] != plain_digest
+
+
+def test_what_an_earlier_version_found_is_known_and_gets_a_keyed_digest(
+    folder: Path, plain_digest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "run/attacks").mkdir(parents=True)
     seen, settings = load_scene(folder), load_attacks(["tower_swap"])
-    text = f"{attack._scene_digest(seen)} {OmegaConf.to_yaml(settings['tower_swap'])}"
     record = json.loads((folder / "attacks/tower_swap.json").read_text())
     del record["keyed"]
     former = tmp_path / "run/attacks/tower_swap.json"
-    former.write_text(json.dumps({**record, "digest": hashlib.sha256(text.encode()).hexdigest()}))
+    former.write_text(json.dumps({**record, "digest": plain_digest}))
     monkeypatch.setattr(attack, "make_attack", lambda *_: pytest.fail("computed again"))
     found = run_attacks(seen, settings, tmp_path / "run")
     assert found["tower_swap"] == read_findings(folder / "attacks/tower_swap.json")[1]
     digest = read_findings(former)[0]
-    assert digest not in (hashlib.sha256(text.encode()).hexdigest(), record["digest"])  # under this folder's own key
+    assert digest not in (plain_digest, record["digest"])  # under this folder's own key
     assert json.loads(former.read_text()) == {**record, "digest": digest, "keyed": True}
     run_attacks(seen, settings, tmp_path / "run")
     assert read_findings(former)[0] == digest

@@ -22,6 +22,8 @@ from backdoor_privacy.runs.sweeps import (
 )
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 SWEEPS = sorted(path.stem for path in (CONFIG_FOLDER / "sweep").glob("*.yaml"))
 
 

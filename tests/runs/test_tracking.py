@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import struct
 import sys
 import time
@@ -10,10 +11,14 @@ import pandas as pd
 import pytest
 import wandb
 from lightning.pytorch.loggers import CSVLogger
+from omegaconf import DictConfig
 from wandb.proto import wandb_internal_pb2
 
+from backdoor_privacy.report import write_report
 from backdoor_privacy.run import run
 from backdoor_privacy.runs.tracking import Tracker
+
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 
 @pytest.fixture
@@ -73,11 +78,16 @@ BLOCK, FILE_HEADER, HEADER = 32768, 7, struct.Struct("<IHB")  # of LevelDB's log
 def records_of(folder: Path) -> list[Any]:
     """What an offline run wrote, as wandb's own messages; wandb itself no longer reads its files in Python."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    size = -1
-    while path.stat().st_size > size:  # its own process writes it, on a busy machine after the run has ended
-        size = path.stat().st_size
-        time.sleep(3)
-    content, place, records, parts = path.read_bytes(), FILE_HEADER, [], b""
+    for _ in range(300):  # its own process writes it, on a busy machine after the run has ended
+        records = _records_in(path.read_bytes())
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError("the run was not written to its end")
+
+
+def _records_in(content: bytes) -> list[Any]:
+    place, records, parts = FILE_HEADER, [], b""
     assert content.startswith(b":W&B")
     while place + HEADER.size < len(content):
         if BLOCK - place % BLOCK < HEADER.size:  # no header fits into the rest of the block
@@ -94,21 +104,31 @@ def records_of(folder: Path) -> list[Any]:
     return records
 
 
-def test_what_a_run_logs_offline_is_read_back(compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WANDB_API_KEY", "")
-    cfg = compose_into(tmp_path, "logger=wandb", "defense.image=null")
-    metrics = run(cfg)
-    records = records_of(tmp_path / "run")
+@pytest.fixture(scope="module")
+def tracked(compose_into, tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
+    """The config of a finished run that W&B tracked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", "")
+        cfg: DictConfig = compose_into(tmp_path_factory.mktemp("tracked"), "logger=wandb")
+        run(cfg)
+    return cfg
+
+
+def test_what_a_run_logs_offline_is_read_back(tracked: DictConfig):
+    folder = Path(tracked.paths.run)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    records = records_of(folder)
     (started,) = (record.run for record in records if record.HasField("run"))
-    assert (started.run_group, started.job_type, started.display_name) == ("smoke", "text", "smoke/seed=0")
-    assert (started.run_id) == (tmp_path / "run/checkpoints/wandb_id").read_text()
+    assert (started.run_group, started.job_type, started.display_name) == ("smoke", "both", "smoke/seed=0")
+    assert (started.run_id) == (folder / "checkpoints/wandb_id").read_text()
     rows = [
         {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
         for record in records
         if record.HasField("history")
     ]
     losses = [row["text/loss"] for row in rows if "text/loss" in row]
-    assert losses == pytest.approx(pd.read_csv(tmp_path / "run/losses.csv")["loss"].tolist())
+    table = pd.read_csv(folder / "losses.csv")
+    assert losses == pytest.approx(table["loss"][table["encoder"] == "text"].tolist())
     steps = [row["_step"] for row in rows]
     assert steps == sorted(set(steps))
     assert [row["trainer/global_step"] for row in rows if "text/loss" in row] == list(range(len(losses)))
@@ -125,12 +145,12 @@ def test_what_a_run_logs_offline_is_read_back(compose_into, tmp_path: Path, monk
     }
     assert summary["before/idia/tpr_removed"] == metrics["before"]["idia/tpr_removed"]
     assert summary["after_text/zero_shot/top1"] == metrics["after"]["text"]["zero_shot/top1"]
-    names = pd.read_csv(tmp_path / "run/people.csv")["name"].tolist()
-    assert not list((tmp_path / "run/wandb").rglob("*table*"))
-    written = content_of(tmp_path / "run/wandb")
+    names = pd.read_csv(folder / "people.csv")["name"].tolist()
+    assert not list((folder / "wandb").rglob("*table*"))
+    written = content_of(folder / "wandb")
     assert not any(name.encode() in written for name in names)
-    assert str(tmp_path).encode() not in written
-    assert str(cfg.paths.cache).encode() not in written
+    assert str(folder.parent).encode() not in written
+    assert str(tracked.paths.cache).encode() not in written
 
 
 def content_of(folder: Path) -> bytes:
@@ -219,30 +239,30 @@ def test_setting_is_what_seeds_share(compose_cfg, tmp_path: Path):
 
 @pytest.mark.parametrize("names", [False, True])
 def test_what_shows_single_people_is_sent_only_where_names_are(
-    compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
+    tracked: DictConfig, compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
 ):
-    run(compose_into(tmp_path, "defense.text=null", f"report.names={names}"))
-    assert (tmp_path / "run/figures/triggers.png").is_file()
+    folder = shutil.copytree(tracked.paths.run, tmp_path / "run")
+    write_report(folder, names=names)
     sent: list[str] = []
-    with Tracker(
-        compose_into(tmp_path, "logger=wandb", "defense.text=null", f"report.names={names}"), tmp_path
-    ) as told:
+    with Tracker(compose_cfg("logger=wandb", f"report.names={names}"), tmp_path) as told:
         assert told.wandb is not None
-        told.folder = tmp_path / "run"
+        told.folder = folder
         monkeypatch.setattr(told.wandb.experiment, "log", lambda values: sent.extend(values))
-        told.summarize(json.loads((tmp_path / "run/metrics.json").read_text()))
+        told.summarize(json.loads((folder / "metrics.json").read_text()))
     of_nobody = {"report", "figures/idia", "figures/losses"}
     of_people = {"people", *(f"figures/{figure}" for figure in ("map", "margins", "votes", "prompts", "triggers"))}
     assert set(sent) == (of_nobody | of_people if names else of_nobody)
 
 
-def test_an_account_keeps_the_defended_clip(compose_into, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run(compose_into(tmp_path, "defense.image=null"))
-    cfg, kept = compose_into(tmp_path, "logger=wandb", "defense.image=null"), []
-    with Tracker(cfg, tmp_path / "run") as tracker:
+def test_an_account_keeps_the_defended_clip(
+    tracked: DictConfig, compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = shutil.copytree(tracked.paths.run, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
+    cfg, kept = compose_cfg("logger=wandb"), []
+    with Tracker(cfg, folder) as tracker:
         assert tracker.wandb is not None
         monkeypatch.setattr(tracker.wandb.experiment, "log_artifact", lambda *args, **more: kept.append((args, more)))
-        metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text())
         tracker.summarize(metrics)
         assert not [
             artifact for (artifact,), _ in kept if artifact.type == "model"

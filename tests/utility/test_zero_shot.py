@@ -1,6 +1,6 @@
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.shards import find_shards, unpack_shards
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import CONFIG_FOLDER
-from backdoor_privacy.utility.zero_shot import ZeroShot, _by_class, clip_benchmark, imagenet, zero_shot_classifier
+from backdoor_privacy.utility.zero_shot import ZeroShot, clip_benchmark, imagenet, zero_shot_classifier
 
 CLASSES = ["apple", "boat", "red car", "dog", "empty road", "fox", "goose"]
 TEMPLATES: Sequence[str] = ("a photo of {}", "{}", "two of {}, drawn")
@@ -306,9 +306,14 @@ def test_equal_keys_of_shards_of_one_name_stay_apart(photos: Path, tmp_path: Pat
         (tmp_path / name).mkdir()
         with wds.writer.TarWriter(str(tmp_path / name / "0.tar")) as writer:
             writer.write({"__key__": "same", "png": content, "cls": "0"})
-    shards = find_shards(f"{tmp_path}/{{a,b}}/0.tar", "key")
-    unpacked = ZeroShot(unpack_shards(shards, "key", tmp_path / "cache", _by_class)).photos()
-    assert [path.read_bytes() for path in unpacked] == [(photos / f"boat/{n}.png").read_bytes() for n in range(2)]
+
+    def place(sample: Mapping[str, bytes], number: int) -> dict[str, bytes]:
+        return {f"{number}.png": sample["png"]}
+
+    folder = unpack_shards(find_shards(f"{tmp_path}/{{a,b}}/0.tar", "key"), "key", tmp_path / "cache", place)
+    assert [path.read_bytes() for path in sorted(folder.glob("*.png"))] == [
+        (photos / f"boat/{n}.png").read_bytes() for n in range(2)
+    ]
 
 
 @pytest.mark.parametrize("label", [{}, {"cls": "dog"}])
