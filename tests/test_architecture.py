@@ -38,7 +38,7 @@ MAX_LINES, MAX_LINES_OF_A_FUNCTION = 300, 40
 MAX_LOOSE_TYPES = 294  # aimed at: 40
 # Exceptions, each with its number of lines: data tables, and what is yet to be divided.
 LONG_MODULES = {
-    "attack": 377,
+    "attack": 379,
     "attacks.erased": 365,
     "attacks.inversion": 304,
     "check_data": 313,
