@@ -50,7 +50,7 @@ def short(labels: Iterable[str]) -> dict[str, str]:
     return {label: str(number) if is_long else label for number, label in enumerate(labels, 1)}
 
 
-def scores_table(values: pd.DataFrame) -> str:
+def findings_table(values: pd.DataFrame) -> str:
     """Means over seeds in Markdown, the least and the most in brackets: a row for each measure, a column a setting.
 
     What finds most of the removed people in the last setting comes first, what others pay comes last. What was found of

@@ -152,7 +152,7 @@ def test_bad_runs_do_not_stop_the_others(
     rows, failed = collect(tmp_path)
     assert len(rows) == 1
     broken = "expected the measures of a finished run"
-    told = [broken, broken, broken, "expected schema 1, got 7", broken, "expected findings of an attack, got a broken"]
+    told = [broken, broken, broken, "expected schema 1, got 7", broken, "expected scores of an attack, got a broken"]
     assert len(failed) == 6
     for number, line in enumerate(failed):
         assert line.startswith(f"broken: {tmp_path}/bad/{number}")

@@ -234,7 +234,7 @@ def test_folders_hundreds_of_levels_deep_are_one_line(tmp_path: Path, monkeypatc
 
 def test_deep_json_in_findings_is_one_line(tmp_path: Path):
     (tmp_path / "probe.json").write_text("[" * 100_000)
-    with pytest.raises(InputError, match="expected findings of an attack, got a broken file"):
+    with pytest.raises(InputError, match="expected scores of an attack, got a broken file"):
         read_scores(tmp_path / "probe.json")
     (tmp_path / "probe.json").write_text(json.dumps({"schema": 1, "digest": "x", "findings": []}))
     assert read_scores(tmp_path / "probe.json") == ("x", [])
