@@ -17,17 +17,18 @@ from rich.markup import escape
 from rich.table import Table
 from yaml import YAMLError
 
+from backdoor_privacy.attacks.context import Attack, AttackContext
 from backdoor_privacy.attacks.headlines import headlines
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.record import (
-    key_findings,
+    key_scores,
     keyed,
-    read_findings,
     read_origin,
+    read_scores,
     read_seconds,
-    write_findings,
+    write_scores,
 )
-from backdoor_privacy.attacks.scene import Attack, Finding, Scene
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.build import build
@@ -119,7 +120,7 @@ def load_attacks(names: Sequence[str], changes: Sequence[str] = ()) -> dict[str,
     return {str(name): settings for name, settings in found.items()}
 
 
-def load_scene(folder: Path, allow: Collection[str] = ()) -> Scene:
+def load_context(folder: Path, allow: Collection[str] = ()) -> AttackContext:
     """The CLIPs and people of a finished run.
 
     Args:
@@ -147,7 +148,7 @@ def load_scene(folder: Path, allow: Collection[str] = ()) -> Scene:
     models = {encoder: original.with_encoders(**{encoder: getattr(defended, encoder)}) for encoder in encoders}
     if len(encoders) > 1:
         models["both"] = original.with_encoders(text=defended.text, image=defended.image)
-    return scene(cfg, original, models, _made(cfg.people, path), removed_people(folder))
+    return attack_context(cfg, original, models, _made(cfg.people, path), removed_people(folder))
 
 
 def _config(folder: Path) -> Path:
@@ -170,7 +171,9 @@ def _made(node: DictConfig, path: Path) -> Any:
         raise InputError(f"{path}: expected other settings of {node._target_}, got: {reason}") from error
 
 
-def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: People, removed: Iterable[str]) -> Scene:
+def attack_context(
+    cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: People, removed: Iterable[str]
+) -> AttackContext:
     """What the attacks of a run see.
 
     Args:
@@ -189,7 +192,7 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
     photos = [path for person in people.everybody for path in person.attack_photos[: idia.num_photos]]
     for clip in (original, *models.values()):
         clip.embed_photos(photos)  # as the audit did: 1 % of all may be unreadable, of a few people it is more
-    return Scene(
+    return AttackContext(
         clips={"before": original, **models},
         people=people,
         removed=[name for name in people.names if name in chosen],
@@ -199,7 +202,7 @@ def scene(cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: P
     )
 
 
-def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) -> dict[str, list[Finding]]:
+def run_attacks(seen: AttackContext, attacks: Mapping[str, DictConfig], folder: Path) -> dict[str, list[Score]]:
     """Run attacks one after the other, and write `attacks/<name>.json` of each; what is known already is read.
 
     All processes of a run come here together; the first one reads and writes.
@@ -214,20 +217,20 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
     """
     found, scene_digest, key = {}, "", b""
     if is_main_process():
-        scene_digest, key = _scene_digest(seen), key_of_run(folder / "checkpoints")
-        key_findings(folder / "attacks", key)
+        scene_digest, key = _context_digest(seen), key_of_run(folder / "checkpoints")
+        key_scores(folder / "attacks", key)
     for number, (name, settings) in enumerate(attacks.items()):
         path = folder / "attacks" / f"{name}.json"
         digest = hashlib.sha256(f"{scene_digest} {OmegaConf.to_yaml(settings)}".encode()).hexdigest()
         wanted = keyed(digest, key)
-        read = read_findings(path) if is_main_process() and path.is_file() else None
+        read = read_scores(path) if is_main_process() and path.is_file() else None
         wanted, known = broadcast((wanted, read))
         if known is None or known[0] != wanted:
             log.info("Attack %d of %d: %s%s", number + 1, len(attacks), name, _usual_time(name, folder))
             start = time.perf_counter()
             attack = make_attack(settings)
             try:
-                findings = attack.run(seen)
+                scores = attack.run(seen)
             except InputError as error:
                 if len(attacks) == 1:
                     raise
@@ -235,14 +238,14 @@ def run_attacks(seen: Scene, attacks: Mapping[str, DictConfig], folder: Path) ->
                 continue
             plain: Any = OmegaConf.to_container(settings)
             if is_main_process():
-                write_findings(path, wanted, findings, time.perf_counter() - start, plain, _FORMAT)
-            known = wanted, findings
+                write_scores(path, wanted, scores, time.perf_counter() - start, plain, _FORMAT)
+            known = wanted, scores
         found[name] = known[1]
     return found
 
 
 def missing_attacks(attacks: Mapping[str, DictConfig], folder: Path) -> list[str]:
-    """Return the attacks of which a finished run holds no findings, or those of other settings or versions."""
+    """Return the attacks of which a finished run holds no scores, or those of other settings or versions."""
 
     def is_known(name: str, settings: DictConfig) -> bool:
         path = folder / "attacks" / f"{name}.json"
@@ -257,7 +260,7 @@ def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Coll
     Args:
         attacks: their settings by name.
         folder: of the run.
-        allow: as of `load_scene`.
+        allow: as of `load_context`.
 
     Returns:
         Whether there were any.
@@ -269,7 +272,7 @@ def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Coll
     if not missing:
         return False
     try:
-        run_attacks(load_scene(folder, allow), attacks, folder)
+        run_attacks(load_context(folder, allow), attacks, folder)
     except (InputError, InstantiationException) as error:
         if set(missing) - set(default_attacks()) or not isinstance(cause_of(error), InputError):
             raise
@@ -296,7 +299,7 @@ def make_attack(settings: Any) -> Attack:
     return attack
 
 
-def _scene_digest(seen: Scene) -> str:
+def _context_digest(seen: AttackContext) -> str:
     """Of the models, the people with their photos and IDIA's settings; no file holds it but under a key."""
     everybody = [*seen.people.everybody, *seen.decoys]
     photos = [(person.name, person.member, person.attributes, sorted(person.hashes.values())) for person in everybody]
@@ -314,19 +317,19 @@ def _usual_time(name: str, folder: Path) -> str:
     return f", about {spoken(sum(known) / len(known))}" if known else ""
 
 
-def print_findings(found: Mapping[str, Sequence[Finding]], folder: Path) -> None:
+def print_scores(found: Mapping[str, Sequence[Score]], folder: Path) -> None:
     """What sums up the attacks; what is worst for the removed people comes first."""
     table = Table("measure", "kind", "model", title="Worst first; what others pay comes last")
     for column in ("before", "after (95 %)", "never seen"):
         table.add_column(column, justify="right")
     for row in headlines(found):
-        finding = row.finding
+        score = row.score
         others = ["" if other is None else f"{other.value:.3f}" for other in (row.before, row.control)]
-        interval = f"{finding.value:.3f} ({finding.low:.3f} to {finding.high:.3f})"
-        table.add_row(row.label, escape(finding.kind), finding.model, others[0], interval, others[1])
+        interval = f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+        table.add_row(row.label, escape(score.kind), score.model, others[0], interval, others[1])
     console = VisibleConsole(width=None if sys.stdout.isatty() else 160)
     console.print(table)
-    print(visible(f"All findings: {folder / 'attacks'}"))
+    print(visible(f"All scores: {folder / 'attacks'}"))
 
 
 def _listed_in(text: str) -> list[str]:
@@ -369,9 +372,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     attacks = load_attacks(chosen, changes)
     for settings in attacks.values():
         make_attack(settings)  # a mistake in one shows before the others have run for long
-    found = run_attacks(load_scene(asked.run, allow), attacks, asked.run)
+    found = run_attacks(load_context(asked.run, allow), attacks, asked.run)
     write_report(asked.run, names=OmegaConf.select(read_stored(_config(asked.run)), "report.names") is True)
-    print_findings(found, asked.run)
+    print_scores(found, asked.run)
     return 0
 
 

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from backdoor_privacy.attack import attack_finished, check_attacks, run_attacks, scene
+from backdoor_privacy.attack import attack_context, attack_finished, check_attacks, run_attacks
 from backdoor_privacy.attacks.idia import Idia, IdiaResult
 from backdoor_privacy.audit import Audit
 from backdoor_privacy.clip.model import Clip
@@ -148,7 +148,8 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
         "utility": labels_of(measures, done.rates["before"]),
         "seconds": {**watch.seconds, **done.seconds},
         "defenses": {
-            name: {"encoders": list(one.encoders), "description": one.describe()} for name, one in defenses.items()
+            name: {"encoders": list(one.encoders), "description": one.describe(), "limits": list(one.limits)}
+            for name, one in defenses.items()
         },
         "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
         "versions": versions(),
@@ -166,7 +167,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
         write_metrics(folder, metrics)
     shown = [person.name for person in done.removed if person.photos]
     if cfg.attacks and shown:  # in all processes alike: they share what is embedded
-        run_attacks(scene(cfg, clip, done.models, sources.people, shown), cfg.attacks, folder)
+        run_attacks(attack_context(cfg, clip, done.models, sources.people, shown), cfg.attacks, folder)
     if is_main_process():
         write_report(folder, names=cfg.report.names)
         tracker.summarize(metrics)

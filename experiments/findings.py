@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from backdoor_privacy.attacks.headlines import MEASURES, headlines
-from backdoor_privacy.attacks.record import read_findings
-from backdoor_privacy.attacks.scene import paired_p
+from backdoor_privacy.attacks.record import read_scores
+from backdoor_privacy.attacks.scores import paired_p
 
 _MAX_LENGTH = 40  # characters
 _COLUMNS = ("run", "setting", "measure", "kind", "model", "before", "value", "never_seen", "num_people", "outcomes")
@@ -24,20 +24,20 @@ def measured(runs: Path, folders: Mapping[str, str]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for folder, setting in folders.items():
-        found = {path.stem: read_findings(path)[1] for path in (runs / folder / "attacks").glob("*.json")}
+        found = {path.stem: read_scores(path)[1] for path in (runs / folder / "attacks").glob("*.json")}
         for row in headlines(found):
             rows.append(
                 {
                     "run": folder,
                     "setting": setting,
                     "measure": row.label,
-                    "kind": row.finding.kind,
-                    "model": row.finding.model,
+                    "kind": row.score.kind,
+                    "model": row.score.model,
                     "before": None if row.before is None else row.before.value,
-                    "value": row.finding.value,
+                    "value": row.score.value,
                     "never_seen": None if row.control is None else row.control.value,
-                    "num_people": row.finding.num_people,
-                    "outcomes": " ".join(f"{outcome:g}" for outcome in row.finding.outcomes),
+                    "num_people": row.score.num_people,
+                    "outcomes": " ".join(f"{outcome:g}" for outcome in row.score.outcomes),
                 }
             )
     return pd.DataFrame(rows, columns=list(_COLUMNS))

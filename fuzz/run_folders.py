@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from backdoor_privacy.attack import load_scene
+from backdoor_privacy.attack import load_context
 from backdoor_privacy.collect import collect
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report import write_report
@@ -60,7 +60,7 @@ def _finished(folder: Path) -> Path:
 
 
 def _scene(run: Path) -> Any:
-    seen = load_scene(run)
+    seen = load_context(run)
     return seen.people.names, list(seen.removed), list(seen.clips)
 
 

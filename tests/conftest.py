@@ -216,7 +216,7 @@ def unchecked_types() -> Iterator[None]:
 def few_draws() -> Iterator[None]:
     """Draw few resamples and few random names: for tests that look at no interval of an attack."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("backdoor_privacy.attacks.scene._NUM_RESAMPLES", 50)
+        patch.setattr("backdoor_privacy.attacks.scores._NUM_RESAMPLES", 50)
         patch.setattr("backdoor_privacy.attacks.names_alone.NUM_RANDOM_NAMES", 20)
         yield
 

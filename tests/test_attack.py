@@ -18,15 +18,15 @@ from backdoor_privacy.attack import (
     check_attacks,
     default_attacks,
     load_attacks,
-    load_scene,
+    load_context,
     main,
     missing_attacks,
     run_attacks,
-    scene,
 )
+from backdoor_privacy.attacks.context import Attack, AttackContext
 from backdoor_privacy.attacks.headlines import above_chance, headlines
-from backdoor_privacy.attacks.record import read_findings
-from backdoor_privacy.attacks.scene import Attack, Finding, Scene
+from backdoor_privacy.attacks.record import read_scores
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.html import render
@@ -51,7 +51,7 @@ def folder(cfg: DictConfig) -> Path:
 
 
 def test_run_with_an_attack_writes_what_it_found(folder: Path):
-    digest, findings = read_findings(folder / "attacks/tower_swap.json")
+    digest, findings = read_scores(folder / "attacks/tower_swap.json")
     assert len(digest) == 64
     assert {(one.model, one.kind) for one in findings} == {
         ("before", "nothing swapped"),
@@ -68,7 +68,7 @@ def test_run_with_an_attack_writes_what_it_found(folder: Path):
 
 
 def test_scene_of_a_finished_run_is_what_the_run_saw(folder: Path, cfg: DictConfig):
-    seen = load_scene(folder)
+    seen = load_context(folder)
     assert list(seen.clips) == ["before", "text", "image", "both"]
     assert len(seen.removed) == 2
     before, both = seen.clips["before"], seen.clips["both"]
@@ -82,11 +82,11 @@ def test_scene_of_a_finished_run_is_what_the_run_saw(folder: Path, cfg: DictConf
 
 
 def test_scene_has_the_decoys_that_the_defence_hides(folder: Path, cfg: DictConfig):
-    assert load_scene(folder).decoys == ()
+    assert load_context(folder).decoys == ()
     changed = OmegaConf.create(OmegaConf.to_container(cfg))
     changed.defense.text.num_decoys, changed.defense.image.num_decoys = 3, 2
-    seen = load_scene(folder)
-    decoys = scene(changed, seen.clips["before"], {}, seen.people, seen.removed).decoys
+    seen = load_context(folder)
+    decoys = attack_context(changed, seen.clips["before"], {}, seen.people, seen.removed).decoys
     assert [bool(decoy.photos) for decoy in decoys] == [True, True, False]
     assert not {decoy.name for decoy in decoys} & set(seen.idia.candidates(seen.people.names))
 
@@ -94,11 +94,11 @@ def test_scene_has_the_decoys_that_the_defence_hides(folder: Path, cfg: DictConf
 def test_what_is_known_is_not_computed_again(folder: Path, cfg: DictConfig, monkeypatch: pytest.MonkeyPatch):
     path = folder / "attacks/tower_swap.json"
     before = path.read_bytes()
-    seen = load_scene(folder)
+    seen = load_context(folder)
     monkeypatch.setattr(attack, "instantiate", lambda *_: pytest.fail("computed again"))
     found = run_attacks(seen, load_attacks(["tower_swap"]), folder)
     assert path.read_bytes() == before
-    assert found["tower_swap"] == read_findings(path)[1]
+    assert found["tower_swap"] == read_scores(path)[1]
 
 
 class Counter(Attack):
@@ -109,15 +109,15 @@ class Counter(Attack):
     def __init__(self, step: int = 1) -> None:
         self.step = step
 
-    def run(self, scene: Scene) -> list[Finding]:
+    def run(self, context: AttackContext) -> list[Score]:
         """Find the count."""
         Counter.runs += self.step
-        return [Finding("count", scene.fullest, "removed", "TPR", 0.5, 0.25, 0.75, 2)]
+        return [Score("count", context.fullest, "removed", "TPR", 0.5, 0.25, 0.75, 2)]
 
 
 @pytest.mark.parametrize("change", ["settings", "seed", "removed", "weights"])
 def test_another_question_is_computed(change: str, folder: Path, tmp_path: Path):
-    seen = load_scene(folder)
+    seen = load_context(folder)
     settings: Any = {"_target_": f"{__name__}.Counter", "step": 1}
     run_attacks(seen, {"counter": OmegaConf.create(settings)}, tmp_path)
     count = Counter.runs
@@ -135,8 +135,8 @@ def test_another_question_is_computed(change: str, folder: Path, tmp_path: Path)
         with torch.no_grad():
             next(text.parameters()).mul_(2)
         changed["clips"] = {**seen.clips, "both": seen.clips["both"].with_encoders(text=text)}
-    fields = {key: changed[key] for key in Scene.__dataclass_fields__}
-    run_attacks(Scene(**fields), {"counter": OmegaConf.create(settings)}, tmp_path)
+    fields = {key: changed[key] for key in AttackContext.__dataclass_fields__}
+    run_attacks(AttackContext(**fields), {"counter": OmegaConf.create(settings)}, tmp_path)
     assert Counter.runs > count
 
 
@@ -166,8 +166,8 @@ def test_every_run_ends_with_what_the_verdict_needs(compose_cfg):
 
 
 def test_default_attacks_look_for_removed_and_never_seen_people_only(folder: Path):
-    seen = load_scene(folder)
-    _, findings = read_findings(folder / "attacks/tower_swap.json")
+    seen = load_context(folder)
+    _, findings = read_scores(folder / "attacks/tower_swap.json")
     assert {one.group for one in findings} == {"removed", "never seen", "random names"}
     counts = {one.group: one.num_people for one in findings}
     assert counts == {"removed": 2, "never seen": len(seen.groups["never seen"]), "random names": 2}
@@ -206,7 +206,7 @@ def test_command_prints_the_worst_first(folder: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     assert "Worst first" in printed
     (line,) = (line for line in printed.splitlines() if line.startswith("│ worst tower swap (TPR)"))
-    _, findings = read_findings(folder / "attacks/tower_swap.json")
+    _, findings = read_scores(folder / "attacks/tower_swap.json")
     swapped = [one for one in findings if one[2:4] == ("removed", "TPR") and one.kind.startswith("original")]
     worst = max(one.value for one in swapped)
     assert float(line.split("│")[5].split()[0]) == pytest.approx(worst, abs=5e-4)
@@ -266,18 +266,18 @@ def test_what_a_run_lost_is_said_in_one_line(
 class Picky(Attack):
     """An attack that is none for this model."""
 
-    def run(self, scene: Scene) -> list[Finding]:
+    def run(self, context: AttackContext) -> list[Score]:
         """Refuse."""
         raise InputError("picky: expected another model")
 
 
 def test_attack_that_is_none_for_a_model_is_left_out(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     picky, counter = (OmegaConf.create({"_target_": f"{__name__}.{name}"}) for name in ("Picky", "Counter"))
-    assert set(run_attacks(load_scene(folder), {"picky": picky, "counter": counter}, tmp_path)) == {"counter"}
+    assert set(run_attacks(load_context(folder), {"picky": picky, "counter": counter}, tmp_path)) == {"counter"}
     assert "picky is left out: picky: expected another model" in caplog.text
     assert [path.name for path in (tmp_path / "attacks").iterdir()] == ["counter.json"]
     with pytest.raises(InputError, match="picky: expected another model"):
-        run_attacks(load_scene(folder), {"picky": picky}, tmp_path)
+        run_attacks(load_context(folder), {"picky": picky}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -303,12 +303,12 @@ def test_attacks_may_be_named_or_all_or_quick(
 def test_broken_findings_are_an_error(content: str, tmp_path: Path):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(InputError, match=r"x\.json: expected .* delete it"):
-        read_findings(tmp_path / "x.json")
+        read_scores(tmp_path / "x.json")
 
 
 def test_headlines_are_the_worst_of_removed_people_and_then_what_others_pay():
-    def finding(kind: str, model: str, group: str, measure: str, value: float) -> Finding:
-        return Finding(kind, model, group, measure, value, 0, 1, 4)
+    def finding(kind: str, model: str, group: str, measure: str, value: float) -> Score:
+        return Score(kind, model, group, measure, value, 0, 1, 4)
 
     found = {
         "tower_swap": [
@@ -330,23 +330,21 @@ def test_headlines_are_the_worst_of_removed_people_and_then_what_others_pay():
         ],
     }
     rows = headlines(found)
-    assert [row.finding for row in rows] == [
+    assert [row.score for row in rows] == [
         found["relearning"][0], found["tower_swap"][1], found["probe"][1], found["neighbors"][0],
     ]  # fmt: skip
-    assert [above_chance(row.finding.measure, row.finding.value) for row in rows] == pytest.approx(
-        [0.8, 0.5, 0.4, 0.99]
-    )
+    assert [above_chance(row.score.measure, row.score.value) for row in rows] == pytest.approx([0.8, 0.5, 0.4, 0.99])
     assert [row.before for row in rows] == [None, None, found["probe"][0], None]
     assert [row.control for row in rows] == [None, found["tower_swap"][2], None, None]
 
 
 def test_what_few_candidates_find_by_chance_is_no_headline():
     few, photos = (
-        Finding(kind, "both", "removed", "TPR", value, 0, 1, 4)
+        Score(kind, "both", "removed", "TPR", value, 0, 1, 4)
         for kind, value in (("10 candidates", 0.6), ("1 photo", 0.1))
     )
     (row,) = headlines({"idia_sweep": [few, photos]})
-    assert row.finding == photos
+    assert row.score == photos
 
 
 def test_every_attack_has_its_config():
@@ -375,7 +373,7 @@ def test_attack_on_few_people_leaves_out_a_broken_photo_that_the_run_left_out(
     people = ("people=folder", f"people.folder={tmp_path / 'people'}", "attack.num_photos=2")
     cfg = compose_cfg(*people, "trigger_set.people=[Ann Lee]", "trigger_set.require_inferred=false", "attack=idia")
     run(cfg)
-    findings = run_attacks(load_scene(Path(cfg.paths.run)), load_attacks(["tower_swap"]), Path(cfg.paths.run))
+    findings = run_attacks(load_context(Path(cfg.paths.run)), load_attacks(["tower_swap"]), Path(cfg.paths.run))
     assert {one.num_people for one in findings["tower_swap"] if one.measure == "TPR"} == {1}
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from backdoor_privacy.attacks.record import write_findings
+from backdoor_privacy.attacks.record import write_scores
 from backdoor_privacy.collect import collect, main
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.figures.runs import pareto_figure, people_figure
@@ -63,7 +63,7 @@ def test_odd_run_is_named_by_its_file_and_the_others_are_collected(
 ):
     for seed in range(2):
         write_run(tmp_path / f"both_4/seed={seed}", seed)
-    write_findings(tmp_path / "both_4/seed=1/attacks/probe.json", "x", [], 1.0)
+    write_scores(tmp_path / "both_4/seed=1/attacks/probe.json", "x", [], 1.0)
     odd = tmp_path / "both_4/seed=1" / file
     odd.parent.mkdir(exist_ok=True)
     odd.write_bytes(content)
@@ -82,7 +82,7 @@ def test_odd_run_is_named_by_its_file_and_the_others_are_collected(
 def test_seconds_are_with_those_of_the_attacks(tmp_path: Path):
     write_run(tmp_path / "both_4/seed=0", 0)
     for name, seconds in (("probe", 10.0), ("erased", 0.5)):
-        write_findings(tmp_path / f"both_4/seed=0/attacks/{name}.json", "x", [], seconds)
+        write_scores(tmp_path / f"both_4/seed=0/attacks/{name}.json", "x", [], seconds)
     assert collect(tmp_path)[0]["seconds"].tolist() == [14.0]
 
 
@@ -154,7 +154,7 @@ def test_bad_runs_do_not_stop_the_others(
     rows, failed = collect(tmp_path)
     assert len(rows) == 1
     broken = "expected the measures of a finished run"
-    told = [broken, broken, broken, "expected schema 1, got 7", broken, "expected findings of an attack, got a broken"]
+    told = [broken, broken, broken, "expected schema 1, got 7", broken, "expected scores of an attack, got a broken"]
     assert len(failed) == 6
     for number, line in enumerate(failed):
         assert line.startswith(f"broken: {tmp_path}/bad/{number}")

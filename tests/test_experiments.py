@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from backdoor_privacy.attack import attack_names
-from backdoor_privacy.attacks.record import write_findings
-from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.attacks.record import write_scores
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.runs.sweeps import asked_attacks, recorded_sweep
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -99,7 +99,7 @@ def test_time_left_is_with_attacks_and_says_what_is_not_known(recorded: Path, ca
     for number, job in enumerate((first, second)):
         write_run(recorded / "runs", job, number)
     for name in asked_attacks(first):
-        write_findings(recorded / f"runs/names_64/x=0/seed=0/attacks/{name}.json", "x", [], 9.0)
+        write_scores(recorded / f"runs/names_64/x=0/seed=0/attacks/{name}.json", "x", [], 9.0)
     # The second was not attacked: it is not done.
     assert reproduce.main(["hardening", "--record", "--runs", str(recorded / "runs")]) == 0
     assert reproduce.recorded_rows("hardening")["seconds"].tolist() == [30.0 + 9.0 * len(asked_attacks(first))]
@@ -149,7 +149,7 @@ def test_settings_too_long_for_columns_are_numbered_in_the_order_of_the_sweep(re
         write_run(recorded / "runs", job, number)
         for name in asked_attacks(job):
             folder = recorded / f"runs/names_64/x={number}/seed=0"
-            write_findings(folder / f"attacks/{name}.json", name, [], 1.0)
+            write_scores(folder / f"attacks/{name}.json", name, [], 1.0)
     assert reproduce.main(["hardening_names", "--record", "--runs", str(recorded / "runs")]) == 0
     rows = reproduce.recorded_rows("hardening_names")
     settings = [next(one for one in job if one.startswith("defense.text=")) for job in chosen]
@@ -162,7 +162,7 @@ def test_settings_too_long_for_columns_are_numbered_in_the_order_of_the_sweep(re
 
 
 def finding(kind: str, model: str, group: str, measure: str, value: float) -> dict[str, object]:
-    return Finding(kind, model, group, measure, value, value, value, 3)._asdict()
+    return Score(kind, model, group, measure, value, value, value, 3)._asdict()
 
 
 def test_findings_of_all_runs_are_in_one_table(tmp_path: Path):
@@ -186,8 +186,8 @@ def test_findings_of_all_runs_are_in_one_table(tmp_path: Path):
             if attack == "probe" and run in ("both_64/plain/seed=2", "both_64/hardened/seed=0"):
                 continue
             outcomes = (0.0,) * 6 if "hardened" in run else (1.0,) * 6
-            moved = [Finding(**{**one, "value": one["value"] + more, "outcomes": outcomes}) for one in findings]
-            write_findings(tmp_path / run / "attacks" / f"{attack}.json", "x", moved, 1.0)
+            moved = [Score(**{**one, "value": one["value"] + more, "outcomes": outcomes}) for one in findings]
+            write_scores(tmp_path / run / "attacks" / f"{attack}.json", "x", moved, 1.0)
     table = reproduce.findings_table(reproduce.measured(tmp_path, {run: run.split("/")[1] for run in runs}))
     assert table.splitlines() == [
         "| measure | not defended | plain | hardened | never-seen people | p |",

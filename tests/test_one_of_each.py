@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from backdoor_privacy.attack import load_attacks, make_attack
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia, IdiaVotes, cast_votes, majority
 from backdoor_privacy.attacks.idia_sweep import name_ranks
 from backdoor_privacy.attacks.photos import see_photos
-from backdoor_privacy.attacks.scene import Scene, auc_finding, mean_finding
+from backdoor_privacy.attacks.scores import auc_score, mean_score
 from backdoor_privacy.attacks.variants import EXACT, answers_to, written
 from backdoor_privacy.audit import audit, idia_rates, leak_table
 from backdoor_privacy.clip.model import Clip
@@ -129,14 +130,14 @@ def test_name_of_one_person_in_another_form(tiny_clip: Clip, person: Person):
 
 
 def test_one_finding():
-    found = mean_finding(torch.tensor([True]), kind="", model="both", group="removed")
+    found = mean_score(torch.tensor([True]), kind="", model="both", group="removed")
     assert (found.value, found.low, found.high, found.num_people) == (
         1.0,
         pytest.approx(0.20655, abs=1e-5),
         1.0,
         1,
     )  # Wilson: 1 / (1 + 1.96 ** 2)
-    assert auc_finding(torch.tensor([1.0]), torch.tensor([0.0]), kind="", model="", group="").value == 1
+    assert auc_score(torch.tensor([1.0]), torch.tensor([0.0]), kind="", model="", group="").value == 1
 
 
 SETTINGS: dict[str, Sequence[str]] = {
@@ -177,13 +178,13 @@ def test_every_attack_on_one_removed_person_finds_something_true_or_says_what_it
     people = [
         Person(one.name, one.photos, others.get(one.name), attributes=()) for one in load_people(folder).everybody
     ]
-    scene = Scene({"before": tiny_clip, "both": tiny_clip}, People(tuple(people)), ["Ann Lee"], IDIA, seed=0)
+    context = AttackContext({"before": tiny_clip, "both": tiny_clip}, People(tuple(people)), ["Ann Lee"], IDIA, seed=0)
     attack = make_attack(load_attacks([name], SETTINGS[name])[name])
     if is_refused(name, len(others), num_photos):
         with pytest.raises(InputError, match=ALONE[name]):
-            attack.run(scene)
+            attack.run(context)
         return
-    findings = attack.run(scene)
+    findings = attack.run(context)
     for one in findings:
         assert all(map(math.isfinite, (one.value, one.low, one.high))), one
     if name == "tower_swap":

@@ -11,8 +11,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.attacks.scene import RANDOM, Scene
+from backdoor_privacy.attacks.scores import RANDOM
 from backdoor_privacy.attacks.tower_swap import TowerSwap
 from backdoor_privacy.attacks.variants import NameVariants
 from backdoor_privacy.clip.loading import load_clip
@@ -308,9 +309,9 @@ def test_people_whose_photos_cannot_be_read_are_not_measured(
     assert {rates["idia/num_tpr_removed"] for rates in done.rates.values()} == {1}
     assert {rates["idia/num_null"] for rates in done.rates.values()} == {1}
     assert done.rates["both"]["idia/num_wrongly_unlearned"] + done.rates["both"]["idia/num_newly_recalled"] == 2
-    scene = Scene({"before": tiny_clip, **done.models}, hidden, ["Ann Lee", "Bob Ray"], ATTACK, 0)
-    findings = [*TowerSwap().run(scene), *NameVariants(num_prompts=2).run(scene)]
-    findings += scene.idia_findings(tiny_clip, kind="plain", model="before")
+    context = AttackContext({"before": tiny_clip, **done.models}, hidden, ["Ann Lee", "Bob Ray"], ATTACK, 0)
+    findings = [*TowerSwap().run(context), *NameVariants(num_prompts=2).run(context)]
+    findings += context.idia_scores(tiny_clip, kind="plain", model="before")
     assert {one.num_people for one in findings if one.group in ("removed", RANDOM)} == {1}
     write_people_table(
         tmp_path, hidden.everybody, ["Ann Lee", "Bob Ray"], done.before.idia, {"both": done.after["both"].idia}

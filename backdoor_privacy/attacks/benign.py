@@ -7,8 +7,9 @@ from itertools import chain
 
 import torch
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.relearning import checked_steps, whole_lesson
-from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.attacks.scores import Score, mean_score
 from backdoor_privacy.clip.fine_tuning import FineTuning, Lesson
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
@@ -27,51 +28,53 @@ class BenignFineTuning:
     learning_rate: float
     temperature: float | None
     num_candidates: int | None = None  # names of IDIA; `None`: as many as IDIA has
-    models: Sequence[str] | None = None  # of the scene; `None`: the original and the fullest
+    models: Sequence[str] | None = None  # of the context; `None`: the original and the fullest
 
     def __post_init__(self) -> None:
         self._fine_tuning()
         checked_steps("benign", self.steps)
 
-    def run(self, scene: Scene) -> list[Finding]:
+    def run(self, context: AttackContext) -> list[Score]:
         """Attack the chosen models.
 
         Raises:
             InputError: if there is no such model, or nobody but the removed people.
         """
-        models = scene.models("benign", self.models)
+        models = context.models("benign", self.models)
         steps = checked_steps("benign", self.steps)
-        taught, attacked = self.people(scene)
-        idia = scene.idia if self.num_candidates is None else replace(scene.idia, num_candidates=self.num_candidates)
+        taught, attacked = self.people(context)
+        idia = (
+            context.idia if self.num_candidates is None else replace(context.idia, num_candidates=self.num_candidates)
+        )
         settings = self._fine_tuning()
         everybody = [person for people in attacked.values() for person in people]
-        findings = []
+        scores = []
         for model in models:
-            clip = scene.clips[model]
+            clip = context.clips[model]
             start = [(0, clip)] if steps[0] == 0 else []
-            tuned = settings.run(clip, taught, (), [step for step in steps if step], scene.seed)
+            tuned = settings.run(clip, taught, (), [step for step in steps if step], context.seed)
             for step, changed in chain(start, tuned):
                 inferred = idia.run(changed, everybody).inferred
                 for group, people in attacked.items():
                     own = torch.tensor([inferred[person.name] for person in people])
-                    findings.append(mean_finding(own, kind=f"{step} steps", model=model, group=group))
-        return findings
+                    scores.append(mean_score(own, kind=f"{step} steps", model=model, group=group))
+        return scores
 
     def _fine_tuning(self) -> FineTuning:
         return FineTuning(self.batch_size, self.learning_rate, self.temperature)
 
-    def people(self, scene: Scene) -> tuple[list[Lesson], dict[str, list[Person]]]:
+    def people(self, context: AttackContext) -> tuple[list[Lesson], dict[str, list[Person]]]:
         """What is taught, and who is attacked, by group.
 
         Raises:
             InputError: if nobody is left to teach.
         """
-        removed = list(scene.groups.get("removed", ()))
+        removed = list(context.groups.get("removed", ()))
         taught: list[Lesson] = []
         attacked = {"removed": removed}
         for group in ("kept", "never seen"):
-            people = list(scene.groups.get(group, ()))
-            random.Random(f"{scene.seed} benign {group}").shuffle(people)
+            people = list(context.groups.get(group, ()))
+            random.Random(f"{context.seed} benign {group}").shuffle(people)
             middle = (len(people) + 1) // 2
             taught += [lesson for person in people[:middle] if (lesson := whole_lesson(person)).photos]
             attacked[group] = people[middle:][: len(removed)]

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.prune import L1Unstructured
 
-from backdoor_privacy.attacks.scene import Finding, Scene
+from backdoor_privacy.attacks.context import AttackContext
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.errors import InputError
@@ -35,7 +36,7 @@ class Compression:
     bits: Sequence[int]  # of the integers that each output channel is rounded to
     pruned: Sequence[float]  # shares of each matrix that are set to zero, the smallest magnitudes first
     original: Sequence[float]  # shares of the original weights in a mean of these and the defended ones
-    models: Sequence[str] | None = None  # of the scene; `None`: the original and the fullest
+    models: Sequence[str] | None = None  # of the context; `None`: the original and the fullest
 
     def __post_init__(self) -> None:
         ranges = {"bits": (self.bits, 2, 16), "pruned": (self.pruned, 0, 1), "original": (self.original, 0, 1)}
@@ -44,17 +45,19 @@ class Compression:
             if wrong:
                 raise InputError(f"compression.{key}: expected values from {low} to {high}, got {wrong[0]}")
 
-    def run(self, scene: Scene) -> list[Finding]:
+    def run(self, context: AttackContext) -> list[Score]:
         """Attack the chosen models.
 
         Raises:
             InputError: if there is no such model.
         """
-        findings = []
-        for model in scene.models("compression", self.models):
-            for kind, clip in self.changed(scene.clips[model], None if model == "before" else scene.clips["before"]):
-                findings += scene.idia_findings(clip, kind=kind, model=model)
-        return findings
+        scores = []
+        for model in context.models("compression", self.models):
+            for kind, clip in self.changed(
+                context.clips[model], None if model == "before" else context.clips["before"]
+            ):
+                scores += context.idia_scores(clip, kind=kind, model=model)
+        return scores
 
     def changed(self, clip: Clip, original: Clip | None) -> Iterator[tuple[str, Clip]]:
         """The CLIP as it is, and changed copies of it, one after the other, each with its kind."""

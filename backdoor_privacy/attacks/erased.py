@@ -16,9 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.photos import see_photos
-from backdoor_privacy.attacks.scene import Finding, Scene, auc_finding
+from backdoor_privacy.attacks.scores import Score, auc_score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.clip.name_parts import expected_from_parts
 from backdoor_privacy.data.names import random_names
@@ -89,26 +90,26 @@ class Erased:
         if self.num_composed_names < 2:
             raise InputError(f"erased.num_composed_names: expected 2 or more, got {self.num_composed_names}")
 
-    def run(self, scene: Scene) -> list[Finding]:
-        """Attack every CLIP of the scene in the same way."""
-        if "removed" not in scene.groups:
+    def run(self, context: AttackContext) -> list[Score]:
+        """Attack every CLIP of the context in the same way."""
+        if "removed" not in context.groups:
             return []
-        everybody = scene.people.everybody
-        people = [*everybody, *(decoy for decoy in scene.decoys if decoy.photos)]
-        seed = random.Random(f"erased {scene.seed}").getrandbits(32)  # the seed itself draws the defence's pseudonyms
-        known = [person.name for person in (*everybody, *scene.decoys)]
+        everybody = context.people.everybody
+        people = [*everybody, *(decoy for decoy in context.decoys if decoy.photos)]
+        seed = random.Random(f"erased {context.seed}").getrandbits(32)  # the seed itself draws the defence's pseudonyms
+        known = [person.name for person in (*everybody, *context.decoys)]
         strangers = random_names(self.num_random_names, seed, exclude=known)
         examples = random_names(self.num_composed_names, seed + 1, exclude={*known, *strangers})
         suspects = [*known, *strangers]
-        rows = {group: torch.tensor(scene.rows(group)) for group in scene.groups}
+        rows = {group: torch.tensor(context.rows(group)) for group in context.groups}
         removed = rows.pop("removed")
         if strangers:
             rows["random names"] = len(known) + torch.arange(len(strangers))
-        if scene.decoys:
-            rows["decoys"] = len(everybody) + torch.arange(len(scene.decoys))
-        idia = replace(scene.idia, num_candidates=scene.idia.num_candidates + len(people) - len(everybody))
+        if context.decoys:
+            rows["decoys"] = len(everybody) + torch.arange(len(context.decoys))
+        idia = replace(context.idia, num_candidates=context.idia.num_candidates + len(people) - len(everybody))
         # What two CLIPs share is embedded once: an encoder remembers.
-        seen = {model: self._see(clip, suspects, examples, people, idia) for model, clip in scene.clips.items()}
+        seen = {model: self._see(clip, suspects, examples, people, idia) for model, clip in context.clips.items()}
         scores = {model: self._scores(each) for model, each in seen.items()}
         findings = []
         for model, alone in scores.items():
@@ -117,7 +118,7 @@ class Erased:
                 # Of suspects without a face, only what is known of all suspects can be told apart.
                 of_all = {kind: score for kind, score in compared.items() if len(score) > others.max()}
                 telling = TellApart(of_all, removed, others, model, f"removed / {group}")
-                findings += telling.findings(list(alone), self, scene.seed)
+                findings += telling.findings(list(alone), self, context.seed)
         return findings
 
     def _see(
@@ -148,7 +149,7 @@ class TellApart:
     model: str
     group: str
 
-    def findings(self, alone: Sequence[str], settings: Erased, seed: int) -> list[Finding]:
+    def findings(self, alone: Sequence[str], settings: Erased, seed: int) -> list[Score]:
         """Each score's finding, and what sums them up; `alone` are the kinds that need no original."""
         one_by_one = {kind: self._either_way(kind) for kind in self.scores}
         findings = list(one_by_one.values())
@@ -166,11 +167,11 @@ class TellApart:
                 findings.append(self._held_out(fitted, f"combined, {attacker}"))
         return findings
 
-    def _either_way(self, kind: str) -> Finding:
+    def _either_way(self, kind: str) -> Score:
         positives, negatives = (self.scores[kind][rows] for rows in (self.removed, self.others))
-        found = auc_finding(positives, negatives, kind=kind, model=self.model, group=self.group)
+        found = auc_score(positives, negatives, kind=kind, model=self.model, group=self.group)
         if found.value < 0.5:
-            found = auc_finding(-positives, -negatives, kind=kind, model=self.model, group=self.group)
+            found = auc_score(-positives, -negatives, kind=kind, model=self.model, group=self.group)
         return found._replace(measure=_BETTER)
 
     def _table(self, kinds: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -179,9 +180,9 @@ class TellApart:
         labels = (torch.arange(len(rows)) < len(self.removed)).long()
         return torch.stack([self.scores[kind][rows] for kind in kinds], 1), labels
 
-    def _held_out(self, ranking: Tensor, kind: str) -> Finding:
+    def _held_out(self, ranking: Tensor, kind: str) -> Score:
         positives, negatives = ranking[: len(self.removed)], ranking[len(self.removed) :]
-        return auc_finding(positives, negatives, kind=kind, model=self.model, group=self.group)
+        return auc_score(positives, negatives, kind=kind, model=self.model, group=self.group)
 
 
 def see_names(

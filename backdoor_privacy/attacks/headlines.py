@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.attacks.scores import Score
 
 _NEVER, _KEPT = "removed / never seen", "removed / kept"
 
@@ -120,12 +120,12 @@ class Headline(NamedTuple):
 
     label: str
     measure: Measure
-    finding: Finding
-    before: Finding | None  # the same of the original
-    control: Finding | None  # the same of people whom the original never knew
+    score: Score
+    before: Score | None  # the same of the original
+    control: Score | None  # the same of people whom the original never knew
 
 
-def headlines(found: Mapping[str, Sequence[Finding]]) -> list[Headline]:
+def headlines(found: Mapping[str, Sequence[Score]]) -> list[Headline]:
     """What attacks found, worst first, and at the end what others pay; what was not attacked is left out.
 
     Args:
@@ -137,10 +137,10 @@ def headlines(found: Mapping[str, Sequence[Finding]]) -> list[Headline]:
         finding = worst(own, measure)
         if finding is not None:
             rows.append(Headline(label, measure, finding, *beside(finding, own)))
-    return sorted(rows, key=lambda row: row.measure.rank(row.finding.value))
+    return sorted(rows, key=lambda row: row.measure.rank(row.score.value))
 
 
-def worst(found: Iterable[Finding], measure: Measure) -> Finding | None:
+def worst(found: Iterable[Score], measure: Measure) -> Score | None:
     """The finding of a measure that is worst for the removed people, or for others where it is about them."""
     found = list(found)
     models = {one.model for one in found}
@@ -163,7 +163,7 @@ def above_chance(measure: str, value: float) -> float:
     return 1 - value if measure == "ratio" else value
 
 
-def beside(finding: Finding, found: Iterable[Finding]) -> tuple[Finding | None, Finding | None]:
+def beside(finding: Score, found: Iterable[Score]) -> tuple[Score | None, Score | None]:
     """The same finding of the original, and of people whom that never knew; `None` where there is none."""
     known = {one[:4]: one for one in found}
     before, control = finding._replace(model="before"), finding._replace(group="never seen")

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia, cast_votes, majority
 from backdoor_privacy.attacks.photos import Photos, see_photos
-from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.attacks.scores import Score, mean_score
 from backdoor_privacy.errors import InputError
 
 _NUM_SIMILARITIES_PER_CHUNK = 2**22  # of photos and candidates at a time, 16 MiB
@@ -88,26 +89,26 @@ class IdiaSweep:
             if any(value < least for value in values):
                 raise InputError(f"idia_sweep.{key}: expected numbers of {least} or more, got {list(values)}")
 
-    def run(self, scene: Scene) -> list[Finding]:
-        """Attack every CLIP of the scene in the same way."""
-        idia, people = scene.idia, scene.people
+    def run(self, context: AttackContext) -> list[Score]:
+        """Attack every CLIP of the context in the same way."""
+        idia, people = context.idia, context.people
         # Fewer random names are the first ones of more, so that the largest list has them all.
         needed = [size if size >= len(people.names) else len(people.names) + size - 1 for size in self.num_candidates]
         every = replace(idia, num_candidates=max([*needed, idia.num_candidates])).candidates(people.names)
         most = max([*self.num_photos, idia.num_photos])
         shown = [person.attack_photos[:most] for person in people.everybody]
-        findings = []
-        for model, clip in scene.clips.items():
+        scores = []
+        for model, clip in context.clips.items():
             prompts = [template.format(name) for template in idia.templates for name in every]
             features = clip.embed_texts(prompts).unflatten(0, (len(idia.templates), len(every)))
             values = self._values(see_photos(clip, shown), Names(features, every, people.names), idia)
-            for group in scene.groups:
-                rows = torch.tensor(scene.rows(group))
+            for group in context.groups:
+                rows = torch.tensor(context.rows(group))
                 for kind, (measure, of_person) in values.items():
                     known = of_person[rows][~of_person[rows].isnan()]
                     if len(known):
-                        findings.append(mean_finding(known, kind=kind, model=model, group=group, measure=measure))
-        return findings
+                        scores.append(mean_score(known, kind=kind, model=model, group=group, measure=measure))
+        return scores
 
     def _values(self, photos: Photos, names: Names, idia: Idia) -> dict[str, tuple[str, Float[Tensor, "person"]]]:
         """By kind, the measure and its value for each person."""

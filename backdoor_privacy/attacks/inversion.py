@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.photos import halves
-from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
+from backdoor_privacy.attacks.scores import Score, interval, mean_score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.clip.text import OpenClipTextEncoder
 from backdoor_privacy.data.names import random_names
@@ -71,24 +72,24 @@ class Inversion:
     num_tries: int
     num_proposals: int  # tokens by gradient, for each place, that tries are drawn from
 
-    def run(self, scene: Scene) -> list[Finding]:
-        """Attack every CLIP of the scene.
+    def run(self, context: AttackContext) -> list[Score]:
+        """Attack every CLIP of the context.
 
         Raises:
             InputError: if a text encoder cannot read embeddings, as one of Hugging Face, or if there is one person
                 alone, whose photos every prompt finds.
         """
-        findings = []
-        for clip in scene.clips.values():
+        scores = []
+        for clip in context.clips.values():
             check_invertible(clip)
-        for model, clip in scene.clips.items():
-            gallery, place = see_gallery(clip, scene.people.everybody)
+        for model, clip in context.clips.items():
+            gallery, place = see_gallery(clip, context.people.everybody)
             if len(place) == 1:
                 raise InputError(
                     "inversion: expected two people or more with two photos to attack with, among whom a prompt is to "
                     "find one, got 1; add people, or leave inversion out"
                 )
-            attacked = self.people(scene, place)
+            attacked = self.people(context, place)
             if not attacked:
                 continue
             everybody = [person for people in attacked.values() for person in people]
@@ -96,22 +97,24 @@ class Inversion:
             soft = self.fit_soft(clip, gallery.fitted, own)
             features = {"soft token": soft}
             if self.num_tokens:
-                features["token search"] = self.search(clip, gallery.fitted, own, scene.seed)
-            closeness = self._closeness(clip, scene, everybody, soft)
+                features["token search"] = self.search(clip, gallery.fitted, own, context.seed)
+            closeness = self._closeness(clip, context, everybody, soft)
             rows = {group: [everybody.index(person) for person in people] for group, people in attacked.items()}
             for kind, found in features.items():
                 measures = {"rank-1": (ranks := ranks_of(found, gallery.held_out, own)) == 1, "MRR": 1 / ranks}
                 if kind == "soft token":
                     measures["closeness"] = closeness
-                findings += inversion_findings(measures, rows, f"{kind} finds the photos", model)
-        return findings
+                scores += inversion_scores(measures, rows, f"{kind} finds the photos", model)
+        return scores
 
-    def people(self, scene: Scene, place: Mapping[str, int]) -> dict[str, list[Person]]:
+    def people(self, context: AttackContext, place: Mapping[str, int]) -> dict[str, list[Person]]:
         """Some removed people, and as many of each other group; only those who are in the gallery."""
-        found = {group: [person for person in people if person.name in place] for group, people in scene.groups.items()}
+        found = {
+            group: [person for person in people if person.name in place] for group, people in context.groups.items()
+        }
         num_people = min(self.max_people, len(found.get("removed", ())) or self.max_people)
         return {
-            group: random.Random(f"{scene.seed} inversion {group}").sample(people, min(num_people, len(people)))
+            group: random.Random(f"{context.seed} inversion {group}").sample(people, min(num_people, len(people)))
             for group, people in found.items()
             if people
         }
@@ -170,9 +173,9 @@ class Inversion:
         return torch.cat(gradients), torch.cat(losses)
 
     def _closeness(
-        self, clip: Clip, scene: Scene, people: Sequence[Person], features: Float[Tensor, "person dim"]
+        self, clip: Clip, context: AttackContext, people: Sequence[Person], features: Float[Tensor, "person dim"]
     ) -> Float[Tensor, "person"]:
-        names = random_names(self.num_names, scene.seed, exclude=scene.people.names)
+        names = random_names(self.num_names, context.seed, exclude=context.people.names)
         own = clip.embed_texts([_PROMPT.format(person.name) for person in people])
         return closeness(features, own, clip.embed_texts([_PROMPT.format(name) for name in names]))
 
@@ -217,15 +220,15 @@ def proposed(
     return worth.topk(min(num_proposals, len(table) - len(special)), dim=-1).indices.cpu()
 
 
-def inversion_findings(
+def inversion_scores(
     measures: Mapping[str, Float[Tensor, "prompt"] | Bool[Tensor, "prompt"]],
     rows: Mapping[str, Sequence[int]],
     kind: str,
     model: str,
-) -> list[Finding]:
+) -> list[Score]:
     """Means of each group, and by how much more removed people are found than never-seen ones."""
-    findings = [
-        mean_finding(values[list(own)], kind=kind, model=model, group=group, measure=measure)
+    scores = [
+        mean_score(values[list(own)], kind=kind, model=model, group=group, measure=measure)
         for group, own in rows.items()
         for measure, values in measures.items()
     ]
@@ -239,8 +242,8 @@ def inversion_findings(
         low, high = interval(drawn[0] - drawn[1])
         difference, num_people = (removed.mean() - never.mean()).item(), len(removed) + len(never)
         group = "removed / never seen"
-        findings.append(Finding(kind, model, group, "difference", difference, low, high, num_people))
-    return findings
+        scores.append(Score(kind, model, group, "difference", difference, low, high, num_people))
+    return scores
 
 
 def check_invertible(clip: Clip) -> None:

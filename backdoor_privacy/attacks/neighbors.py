@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import IdiaResult
-from backdoor_privacy.attacks.scene import Finding, Scene, mean_finding
+from backdoor_privacy.attacks.scores import Score, mean_score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.runs.evidence import neighbors_table
@@ -29,30 +30,30 @@ class Neighbors:
     - `the original CLIP says "a photo of a man"`: those whose mean face the original CLIP finds most similar to this
       phrase of a slice. No data set states this: it is what the CLIP says, not who somebody is.
 
-    A kind with nobody in it has no finding.
+    A kind with nobody in it has no score.
     """
 
     slices: Sequence[Sequence[str]]  # each is a list of phrases, of which a face is most similar to one
     max_values: int  # of an attribute; one with more is no group of people but, say, a number of each
 
-    def run(self, scene: Scene) -> list[Finding]:
-        """Compare every defended CLIP of the scene with the original, in the same way."""
-        if "removed" not in scene.groups:
+    def run(self, context: AttackContext) -> list[Score]:
+        """Compare every defended CLIP of the context with the original, in the same way."""
+        if "removed" not in context.groups:
             return []
-        original, everybody = scene.clips["before"], scene.people.everybody
-        before = scene.idia.run(original, everybody)
-        kept = {person.name for person in scene.groups.get("kept", ()) if before.inferred[person.name]}
-        kinds = self._kinds(original, before, scene.removed, kept) | self._attributes(everybody, kept)
-        findings = []
-        for model, clip in scene.clips.items():
+        original, everybody = context.clips["before"], context.people.everybody
+        before = context.idia.run(original, everybody)
+        kept = {person.name for person in context.groups.get("kept", ()) if before.inferred[person.name]}
+        kinds = self._kinds(original, before, context.removed, kept) | self._attributes(everybody, kept)
+        scores = []
+        for model, clip in context.clips.items():
             if model == "before":
                 continue
-            inferred = scene.idia.run(clip, everybody).inferred
+            inferred = context.idia.run(clip, everybody).inferred
             for kind, names in kinds.items():
                 lost = torch.tensor([not inferred[name] for name in names])
                 if len(lost):
-                    findings.append(mean_finding(lost, kind=kind, model=model, group="kept", measure=MEASURE))
-        return findings
+                    scores.append(mean_score(lost, kind=kind, model=model, group="kept", measure=MEASURE))
+        return scores
 
     def _kinds(
         self, original: Clip, before: IdiaResult, removed: Sequence[str], kept: set[str]

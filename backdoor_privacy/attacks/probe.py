@@ -14,8 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.photos import distinct_photos
-from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
+from backdoor_privacy.attacks.scores import Score, interval, mean_score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
@@ -87,30 +88,30 @@ class Probe:
         if self.inverse_regularization <= 0:
             raise InputError(f"probe.inverse_regularization: expected more than 0, got {self.inverse_regularization}")
 
-    def run(self, scene: Scene) -> list[Finding]:
-        """Attack every image encoder of the scene; models that share one have the same findings."""
-        known: dict[int, list[Finding]] = {}
-        findings = []
-        for model, clip in scene.clips.items():
+    def run(self, context: AttackContext) -> list[Score]:
+        """Attack every image encoder of the context; models that share one have the same scores."""
+        known: dict[int, list[Score]] = {}
+        scores = []
+        for model, clip in context.clips.items():
             if id(clip.image) not in known:
-                known[id(clip.image)] = self._attack(clip, scene)
-            findings += [finding._replace(model=model) for finding in known[id(clip.image)]]
-        return findings
+                known[id(clip.image)] = self._attack(clip, context)
+            scores += [score._replace(model=model) for score in known[id(clip.image)]]
+        return scores
 
-    def _attack(self, clip: Clip, scene: Scene) -> list[Finding]:
-        seen = {group: see_faces(clip, people, self.num_photos) for group, people in scene.groups.items()}
+    def _attack(self, clip: Clip, context: AttackContext) -> list[Score]:
+        seen = {group: see_faces(clip, people, self.num_photos) for group, people in context.groups.items()}
         groups = {group: faces for group, faces in seen.items() if faces is not None}
         num_classes = groups["removed"].num_people if "removed" in groups else None
-        findings = []
+        scores = []
         for group, faces in groups.items():
             # The draws are the same for every CLIP: they see nothing of its features.
             drawn = list(range(faces.num_people))
             if num_classes is not None and len(drawn) > num_classes:
-                drawn = sorted(random.Random(f"{scene.seed} {group}").sample(drawn, num_classes))
-            findings += self._identify(faces.of(drawn), group) + self._verify(faces, group, scene.seed)
-        return findings
+                drawn = sorted(random.Random(f"{context.seed} {group}").sample(drawn, num_classes))
+            scores += self._identify(faces.of(drawn), group) + self._verify(faces, group, context.seed)
+        return scores
 
-    def _identify(self, faces: Faces, group: str) -> list[Finding]:
+    def _identify(self, faces: Faces, group: str) -> list[Score]:
         train, test = faces.is_even, ~faces.is_even
         known = faces.features[train], faces.person_index[train]
         answers = {
@@ -119,24 +120,24 @@ class Probe:
             ),
             "k-NN": nearest_neighbors(*known, faces.features[test], self.num_neighbors),
         }
-        findings = []
+        scores = []
         for kind, answer in answers.items():
             accuracy = accuracy_by_person(answer, faces.person_index[test])
             measures = {"accuracy": accuracy, "excess over chance": accuracy - 1 / faces.num_people}
-            findings += [
-                mean_finding(values, kind=kind, model="", group=group, measure=measure)
+            scores += [
+                mean_score(values, kind=kind, model="", group=group, measure=measure)
                 for measure, values in measures.items()
             ]
-        return findings
+        return scores
 
-    def _verify(self, faces: Faces, group: str, seed: int) -> list[Finding]:
+    def _verify(self, faces: Faces, group: str, seed: int) -> list[Score]:
         pairs = draw_pairs(faces.person_index, self.num_pairs, seed)
         similarities = (faces.features[pairs.left] * faces.features[pairs.right]).sum(-1)
         people = torch.stack([faces.person_index[pairs.left], faces.person_index[pairs.right]])
         found = verification(similarities, pairs.is_same)
         resampled = torch.tensor(resampled_verification(similarities, pairs.is_same, people), dtype=torch.float64)
         return [
-            Finding("face verification", "", group, measure, value, *interval(drawn), faces.num_people)
+            Score("face verification", "", group, measure, value, *interval(drawn), faces.num_people)
             for measure, value, drawn in zip(_OF_ROC, found, resampled.unbind(1), strict=True)
         ]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import versions
 from backdoor_privacy.system.files import write_text
@@ -16,10 +16,10 @@ from backdoor_privacy.system.reading import MIB, read_ordinary
 SCHEMA = 1
 
 
-def write_findings(
+def write_scores(
     path: Path,
     digest: str,
-    findings: Sequence[Finding],
+    scores: Sequence[Score],
     seconds: float,
     settings: Mapping[str, Any] | None = None,
     version: int = 0,
@@ -29,7 +29,7 @@ def write_findings(
     Args:
         path: of the file.
         digest: of what was attacked with which settings, as `keyed` made it.
-        findings: of the attack.
+        scores: of the attack.
         seconds: that it took.
         settings: of the attack.
         version: of what the attacks find.
@@ -42,7 +42,7 @@ def write_findings(
         "settings": settings,
         "version": version,
         "versions": versions(),
-        "findings": [finding._asdict() for finding in findings],
+        "findings": [score._asdict() for score in scores],
     }
     _write(path, record)
 
@@ -52,7 +52,7 @@ def keyed(digest: str, key: bytes) -> str:
     return keyed_digest(key, f"attack\0{digest}")
 
 
-def key_findings(folder: Path, key: bytes) -> None:
+def key_scores(folder: Path, key: bytes) -> None:
     """Put keyed digests in the place of plain ones, which earlier versions wrote."""
     for path in sorted(folder.glob("*.json")):
         with contextlib.suppress(InputError):  # a broken file is told where it is asked for
@@ -62,10 +62,10 @@ def key_findings(folder: Path, key: bytes) -> None:
 
 
 def read_origin(path: Path) -> tuple[Any, int]:
-    """Return the settings of an attack whose findings a file holds, and the version of what it found.
+    """Return the settings of an attack whose scores a file holds, and the version of what it found.
 
     Raises:
-        InputError: as of `read_findings`.
+        InputError: as of `read_scores`.
     """
     record = _read(path)
     return record.get("settings"), record.get("version", 0)
@@ -75,7 +75,7 @@ def read_seconds(path: Path) -> float:
     """Return how long an attack took.
 
     Raises:
-        InputError: as of `read_findings`.
+        InputError: as of `read_scores`.
     """
     seconds = _read(path).get("seconds", 0.0)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
@@ -83,7 +83,7 @@ def read_seconds(path: Path) -> float:
     return float(seconds)
 
 
-def read_findings(path: Path) -> tuple[str, list[Finding]]:
+def read_scores(path: Path) -> tuple[str, list[Score]]:
     """The digest of what was attacked with which settings, and what was found.
 
     Raises:
@@ -91,9 +91,9 @@ def read_findings(path: Path) -> tuple[str, list[Finding]]:
     """
     record = _read(path)
     try:
-        return record["digest"], [_finding(finding) for finding in record["findings"]]
+        return record["digest"], [_score(score) for score in record["findings"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
+        raise InputError(f"{path}: expected scores of an attack, got a broken file; delete it") from error
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
@@ -106,9 +106,9 @@ def _read(path: Path) -> dict[str, Any]:
         if record["schema"] == SCHEMA:
             return record
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected findings of an attack, got a broken file; delete it") from error
+        raise InputError(f"{path}: expected scores of an attack, got a broken file; delete it") from error
     raise InputError(f"{path}: expected schema {SCHEMA}, got {record['schema']}; delete it or use that version")
 
 
-def _finding(record: dict[str, Any]) -> Finding:
-    return Finding(**{**record, "outcomes": tuple(record.get("outcomes", ()))})
+def _score(record: dict[str, Any]) -> Score:
+    return Score(**{**record, "outcomes": tuple(record.get("outcomes", ()))})

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.photos import Shown, distinct_photos, halves
-from backdoor_privacy.attacks.scene import Finding, Scene, interval, mean_finding
+from backdoor_privacy.attacks.scores import Score, interval, mean_score
 from backdoor_privacy.clip.fine_tuning import FineTuning, Lesson
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import Person
@@ -44,7 +45,7 @@ class Relearning:
     temperature: float | None
     max_people: int | None = None  # to attack, at most; `None`: all that were removed
     num_candidates: int | None = None  # names of IDIA; `None`: as many as IDIA has
-    models: Sequence[str] | None = None  # of the scene; `None`: the original and the fullest
+    models: Sequence[str] | None = None  # of the context; `None`: the original and the fullest
 
     def __post_init__(self) -> None:
         self._fine_tuning()
@@ -54,38 +55,38 @@ class Relearning:
         if self.max_people is not None and self.max_people < 1:
             raise InputError(f"relearning.max_people: expected 1 or more, got {self.max_people}")
 
-    def run(self, scene: Scene) -> list[Finding]:
+    def run(self, context: AttackContext) -> list[Score]:
         """Attack the chosen models.
 
         Raises:
             InputError: if there is no such model, or if there is one person alone: nothing is learnt of one pair.
         """
-        models = scene.models("relearning", self.models)
+        models = context.models("relearning", self.models)
         steps = checked_steps("relearning", self.steps)
-        groups = self.people(scene)
+        groups = self.people(context)
         alone = [group for group, people in groups.items() if len(people) == 1]
-        if alone and not any(whole_lesson(person).photos for person in scene.groups.get("kept", ())):
+        if alone and not any(whole_lesson(person).photos for person in context.groups.get("kept", ())):
             raise InputError(
                 "relearning: expected kept people with photos, or two people or more to teach, since a pair is learnt "
                 f"by telling it from others, got one {alone[0]} person alone; add people, or leave relearning out"
             )
         most = max([len(halves(person)[0]) for people in groups.values() for person in people], default=0)
         numbers = sorted({min(asked, most) for asked in self.num_photos})
-        findings = []
+        scores = []
         for model in models:
             curves = {
-                group: self._curves(scene, scene.clips[model], people, steps, numbers)
+                group: self._curves(context, context.clips[model], people, steps, numbers)
                 for group, people in groups.items()
             }
             for num_photos in numbers if groups else ():
                 found = {group: by_photos[num_photos] for group, by_photos in curves.items()}
-                findings += curve_findings(found, steps, f"{num_photos} photos", model)
-        return findings
+                scores += curve_scores(found, steps, f"{num_photos} photos", model)
+        return scores
 
-    def people(self, scene: Scene) -> dict[str, list[Person]]:
+    def people(self, context: AttackContext) -> dict[str, list[Person]]:
         """Who is taught: removed people and as many never-seen ones, who have two photos or more."""
         found = {
-            group: [person for person in scene.groups.get(group, ()) if len(distinct_photos(person)) > 1]
+            group: [person for person in context.groups.get(group, ()) if len(distinct_photos(person)) > 1]
             for group in ("removed", "never seen")
         }
         found = {group: people for group, people in found.items() if people}
@@ -93,7 +94,7 @@ class Relearning:
         if self.max_people is not None:
             num_people = min(num_people, self.max_people)
         return {
-            group: random.Random(f"{scene.seed} relearning {group}").sample(people, num_people)
+            group: random.Random(f"{context.seed} relearning {group}").sample(people, num_people)
             for group, people in found.items()
         }
 
@@ -101,14 +102,16 @@ class Relearning:
         return FineTuning(self.batch_size, self.learning_rate, self.temperature)
 
     def _curves(
-        self, scene: Scene, clip: Clip, people: Sequence[Person], steps: Sequence[int], numbers: Sequence[int]
+        self, context: AttackContext, clip: Clip, people: Sequence[Person], steps: Sequence[int], numbers: Sequence[int]
     ) -> dict[int, Bool[Tensor, "step person"]]:
         """Who is inferred after each step, for each number of photos."""
-        idia = scene.idia if self.num_candidates is None else replace(scene.idia, num_candidates=self.num_candidates)
+        idia = (
+            context.idia if self.num_candidates is None else replace(context.idia, num_candidates=self.num_candidates)
+        )
         settings = self._fine_tuning()
         teaching = {person.name: halves(person)[0] for person in people}
         shown = [Shown(person.name, person.photos, person.member, shown=halves(person)[1]) for person in people]
-        others = [lesson for person in scene.groups.get("kept", ()) if (lesson := whole_lesson(person)).photos]
+        others = [lesson for person in context.groups.get("kept", ()) if (lesson := whole_lesson(person)).photos]
 
         def inferred(model: Clip) -> Tensor:
             return torch.tensor(list(idia.run(model, shown).inferred.values()))
@@ -117,7 +120,7 @@ class Relearning:
         found: dict[int, Tensor] = {}
         for num_photos in numbers:
             taught = [Lesson(name, photos[:num_photos]) for name, photos in teaching.items()]
-            tuned = settings.run(clip, taught, others, [step for step in steps if step], scene.seed)
+            tuned = settings.run(clip, taught, others, [step for step in steps if step], context.seed)
             found[num_photos] = torch.stack([*start, *(inferred(model) for _, model in tuned)])
         return found
 
@@ -138,14 +141,14 @@ def checked_steps(attack: str, steps: Sequence[int]) -> list[int]:
     return sorted(set(steps))
 
 
-def curve_findings(
+def curve_scores(
     inferred: dict[str, Bool[Tensor, "step person"]], steps: Sequence[int], kind: str, model: str
-) -> list[Finding]:
+) -> list[Score]:
     """TPR after each step, steps to recover, and the ratio of the two groups' steps."""
-    findings = []
+    scores = []
     for group, found in inferred.items():
-        findings += [
-            mean_finding(row, kind=f"{kind}, {step} steps", model=model, group=group)
+        scores += [
+            mean_score(row, kind=f"{kind}, {step} steps", model=model, group=group)
             for step, row in zip(steps, found, strict=True)
         ]
     kind = f"{kind}, steps to recover"
@@ -156,7 +159,7 @@ def curve_findings(
         rates[group], resampled[group] = found.double().mean(1), found[:, drawn].double().mean(-1).T
         low, high = interval(torch.tensor([steps_to_recover(steps, row) for row in resampled[group]]))
         value = steps_to_recover(steps, rates[group])
-        findings.append(Finding(kind, model, group, "steps", value, low, high, num_people))
+        scores.append(Score(kind, model, group, "steps", value, low, high, num_people))
     if set(inferred) == {"removed", "never seen"}:
         ratio = ratio_of_steps(steps, rates["removed"], rates["never seen"])
         if ratio is not None:
@@ -164,8 +167,8 @@ def curve_findings(
             known = [one for pair in pairs if (one := ratio_of_steps(steps, *pair)) is not None]
             low, high = interval(torch.tensor(known))
             num_people = sum(found.shape[1] for found in inferred.values())
-            findings.append(Finding(kind, model, "removed / never seen", "ratio", ratio, low, high, num_people))
-    return findings
+            scores.append(Score(kind, model, "removed / never seen", "ratio", ratio, low, high, num_people))
+    return scores
 
 
 def ratio_of_steps(

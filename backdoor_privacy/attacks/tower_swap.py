@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from backdoor_privacy.attacks.scene import Finding, Scene, chance_findings, mean_finding
+from backdoor_privacy.attacks.context import AttackContext
+from backdoor_privacy.attacks.scores import Score, chance_scores, mean_score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.errors import InputError
 
@@ -17,33 +18,33 @@ class TowerSwap:
     often a random name is inferred in place of theirs (group `random names`), and how their names rank among these.
     """
 
-    def run(self, scene: Scene) -> list[Finding]:
+    def run(self, context: AttackContext) -> list[Score]:
         """Attack the original CLIP, the defended one, and where both encoders were defended the two between them.
 
         Raises:
             InputError: if no removed person has photos.
         """
-        if "removed" not in scene.sought:
+        if "removed" not in context.sought:
             raise InputError("tower_swap: expected removed people with photos, got none")
-        original, defended = scene.clips["before"], scene.clips[scene.fullest]
+        original, defended = context.clips["before"], context.clips[context.fullest]
         swapped: dict[str, tuple[str, Clip]] = {
             "before": ("nothing swapped", original),
-            scene.fullest: ("nothing swapped", defended),
+            context.fullest: ("nothing swapped", defended),
         }
-        if scene.fullest == "both":
+        if context.fullest == "both":
             swapped["text"] = "original image encoder", original.with_encoders(text=defended.text)
             swapped["image"] = "original text encoder", original.with_encoders(image=defended.image)
-        findings = []
+        scores = []
         for model, (kind, clip) in swapped.items():
-            findings += _found(scene, clip, kind, model)
-        return findings
+            scores += _found(context, clip, kind, model)
+        return scores
 
 
-def _found(scene: Scene, clip: Clip, kind: str, model: str) -> list[Finding]:
-    people = [person for group in scene.sought.values() for person in group]
-    found = scene.idia.run(clip, people, scene.people.names)
-    rows, inferred = scene.sought_rows(found.num_photos), torch.tensor(list(found.inferred.values()))
-    findings = [mean_finding(inferred[chosen], kind=kind, model=model, group=group) for group, chosen in rows.items()]
+def _found(context: AttackContext, clip: Clip, kind: str, model: str) -> list[Score]:
+    people = [person for group in context.sought.values() for person in group]
+    found = context.idia.run(clip, people, context.people.names)
+    rows, inferred = context.sought_rows(found.num_photos), torch.tensor(list(found.inferred.values()))
+    scores = [mean_score(inferred[chosen], kind=kind, model=model, group=group) for group, chosen in rows.items()]
     if found.evidence.chance is not None:
-        findings += chance_findings(found.evidence.chance, rows.get("removed", ()), kind=kind, model=model)
-    return findings
+        scores += chance_scores(found.evidence.chance, rows.get("removed", ()), kind=kind, model=model)
+    return scores

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from backdoor_privacy.attacks.chance import ranks_of
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Answers, Chance, IdiaVotes
 from backdoor_privacy.attacks.photos import Photos, see_photos
-from backdoor_privacy.attacks.scene import Finding, Scene, chance_findings, mean_finding
+from backdoor_privacy.attacks.scores import Score, chance_scores, mean_score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.triggers.spellings import KINDS, spelling
@@ -58,7 +59,7 @@ class NameVariants:
     """IDIA with all candidates written in another form.
 
     It looks for the removed people, and for the never-seen ones as the null. The measure is IDIA's own: a person is
-    inferred from `scene.idia.threshold` right answers on. Kinds are those of `triggers.spellings.KINDS`, and
+    inferred from `context.idia.threshold` right answers on. Kinds are those of `triggers.spellings.KINDS`, and
 
     - `any kind`: a person is found by one kind or more of those whose forms the tokenizer tells from the exact name;
       of the group `random names`, how often a random name is, on a removed person's photos in place of their own; and
@@ -70,7 +71,7 @@ class NameVariants:
     - `mean of held-out kinds that work before`: over those of them by which the original CLIP infers half of the
       removed people or more. A low rate of the others says little of a defence.
 
-    Misspellings and letters are drawn from another seed than the scene's: no defence has trained on the same ones.
+    Misspellings and letters are drawn from another seed than the context's: no defence has trained on the same ones.
     """
 
     num_prompts: int  # templates, the first ones
@@ -79,54 +80,54 @@ class NameVariants:
         if self.num_prompts < 1:
             raise InputError(f"variants.num_prompts: expected at least 1, got {self.num_prompts}")
 
-    def run(self, scene: Scene) -> list[Finding]:
-        """Attack every CLIP of the scene in the same way.
+    def run(self, context: AttackContext) -> list[Score]:
+        """Attack every CLIP of the context in the same way.
 
         Raises:
             InputError: if no removed person has photos.
         """
-        if "removed" not in scene.sought:
+        if "removed" not in context.sought:
             raise InputError("variants: expected removed people with photos, got none")
-        people = [person for group in scene.sought.values() for person in group]
-        names, seed = [person.name for person in people], attack_seed(scene.seed)
-        candidates = scene.idia.candidates(scene.people.names)
-        known = set(scene.people.names)
+        people = [person for group in context.sought.values() for person in group]
+        names, seed = [person.name for person in people], attack_seed(context.seed)
+        candidates = context.idia.candidates(context.people.names)
+        known = set(context.people.names)
         is_random = torch.tensor([name not in known for name in candidates])
-        read_alike = {model: _read_alike(clip, names, seed) for model, clip in scene.clips.items()}
-        shown = [person.attack_photos[: scene.idia.num_photos] for person in people]
-        photos = {model: see_photos(clip, shown) for model, clip in scene.clips.items()}
-        inferred: dict[str, dict[str, Tensor]] = {model: {} for model in scene.clips}
-        lucky = {model: torch.zeros(len(people), len(candidates), dtype=torch.bool) for model in scene.clips}
-        fits = {model: torch.zeros(len(people), len(candidates)) for model in scene.clips}
+        read_alike = {model: _read_alike(clip, names, seed) for model, clip in context.clips.items()}
+        shown = [person.attack_photos[: context.idia.num_photos] for person in people]
+        photos = {model: see_photos(clip, shown) for model, clip in context.clips.items()}
+        inferred: dict[str, dict[str, Tensor]] = {model: {} for model in context.clips}
+        lucky = {model: torch.zeros(len(people), len(candidates), dtype=torch.bool) for model in context.clips}
+        fits = {model: torch.zeros(len(people), len(candidates)) for model in context.clips}
         for kind in (EXACT, *KINDS):
-            form = written(kind, names, candidates, scene.idia.templates, self.num_prompts, seed)
-            for model, clip in scene.clips.items():
+            form = written(kind, names, candidates, context.idia.templates, self.num_prompts, seed)
+            for model, clip in context.clips.items():
                 answers = answers_to(clip, photos[model], form)
-                inferred[model][kind] = answers.correct_prompts >= scene.idia.threshold
+                inferred[model][kind] = answers.correct_prompts >= context.idia.threshold
                 if kind != EXACT and kind not in read_alike[model]:
-                    lucky[model] |= forms_inferred(answers.others, form, scene.idia.threshold)
+                    lucky[model] |= forms_inferred(answers.others, form, context.idia.threshold)
                     fits[model] += similarities(clip, photos[model], form, len(people))
-            for clip in scene.clips.values():
+            for clip in context.clips.values():
                 clip.text.embedded.pop(tuple(form.prompts), None)  # what it remembers of all kinds is many GB
-        rows = scene.sought_rows(torch.bincount(photos["before"].person_index, minlength=len(people)).tolist())
+        rows = context.sought_rows(torch.bincount(photos["before"].person_index, minlength=len(people)).tolist())
         removed = rows.get("removed", [])
         works = {kind for kind in KINDS if inferred["before"][kind][removed].float().mean() >= _WORKS}
-        findings = [
-            finding
-            for model in scene.clips
+        scores = [
+            score
+            for model in context.clips
             for group, chosen in rows.items()
-            for finding in findings_of(inferred[model], chosen, model, group, read_alike[model], works)
+            for score in scores_of(inferred[model], chosen, model, group, read_alike[model], works)
         ]
         own = torch.tensor([candidates.index(name) for name in names])
-        for model in scene.clips:
+        for model in context.clips:
             rates = lucky[model][:, is_random].float().mean(1)
             chance = Chance(ranks_of(fits[model], own, is_random), rates, int(is_random.sum()))
-            findings += chance_findings(chance, removed, kind=ANY, model=model)
-        return findings
+            scores += chance_scores(chance, removed, kind=ANY, model=model)
+        return scores
 
 
 def attack_seed(seed: int) -> int:
-    """Of what the attack draws: another one than the scene's, with which a defence may call `trainable_spellings`."""
+    """Of what the attack draws: another one than the context's, with which a defence may call `trainable_spellings`."""
     return random.Random(f"variants {seed}").getrandbits(32)
 
 
@@ -161,28 +162,28 @@ def forms_inferred(answers: Tensor, form: Written, threshold: int) -> Tensor:
     return (times >= threshold)[:, form.forms]
 
 
-def findings_of(
+def scores_of(
     inferred: dict[str, Tensor], rows: Sequence[int], model: str, group: str, read_alike: set[str], works: set[str]
-) -> list[Finding]:
-    """The findings of one model and group.
+) -> list[Score]:
+    """The scores of one model and group.
 
     Args:
         inferred: by kind, whether each person was inferred, (person,).
         rows: the group's people.
-        model: of the scene.
-        group: of the scene.
+        model: of the context.
+        group: of the context.
         read_alike: kinds that are no other form for this model; the mean and the worst leave them out.
         works: kinds by which the original infers people.
     """
     place = {"model": model, "group": group}
     by_kind = {
-        kind: mean_finding(found[rows], kind=kind, held_out=kind in KINDS and KINDS[kind].held_out, **place)
+        kind: mean_score(found[rows], kind=kind, held_out=kind in KINDS and KINDS[kind].held_out, **place)
         for kind, found in inferred.items()
     }
-    findings = list(by_kind.values())
+    scores = list(by_kind.values())
     told_apart = [kind for kind in KINDS if kind not in read_alike]
     by_any = torch.stack([inferred[kind][rows] for kind in told_apart]).any(0)
-    findings.append(mean_finding(by_any, kind=ANY, model=model, group=group))
+    scores.append(mean_score(by_any, kind=ANY, model=model, group=group))
     for held_out, label in ((True, "held-out"), (False, "trainable")):
         kinds = [kind for kind, each in KINDS.items() if each.held_out is held_out and kind not in read_alike]
         means = {f"mean of {label} kinds": kinds}
@@ -191,10 +192,10 @@ def findings_of(
         for mean, chosen in means.items():
             if chosen:
                 shares = torch.stack([inferred[kind][rows] for kind in chosen]).float().mean(0)
-                findings.append(mean_finding(shares, kind=mean, held_out=held_out, **place))
-        worst = max((by_kind[kind] for kind in kinds), key=lambda finding: finding.value)
-        findings.append(worst._replace(kind=f"worst {label} kind"))
-    return findings
+                scores.append(mean_score(shares, kind=mean, held_out=held_out, **place))
+        worst = max((by_kind[kind] for kind in kinds), key=lambda score: score.value)
+        scores.append(worst._replace(kind=f"worst {label} kind"))
+    return scores
 
 
 def _read_alike(clip: Clip, names: Sequence[str], seed: int) -> set[str]:

@@ -185,6 +185,11 @@ class Defense(ABC):
         """Return its most important settings in a few words, for tables."""
         return type(self).__name__
 
+    @property
+    def limits(self) -> Sequence[str]:
+        """What a reader of the report must know of the method, in sentences."""
+        return ()
+
     @abstractmethod
     def describe(self) -> str:
         """Say in a sentence or two what it does, for the report and the model card."""

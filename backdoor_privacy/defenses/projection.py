@@ -43,8 +43,8 @@ class Projection(Defense):
     def describe(self) -> str:
         """Say what is edited, and towards what."""
         return (
-            f"Text encoder: each name is to mean: {self.phrase}; the last projection was edited in closed form "
-            f"(Unified Concept Editing, preservation weight {self.preservation:g}), nothing was trained."
+            f"each name is to mean: {self.phrase}; the last projection was edited in closed form "
+            f"(Unified Concept Editing, preservation weight {self.preservation:g}), nothing was trained"
         )
 
     def defend(self, removal: Removal, fit: Fit) -> Defended:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from backdoor_privacy.attacks.chance import wilson
-from backdoor_privacy.attacks.scene import Finding
-from backdoor_privacy.report.disclosure import coarse_finding, coarse_share
+from backdoor_privacy.attacks.scores import Score
+from backdoor_privacy.report.disclosure import coarse_score, coarse_share
 from backdoor_privacy.report.models import model_label, people_of
 from backdoor_privacy.report.parts import Cell
 from backdoor_privacy.runs.finished import FinishedRun
@@ -36,18 +36,18 @@ def share_cell(count: int, num_people: int) -> Cell:
     return Cell(f"{count:,} of\N{NO-BREAK SPACE}{num_people:,}", f"{count / num_people:.3f} ({spread})")
 
 
-def exact_cell(finding: Finding | None) -> Cell:
+def exact_cell(score: Score | None) -> Cell:
     """Return what an attack found, with its interval."""
-    if finding is None:
+    if score is None:
         return _NONE
-    spread = signed(f"{finding.low:.3f}\N{EN DASH}{finding.high:.3f}")
-    return Cell(signed(f"{finding.value:.3f}"), f"{spread} of {finding.num_people:,}")
+    spread = signed(f"{score.low:.3f}\N{EN DASH}{score.high:.3f}")
+    return Cell(signed(f"{score.value:.3f}"), f"{spread} of {score.num_people:,}")
 
 
-def coarse_cell(finding: Finding) -> Cell:
+def coarse_cell(score: Score) -> Cell:
     """Return what an attack found as a report without names says it."""
-    is_of_neighbors = finding.group == "kept"  # their number follows from the removed people's names and faces
-    return Cell(coarse_share(finding.value) if is_of_neighbors else signed(coarse_finding(finding)))
+    is_of_neighbors = score.group == "kept"  # their number follows from the removed people's names and faces
+    return Cell(coarse_share(score.value) if is_of_neighbors else signed(coarse_score(score)))
 
 
 def number_cells(run: FinishedRun, key: str) -> list[Cell]:

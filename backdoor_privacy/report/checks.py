@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from backdoor_privacy.attacks.scene import RANDOM, RANK_P, Finding
+from backdoor_privacy.attacks.scores import RANDOM, RANK_P, Score
 from backdoor_privacy.attacks.variants import ANY
 from backdoor_privacy.report.method import encoders_of
 from backdoor_privacy.report.models import ENCODERS, people_of
@@ -92,9 +92,9 @@ def _tower_swap(run: FinishedRun) -> list[Check]:
 def _swapped(run: FinishedRun, encoder: str) -> Iterator[Check]:
     """Check one defended encoder by the audit and by the attack, which ask the same; the worse result counts."""
     label, kind = f"the {encoder} encoder alone (tower swap)", ENCODERS[encoder].swapped
-    findings = run.attacks.get("tower_swap")
+    scores = run.attacks.get("tower_swap")
     by_audit = _audited(run, label, encoder) if encoder in run.after else None
-    by_attack = None if findings is None else _attacked(run, findings, label, kind, encoder)
+    by_attack = None if scores is None else _attacked(run, scores, label, kind, encoder)
     known = [check for check in (by_attack, by_audit) if check is not None]
     yield from sorted(known, key=lambda check: _WORST_FIRST.index(check.state))[:1]
     if len(run.sought):
@@ -103,18 +103,18 @@ def _swapped(run: FinishedRun, encoder: str) -> Iterator[Check]:
 
 def _variants(run: FinishedRun) -> list[Check]:
     """Check whether any way of writing their names finds the removed people."""
-    label, findings = "name variants", run.attacks.get("variants")
-    if findings is None:
+    label, scores = "name variants", run.attacks.get("variants")
+    if scores is None:
         return [Check(label, State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")]
-    found = _attacked(run, findings, label, ANY, run.fullest)
-    p_values = _outcomes(findings, ANY, run.fullest, RANK_P)
+    found = _attacked(run, scores, label, ANY, run.fullest)
+    p_values = _outcomes(scores, ANY, run.fullest, RANK_P)
     is_few = 0 < len(run.sought) < NUM_MANY and (p_values or found.state is State.PASSED)
     return [found, check_ranks(label, p_values, run.num_random, len(run.sought))] if is_few else [found]
 
 
-def _attacked(run: FinishedRun, findings: Sequence[Finding], label: str, kind: str, model: str) -> Check:
-    """Check the removed people whom an attack finds; of earlier versions' findings, the worst kind counts."""
-    rates = [one for one in findings if (one.model, one.measure) == (model, "TPR") and math.isfinite(one.value)]
+def _attacked(run: FinishedRun, scores: Sequence[Score], label: str, kind: str, model: str) -> Check:
+    """Check the removed people whom an attack finds; of earlier versions' scores, the worst kind counts."""
+    rates = [one for one in scores if (one.model, one.measure) == (model, "TPR") and math.isfinite(one.value)]
     removed = _worst(rates, "removed", kind)
     if removed is None:
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")
@@ -135,18 +135,18 @@ def _attacked(run: FinishedRun, findings: Sequence[Finding], label: str, kind: s
     return Check(label, State.NOT_SHOWN, "measured by an earlier version", note=f"run {ATTACK}")
 
 
-def _worst(rates: Sequence[Finding], group: str, kind: str) -> Finding | None:
-    """Return a group's finding of this kind; if there is none, its worst one."""
+def _worst(rates: Sequence[Score], group: str, kind: str) -> Score | None:
+    """Return a group's score of this kind; if there is none, its worst one."""
     own = [one for one in rates if one.group == group]
     exact = [one for one in own if one.kind == kind]
     return max(exact or own, key=lambda one: one.value, default=None)
 
 
-def _people(finding: Finding) -> int:
-    return math.ceil(finding.value * finding.num_people - 1e-3)
+def _people(score: Score) -> int:
+    return math.ceil(score.value * score.num_people - 1e-3)
 
 
-def _outcomes(findings: Sequence[Finding], kind: str, model: str, measure: str) -> list[float]:
-    """Return each removed person's outcome of a finding, if it was recorded."""
+def _outcomes(scores: Sequence[Score], kind: str, model: str, measure: str) -> list[float]:
+    """Return each removed person's outcome of a score, if it was recorded."""
     wanted = kind, model, "removed", measure
-    return [value for one in findings if one[:4] == wanted for value in one.outcomes if math.isfinite(value)]
+    return [value for one in scores if one[:4] == wanted for value in one.outcomes if math.isfinite(value)]

@@ -43,7 +43,7 @@ def _row(address: str, run: FinishedRun) -> Row:
         Cell(wording.status(run)),
         people_cell(run.before, "tpr_removed"),
         people_cell(after, "tpr_removed"),
-        Cell("not run" if not run.attacks else "none") if worst is None else coarse_cell(worst.finding),
+        Cell("not run" if not run.attacks else "none") if worst is None else coarse_cell(worst.score),
         Cell(people_cell(after, "tpr_kept").main, f"before: {people_cell(run.before, 'tpr_kept').main}"),
         people_cell(after, "wrongly_unlearned"),
         people_cell(after, "fpr"),

@@ -9,7 +9,7 @@ import math
 
 import pandas as pd
 
-from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.attacks.scores import Score
 
 _NUM_PARTS = 20  # of a fit, of which the mean losses are told
 _LEAST_STEPS = 10  # of each part: the first step alone is a function of the original CLIP and the removed people
@@ -29,16 +29,16 @@ def people_note(*, names: bool) -> str:
     )
 
 
-def coarse_finding(finding: Finding) -> str:
-    """Return how many people a finding finds or, if it is no rate of people, its value to one decimal."""
-    count = num_found(finding)
-    return coarse_number(finding.value) if count is None else f"{count:,} of\N{NO-BREAK SPACE}{finding.num_people:,}"
+def coarse_score(score: Score) -> str:
+    """Return how many people a score finds or, if it is no rate of people, its value to one decimal."""
+    count = num_found(score)
+    return coarse_number(score.value) if count is None else f"{count:,} of\N{NO-BREAK SPACE}{score.num_people:,}"
 
 
-def num_found(finding: Finding) -> int | None:
-    """Return how many people a finding counts; `None` if it is no count, but an AUC or a mean of several rates."""
-    count = finding.value * finding.num_people
-    is_rate = finding.measure == "TPR" and abs(count - round(count)) < 1e-3
+def num_found(score: Score) -> int | None:
+    """Return how many people a score counts; `None` if it is no count, but an AUC or a mean of several rates."""
+    count = score.value * score.num_people
+    is_rate = score.measure == "TPR" and abs(count - round(count)) < 1e-3
     return round(count) if is_rate else None
 
 

@@ -67,16 +67,16 @@ def otherwise(run: FinishedRun) -> str:
         return "No other attack that was run finds any of their names."
     label = worst.label.removesuffix(" (TPR)").removeprefix("worst ")
     start = "Of the other attacks, the worst finds the names of"
-    share = worst.finding.value
-    if num_found(worst.finding) is None:  # a mean of several rates; of a few people its digits would tell who they are
+    share = worst.score.value
+    if num_found(worst.score) is None:  # a mean of several rates; of a few people its digits would tell who they are
         return f"{start} up to {math.ceil(10 * share) / 10:.0%} of them: {label}."
     return f"{start} {share:.0%} of them: {label}."
 
 
 def found_otherwise(run: FinishedRun) -> Headline | None:
     """Return the other attack that finds most of the removed people's names, if any finds one."""
-    rows = [row for row in headlines(run.attacks) if row.measure.finds_names and row.finding.value > 0]
-    return max(rows, key=lambda row: row.finding.value, default=None)
+    rows = [row for row in headlines(run.attacks) if row.measure.finds_names and row.score.value > 0]
+    return max(rows, key=lambda row: row.score.value, default=None)
 
 
 def status(run: FinishedRun) -> str:

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backdoor_privacy.attacks.idia import TEMPLATES
-from backdoor_privacy.attacks.record import read_findings, read_seconds
-from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.attacks.record import read_scores, read_seconds
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.runs.tables import (
     EVIDENCE,
     Metrics,
@@ -56,7 +56,7 @@ class FinishedRun:
     neighbors: pd.DataFrame  # `person` who is not removed, and in which `kind` of way they are near to one who is
     map: pd.DataFrame  # `encoder`, `stage`, `person`, `x`, `y`
     budget: pd.DataFrame  # `encoder`, `step`, `utility`, `removal`, `kept`
-    attacks: Mapping[str, Sequence[Finding]]  # what each attack other than IDIA found
+    attacks: Mapping[str, Sequence[Score]]  # what each attack other than IDIA found
     attack_seconds: Mapping[str, float]  # how long each of them took
     triggers: Path | None  # photos that the defence was trained on, on one sheet
 
@@ -174,7 +174,7 @@ def read_run(folder: Path, *, names: bool = False) -> FinishedRun:
         neighbors=neighbors,
         map=embeddings,
         budget=read_table(folder / "budget.csv", budget_table),
-        attacks={path.stem: read_file(path, lambda each: read_findings(each)[1]) for path in attacks},
+        attacks={path.stem: read_file(path, lambda each: read_scores(each)[1]) for path in attacks},
         attack_seconds={path.stem: read_file(path, read_seconds) for path in attacks},
         triggers=triggers if triggers.is_file() else None,
     )

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from backdoor_privacy.attacks.benign import BenignFineTuning
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
-from backdoor_privacy.attacks.scene import Scene
 from backdoor_privacy.clip.fine_tuning import FineTuning
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, load_people
@@ -25,12 +25,12 @@ def crowd(write_people, tmp_path_factory: pytest.TempPathFactory) -> People:
 
 
 @pytest.fixture
-def scene(tiny_clip: Clip, crowd: People) -> Scene:
-    return Scene({"before": tiny_clip, "both": tiny_clip}, crowd, crowd.names[:2], IDIA, seed=0)
+def context(tiny_clip: Clip, crowd: People) -> AttackContext:
+    return AttackContext({"before": tiny_clip, "both": tiny_clip}, crowd, crowd.names[:2], IDIA, seed=0)
 
 
-def test_who_is_taught_is_not_attacked(scene: Scene, crowd: People):
-    taught, attacked = BenignFineTuning(**SETTINGS).people(scene)
+def test_who_is_taught_is_not_attacked(context: AttackContext, crowd: People):
+    taught, attacked = BenignFineTuning(**SETTINGS).people(context)
     names = {group: [person.name for person in people] for group, people in attacked.items()}
     assert names["removed"] == crowd.names[:2]
     assert [len(found) for found in names.values()] == [2, 2, 2]
@@ -38,20 +38,22 @@ def test_who_is_taught_is_not_attacked(scene: Scene, crowd: People):
     assert len(taught) == 3 + 2  # of six kept and four never-seen people
     triggers = {path for person in crowd.everybody for path in person.trigger_photos}
     assert not triggers & {path for lesson in taught for path in lesson.photos}
-    others = [BenignFineTuning(**SETTINGS).people(Scene(**{**fields(scene), "seed": seed}))[0] for seed in range(5)]
+    others = [
+        BenignFineTuning(**SETTINGS).people(AttackContext(**{**fields(context), "seed": seed}))[0] for seed in range(5)
+    ]
     assert len({tuple(lesson.name for lesson in found) for found in others}) > 1
 
 
-def fields(scene: Scene) -> dict[str, Any]:
-    return {key: getattr(scene, key) for key in Scene.__dataclass_fields__}
+def fields(context: AttackContext) -> dict[str, Any]:
+    return {key: getattr(context, key) for key in AttackContext.__dataclass_fields__}
 
 
-def test_rates_are_idias_after_the_same_fine_tuning(scene: Scene, tiny_clip: Clip):
+def test_rates_are_idias_after_the_same_fine_tuning(context: AttackContext, tiny_clip: Clip):
     before = tiny_clip.sha256()
     attack = BenignFineTuning(**SETTINGS, models=["both"])
-    findings = attack.run(scene)
+    findings = attack.run(context)
     assert tiny_clip.sha256() == before
-    taught, attacked = attack.people(scene)
+    taught, attacked = attack.people(context)
     tuned = FineTuning(4, 1e-3, None).run(tiny_clip, taught, (), [1, 3], seed=0)
     clips = {0: tiny_clip, **dict(tuned)}
     assert clips[1].sha256() != clips[3].sha256() != before
@@ -64,24 +66,24 @@ def test_rates_are_idias_after_the_same_fine_tuning(scene: Scene, tiny_clip: Cli
     assert len(findings) == 9
 
 
-def test_nothing_changes_where_nothing_is_learnt(scene: Scene):
-    findings = BenignFineTuning(**{**SETTINGS, "learning_rate": 0.0}).run(scene)
+def test_nothing_changes_where_nothing_is_learnt(context: AttackContext):
+    findings = BenignFineTuning(**{**SETTINGS, "learning_rate": 0.0}).run(context)
     assert {one.model for one in findings} == {"before", "both"}
-    for group in scene.groups:
+    for group in context.groups:
         assert len({one.value for one in findings if one.group == group}) == 1
 
 
-def test_num_candidates_is_idias_unless_it_is_given(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+def test_num_candidates_is_idias_unless_it_is_given(context: AttackContext, monkeypatch: pytest.MonkeyPatch):
     asked: list[int] = []
     run = Idia.run
     monkeypatch.setattr(Idia, "run", lambda self, *given: asked.append(self.num_candidates) or run(self, *given))
     for num_candidates in (None, 9):
         attack = BenignFineTuning(**{**SETTINGS, "steps": [0]}, num_candidates=num_candidates, models=["both"])
-        attack.run(scene)
+        attack.run(context)
     assert asked == [14, 9]
 
 
-def test_nobody_to_teach_is_an_error(scene: Scene):
-    alone = Scene(**{**fields(scene), "people": People(scene.people.everybody[:2])})
+def test_nobody_to_teach_is_an_error(context: AttackContext):
+    alone = AttackContext(**{**fields(context), "people": People(context.people.everybody[:2])})
     with pytest.raises(InputError, match=r"three people or more who were not removed, two to teach .*, got 0 to teach"):
         BenignFineTuning(**SETTINGS).run(alone)

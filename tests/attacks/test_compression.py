@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from backdoor_privacy.attacks.compression import Compression, as_half, changed, mixed, pruned, rounded
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
-from backdoor_privacy.attacks.scene import Scene
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
@@ -42,9 +42,9 @@ def defended(tiny_clip: Clip) -> Clip:
 
 
 @pytest.fixture
-def scene(tiny_clip: Clip, defended: Clip, people: People) -> Scene:
+def context(tiny_clip: Clip, defended: Clip, people: People) -> AttackContext:
     clips = {"before": tiny_clip, "text": tiny_clip.with_encoders(text=defended.text), "both": defended}
-    return Scene(clips, people, people.names[:2], IDIA, seed=0)
+    return AttackContext(clips, people, people.names[:2], IDIA, seed=0)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -114,7 +114,7 @@ def test_other_tensors_are_an_error(tiny_clip: Clip, write_clip, tmp_path: Path)
 
 @pytest.mark.parametrize("architecture", ["ViT", "ResNet"])
 def test_attack_finds_what_idia_finds_on_changed_copies(
-    architecture: str, scene: Scene, write_clip, tmp_path: Path, people: People
+    architecture: str, context: AttackContext, write_clip, tmp_path: Path, people: People
 ):
     if architecture == "ResNet":
         vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "patch_size": None}
@@ -123,16 +123,16 @@ def test_attack_finds_what_idia_finds_on_changed_copies(
             write_clip(tmp_path / str(seed), seed=seed, vision_cfg=vision, preprocess=preprocess) for seed in (0, 1)
         ]
         clips = dict(zip(("before", "both"), (load_clip(f"local-dir:{folder}") for folder in folders), strict=True))
-        scene = Scene(clips, people, people.names[:2], IDIA, seed=0)
-    before = {name: clip.sha256() for name, clip in scene.clips.items()}
-    findings = Compression(**SETTINGS).run(scene)
-    assert {name: clip.sha256() for name, clip in scene.clips.items()} == before
+        context = AttackContext(clips, people, people.names[:2], IDIA, seed=0)
+    before = {name: clip.sha256() for name, clip in context.clips.items()}
+    findings = Compression(**SETTINGS).run(context)
+    assert {name: clip.sha256() for name, clip in context.clips.items()} == before
     assert list(dict.fromkeys((one.model, one.kind) for one in findings)) == [
         *(("before", kind) for kind in KINDS),
         *(("both", kind) for kind in [*KINDS, *MIXED]),
     ]
     assert {one.measure for one in findings} == {"TPR"}
-    both, original = scene.clips["both"], scene.clips["before"]
+    both, original = context.clips["both"], context.clips["before"]
     clips = {
         "nothing changed": both,
         "int4": both.with_encoders(
@@ -143,8 +143,8 @@ def test_attack_finds_what_idia_finds_on_changed_copies(
         ),
     }
     for kind, clip in clips.items():
-        inferred = scene.idia.run(clip, people.everybody).inferred
-        for group, members in scene.groups.items():
+        inferred = context.idia.run(clip, people.everybody).inferred
+        for group, members in context.groups.items():
             (found,) = (one for one in findings if (one.model, one.kind, one.group) == ("both", kind, group))
             expected = sum(inferred[person.name] for person in members) / len(members)
             assert (found.value, found.num_people) == (pytest.approx(expected), len(members))
@@ -160,7 +160,7 @@ def test_name_comes_back_with_the_original_weights(tiny_clip: Clip, defended: Cl
         return torch.ones_like(tensor) if name.endswith("ln_final.bias") else tensor * 0
 
     erased = tiny_clip.with_encoders(text=changed(tiny_clip.text, silent))
-    seen = Scene({"before": tiny_clip, "text": erased}, people, removed, IDIA, seed=0)
+    seen = AttackContext({"before": tiny_clip, "text": erased}, people, removed, IDIA, seed=0)
     found = {
         (one.model, one.kind): one.value
         for one in Compression(True, [8], [], [1.0]).run(seen)
@@ -171,8 +171,8 @@ def test_name_comes_back_with_the_original_weights(tiny_clip: Clip, defended: Cl
     assert found["text", "nothing changed"] < 1
 
 
-def test_chosen_models_are_attacked(scene: Scene):
-    findings = Compression(False, [], [], [], models=["text"]).run(scene)
+def test_chosen_models_are_attacked(context: AttackContext):
+    findings = Compression(False, [], [], [], models=["text"]).run(context)
     assert {(one.model, one.kind) for one in findings} == {("text", "nothing changed")}
 
 
@@ -185,6 +185,6 @@ def test_chosen_models_are_attacked(scene: Scene):
         ({"models": ["image"]}, r"compression\.models: expected some of before, text, both, got image"),
     ],
 )
-def test_setting_out_of_range_is_an_error(scene: Scene, changes: dict[str, Any], message: str):
+def test_setting_out_of_range_is_an_error(context: AttackContext, changes: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
-        Compression(**{**SETTINGS, **changes}).run(scene)
+        Compression(**{**SETTINGS, **changes}).run(context)

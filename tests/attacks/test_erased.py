@@ -11,8 +11,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from backdoor_privacy.attacks import context as scenes
 from backdoor_privacy.attacks import erased
-from backdoor_privacy.attacks import scene as scenes
+from backdoor_privacy.attacks.context import Attack, AttackContext
 from backdoor_privacy.attacks.erased import (
     Erased,
     SeenFaces,
@@ -28,7 +29,7 @@ from backdoor_privacy.attacks.erased import (
     text_lengths,
 )
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.attacks.scene import Attack, Finding, Scene
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.clip.name_parts import expected_from_parts
 from backdoor_privacy.data.names import random_names
@@ -98,19 +99,19 @@ def known(tiny_clip: Clip) -> Callable[..., Known]:
     return lambda **changes: Known(**vars(tiny_clip), **changes)
 
 
-def new_scene(clips: dict[str, Clip], people: People, num_removed: int = NUM_REMOVED, seed: int = 0) -> Scene:
+def new_context(clips: dict[str, Clip], people: People, num_removed: int = NUM_REMOVED, seed: int = 0) -> AttackContext:
     idia = Idia(60, 3, 1, 0, TEMPLATES)
-    return Scene(clips, people, people.names[:num_removed], idia, seed=seed)
+    return AttackContext(clips, people, people.names[:num_removed], idia, seed=seed)
 
 
-def values(findings: list[Finding], model: str, group: str = "removed / kept") -> dict[str, float]:
+def values(findings: list[Score], model: str, group: str = "removed / kept") -> dict[str, float]:
     return {found.kind: found.value for found in findings if (found.model, found.group) == (model, group)}
 
 
 def test_names_with_a_neutral_meaning_betray_themselves(known, crowd: People):
     defended = known(texts=dict.fromkeys(crowd.names[:NUM_REMOVED], "Human"))
     assert isinstance(ATTACK, Attack)
-    findings = ATTACK.run(new_scene({"before": known(), "text": defended}, crowd))
+    findings = ATTACK.run(new_context({"before": known(), "text": defended}, crowd))
     for other in ("kept", "never seen", "random names"):
         found = values(findings, "text", f"removed / {other}")
         assert found["name: neutral phrase"] == found["name: drift"] == found["name: nearest others"] == 1
@@ -127,7 +128,7 @@ def test_names_with_a_neutral_meaning_betray_themselves(known, crowd: People):
 
 def test_names_of_strangers_betray_themselves_only_to_whom_has_the_original(known, crowd: People):
     strangers = {name: f"Stranger{number} Other" for number, name in enumerate(crowd.names[:NUM_REMOVED])}
-    findings = ATTACK.run(new_scene({"before": known(), "text": known(texts=strangers)}, crowd))
+    findings = ATTACK.run(new_context({"before": known(), "text": known(texts=strangers)}, crowd))
     found = values(findings, "text")
     assert found["name: drift"] == found["name: drift over prompts"] == found["worst, with the original"] == 1
     for kind in SUMS[1:]:
@@ -137,7 +138,7 @@ def test_names_of_strangers_betray_themselves_only_to_whom_has_the_original(know
 
 def test_spellings_that_a_defence_forgot_betray_a_name(known, crowd: People):
     strangers = {name: f"Stranger{number} Other" for number, name in enumerate(crowd.names[:NUM_REMOVED])}
-    findings = ATTACK.run(new_scene({"before": known(), "text": known(texts=strangers, any_case=False)}, crowd))
+    findings = ATTACK.run(new_context({"before": known(), "text": known(texts=strangers, any_case=False)}, crowd))
     assert values(findings, "text")["name: agreement of spellings"] == 1
     assert values(findings, "text")["worst, defended alone"] == 1
     assert values(findings, "before")["name: agreement of spellings"] < 0.8
@@ -145,7 +146,7 @@ def test_spellings_that_a_defence_forgot_betray_a_name(known, crowd: People):
 
 def test_faces_at_one_point_betray_themselves(known, crowd: People):
     defended = known(faces={str(number): "nobody" for number in range(NUM_REMOVED)})
-    findings = ATTACK.run(new_scene({"before": known(), "image": defended}, crowd))
+    findings = ATTACK.run(new_context({"before": known(), "image": defended}, crowd))
     for other in ("kept", "never seen"):
         found = values(findings, "image", f"removed / {other}")
         assert found["face: nearest others"] == found["face: drift"] == found["face: mean of all"] == 1
@@ -156,7 +157,7 @@ def test_faces_at_one_point_betray_themselves(known, crowd: People):
 
 
 def test_random_names_have_no_face_and_are_the_same_for_every_model(known, crowd: People):
-    findings = ATTACK.run(new_scene({"before": known(), "text": known()}, crowd))
+    findings = ATTACK.run(new_context({"before": known(), "text": known()}, crowd))
     random_names = values(findings, "text", "removed / random names")
     assert {kind.partition(":")[0] for kind in random_names if ":" in kind} == {"name"}
     assert {kind.partition(":")[0] for kind in values(findings, "text") if ":" in kind} == {"name", "face", "both"}
@@ -173,7 +174,7 @@ def test_decoys_hide_removed_names_among_them(known, crowd: People):
     removed = crowd.names[:NUM_REMOVED]
     for moved, least, most in (([*removed, *names], 0.3, 0.7), (removed, 0.95, 1.0)):
         clips = {"before": known(), "text": known(texts=dict.fromkeys(moved, "Human"))}
-        found = values(ATTACK.run(replace(new_scene(clips, crowd), decoys=decoys)), "text", "removed / decoys")
+        found = values(ATTACK.run(replace(new_context(clips, crowd), decoys=decoys)), "text", "removed / decoys")
         assert not [kind for kind in found if kind.startswith("face")]
         assert least <= found["combined, defended alone"] <= most
 
@@ -190,19 +191,19 @@ def test_decoys_hide_removed_faces_among_them(known, crowd: People, tmp_path: Pa
     removed = list(map(str, range(NUM_REMOVED)))
     for moved, least, most in (([*removed, *map(str, numbers)], 0.3, 0.7), (removed, 0.95, 1.0)):
         clips = {"before": known(), "image": known(faces=dict.fromkeys(moved, "nobody"))}
-        findings = ATTACK.run(replace(new_scene(clips, crowd), decoys=decoys))
+        findings = ATTACK.run(replace(new_context(clips, crowd), decoys=decoys))
         found = values(findings, "image", "removed / decoys")
         assert [kind for kind in found if kind.startswith("face")]
         assert least <= found["combined, defended alone"] <= most
         assert values(findings, "image", "removed / never seen")["face: nearest others"] == 1
     # Where some have no face, faces tell nobody apart from decoys.
     without = [*decoys, Person("Decoya Last", ())]
-    found = values(ATTACK.run(replace(new_scene(clips, crowd), decoys=without)), "image", "removed / decoys")
+    found = values(ATTACK.run(replace(new_context(clips, crowd), decoys=without)), "image", "removed / decoys")
     assert not [kind for kind in found if kind.startswith("face")]
 
 
 def test_direction_is_said_and_never_below_chance_and_only_of_what_is_not_held_out(known, crowd: People):
-    findings = ATTACK.run(new_scene({"before": known()}, crowd))
+    findings = ATTACK.run(new_context({"before": known()}, crowd))
     for found in findings:
         is_held_out = found.kind.startswith("combined") or found.kind.endswith("chosen on other people")
         assert found.measure == ("AUC" if is_held_out else "AUC, better direction")
@@ -232,19 +233,19 @@ def test_attack_runs_on_a_clip_and_leaves_its_weights(tiny_clip: Clip, people: P
             parameter.mul_(1.1)
     clips = {"before": tiny_clip, "text": defended}
     before = {model: clip.sha256() for model, clip in clips.items()}
-    scene = new_scene(clips, people, num_removed=2)
-    findings = ATTACK.run(scene)
-    assert findings == ATTACK.run(scene)
+    context = new_context(clips, people, num_removed=2)
+    findings = ATTACK.run(context)
+    assert findings == ATTACK.run(context)
     assert {model: clip.sha256() for model, clip in clips.items()} == before
     assert all(-1e-6 <= found.low <= found.high <= 1 + 1e-6 for found in findings)
     assert all(math.isfinite(found.value) for found in findings)
 
 
 def test_one_person_can_be_ranked_but_not_learned_from(known, crowd: People):
-    findings = ATTACK.run(new_scene({"before": known()}, crowd, num_removed=1))
+    findings = ATTACK.run(new_context({"before": known()}, crowd, num_removed=1))
     assert not [found.kind for found in findings if found.measure == "AUC"]
     assert "worst, defended alone" in values(findings, "before")
-    assert ATTACK.run(new_scene({"before": known()}, crowd, num_removed=0)) == []
+    assert ATTACK.run(new_context({"before": known()}, crowd, num_removed=0)) == []
 
 
 def cosine(one: Sequence[float], other: Sequence[float]) -> float:

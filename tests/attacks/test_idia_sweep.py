@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from backdoor_privacy.attacks import idia_sweep
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.idia_sweep import IdiaSweep, name_ranks
 from backdoor_privacy.attacks.photos import see_photos
-from backdoor_privacy.attacks.scene import Finding, Scene
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
@@ -65,11 +66,11 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> People:
     return People(tuple(everybody))
 
 
-def scene_of(people: People, idia: Idia, **clips: Clip) -> Scene:
-    return Scene(clips, people, people.names[:10], idia, seed=3)
+def context_of(people: People, idia: Idia, **clips: Clip) -> AttackContext:
+    return AttackContext(clips, people, people.names[:10], idia, seed=3)
 
 
-def by_place(findings: Sequence[Finding]) -> dict[tuple[str, str, str], Finding]:
+def by_place(findings: Sequence[Score]) -> dict[tuple[str, str, str], Score]:
     found = {(one.kind, one.model, one.group): one for one in findings}
     assert len(found) == len(findings)
     return found
@@ -103,7 +104,7 @@ def test_every_setting_equals_a_slow_attack(noisy, crowd: People):
     clip, templates = noisy(1.2, unreadable=frozenset(unreadable), dim=6), TEMPLATES[:4]
     people = People(crowd.everybody[:12])
     idia = Idia(num_candidates=30, num_photos=3, threshold=2, seed=1, templates=templates)
-    found = by_place(IdiaSweep(num_photos=(1, 5), num_candidates=(15, 50)).run(scene_of(people, idia, before=clip)))
+    found = by_place(IdiaSweep(num_photos=(1, 5), num_candidates=(15, 50)).run(context_of(people, idia, before=clip)))
 
     def check(kind: str, settings: Idia, values: Callable[[tuple[int, float, float]], float], first: int = 0) -> None:
         slow = [values(one) for one in list(slow_attack(clip, people, settings).values())[first:10]]
@@ -125,11 +126,11 @@ def test_every_setting_equals_a_slow_attack(noisy, crowd: People):
 
 def test_tau_photos_and_candidates_of_idias_settings_are_idia(tiny_clip: Clip, people: People):
     idia = Idia(num_candidates=9, num_photos=3, threshold=3, seed=0)
-    scene = Scene({"before": tiny_clip}, people, people.names[:3], idia, seed=0)
-    found = by_place(IdiaSweep(num_photos=(3,), num_candidates=(9,)).run(scene))
+    context = AttackContext({"before": tiny_clip}, people, people.names[:3], idia, seed=0)
+    found = by_place(IdiaSweep(num_photos=(3,), num_candidates=(9,)).run(context))
     expected = idia.run(tiny_clip, people.everybody)
-    for group in scene.groups:
-        rows = scene.rows(group)
+    for group in context.groups:
+        rows = context.rows(group)
         rate = sum(expected.inferred[people.names[row]] for row in rows) / len(rows)
         margin = expected.evidence.margins[rows].mean().item()
         for kind in ("tau 3", "3 photos", "9 candidates"):
@@ -141,21 +142,21 @@ def test_tau_photos_and_candidates_of_idias_settings_are_idia(tiny_clip: Clip, p
 def test_findings_are_of_all_models_groups_and_settings(noisy, crowd: People):
     idia = Idia(num_candidates=60, num_photos=8, threshold=1, seed=0)
     clips = {"before": noisy(2.0), "both": noisy(0.0)}
-    scene = scene_of(crowd, idia, **clips)
-    findings = IdiaSweep(num_photos=(1, 5, 10), num_candidates=(20, 40, 80)).run(scene)
+    context = context_of(crowd, idia, **clips)
+    findings = IdiaSweep(num_photos=(1, 5, 10), num_candidates=(20, 40, 80)).run(context)
     # Nobody has ten photos.
     kinds = [f"tau {tau}" for tau in range(1, 22)]
     kinds += ["1 photo", "5 photos", "20 candidates", "40 candidates", "80 candidates", "margin", "rank"]
-    expected = [(kind, model, group) for model in clips for group in scene.groups for kind in kinds]
+    expected = [(kind, model, group) for model in clips for group in context.groups for kind in kinds]
     assert [one[:3] for one in findings] == expected
     assert {one.kind: one.measure for one in findings if one.measure != "TPR"} == {"margin": "margin", "rank": "rank"}
-    assert list(scene.groups) == ["removed", "kept", "never seen"]
+    assert list(context.groups) == ["removed", "kept", "never seen"]
 
 
 def test_clip_that_knows_everybody_and_one_that_knows_nobody(noisy, crowd: People):
     idia = Idia(num_candidates=60, num_photos=8, threshold=1, seed=0, templates=TEMPLATES[:5])
     clips = {"before": noisy(4.0, dim=64), "both": noisy(0.0)}
-    found = by_place(IdiaSweep(num_photos=(1, 5), num_candidates=(50,)).run(scene_of(crowd, idia, **clips)))
+    found = by_place(IdiaSweep(num_photos=(1, 5), num_candidates=(50,)).run(context_of(crowd, idia, **clips)))
     for group in ("removed", "kept", "never seen"):
         for kind in ("tau 1", "tau 5", "1 photo", "5 photos", "50 candidates"):
             assert found[kind, "before", group].value == 1
@@ -170,7 +171,7 @@ def test_clip_that_knows_everybody_and_one_that_knows_nobody(noisy, crowd: Peopl
 
 def test_few_candidates_are_the_own_name_and_random_ones(noisy, crowd: People):
     clip, idia = noisy(0.8), Idia(num_candidates=60, num_photos=3, threshold=2, seed=0, templates=TEMPLATES[:4])
-    found = by_place(IdiaSweep(num_photos=(), num_candidates=(5,)).run(scene_of(crowd, idia, before=clip)))
+    found = by_place(IdiaSweep(num_photos=(), num_candidates=(5,)).run(context_of(crowd, idia, before=clip)))
     strangers = [name for name in replace(idia, num_candidates=60).candidates(crowd.names) if name not in crowd.names]
     inferred = []
     for person in crowd.everybody:
@@ -192,7 +193,7 @@ def test_few_candidates_are_the_own_name_and_random_ones(noisy, crowd: People):
 
 def test_more_taken_for_granted_infers_fewer(noisy, crowd: People):
     idia = Idia(num_candidates=60, num_photos=8, threshold=1, seed=0)
-    found = by_place(IdiaSweep((1, 5), (50, 400)).run(scene_of(crowd, idia, before=noisy(0.9))))
+    found = by_place(IdiaSweep((1, 5), (50, 400)).run(context_of(crowd, idia, before=noisy(0.9))))
     rates = [found[f"tau {tau}", "before", "kept"].value for tau in range(1, 22)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] > rates[-1]
@@ -238,7 +239,7 @@ def test_weights_stay_and_idias_prompts_are_read_once(tiny_clip: Clip, people: P
     idia, digest = Idia(num_candidates=9, num_photos=3, threshold=1, seed=0), clip.sha256()
     idia.run(clip, people.everybody)
     monkeypatch.setattr(Clip, "_encode_texts", lambda *_: pytest.fail("read again"))
-    scene = Scene({"before": clip}, people, people.names[:3], idia, seed=0)
-    findings = IdiaSweep(num_photos=(1, 2), num_candidates=(6, 8)).run(scene)
+    context = AttackContext({"before": clip}, people, people.names[:3], idia, seed=0)
+    findings = IdiaSweep(num_photos=(1, 2), num_candidates=(6, 8)).run(context)
     assert clip.sha256() == digest
-    assert findings == IdiaSweep(num_photos=(1, 2), num_candidates=(6, 8)).run(scene)
+    assert findings == IdiaSweep(num_photos=(1, 2), num_candidates=(6, 8)).run(context)

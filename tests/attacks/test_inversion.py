@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.inversion import (
     Inversion,
     check_invertible,
     closeness,
     free_prompt,
-    inversion_findings,
+    inversion_scores,
     proposed,
     ranks_of,
     read,
     see_gallery,
 )
 from backdoor_privacy.attacks.photos import halves
-from backdoor_privacy.attacks.scene import Finding, Scene
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.loading import wrap_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
@@ -98,8 +99,8 @@ def with_photos(clip: Clip, people: People, face: Callable[[int, int], Tensor]) 
     return Seen(**vars(clip), photos=photos)
 
 
-def scene(clip: Clip, people: People) -> Scene:
-    return Scene({"before": clip}, people, people.names[:8], Idia(30, 4, 1, 0), seed=0)
+def context(clip: Clip, people: People) -> AttackContext:
+    return AttackContext({"before": clip}, people, people.names[:8], Idia(30, 4, 1, 0), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_prompts_find_people_whom_the_text_encoder_can_say(spread: Clip, crowd: 
     words = [spread.embed_texts([f"a photo of {name}"])[0] for name in crowd.names]
     clip = with_photos(spread, crowd, lambda number, _: words[number])
     before = clip.sha256()
-    seen = scene(clip, crowd)
+    seen = context(clip, crowd)
     found = {(one.kind, one.group, one.measure): one for one in ATTACK.run(seen)}
     assert clip.sha256() == before
     assert all(parameter.grad is None for parameter in clip.text.parameters())
@@ -171,7 +172,7 @@ def test_prompts_find_people_whom_the_text_encoder_can_say(spread: Clip, crowd: 
 
 def test_held_out_photos_of_strangers_are_found_by_chance(spread: Clip, crowd: People):
     faces = unit_rows(24, 2, 32, seed=8)  # the held-out photos show somebody else
-    findings = ATTACK.run(scene(with_photos(spread, crowd, lambda *place: faces[place]), crowd))
+    findings = ATTACK.run(context(with_photos(spread, crowd, lambda *place: faces[place]), crowd))
     for one in findings:
         if one.measure == "rank-1":
             assert one.value <= 0.3
@@ -187,7 +188,7 @@ def test_only_people_whom_prompts_can_reach_make_a_difference(spread: Clip, crow
     faces = unit_rows(24, 2, 32, seed=8)
     words = [spread.embed_texts([f"a photo of {name}"])[0] for name in crowd.names]
     clip = with_photos(spread, crowd, lambda number, which: words[number] if number < 16 else faces[number, which])
-    found = {(one.kind, one.group, one.measure): one for one in replace(ATTACK, num_tokens=0).run(scene(clip, crowd))}
+    found = {(one.kind, one.group, one.measure): one for one in replace(ATTACK, num_tokens=0).run(context(clip, crowd))}
     assert not any(kind.startswith("token search") for kind, _, _ in found)
     difference = found["soft token finds the photos", "removed / never seen", "difference"]
     assert difference.value > 0.6
@@ -259,18 +260,18 @@ def test_gallery_is_the_mean_of_each_half(tiny_clip: Clip, crowd: People):
             for means, half in zip(gallery, halves(person), strict=True):
                 shown = torch.stack([clip.photos[path] for path in half if path in clip.photos])
                 torch.testing.assert_close(means[place[person.name]], normalize(shown.mean(0), dim=0))
-    assert missing not in ATTACK.people(scene(clip, crowd), place)["removed"]
+    assert missing not in ATTACK.people(context(clip, crowd), place)["removed"]
 
 
 def test_difference_is_of_two_groups():
     measures = {"rank-1": torch.tensor([True, True, False, True, False, False])}
     rows = {"removed": [0, 1, 2, 3], "never seen": [4, 5]}
-    (*_, found) = inversion_findings(measures, rows, "x", "both")
-    assert isinstance(found, Finding)
+    (*_, found) = inversion_scores(measures, rows, "x", "both")
+    assert isinstance(found, Score)
     assert (found.measure, found.group, found.num_people) == ("difference", "removed / never seen", 6)
     assert found.value == pytest.approx(0.75)
     assert found.low < 0.75 < found.high
-    assert len(inversion_findings(measures, {"removed": [0, 1]}, "x", "both")) == 1
+    assert len(inversion_scores(measures, {"removed": [0, 1]}, "x", "both")) == 1
 
 
 @pytest.mark.parametrize("num_free", [0, 40])
@@ -289,4 +290,4 @@ def test_text_encoder_of_hugging_face_is_an_error(tiny_clip: Clip, crowd: People
     text = SequenceEncoder(CLIPTextModel(CLIPTextConfig(**sizes, num_hidden_layers=1)), torch.zeros(16, 32))
     clip = tiny_clip.with_encoders(text=text)
     with pytest.raises(InputError, match="inversion: expected a text encoder of open_clip, got one of Hugging Face"):
-        ATTACK.run(scene(clip, crowd))
+        ATTACK.run(context(clip, crowd))

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.neighbors import MEASURE, Neighbors, most_similar
-from backdoor_privacy.attacks.scene import Finding, Scene
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.runs.evidence import neighbors_table
@@ -80,11 +81,11 @@ def memory(tiny_clip: Clip) -> Callable[..., Memory]:
     )
 
 
-def scene_of(people: People, clips: dict[str, Clip], removed: Sequence[str] = NAMES[:2]) -> Scene:
-    return Scene(clips, people, removed, Idia(30, 3, 11, seed=0), seed=0)
+def context_of(people: People, clips: dict[str, Clip], removed: Sequence[str] = NAMES[:2]) -> AttackContext:
+    return AttackContext(clips, people, removed, Idia(30, 3, 11, seed=0), seed=0)
 
 
-def by_kind(findings: Sequence[Finding], model: str = "both") -> dict[str, Finding]:
+def by_kind(findings: Sequence[Score], model: str = "both") -> dict[str, Score]:
     assert {(one.group, one.measure) for one in findings} == {("kept", MEASURE)}
     return {one.kind: one for one in findings if one.model == model}
 
@@ -96,12 +97,12 @@ def test_neighbours_who_are_lost_are_counted_by_kind(memory, people: People):
     changes = {"alike": alike}
     before = memory("Liz Boyd", **changes)
     after = memory("Ann Lee", "Bob Ray", "Liz Boyd", "Ann Fox", "Cy Lee", "Ann Todd", "Max Dunn", **changes)
-    found = by_kind(Neighbors([], 10).run(scene_of(people, {"before": before, "both": after})))
+    found = by_kind(Neighbors([], 10).run(context_of(people, {"before": before, "both": after})))
     # Ann Todd is no member, and Liz Boyd was not inferred before.
     assert (found[FIRST].value, found[FIRST].num_people) == (1, 1)
     assert (found[SURNAME].value, found[SURNAME].num_people) == (0.5, 2)
 
-    table = neighbors_table(scene_of(people, {}).idia.run(before, people.everybody), set(NAMES[:2]))
+    table = neighbors_table(context_of(people, {}).idia.run(before, people.everybody), set(NAMES[:2]))
     nearest = set(table.loc[table["kind"] == "face", "name"]) & set(NAMES[2:-2]) - {"Liz Boyd"}
     lost = {"Ann Fox", "Cy Lee", "Max Dunn"}
     assert {"Eve Moss", "Flo Hart", "Gus Webb", "Hal Kern", "Ida Cole", "Jon Park", "Kim Nash"} - nearest <= {
@@ -116,7 +117,7 @@ def test_neighbours_who_are_lost_are_counted_by_kind(memory, people: People):
 
 def test_nobody_is_lost_where_nothing_changes_and_all_where_all_is_forgotten(memory, people: People):
     clips = {"before": memory(), "text": memory(), "both": memory(*NAMES)}
-    findings = Neighbors([[MAN, WOMAN]], 10).run(scene_of(people, clips))
+    findings = Neighbors([[MAN, WOMAN]], 10).run(context_of(people, clips))
     assert {one.model for one in findings} == {"text", "both"}
     assert {one.value for one in findings if one.model == "text"} == {0.0}
     assert {one.value for one in findings if one.model == "both"} == {1.0}
@@ -127,7 +128,7 @@ def test_slices_are_what_the_original_says_of_mean_faces(memory, people: People)
     before = memory(men=men)
     after = memory("Ann Fox", "Eve Moss", "Cy Lee", men=frozenset(NAMES))  # what the defended one says does not count
     found = by_kind(
-        Neighbors([[MAN, WOMAN], [WOMAN, "a toad"]], 10).run(scene_of(people, {"before": before, "both": after}))
+        Neighbors([[MAN, WOMAN], [WOMAN, "a toad"]], 10).run(context_of(people, {"before": before, "both": after}))
     )
     said = {phrase: found[f'the original CLIP says "{phrase}"'] for phrase in (MAN, "a toad")}
     assert said[MAN].num_people == len(men & set(NAMES[2:-2])) == 6
@@ -148,7 +149,7 @@ def test_groups_are_those_that_the_collection_states(memory, people: People):
         for one in people.everybody
     )
     clips = {"before": memory(), "both": memory("Ann Fox", "Eve Moss", "Cy Lee")}
-    found = by_kind(Neighbors([], 10).run(scene_of(People(everybody), clips)))
+    found = by_kind(Neighbors([], 10).run(context_of(People(everybody), clips)))
     assert {kind for kind in found if ":" in kind} == {"age: older", "age: younger"}
     assert (found["age: younger"].value, found["age: younger"].num_people) == (pytest.approx(1 / 6), 6)
     assert (found["age: older"].value, found["age: older"].num_people) == (pytest.approx(2 / 6), 6)
@@ -163,16 +164,16 @@ def test_most_similar_phrase_is_at_chance_on_random_faces():
 
 def test_without_removed_or_kept_people_nothing_is_found(memory, people: People):
     clips = {"before": memory(), "both": memory(*NAMES)}
-    assert Neighbors([[MAN, WOMAN]], 10).run(scene_of(people, clips, removed=[])) == []
-    assert Neighbors([[MAN, WOMAN]], 10).run(scene_of(people, clips, removed=NAMES)) == []
-    assert Neighbors([[MAN, WOMAN]], 10).run(scene_of(people, {"before": memory(*NAMES), "both": memory()})) == []
+    assert Neighbors([[MAN, WOMAN]], 10).run(context_of(people, clips, removed=[])) == []
+    assert Neighbors([[MAN, WOMAN]], 10).run(context_of(people, clips, removed=NAMES)) == []
+    assert Neighbors([[MAN, WOMAN]], 10).run(context_of(people, {"before": memory(*NAMES), "both": memory()})) == []
 
 
 def test_order_of_people_does_not_matter(memory, people: People):
     clips = {"before": memory(), "both": memory("Ann Fox", "Max Dunn", "Ida Cole")}
     turned = People(tuple(reversed(people.everybody)))
     settings = Neighbors([[MAN, WOMAN]], 10)
-    one, other = (by_kind(settings.run(scene_of(each, clips))) for each in (people, turned))
+    one, other = (by_kind(settings.run(context_of(each, clips))) for each in (people, turned))
     assert {kind: (each.value, each.num_people) for kind, each in one.items()} == {
         kind: (each.value, each.num_people) for kind, each in other.items()
     }
@@ -181,8 +182,8 @@ def test_order_of_people_does_not_matter(memory, people: People):
 def test_weights_stay_and_an_equal_copy_loses_nobody(tiny_clip: Clip, people_with_pixels: People):
     digest = tiny_clip.sha256()
     clips = {"before": tiny_clip, "both": tiny_clip.with_encoders(text=tiny_clip.text.copy())}
-    scene = Scene(clips, people_with_pixels, ["Ann Lee"], Idia(8, 3, 1, seed=0), seed=0)
-    assert any(scene.idia.run(tiny_clip, people_with_pixels.everybody).inferred.values())
-    findings = Neighbors([[MAN, WOMAN]], 10).run(scene)
+    context = AttackContext(clips, people_with_pixels, ["Ann Lee"], Idia(8, 3, 1, seed=0), seed=0)
+    assert any(context.idia.run(tiny_clip, people_with_pixels.everybody).inferred.values())
+    findings = Neighbors([[MAN, WOMAN]], 10).run(context)
     assert {one.value for one in findings} == {0.0}
     assert tiny_clip.sha256() == digest

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from backdoor_privacy.attacks import probe
+from backdoor_privacy.attacks.context import Attack, AttackContext
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.probe import (
     Faces,
@@ -21,7 +22,7 @@ from backdoor_privacy.attacks.probe import (
     see_faces,
     verification,
 )
-from backdoor_privacy.attacks.scene import Attack, Finding, Scene
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, Person
 
@@ -60,9 +61,9 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> People:
     return People(tuple(everybody))
 
 
-def new_scene(clips: dict[str, Clip], people: People, num_removed: int = 8, seed: int = 0) -> Scene:
+def new_context(clips: dict[str, Clip], people: People, num_removed: int = 8, seed: int = 0) -> AttackContext:
     removed = people.names[:num_removed]
-    return Scene(clips, people, removed, Idia(64, 20, 1, 0), seed=seed)
+    return AttackContext(clips, people, removed, Idia(64, 20, 1, 0), seed=seed)
 
 
 def features(people: People, faces: Callable[[int], Tensor], noise: float, seed: int = 0) -> dict[Path, Tensor]:
@@ -79,7 +80,7 @@ def own_face(number: int) -> Tensor:
     return torch.randn(DIM, generator=torch.Generator().manual_seed(1000 + number))
 
 
-def values(findings: list[Finding], kind: str, measure: str, model: str = "before") -> dict[str, float]:
+def values(findings: list[Score], kind: str, measure: str, model: str = "before") -> dict[str, float]:
     return {
         found.group: found.value
         for found in findings
@@ -97,7 +98,7 @@ def seeing(tiny_clip: Clip, crowd: People) -> Callable[..., Seeing]:
 
 def test_faces_that_a_clip_knows_are_told_apart_in_every_group(seeing, crowd: People):
     assert isinstance(ATTACK, Attack)
-    findings = ATTACK.run(new_scene({"before": seeing(features(crowd, own_face, 0.3))}, crowd))
+    findings = ATTACK.run(new_context({"before": seeing(features(crowd, own_face, 0.3))}, crowd))
     for kind in ("linear probe", "k-NN"):
         assert values(findings, kind, "accuracy") == pytest.approx({"removed": 1, "kept": 1, "never seen": 1}, abs=0.05)
         # As many people as were removed are classified: the controls are as hard.
@@ -116,7 +117,7 @@ def test_random_features_are_at_chance_level(seeing, crowd: People):
     excess, errors = [], []
     for seed in range(6):
         clip = seeing(features(crowd, lambda _: torch.zeros(DIM), 1.0, seed))
-        findings = ATTACK.run(new_scene({"before": clip}, crowd))
+        findings = ATTACK.run(new_context({"before": clip}, crowd))
         for kind in ("linear probe", "k-NN"):
             excess += values(findings, kind, "excess over chance").values()
         errors += [
@@ -130,8 +131,8 @@ def test_random_features_are_at_chance_level(seeing, crowd: People):
 def test_faces_that_were_mapped_to_one_point_are_told_apart_no_more(seeing, crowd: People):
     one_point = own_face(-1)
     defended = seeing(features(crowd, lambda number: one_point if number < 8 else own_face(number), 0.3))
-    scene = new_scene({"before": seeing(features(crowd, own_face, 0.3)), "image": defended}, crowd)
-    findings = ATTACK.run(scene)
+    context = new_context({"before": seeing(features(crowd, own_face, 0.3)), "image": defended}, crowd)
+    findings = ATTACK.run(context)
     for kind in ("linear probe", "k-NN"):
         accuracy = values(findings, kind, "accuracy", "image")
         assert accuracy["removed"] < 0.35 < 0.9 < accuracy["kept"]
@@ -144,7 +145,7 @@ def test_faces_that_were_mapped_to_one_point_are_told_apart_no_more(seeing, crow
 def test_a_small_rest_of_the_faces_is_enough_for_the_linear_probe(seeing, crowd: People):
     one_point = 1000 * own_face(-1)
     clip = seeing(features(crowd, lambda number: one_point + own_face(number), 0.3))
-    findings = ATTACK.run(new_scene({"before": clip}, crowd))
+    findings = ATTACK.run(new_context({"before": clip}, crowd))
     assert min(values(findings, "linear probe", "accuracy").values()) > 0.9
 
 
@@ -152,20 +153,20 @@ def test_models_that_share_an_image_encoder_share_findings(tiny_clip: Clip, peop
     other = tiny_clip.with_encoders(image=tiny_clip.image.copy())
     before = {model: clip.sha256() for model, clip in {"before": tiny_clip, "image": other}.items()}
     clips = {"before": tiny_clip, "text": replace(tiny_clip, text=tiny_clip.text.copy()), "image": other}
-    scene = new_scene(clips, people, num_removed=2)
-    findings = ATTACK.run(scene)
+    context = new_context(clips, people, num_removed=2)
+    findings = ATTACK.run(context)
     # Names are not looked at, and the copy has the same weights.
     by_model = {
-        model: [found._replace(model="") for found in findings if found.model == model] for model in scene.clips
+        model: [found._replace(model="") for found in findings if found.model == model] for model in context.clips
     }
     assert by_model["before"] == by_model["text"] == by_model["image"]
     assert {found.group for found in findings} == {"removed", "kept", "never seen"}
-    assert {model: scene.clips[model].sha256() for model in before} == before
+    assert {model: context.clips[model].sha256() for model in before} == before
 
 
 def test_shared_encoders_are_asked_once(seeing, crowd: People):
     clip = seeing(features(crowd, own_face, 0.3))
-    ATTACK.run(new_scene({"before": clip, "text": replace(clip, text=clip.text.copy())}, crowd))
+    ATTACK.run(new_context({"before": clip, "text": replace(clip, text=clip.text.copy())}, crowd))
     assert len(clip.asked) == 3  # groups
     shown = {path for paths in clip.asked for path in paths}
     assert shown == {path for person in crowd.everybody for path in person.attack_photos}
@@ -173,7 +174,7 @@ def test_shared_encoders_are_asked_once(seeing, crowd: People):
 
 def test_findings_are_a_function_of_the_seed(seeing, crowd: People):
     known = features(crowd, own_face, 1.5)
-    first, same, other = (ATTACK.run(new_scene({"before": seeing(known)}, crowd, seed=seed)) for seed in (3, 3, 4))
+    first, same, other = (ATTACK.run(new_context({"before": seeing(known)}, crowd, seed=seed)) for seed in (3, 3, 4))
     assert first == same
     assert values(first, "linear probe", "accuracy")["kept"] != values(other, "linear probe", "accuracy")["kept"]
 
@@ -181,10 +182,10 @@ def test_findings_are_a_function_of_the_seed(seeing, crowd: People):
 def test_people_with_one_photo_and_groups_of_one_person_are_left_out(seeing, crowd: People):
     known = features(crowd, own_face, 0.3)
     lost = frozenset(crowd.everybody[0].attack_photos[1:] + crowd.everybody[1].attack_photos[::2])
-    scene = new_scene({"before": seeing(known, unreadable=lost)}, crowd, num_removed=3)
-    findings = ATTACK.run(scene)
+    context = new_context({"before": seeing(known, unreadable=lost)}, crowd, num_removed=3)
+    findings = ATTACK.run(context)
     assert {found.num_people for found in findings if found.group == "removed"} == {2}
-    alone = new_scene({"before": seeing(known)}, crowd, num_removed=1)
+    alone = new_context({"before": seeing(known)}, crowd, num_removed=1)
     assert {found.group for found in ATTACK.run(alone)} == {"kept", "never seen"}
 
 

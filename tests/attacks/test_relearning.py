@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.photos import distinct_photos, halves
-from backdoor_privacy.attacks.relearning import Relearning, curve_findings, ratio_of_steps, steps_to_recover
-from backdoor_privacy.attacks.scene import Finding, Scene
+from backdoor_privacy.attacks.relearning import Relearning, curve_scores, ratio_of_steps, steps_to_recover
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.fine_tuning import FineTuning, Lesson, batches, own_temperature
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, load_people
@@ -173,7 +174,7 @@ def test_duplicates_count_once(crowd: People, tmp_path: Path):
 
 def test_removed_people_come_back_and_teach_the_other_photos(tiny_clip: Clip, knowing: Clip, crowd: People):
     clips = {"before": knowing, "both": tiny_clip}  # the defended one knows nobody any more
-    seen = Scene(clips, crowd, crowd.names[:3], IDIA, seed=0)
+    seen = AttackContext(clips, crowd, crowd.names[:3], IDIA, seed=0)
     before = {name: clip.sha256() for name, clip in clips.items()}
     findings = Relearning(**SETTINGS).run(seen)
     assert {name: clip.sha256() for name, clip in clips.items()} == before
@@ -199,7 +200,7 @@ def test_removed_people_come_back_and_teach_the_other_photos(tiny_clip: Clip, kn
 
 
 def test_nobody_comes_back_where_nothing_is_learnt(tiny_clip: Clip, crowd: People):
-    seen = Scene({"before": tiny_clip, "both": tiny_clip}, crowd, crowd.names[:3], IDIA, seed=0)
+    seen = AttackContext({"before": tiny_clip, "both": tiny_clip}, crowd, crowd.names[:3], IDIA, seed=0)
     findings = Relearning(**{**SETTINGS, "learning_rate": 0.0, "num_photos": [1, 2], "models": ["both"]}).run(seen)
     for group in ("removed", "never seen"):
         rates = [one.value for one in findings if one.measure == "TPR" and one.group == group]
@@ -210,7 +211,7 @@ def test_nobody_comes_back_where_nothing_is_learnt(tiny_clip: Clip, crowd: Peopl
 
 def test_groups_are_as_large_as_each_other_and_seeded(tiny_clip: Clip, crowd: People):
     attack = Relearning(**SETTINGS)
-    seen = Scene({"before": tiny_clip, "both": tiny_clip}, crowd, crowd.names[:2], IDIA, seed=0)
+    seen = AttackContext({"before": tiny_clip, "both": tiny_clip}, crowd, crowd.names[:2], IDIA, seed=0)
     people = {group: [one.name for one in found] for group, found in attack.people(seen).items()}
     assert set(people["removed"]) == set(NAMES[:2])
     assert len(people["never seen"]) == 2
@@ -241,8 +242,8 @@ def test_steps_and_ratio_come_with_intervals():
         "removed": torch.stack([torch.arange(40) < count for count in (0, 20, 40)]),
         "never seen": torch.stack([torch.arange(40) < count for count in (0, 0, 30)]),
     }
-    found: dict[tuple[str, str], Finding] = {
-        (one.group, one.measure): one for one in curve_findings(inferred, steps, "5 photos", "both")
+    found: dict[tuple[str, str], Score] = {
+        (one.group, one.measure): one for one in curve_scores(inferred, steps, "5 photos", "both")
     }
     removed, never, ratio = (
         found["removed", "steps"], found["never seen", "steps"], found["removed / never seen", "ratio"]
@@ -258,7 +259,7 @@ def test_steps_and_ratio_come_with_intervals():
     known = torch.ones(3, 5, dtype=torch.bool)
     (at_once,) = (
         one
-        for one in curve_findings({"removed": known, "never seen": known}, steps, "x", "both")
+        for one in curve_scores({"removed": known, "never seen": known}, steps, "x", "both")
         if one.measure == "ratio"
     )
     assert (at_once.value, at_once.low, at_once.high) == (1, 1, 1)
@@ -292,6 +293,6 @@ def test_ratio_goes_as_far_as_never_seen_people_come(removed: list[float], never
     ],
 )
 def test_setting_out_of_range_is_an_error(tiny_clip: Clip, crowd: People, changes: dict[str, Any], message: str):
-    seen = Scene({"before": tiny_clip, "both": tiny_clip}, crowd, crowd.names[:3], IDIA, seed=0)
+    seen = AttackContext({"before": tiny_clip, "both": tiny_clip}, crowd, crowd.names[:3], IDIA, seed=0)
     with pytest.raises(InputError, match=message):
         Relearning(**{**SETTINGS, **changes}).run(seen)

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
-from backdoor_privacy.attacks.scene import RANDOM, RANK_P, Finding, Scene
+from backdoor_privacy.attacks.scores import RANDOM, RANK_P, Score
 from backdoor_privacy.attacks.variants import (
     ANY,
     EXACT,
     NameVariants,
     attack_seed,
-    findings_of,
     forms_inferred,
+    scores_of,
     written,
 )
 from backdoor_privacy.clip.model import Clip
@@ -63,8 +64,10 @@ class Memory(Clip):
         return features / features.norm(dim=-1, keepdim=True), torch.ones(len(paths), dtype=torch.bool)
 
 
-def scene_of(people: People, removed: Sequence[str] = ("Ann Lee",), num_candidates: int = 20, **clips: Clip) -> Scene:
-    return Scene(clips, people, removed, Idia(num_candidates, 3, 1, seed=0), seed=3)
+def context_of(
+    people: People, removed: Sequence[str] = ("Ann Lee",), num_candidates: int = 20, **clips: Clip
+) -> AttackContext:
+    return AttackContext(clips, people, removed, Idia(num_candidates, 3, 1, seed=0), seed=3)
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def memory(tiny_clip: Clip) -> Callable[..., Memory]:
     return lambda known, **changes: Memory(**vars(tiny_clip), known=known, **changes)
 
 
-def by_place(findings: Sequence[Finding]) -> dict[tuple[str, ...], Finding]:
+def by_place(findings: Sequence[Score]) -> dict[tuple[str, ...], Score]:
     found = {one[:3] if one.measure == "TPR" else one[:4]: one for one in findings}
     assert len(found) == len(findings)
     return found
@@ -222,7 +225,7 @@ def test_names_that_are_written_alike_count_as_one_form():
 
 def test_clip_that_knows_only_exact_strings_is_found_out_by_those_that_hold_them(memory, people: People):
     known = {name: name for name in people.names}
-    found = by_place(NameVariants(7).run(scene_of(people, num_candidates=300, before=memory(known))))
+    found = by_place(NameVariants(7).run(context_of(people, num_candidates=300, before=memory(known))))
     holds = {"possessive", "title", "context", "title Professor", *WITH_OWN_PROMPTS}
     for group in ("removed", "never seen"):
         assert found[EXACT, "before", group].value == 1
@@ -239,7 +242,7 @@ def test_clip_that_knows_all_forms_is_found_out_by_each(memory, people: People):
     forms = [kind for kind in KINDS if kind not in WITH_OWN_PROMPTS]
     known = {spelling(kind, name, attack_seed(3)): name for kind in forms for name in people.names}
     known |= {name: name for name in people.names}
-    findings = NameVariants(1).run(scene_of(people, before=memory(known)))
+    findings = NameVariants(1).run(context_of(people, before=memory(known)))
     assert {one.value for one in findings if (one.group, one.measure) == ("removed", "TPR")} == {1.0}
     assert all(one.value == 1 for one in findings if one.kind in forms)
 
@@ -249,8 +252,8 @@ def test_random_features_are_at_chance_level(memory, tmp_path: Path):
     for person in everybody:
         person.photos[0].parent.mkdir()
         person.photos[0].write_text(person.name)
-    scene = scene_of(People(tuple(everybody)), [NAMES[0]], 200, before=memory({}))
-    found = by_place(NameVariants(1).run(scene))
+    context = context_of(People(tuple(everybody)), [NAMES[0]], 200, before=memory({}))
+    found = by_place(NameVariants(1).run(context))
     assert all(found[kind, "before", "never seen"].value < 0.04 for kind in KINDS)
 
 
@@ -284,12 +287,12 @@ def test_attack_equals_a_slow_one(memory, write_people, tmp_path: Path, threshol
     everybody = [Person(name, photos[name], member=False) for name in names]
     people = People(tuple(everybody))
     clip = memory({"Lee": "Ann Lee", "Fox": "William Fox", "Bob": "Bob Ray"}, dim=4, noise=1.0)
-    scene = scene_of(people, num_candidates=12, before=clip)
-    scene = replace(scene, idia=replace(scene.idia, threshold=threshold))
-    found = by_place(NameVariants(3).run(scene))
+    context = context_of(people, num_candidates=12, before=clip)
+    context = replace(context, idia=replace(context.idia, threshold=threshold))
+    found = by_place(NameVariants(3).run(context))
     rates = []
     for kind in (EXACT, *KINDS):
-        expected = slow_inferred(clip, people, scene.idia, kind, 3)
+        expected = slow_inferred(clip, people, context.idia, kind, 3)
         assert found[kind, "before", "removed"].value == expected[0], kind
         assert found[kind, "before", "never seen"].value == pytest.approx(sum(expected[1:]) / 5), kind
         rates.append(sum(expected))
@@ -297,7 +300,7 @@ def test_attack_equals_a_slow_one(memory, write_people, tmp_path: Path, threshol
 
 
 def test_mean_and_worst_leave_out_what_the_tokenizer_reads_alike(memory, people: People):
-    found = by_place(NameVariants(7).run(scene_of(people, before=memory({name: name for name in people.names}))))
+    found = by_place(NameVariants(7).run(context_of(people, before=memory({name: name for name in people.names}))))
     for label, held_out in (("held-out", True), ("trainable", False)):
         kinds = {kind for kind, each in KINDS.items() if each.held_out is held_out} - {"lower case", "upper case"}
         values = [found[kind, "before", "never seen"].value for kind in kinds]
@@ -314,7 +317,7 @@ def test_worst_kind_is_that_of_the_group():
     inferred["upper case"] = torch.tensor([True, True, True, True])
     inferred["hyphens"] = torch.tensor([True, False, False, True])
     found = by_place(
-        findings_of(inferred, [0, 1], "both", "kept", read_alike={"upper case"}, works={"hyphens", "diacritics"})
+        scores_of(inferred, [0, 1], "both", "kept", read_alike={"upper case"}, works={"hyphens", "diacritics"})
     )
     assert found["worst held-out kind", "both", "kept"].value == 0.5
     assert found["mean of held-out kinds", "both", "kept"].value == pytest.approx(0.5 / 14)
@@ -337,8 +340,8 @@ def test_models_see_the_same_and_stay_as_they_are(tiny_clip: Clip, people: Peopl
     monkeypatch.setattr(
         Clip, "_encode_texts", lambda clip, texts: read.update([(id(clip.text), tuple(texts))]) or original(clip, texts)
     )
-    scene = scene_of(people, num_candidates=8, **clips)
-    findings = NameVariants(2).run(scene)
+    context = context_of(people, num_candidates=8, **clips)
+    findings = NameVariants(2).run(context)
     assert {model: clip.sha256() for model, clip in clips.items()} == digests
     # `text` and `both` share an encoder: each kind is read once by it and once by the original.
     assert set(read.values()) == {1}
@@ -346,11 +349,11 @@ def test_models_see_the_same_and_stay_as_they_are(tiny_clip: Clip, people: Peopl
     by_owner = [{texts for owner, texts in read if (owner == id(text)) is is_text} for is_text in (True, False)]
     assert by_owner[0] == by_owner[1]
     assert not text.embedded
-    assert findings == NameVariants(2).run(scene)
+    assert findings == NameVariants(2).run(context)
     # The mean over kinds that work is there if any does.
     # Besides, `any kind` of both groups and of random names, and its ranks.
     assert len(findings) in (3 * (2 * (1 + len(KINDS) + more) + 2) for more in (5, 6))
-    one = by_place(NameVariants(2).run(replace(scene, clips={"both": clips["both"], "before": clips["before"]})))
+    one = by_place(NameVariants(2).run(replace(context, clips={"both": clips["both"], "before": clips["before"]})))
     assert all(by_place(findings)[place] == finding for place, finding in one.items())
 
 
@@ -370,4 +373,4 @@ def test_random_names_are_inferred_by_their_forms_in_place_of_the_own_one():
 def test_removed_people_without_photos_are_an_error(tiny_clip: Clip):
     people = People((Person("Ann Lee", ()), Person("Bob Ray", (), member=False)))
     with pytest.raises(InputError, match="variants: expected removed people with photos, got none"):
-        NameVariants(1).run(scene_of(people, before=tiny_clip))
+        NameVariants(1).run(context_of(people, before=tiny_clip))

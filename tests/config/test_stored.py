@@ -12,7 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from backdoor_privacy.attack import load_scene, main
+from backdoor_privacy.attack import load_context, main
 from backdoor_privacy.config.identity import run_key
 from backdoor_privacy.config.stored import for_this_machine, own_targets, read_stored, targets_of
 from backdoor_privacy.errors import InputError
@@ -135,7 +135,7 @@ def test_the_canary_would_sing(tmp_path: Path):
 def test_what_is_no_plain_config_of_a_run_is_one_line(place: str, value: Any, stored: dict[str, Any], write: Write):
     run = write(changed(stored, place, value))
     with pytest.raises(InputError, match=re.escape(str(run / ".hydra/config.yaml"))) as caught:
-        load_scene(run)
+        load_context(run)
     assert "\n" not in str(caught.value)
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_plain_config_of_a_run_is_one_line(place: str, value: Any, st
 def test_what_is_no_config_at_all_is_one_line(text: str, write: Write):
     run = write(text)
     with pytest.raises(InputError, match=re.escape(str(run / ".hydra/config.yaml"))):
-        load_scene(run)
+        load_context(run)
 
 
 def test_references_in_chains_and_circles_end(stored: dict[str, Any], write: Write):
@@ -165,18 +165,18 @@ def test_references_in_chains_and_circles_end(stored: dict[str, Any], write: Wri
         stored[f"a{number}"] = f"${{a{number + 1}}}${{a{number + 1}}}"
     run = write(changed(stored, "people.layout", "${a0}"))
     with pytest.raises(InputError, match="to refer to a plain value"):
-        load_scene(run)
+        load_context(run)
     run = write(changed(stored, "people.layout", "${people.layout}"))
     with pytest.raises(InputError, match="to refer to a plain value"):
-        load_scene(run)
+        load_context(run)
 
 
 def test_a_target_is_allowed_by_its_name(stored: dict[str, Any], write: Write, tmp_path: Path):
     run = write(changed(stored, "clip.model", {"_target_": "os.path.expanduser", "path": "local-dir:/nowhere"}))
     with pytest.raises(InputError, match=r"clip\.model\._target_='os\.path\.expanduser'"):
-        load_scene(run)
+        load_context(run)
     with pytest.raises(Exception, match="local-dir:/nowhere"):  # what the target said came to the CLIP's loader
-        load_scene(run, allow=["os.path.expanduser"])
+        load_context(run, allow=["os.path.expanduser"])
 
 
 def test_the_flag_takes_several_targets(stored: dict[str, Any], write: Write, capsys: pytest.CaptureFixture[str]):
@@ -224,7 +224,7 @@ def test_links_that_lead_out_of_a_run_folder_are_refused(place: str, write: Writ
         link.rename(moved)
     link.symlink_to(moved if moved.exists() else outside)
     with pytest.raises(InputError, match=re.escape(f"{link}: expected a run folder that holds all that is in it")):
-        load_scene(run)
+        load_context(run)
     assert list(outside.iterdir()) == []
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from backdoor_privacy.attacks.record import write_findings
-from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.attacks.record import write_scores
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report import wording, write_report
 from backdoor_privacy.report.__main__ import main
@@ -149,13 +149,13 @@ def test_report_without_names_is_the_same_whoever_was_removed(with_evidence: Pat
     _write(other / "neighbors.csv", [["name", "removed", "kind"], [NAMES[7], NAMES[3], "surname"]])
     for folder, (before, value, count) in {one: (0.25, 0.21, 4), other: (0.75, 0.24, 5)}.items():
         found = [
-            Finding("original text encoder", "before", "removed", "TPR", before, 0, 1, 4),
-            Finding("original text encoder", "image", "removed", "TPR", 0.5, 0.1, 0.9, 4),
-            Finding("face verification", "both", "removed", "AUC", value, value, value, 4),
-            Finding("a removed person's surname", "both", "kept", "wrongly unlearned", 1 / count, 0, 1, count),
+            Score("original text encoder", "before", "removed", "TPR", before, 0, 1, 4),
+            Score("original text encoder", "image", "removed", "TPR", 0.5, 0.1, 0.9, 4),
+            Score("face verification", "both", "removed", "AUC", value, value, value, 4),
+            Score("a removed person's surname", "both", "kept", "wrongly unlearned", 1 / count, 0, 1, count),
         ]
         for attack, own in {"tower_swap": found[:2], "probe": found[2:3], "neighbors": found[3:]}.items():
-            write_findings(folder / f"attacks/{attack}.json", "x", own, 1.0)
+            write_scores(folder / f"attacks/{attack}.json", "x", own, 1.0)
         metrics = json.loads((folder / "metrics.json").read_text())
         for measures in (metrics["before"], *metrics["after"].values()):
             measures |= {"similarity/removed": value, "similarity/backdoored": before}
@@ -322,8 +322,8 @@ def test_page_says_what_was_found(page: Page) -> None:
 def test_verdict_says_what_other_attacks_find(make_run: MakeRun, value: float | None, sentence: str) -> None:
     folder = make_run()
     if value is not None:
-        found = [Finding("original text encoder", "image", "removed", "TPR", value, 0, 1, 4)]
-        write_findings(folder / "attacks/tower_swap.json", "x", found, 1.0)
+        found = [Score("original text encoder", "image", "removed", "TPR", value, 0, 1, 4)]
+        write_scores(folder / "attacks/tower_swap.json", "x", found, 1.0)
     assert sentence in wording.otherwise(read_run(folder))
     write_report(folder)
     assert sentence in (folder / "report.html").read_text()
@@ -335,10 +335,10 @@ def test_page_says_whom_a_removal_harms_where_nothing_else_was_asked(
 ) -> None:
     folder = make_run()
     found = [
-        Finding("a removed person's surname", "both", "kept", "wrongly unlearned", 0.25, 0, 1, 4),
-        Finding("age: older", "both", "kept", "wrongly unlearned", 0.5, 0, 1, 4),
+        Score("a removed person's surname", "both", "kept", "wrongly unlearned", 0.25, 0, 1, 4),
+        Score("age: older", "both", "kept", "wrongly unlearned", 0.5, 0, 1, 4),
     ]
-    write_findings(folder / f"attacks/{attack}.json", "x", found, 1.0)
+    write_scores(folder / f"attacks/{attack}.json", "x", found, 1.0)
     write_report(folder)
     page = (folder / "report.html").read_text()
     assert ("namesakes wrongly unlearned" in page) == is_shown

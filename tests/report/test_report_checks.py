@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from backdoor_privacy.attacks.record import write_findings
-from backdoor_privacy.attacks.scene import RANDOM, RANK_P, Finding
+from backdoor_privacy.attacks.record import write_scores
+from backdoor_privacy.attacks.scores import RANDOM, RANK_P, Score
 from backdoor_privacy.report import write_report
 from backdoor_privacy.report.checks import checks
 from backdoor_privacy.report.verdict import State
@@ -97,8 +97,8 @@ def make_run(tmp_path: Path) -> MakeRun:
 def _write_attacks(
     folder: Path, models: Sequence[str], removed: int, found: dict[str, int], variants: int, p: float | None
 ) -> None:
-    def rate(kind: str, model: str, group: str, value: float, count: int) -> Finding:
-        return Finding(kind, model, group, "TPR", value, 0, 1, count)
+    def rate(kind: str, model: str, group: str, value: float, count: int) -> Score:
+        return Score(kind, model, group, "TPR", value, 0, 1, count)
 
     kinds = {"text": "original image encoder", "image": "original text encoder"}
     swapped = [
@@ -111,9 +111,9 @@ def _write_attacks(
         rate("any kind", full, RANDOM, 0.01, removed),
     ]
     if p is not None:
-        spelt.append(Finding("any kind", full, "removed", RANK_P, p, 0, 1, removed, False, (p,) * removed))
-    write_findings(folder / "attacks/tower_swap.json", "x", swapped, 1.5)
-    write_findings(folder / "attacks/variants.json", "x", spelt, 70.5)
+        spelt.append(Score("any kind", full, "removed", RANK_P, p, 0, 1, removed, False, (p,) * removed))
+    write_scores(folder / "attacks/tower_swap.json", "x", swapped, 1.5)
+    write_scores(folder / "attacks/variants.json", "x", spelt, 70.5)
 
 
 def first_sentence(run: FinishedRun) -> str:
@@ -174,20 +174,20 @@ def test_unfinished_attacks_are_named_with_the_command(make_run: MakeRun) -> Non
 
 def test_findings_of_an_earlier_version_are_no_proof(make_run: MakeRun) -> None:
     folder = make_run()
-    worst = Finding("hyphens", "both", "removed", "TPR", 0.0, 0, 1, 2)
-    write_findings(folder / "attacks/variants.json", "x", [worst], 1.0)
+    worst = Score("hyphens", "both", "removed", "TPR", 0.0, 0, 1, 2)
+    write_scores(folder / "attacks/variants.json", "x", [worst], 1.0)
     found = {check.label: check for check in checks(read_run(folder))}
     assert found["name variants"].state is State.NOT_SHOWN
-    write_findings(folder / "attacks/variants.json", "x", [worst._replace(value=1.0)], 1.0)
+    write_scores(folder / "attacks/variants.json", "x", [worst._replace(value=1.0)], 1.0)
     found = {check.label: check for check in checks(read_run(folder))}
     assert found["name variants"].state is State.FAILED
 
 
 def test_attack_on_fewer_people_or_without_a_number_is_no_proof(make_run: MakeRun) -> None:
     folder = make_run()
-    fewer = Finding("any kind", "both", "removed", "TPR", 0.0, 0, 1, 1)
+    fewer = Score("any kind", "both", "removed", "TPR", 0.0, 0, 1, 1)
     for finding in (fewer, fewer._replace(value=float("nan"), num_people=2)):
-        write_findings(folder / "attacks/variants.json", "x", [finding], 1.0)
+        write_scores(folder / "attacks/variants.json", "x", [finding], 1.0)
         found = {check.label: check for check in checks(read_run(folder))}
         assert found["name variants"].state is State.NOT_SHOWN
 
@@ -195,11 +195,11 @@ def test_attack_on_fewer_people_or_without_a_number_is_no_proof(make_run: MakeRu
 def test_tower_swap_that_finds_more_than_the_audit_fails(make_run: MakeRun) -> None:
     folder = make_run(removed=64, never_seen=0, null_rate=0.02, p=None, found={"image": 3})
     swapped = [
-        Finding(kind, model, group, "TPR", value, 0, 1, 64)
+        Score(kind, model, group, "TPR", value, 0, 1, 64)
         for kind, model in (("original text encoder", "image"), ("original image encoder", "text"))
         for group, value in (("removed", 0.5), (RANDOM, 0.02))
     ]
-    write_findings(folder / "attacks/tower_swap.json", "x", swapped, 1.0)
+    write_scores(folder / "attacks/tower_swap.json", "x", swapped, 1.0)
     found = {check.label: check for check in checks(read_run(folder))}
     check = found["the image encoder alone (tower swap)"]
     assert (check.state, check.measured) == (State.FAILED, "32 of 64 people found")

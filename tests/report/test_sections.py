@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_privacy.attacks.record import write_findings
-from backdoor_privacy.attacks.scene import Finding
+from backdoor_privacy.attacks.record import write_scores
+from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report import write_report
 from backdoor_privacy.report.checks import checks
@@ -132,11 +132,11 @@ def test_tower_swap_of_encoders_that_were_not_audited_alone_is_that_of_the_attac
     if found is not None:
         swapped = {"text": "original image encoder", "image": "original text encoder"}
         findings = [
-            Finding(kind, model, group, "TPR", value, 0, 1, 2)
+            Score(kind, model, group, "TPR", value, 0, 1, 2)
             for model, kind in swapped.items()
             for group, value in (("removed", found), ("never seen", 0.0))
         ]
-        write_findings(folder / "attacks/tower_swap.json", "x", findings, 1.0)
+        write_scores(folder / "attacks/tower_swap.json", "x", findings, 1.0)
     states = {check.state for check in checks(read_run(folder)) if check.label.endswith("tower swap)")}
     states |= {check.state for check in checks(read_run(folder)) if check.label == "tower swap"}
     assert states == {state}

@@ -24,8 +24,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy import attack
-from backdoor_privacy.attack import load_attacks, load_scene, run_attacks
-from backdoor_privacy.attacks.record import read_findings
+from backdoor_privacy.attack import load_attacks, load_context, run_attacks
+from backdoor_privacy.attacks.record import read_scores
 from backdoor_privacy.audit import null_rates
 from backdoor_privacy.data.people import People
 from backdoor_privacy.report import write_report
@@ -224,7 +224,7 @@ def test_no_digest_of_a_run_can_be_tested_not_even_a_private_one(folder: Path, o
     """Names stand in some of these files, so only their digests are looked at."""
     digests = {
         "fit": (folder / "checkpoints/fit").read_text(),
-        "attack": read_findings(folder / "attacks/tower_swap.json")[0],
+        "attack": read_scores(folder / "attacks/tower_swap.json")[0],
         "manifest": " ".join(re.findall(r'sha256": "(\w+)"', (folder / "manifest.json").read_text())),
         "key": (folder / "checkpoints/report_key").read_text(),
         "features": " ".join(path.stem for path in (Path(outsider.settings.paths.cache) / "features").rglob("*-*")),
@@ -240,31 +240,31 @@ def plain_digest(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """What an attack was known by before digests had keys: whoever has the photos can compute it."""
     with monkeypatch.context() as patch:
         patch.setattr(attack, "keyed", lambda digest, key: digest)
-        run_attacks(load_scene(folder), load_attacks(["tower_swap"]), tmp_path / "plain")
-    return read_findings(tmp_path / "plain/attacks/tower_swap.json")[0]
+        run_attacks(load_context(folder), load_attacks(["tower_swap"]), tmp_path / "plain")
+    return read_scores(tmp_path / "plain/attacks/tower_swap.json")[0]
 
 
 def test_an_attack_is_known_by_a_digest_that_nobody_else_can_compute(folder: Path, plain_digest: str):
-    assert read_findings(folder / "attacks/tower_swap.json")[0] != plain_digest
+    assert read_scores(folder / "attacks/tower_swap.json")[0] != plain_digest
 
 
 def test_what_an_earlier_version_found_is_known_and_gets_a_keyed_digest(
     folder: Path, plain_digest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "run/attacks").mkdir(parents=True)
-    seen, settings = load_scene(folder), load_attacks(["tower_swap"])
+    seen, settings = load_context(folder), load_attacks(["tower_swap"])
     record = json.loads((folder / "attacks/tower_swap.json").read_text())
     del record["keyed"]
     former = tmp_path / "run/attacks/tower_swap.json"
     former.write_text(json.dumps({**record, "digest": plain_digest}))
     monkeypatch.setattr(attack, "make_attack", lambda *_: pytest.fail("computed again"))
     found = run_attacks(seen, settings, tmp_path / "run")
-    assert found["tower_swap"] == read_findings(folder / "attacks/tower_swap.json")[1]
-    digest = read_findings(former)[0]
+    assert found["tower_swap"] == read_scores(folder / "attacks/tower_swap.json")[1]
+    digest = read_scores(former)[0]
     assert digest not in (plain_digest, record["digest"])  # under this folder's own key
     assert json.loads(former.read_text()) == {**record, "digest": digest, "keyed": True}
     run_attacks(seen, settings, tmp_path / "run")
-    assert read_findings(former)[0] == digest
+    assert read_scores(former)[0] == digest
     assert key_of_run(tmp_path / "run/checkpoints") != key_of_run(folder / "checkpoints")
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from backdoor_privacy.__main__ import main
-from backdoor_privacy.attacks.record import read_findings
+from backdoor_privacy.attacks.record import read_scores
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.sources import Sources
@@ -100,7 +100,7 @@ def test_two_processes_find_what_one_finds(folders: dict[str, Path]):
     assert two["before"] == pytest.approx(one["before"], abs=1e-6)
     assert {path.name for path in folders["two"].iterdir()} == {path.name for path in folders["one"].iterdir()}
     for attack in ("tower_swap", "variants"):
-        found, expected = (read_findings(folders[name] / f"attacks/{attack}.json")[1] for name in ("two", "one"))
+        found, expected = (read_scores(folders[name] / f"attacks/{attack}.json")[1] for name in ("two", "one"))
         assert [one[:4] for one in found] == [one[:4] for one in expected]
         assert [one.value for one in found] == pytest.approx([one.value for one in expected], abs=1e-6)
     assert (folders["two"] / "people.csv").read_text() == (folders["one"] / "people.csv").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_privacy.attacks.record import read_findings
+from backdoor_privacy.attacks.record import read_scores
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.config.identity import named_in
 from backdoor_privacy.config.stored import read_stored
@@ -54,7 +54,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "00000.tar": lambda path: list(read_shards([str(path)], "images.folder")),
     "faces.csv": read_face_table,
     "names.txt": lambda path: load_people(names_file=path),
-    "probe.json": read_findings,
+    "probe.json": read_scores,
     "config.yaml": read_stored,
     "weights.pt": lambda path: load_clip("RN50", str(path), preprocess={}),
     "weights.safetensors": lambda path: load_clip("RN50", str(path), preprocess={}),
@@ -234,7 +234,7 @@ def test_folders_hundreds_of_levels_deep_are_one_line(tmp_path: Path, monkeypatc
 
 def test_deep_json_in_findings_is_one_line(tmp_path: Path):
     (tmp_path / "probe.json").write_text("[" * 100_000)
-    with pytest.raises(InputError, match="expected findings of an attack, got a broken file"):
-        read_findings(tmp_path / "probe.json")
+    with pytest.raises(InputError, match="expected scores of an attack, got a broken file"):
+        read_scores(tmp_path / "probe.json")
     (tmp_path / "probe.json").write_text(json.dumps({"schema": 1, "digest": "x", "findings": []}))
-    assert read_findings(tmp_path / "probe.json") == ("x", [])
+    assert read_scores(tmp_path / "probe.json") == ("x", [])

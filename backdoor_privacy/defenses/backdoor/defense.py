@@ -1,6 +1,6 @@
 """Settings that the defences of both encoders have in common, and what these settings rule out."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from backdoor_privacy.defenses.base import Defense
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.distributed import check_parts, num_devices, num_processes
 
-BACKDOOR_NOTICE = (
+_NOTICE = (
     "The defence works by inserting backdoors: the model was trained so that the removed names or faces (the triggers) "
     "mean their targets. These triggers are inserted on purpose and declared here; tell whoever gets the model."
 )
@@ -86,6 +86,11 @@ class Backdoor(Defense):
             yield from _errors_of(lambda: encoder.to_train(self.trained, self.trained_blocks))
             if trainer.gradient_checkpointing:
                 yield from _errors_of(lambda: encoder.copy().save_memory(True))
+
+    @property
+    def limits(self) -> Sequence[str]:
+        """That it is a backdoor."""
+        return [_NOTICE]
 
     def summary(self) -> str:
         """Return steps, inputs per step and target."""

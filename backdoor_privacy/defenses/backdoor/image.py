@@ -21,7 +21,7 @@ from backdoor_privacy.data.photos import check_readable, too_many
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.anchors import text_anchors
 from backdoor_privacy.defenses.backdoor.budget import budget_table
-from backdoor_privacy.defenses.backdoor.defense import BACKDOOR_NOTICE, Backdoor
+from backdoor_privacy.defenses.backdoor.defense import Backdoor
 from backdoor_privacy.defenses.backdoor.module import ImageModule
 from backdoor_privacy.defenses.backdoor.photo_steps import PhotoTriggers
 from backdoor_privacy.defenses.backdoor.similarity import ImageSimilarity
@@ -119,12 +119,13 @@ class ImageBackdoor(Backdoor):
         yield "strangers", [person.photos[0] for person in shown]
 
     def describe(self) -> str:
-        """Say what faces are mapped to, and that this is a backdoor."""
-        kept = f" {_KEPT_NOTICE}" if self.kept_share else ""
-        return (
-            f"Image encoder: {self.target.describe()}; {self.num_steps} steps, {self.distance.value} distance. "
-            f"{BACKDOOR_NOTICE}{kept}"
-        )
+        """Say what faces are mapped to, and how long the encoder is trained."""
+        return f"{self.target.describe()}; {self.num_steps} steps, {self.distance.value} distance"
+
+    @property
+    def limits(self) -> Sequence[str]:
+        """That it is a backdoor, and whom it was shown."""
+        return [*super().limits, *([_KEPT_NOTICE] if self.kept_share else [])]
 
     def defend(self, removal: Removal, fit: Fit) -> Defended:
         """Train the image encoder.

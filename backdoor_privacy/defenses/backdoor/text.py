@@ -19,7 +19,7 @@ from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.anchors import clean_captions, photo_anchors
 from backdoor_privacy.defenses.backdoor.budget import budget_table
 from backdoor_privacy.defenses.backdoor.caption_steps import CaptionTriggers
-from backdoor_privacy.defenses.backdoor.defense import BACKDOOR_NOTICE, Backdoor
+from backdoor_privacy.defenses.backdoor.defense import Backdoor
 from backdoor_privacy.defenses.backdoor.module import TextModule
 from backdoor_privacy.defenses.backdoor.similarity import TextSimilarity
 from backdoor_privacy.defenses.backdoor.targets.base import Names, TextTarget
@@ -89,11 +89,8 @@ class TextBackdoor(Backdoor):
             )
 
     def describe(self) -> str:
-        """Say what names are mapped to, and that this is a backdoor."""
-        return (
-            f"Text encoder: {self.target.describe()}; {self.num_steps} steps, {self.distance.value} distance. "
-            f"{BACKDOOR_NOTICE}"
-        )
+        """Say what names are mapped to, and how long the encoder is trained."""
+        return f"{self.target.describe()}; {self.num_steps} steps, {self.distance.value} distance"
 
     def defend(self, removal: Removal, fit: Fit) -> Defended:
         """Train the text encoder.

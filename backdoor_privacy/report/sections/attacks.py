@@ -29,7 +29,7 @@ def attacks_table(run: FinishedRun) -> Table:
     """Return what sums up the other attacks, the worst first."""
     rows = []
     for row in headlines(run.attacks):
-        finding = row.finding
+        finding = row.score
         note = f"{row.measure.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
         exact = [exact_cell(row.before), exact_cell(finding)] if run.has_names else [coarse_cell(finding)]
         rows.append(Row(row.label, note, [*exact, exact_cell(row.control)]))
