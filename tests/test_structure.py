@@ -41,7 +41,6 @@ LONG_MODULES = {
     "attack": 382,
     "attacks.erased": 366,
     "attacks.inversion": 307,
-    "check_data": 313,
     "clip.encoders": 394,
     "config.schema": 442,
     "data.caption_files": 359,
@@ -51,7 +50,6 @@ LONG_MODULES = {
     "defenses.backdoor.module": 373,
     "defenses.backdoor.steps": 442,
     "defenses.backdoor.targets": 425,
-    "problems": 359,
 }
 LONG_FUNCTIONS = {
     "clip.hugging_face.with_text_model": 49,
