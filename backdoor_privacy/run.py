@@ -13,8 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from backdoor_privacy.attack import attack_context, attack_finished, check_attacks, run_attacks
+from backdoor_privacy.attacks.choice import check_attacks
 from backdoor_privacy.attacks.idia import Idia, IdiaResult
+from backdoor_privacy.attacks.neighbors import neighbors_table
 from backdoor_privacy.audit import Audit
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.build import build
@@ -31,12 +32,12 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import Protected, Stopwatch, protect
 from backdoor_privacy.report import is_written, write_report
 from backdoor_privacy.report.audited import write_audit
-from backdoor_privacy.runs.evidence import map_table, neighbors_table, votes_table
+from backdoor_privacy.runs.attacks import attack_context, attack_finished, run_attacks
+from backdoor_privacy.runs.evidence import map_table, votes_table
 from backdoor_privacy.runs.folder import (
     DamagedMetricsError,
     claim_folder,
     read_metrics,
-    versions,
     write_losses,
     write_manifest,
     write_metrics,
@@ -54,6 +55,7 @@ from backdoor_privacy.system.distributed import (
     num_processes,
 )
 from backdoor_privacy.system.keys import check_keys
+from backdoor_privacy.system.versions import versions
 from backdoor_privacy.utility.base import build_measures, clean_photos, labels_of
 
 log = logging.getLogger(__name__)

@@ -31,8 +31,8 @@ from backdoor_privacy.data.personas.world import world_part
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.protect import protect
-from backdoor_privacy.runs.folder import versions
 from backdoor_privacy.system.paths import CONFIG_FOLDER
+from backdoor_privacy.system.versions import versions
 
 FOLDER = Path(__file__).parent
 NAMES = ("vit_b_32", "vit_b_16", "vit_l_14", "rn50", "sd_v1_text")
