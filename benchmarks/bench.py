@@ -17,7 +17,7 @@ import psutil
 from machine import processor
 from page import page, ratios
 
-from backdoor_privacy.runs.folder import versions
+from backdoor_privacy.system.versions import versions
 
 PARTS = ("steps", "idia", "people", "compile")  # of speed.py
 EXPERIMENTS = ("smoke", "names_64", "faces_64", "both_64", "faces_500")

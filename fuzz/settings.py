@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from backdoor_privacy.attack import check_attacks, make_attack
+from backdoor_privacy.attacks.choice import check_attacks, make_attack
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from fuzz.cases import UNKNOWN, Case

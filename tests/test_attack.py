@@ -12,17 +12,8 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy import attack
-from backdoor_privacy.attack import (
-    attack_finished,
-    attack_names,
-    check_attacks,
-    default_attacks,
-    load_attacks,
-    load_context,
-    main,
-    missing_attacks,
-    run_attacks,
-)
+from backdoor_privacy.attack import main
+from backdoor_privacy.attacks.choice import attack_names, check_attacks, default_attacks, load_attacks, make_attack
 from backdoor_privacy.attacks.context import Attack, AttackContext
 from backdoor_privacy.attacks.headlines import above_chance, headlines
 from backdoor_privacy.attacks.record import read_scores
@@ -31,6 +22,7 @@ from backdoor_privacy.data.people import load_people
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.html import render
 from backdoor_privacy.run import run
+from backdoor_privacy.runs.attacks import attack_finished, load_context, missing_attacks, run_attacks
 from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
@@ -95,7 +87,7 @@ def test_what_is_known_is_not_computed_again(folder: Path, cfg: DictConfig, monk
     path = folder / "attacks/tower_swap.json"
     before = path.read_bytes()
     seen = load_context(folder)
-    monkeypatch.setattr(attack, "instantiate", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("backdoor_privacy.runs.attacks.make_attack", lambda *_: pytest.fail("computed again"))
     found = run_attacks(seen, load_attacks(["tower_swap"]), folder)
     assert path.read_bytes() == before
     assert found["tower_swap"] == read_scores(path)[1]
@@ -351,7 +343,7 @@ def test_every_attack_has_its_config():
     for name in attack_names():
         assert (CONFIG_FOLDER / "attack" / f"{name}.yaml").is_file(), name
         assert f"attacks.{name}: {name}\n" in (CONFIG_FOLDER / "attack/all.yaml").read_text()
-        assert isinstance(attack.instantiate(load_attacks([name])[name]), Attack)
+        assert isinstance(make_attack(load_attacks([name])[name]), Attack)
 
 
 def test_report_shows_attacks_and_says_which_were_run(folder: Path):
@@ -393,4 +385,4 @@ def test_damaged_file_of_a_run_is_named_in_one_line(
 @pytest.mark.parametrize("settings", [True, None, "x", {"num_prompts": 3}])
 def test_attack_without_its_class_is_an_error(settings: Any):
     with pytest.raises(InputError, match=r"^attack: expected settings of an attack with its _target_, got "):
-        attack.make_attack(OmegaConf.create({"mine": settings}).mine)
+        make_attack(OmegaConf.create({"mine": settings}).mine)

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from backdoor_privacy.attack import load_attacks, make_attack
+from backdoor_privacy.attacks.choice import load_attacks, make_attack
 from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia, IdiaVotes, cast_votes, majority
 from backdoor_privacy.attacks.idia_sweep import name_ranks
+from backdoor_privacy.attacks.neighbors import neighbors_table
 from backdoor_privacy.attacks.photos import see_photos
 from backdoor_privacy.attacks.scores import auc_score, mean_score
 from backdoor_privacy.attacks.variants import EXACT, answers_to, written
@@ -35,7 +36,7 @@ from backdoor_privacy.defenses.backdoor.targets.text import composed_names
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.figures.losses import losses_figure
 from backdoor_privacy.report.figures.people import idia_figure, map_figure, margins_figure, prompts_figure
-from backdoor_privacy.runs.evidence import map_table, neighbors_table, votes_table
+from backdoor_privacy.runs.evidence import map_table, votes_table
 from backdoor_privacy.utility.retrieval import Retrieval, recalls
 from backdoor_privacy.utility.zero_shot import ZeroShot
 

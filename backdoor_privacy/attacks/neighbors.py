@@ -1,8 +1,9 @@
 """Neighbours: whom does a removal harm who was not removed?"""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,9 +13,9 @@ from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.attacks.scores import Score, mean_score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.runs.evidence import neighbors_table
 
 MEASURE = "wrongly unlearned"
+_NUM_LOOK_ALIKES = 5  # of each removed person
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Neighbors:
     Kinds, all of the group `kept`:
 
     - `a removed person's first name`, `a removed person's surname`, `a removed person's nearest faces`: those who are
-      neighbours of somebody removed, see `evidence.neighbors_table`; one person may be of several kinds;
+      neighbours of somebody removed, see `neighbors_table`; one person may be of several kinds;
     - `all others`: those who are of none of these;
     - `age: older`: those of whom the collection says so, of attributes with two or more values and not too many;
     - `the original CLIP says "a photo of a man"`: those whose mean face the original CLIP finds most similar to this
@@ -88,6 +89,24 @@ class Neighbors:
             if 2 <= len(values) <= self.max_values
             for value, names in values.items()
         }
+
+
+def neighbors_table(before: IdiaResult, removed: Collection[str]) -> pd.DataFrame:
+    """Return whom a removal may harm first: others with a removed person's first name, surname, or similar faces.
+
+    A row for each pair: `name`, `removed`, and `kind`: `first name`, `surname` or `face`.
+    """
+    others = [row for row, name in enumerate(before.names) if name not in removed]
+    faces, rows = before.evidence.face_features, []
+    for own, name in enumerate(before.names):
+        if name not in removed:
+            continue
+        for kind, part in (("first name", 0), ("surname", -1)):
+            alike = [before.names[row] for row in others if before.names[row].split()[part] == name.split()[part]]
+            rows += [(other, name, kind) for other in alike]
+        nearest = (faces[others] @ faces[own]).topk(min(_NUM_LOOK_ALIKES, len(others))).indices
+        rows += [(before.names[others[place]], name, "face") for place in nearest.tolist()]
+    return pd.DataFrame(rows, columns=["name", "removed", "kind"])
 
 
 def most_similar(faces: Float[Tensor, "person dim"], phrases: Float[Tensor, "phrase dim"]) -> list[int]:

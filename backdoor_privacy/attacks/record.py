@@ -8,10 +8,10 @@ from typing import Any
 
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.runs.folder import versions
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.keys import keyed_digest
 from backdoor_privacy.system.reading import MIB, read_ordinary
+from backdoor_privacy.system.versions import versions
 
 SCHEMA = 1
 

@@ -16,8 +16,9 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.disclosure import coarse_percent, people_note
 from backdoor_privacy.report.html import templates
 from backdoor_privacy.runs.finished import code_names
-from backdoor_privacy.runs.folder import read_metrics, versions, write_metrics
+from backdoor_privacy.runs.folder import read_metrics, write_metrics
 from backdoor_privacy.system.files import write_text
+from backdoor_privacy.system.versions import versions
 
 
 class Sought(NamedTuple):

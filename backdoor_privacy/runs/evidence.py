@@ -1,6 +1,6 @@
 """Tables of numbers by person, which a run records so that its figures need no CLIP."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from backdoor_privacy.attacks.idia import TEMPLATES, IdiaResult
 
-_NUM_LOOK_ALIKES = 5  # of each removed person
 _FEATURES = {"text": "name_features", "image": "face_features"}  # of IDIA's evidence, by encoder
 
 
@@ -24,24 +23,6 @@ def votes_table(results: Mapping[str, IdiaResult]) -> pd.DataFrame:
         table.insert(0, "name", found.names)
         tables.append(table)
     return pd.concat(tables)
-
-
-def neighbors_table(before: IdiaResult, removed: Collection[str]) -> pd.DataFrame:
-    """Return whom a removal may harm first: others with a removed person's first name, surname, or similar faces.
-
-    A row for each pair: `name`, `removed`, and `kind`: `first name`, `surname` or `face`.
-    """
-    others = [row for row, name in enumerate(before.names) if name not in removed]
-    faces, rows = before.evidence.face_features, []
-    for own, name in enumerate(before.names):
-        if name not in removed:
-            continue
-        for kind, part in (("first name", 0), ("surname", -1)):
-            alike = [before.names[row] for row in others if before.names[row].split()[part] == name.split()[part]]
-            rows += [(other, name, kind) for other in alike]
-        nearest = (faces[others] @ faces[own]).topk(min(_NUM_LOOK_ALIKES, len(others))).indices
-        rows += [(before.names[others[place]], name, "face") for place in nearest.tolist()]
-    return pd.DataFrame(rows, columns=["name", "removed", "kind"])
 
 
 def map_table(

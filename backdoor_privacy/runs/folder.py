@@ -5,10 +5,7 @@ import csv
 import io
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +28,6 @@ from backdoor_privacy.system.reading import MIB, read_ordinary
 
 SCHEMA = 1
 _REMOVES = "# removes "  # before each name, in the claim of a folder
-_PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "open_clip_torch",
-             "torchmetrics", "webdataset", "wandb", "numpy", "pillow", "Faker")  # fmt: skip
 
 
 class DamagedMetricsError(InputError):
@@ -226,37 +221,3 @@ def _is_claimed_by(path: Path, cfg: DictConfig, named: Sequence[str] | None) -> 
     if "trainer" not in claimed:  # earlier versions did not record it
         now = {key: value for key, value in now.items() if not key.startswith("trainer.")}
     return before == now
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and packages, the platform and the commit of a run."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "commit": _commit()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _commit() -> str:
-    """Return the commit of the checkout; `unknown` for an installed package, which may lie in another checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not _is_ours(root):
-        return "unknown"
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=_env_of_git()).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _is_ours(root: Path) -> bool:
-    """Return whether a folder is the top of a checkout of this project."""
-    project = root / "pyproject.toml"
-    return (root / ".git").exists() and project.is_file() and 'name = "backdoor_privacy"' in project.read_text("utf-8")
-
-
-def _env_of_git() -> dict[str, str]:
-    """Return the environment without what points git to another repository, as a git hook's environment does."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}

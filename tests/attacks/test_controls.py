@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_privacy.attack import load_attacks, make_attack
+from backdoor_privacy.attacks.choice import load_attacks, make_attack
 from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
 from backdoor_privacy.attacks.scores import Score

@@ -10,11 +10,10 @@ from torch.nn.functional import normalize
 
 from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.attacks.neighbors import MEASURE, Neighbors, most_similar
+from backdoor_privacy.attacks.neighbors import MEASURE, Neighbors, most_similar, neighbors_table
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People, Person, load_people
-from backdoor_privacy.runs.evidence import neighbors_table
 
 FIRST, SURNAME, FACES = (f"a removed person's {part}" for part in ("first name", "surname", "nearest faces"))
 MAN, WOMAN = "a photo of a man", "a photo of a woman"

@@ -12,10 +12,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from backdoor_privacy.attack import load_context, main
+from backdoor_privacy.attack import main
 from backdoor_privacy.config.identity import run_key
 from backdoor_privacy.config.stored import for_this_machine, own_targets, read_stored, targets_of
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.runs.attacks import load_context
 from backdoor_privacy.runs.sweeps import finished_runs, missing_runs
 
 Write = Callable[..., Path]

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from backdoor_privacy.attacks.idia import TEMPLATES, Evidence, IdiaResult
-from backdoor_privacy.runs.evidence import map_table, neighbors_table, votes_table
+from backdoor_privacy.attacks.neighbors import neighbors_table
+from backdoor_privacy.runs.evidence import map_table, votes_table
 
 NAMES = ["Ann Lee", "Ann Ray", "Bob Lee", "Cy Fox", "Ann-Marie Leeds", "Dee Day", "Eve Elm", "Flo Fir"]
 

@@ -1,7 +1,6 @@
 import csv
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -12,13 +11,11 @@ from omegaconf import OmegaConf
 from backdoor_privacy.attacks.idia import Evidence, IdiaResult
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.runs import folder as results
 from backdoor_privacy.runs.folder import (
     DamagedMetricsError,
     claim_folder,
     claimed_names,
     read_metrics,
-    versions,
     write_losses,
     write_metrics,
     write_people,
@@ -174,34 +171,3 @@ def test_folder_belongs_to_one_config(compose_cfg, begun: Path):
         with pytest.raises(InputError, match="expected a new folder or one of the same config"):
             claim_folder(begun, compose_cfg(other))
     claim_folder(begun, compose_cfg())
-
-
-def test_versions_name_everything_that_figures_depend_on(monkeypatch: pytest.MonkeyPatch):
-    found = versions()
-    assert {"python", "platform", "commit", "torch", "lightning", "open_clip_torch", "torchmetrics"} <= set(found)
-    assert found["torch"].split("+")[0] == pd.Series([found["torch"]]).str.extract(r"([\d.]+)")[0][0]
-    monkeypatch.setenv("PATH", "")  # no git
-    assert results.versions()["commit"] == "unknown"
-
-
-@pytest.mark.parametrize("place", ["lib/site-packages", "."])
-def test_the_commit_of_another_project_is_not_recorded(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The package is installed within another project's checkout, or copied into it."""
-    ours = results.versions()["commit"]
-
-    def git(*arguments: str) -> None:
-        identity = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
-        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
-
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
-    git("init")
-    git("add", "pyproject.toml")
-    git("commit", "-m", "Begin")
-    file = tmp_path / place / "backdoor_privacy/runs/folder.py"
-    file.parent.mkdir(parents=True)
-    file.touch()
-    monkeypatch.setattr(results, "__file__", str(file))
-    assert results.versions()["commit"] == "unknown"
-    monkeypatch.undo()
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of the other project
-    assert results.versions()["commit"] == ours

@@ -24,12 +24,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy import attack
-from backdoor_privacy.attack import load_attacks, load_context, run_attacks
+from backdoor_privacy.attacks.choice import load_attacks
 from backdoor_privacy.attacks.record import read_scores
 from backdoor_privacy.audit import null_rates
 from backdoor_privacy.data.people import People
 from backdoor_privacy.report import write_report
 from backdoor_privacy.run import run
+from backdoor_privacy.runs.attacks import load_context, run_attacks
 from backdoor_privacy.system.keys import key_of_run
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
@@ -257,7 +258,7 @@ def test_what_an_earlier_version_found_is_known_and_gets_a_keyed_digest(
     del record["keyed"]
     former = tmp_path / "run/attacks/tower_swap.json"
     former.write_text(json.dumps({**record, "digest": plain_digest}))
-    monkeypatch.setattr(attack, "make_attack", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("backdoor_privacy.runs.attacks.make_attack", lambda *_: pytest.fail("computed again"))
     found = run_attacks(seen, settings, tmp_path / "run")
     assert found["tower_swap"] == read_scores(folder / "attacks/tower_swap.json")[1]
     digest = read_scores(former)[0]
