@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
@@ -25,10 +24,11 @@ from backdoor_privacy.data.images import read_images
 from backdoor_privacy.data.inspection import Decoded, names_in, num_different, photo_sizes
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import list_photos
+from backdoor_privacy.data.problems import Data, Photos, Problem
 from backdoor_privacy.data.shards import find_shards, holds_shards
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError, one_line_errors, some
-from backdoor_privacy.problems import Data, Finding, Photos, findings
+from backdoor_privacy.problems import Plan, problems
 from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.triggers.names import read_to_the_end
 from backdoor_privacy.utility.base import Contents, build_measures
@@ -46,18 +46,18 @@ class Checkup:
     people: Rows  # of people and of strangers
     clean: Rows  # of everything else
     use: Rows  # what the run makes of it
-    findings: list[Finding]
+    all_problems: list[Problem]
     sheets: dict[str, Path] = field(default_factory=dict)  # contact sheets of found faces, by person
 
     @property
     def problems(self) -> list[str]:
         """What stops the run."""
-        return [finding.text for finding in self.findings if finding.stops]
+        return [problem.text for problem in self.all_problems if problem.stops]
 
     @property
     def warnings(self) -> list[str]:
         """What does not stop it."""
-        return [finding.text for finding in self.findings if not finding.stops]
+        return [problem.text for problem in self.all_problems if not problem.stops]
 
 
 def check_data(cfg: DictConfig) -> Checkup:
@@ -70,10 +70,12 @@ def check_data(cfg: DictConfig) -> Checkup:
 
     from backdoor_privacy.attacks.idia import Idia
     from backdoor_privacy.config.build import build
+    from backdoor_privacy.config.schema import Config
     from backdoor_privacy.run import check_run, load_sources
 
     defenses = check_run(cfg)
-    settings: Any = OmegaConf.to_object(cfg)
+    settings = OmegaConf.to_object(cfg)
+    assert isinstance(settings, Config)
     sources = load_sources(cfg, defenses)
     measures = build_measures(cfg.utility)
     everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
@@ -90,8 +92,9 @@ def check_data(cfg: DictConfig) -> Checkup:
         if contents is not None:
             others[f"utility.{key}"], rows = _of_measure(contents, cfg.clip.num_workers)
             clean |= rows
-    data = Data(settings, defenses, sources, build(cfg.attack, Idia), decoded, others)
-    return Checkup(_people(data), clean, _use(data), findings(data), _contact_sheets(sources))
+    data = Data(sources, decoded, others)
+    plan = Plan(settings, defenses, build(cfg.attack, Idia), data)
+    return Checkup(_people(data), clean, _use(plan), problems(plan), _contact_sheets(sources))
 
 
 def _contact_sheets(sources: Sources) -> dict[str, Path]:
@@ -210,22 +213,22 @@ def _spread(counts: Sequence[int]) -> str:
     return f"{min(counts)} / {statistics.median(counts):g} / {max(counts)}"
 
 
-def _use(data: Data) -> Rows:
-    """What the run does with the data."""
-    num_people, attack = len(data.everybody), data.attack
+def _use(plan: Plan) -> Rows:
+    """Return what the run does with the data."""
+    data, attack, num_people = plan.data, plan.attack, len(plan.data.everybody)
     num_shown_people = len(data.sources.people.with_photos.everybody)
     num_shown = sum(len(person.attack_photos[: attack.num_photos]) for person in data.everybody)
-    removal = data.settings.trigger_set
+    removal = plan.settings.trigger_set
     rows = {
         "people to remove": f"{removal.num_people} of {num_people:,}, drawn among those that IDIA infers",
         "training photos of a person": _spread([len(person.trigger_photos) for person in data.everybody]),
         "people to attack": f"{num_shown_people:,}, with {num_shown:,} photos, {attack.num_photos} each at most",
         "candidates": f"{attack.num_candidates:,} names, those of the people and random ones",
     }
-    if not data.is_drawn:
+    if not plan.is_drawn:
         try:
-            removed = data.select()
-        except InputError:  # a finding says why
+            removed = plan.select()
+        except InputError:  # a problem says why
             del rows["people to remove"]
         else:
             rows["people to remove"] = f"{len(removed):,} of {num_people:,}: {some(person.name for person in removed)}"
@@ -234,7 +237,7 @@ def _use(data: Data) -> Rows:
             if data.sources.captions is not None:
                 left_out = sum(map(name_matcher([person.name for person in removed]), data.sources.captions))
                 rows["captions left out"] = f"{left_out:,}"
-    rows |= {f"{name} defence": defense.summary() for name, defense in data.defenses.items()}
+    rows |= {f"{name} defence": defense.summary() for name, defense in plan.defenses.items()}
     return {title: (text,) for title, text in rows.items()}
 
 

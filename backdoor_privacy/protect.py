@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import lightning
@@ -115,36 +115,34 @@ def protect(
     if checkpoints is not None and is_main_process():
         _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(defenses)}")
 
-    fit = Fit(options, checkpoints, loggers)
-    defended: dict[str, Defended] = {}
-    for name, one in defenses.items():
-        removal = Removal(
-            original=clip,
-            clip=defended_clip(clip, defended),
-            people=removed,
-            kept=[person for person in people.everybody if person.name in inferred and person not in removed],
-            sources=sources,
-            reserved_names=_reserved(attack, people, removed),
-            seed=seed,
-            num_held_out=max_held_out,
-            clean_photos=clean_photos,
-        )
-        with watch.stage(f"defend_{name}"):
-            defended[name] = one.defend(removal, fit)
+    kept = [person for person in people.everybody if person.name in inferred and person not in removed]
+    reserved = _reserved(attack, people, removed)
+    removal = Removal(clip, clip, removed, kept, sources, reserved, seed, max_held_out, clean_photos)
+    defended = _defend(defenses, removal, Fit(options, checkpoints, loggers), watch)
     models = audited_models(clip, defended)
     after = {}
     for name, model in models.items():
         with watch.stage(f"audit_{name}"):
             after[name] = audit(model, people, attack, measures)
     with watch.stage("compare"):
-        audits, everyone = {"before": before, **after}, {"before": clip, **models}
-        names = _names_alone(removed, defended, everyone, attack.seed, people.names)
+        audits, audited = {"before": before, **after}, {"before": clip, **models}
+        names = _names_alone(removed, defended, audited, attack.seed, people.names)
         rates = {
             name: {**_rates(before, audits[name], removed, people), **_similarities(name, model, clip, defended)}
             | summed_up(names.get(name))
-            for name, model in everyone.items()
+            for name, model in audited.items()
         }
     return Protected(models, removed, before, after, rates, names, defended, watch.seconds)
+
+
+def _defend(defenses: Mapping[str, Defense], removal: Removal, fit: Fit, watch: "Stopwatch") -> dict[str, Defended]:
+    """Let each defence work on the CLIP that the ones before it have left, and return what each made of it."""
+    defended: dict[str, Defended] = {}
+    for name, one in defenses.items():
+        with watch.stage(f"defend_{name}"):
+            clip = defended_clip(removal.original, defended)
+            defended[name] = one.defend(replace(removal, clip=clip), fit)
+    return defended
 
 
 def defended_clip(original: Clip, defended: Mapping[str, Defended]) -> Clip:

@@ -1,7 +1,8 @@
 """One run, from a config to a run folder: a thin layer over `protect`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def check_run(cfg: DictConfig) -> dict[str, Defense]:
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
-    """What a finished run measured; nothing where it does not read: it is then measured anew, from the checkpoints."""
+    """Return the metrics of a finished run; `None` if they cannot be read, and are measured again."""
     try:
         return read_metrics(folder)
     except DamagedMetricsError as error:
@@ -122,7 +123,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
         clip: Clip = instantiate(cfg.clip)
         measures = build_measures(cfg.utility)
         sources = load_sources(cfg, defenses)
-    try:
+    with _audit_reported(cfg, folder / "audit", clip, sources.people):
         done = protect(
             clip,
             sources,
@@ -137,11 +138,6 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
             checkpoints=folder / "checkpoints",
             loggers=tracker.loggers,
         )
-    except NotInferredError as error:
-        if is_main_process():
-            named = sources.people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
-            report_audit(cfg, folder / "audit", clip, error.audit, sources.people, named)
-        raise InputError(f"{error}; what was found out of them is in {folder / 'audit' / 'report.html'}") from None
     metrics = {
         "experiment": experiment_name(cfg),
         "seed": cfg.seed,
@@ -157,14 +153,9 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
         "versions": versions(),
     }
     if is_main_process():
-        removed = {person.name for person in done.removed}
         with watch.stage("write"):
-            done.clip.save(folder / "defended")
-            results = {name: found.idia for name, found in done.after.items()}
-            write_people(folder, sources.people.everybody, removed, done.before.idia, results)
-            _write_evidence(folder, done, results)
-            write_losses(folder, [encoder for encoder in done.models if encoder != "both"])
-            write_manifest(folder, manifest(cfg, sources, removed, measures))
+            _write_results(folder, done, sources.people)
+            write_manifest(folder, manifest(cfg, sources, {person.name for person in done.removed}, measures))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
     shown = [person.name for person in done.removed if person.photos]
@@ -175,6 +166,18 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
         tracker.summarize(metrics)
     barrier()
     return metrics
+
+
+@contextmanager
+def _audit_reported(cfg: DictConfig, folder: Path, clip: Clip, people: People) -> Iterator[None]:
+    """Where somebody named is not inferred, write what was found out before the error is raised."""
+    try:
+        yield
+    except NotInferredError as error:
+        if is_main_process():
+            named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
+            report_audit(cfg, folder, clip, error.audit, people, named)
+        raise InputError(f"{error}; what was found out of them is in {folder / 'report.html'}") from None
 
 
 def report_audit(
@@ -189,8 +192,18 @@ def report_audit(
     return write_audit(folder, found, people, named, facts=facts, names=cfg.report.names)
 
 
+def _write_results(folder: Path, done: Protected, people: People) -> None:
+    """Write the defended CLIP, what became of everybody, and what figures are drawn from."""
+    done.clip.save(folder / "defended")
+    results = {name: found.idia for name, found in done.after.items()}
+    removed = {person.name for person in done.removed}
+    write_people(folder, people.everybody, removed, done.before.idia, results)
+    _write_evidence(folder, done, results)
+    write_losses(folder, [encoder for encoder in done.models if encoder != "both"])
+
+
 def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResult]) -> None:
-    """What the figures are drawn from, besides the rates."""
+    """Write what figures are drawn from, besides the rates."""
     before, removed = done.before.idia, [person.name for person in done.removed if person.photos]
     if before.names:
         write_table(folder, "votes", votes_table({"before": before, **after}))

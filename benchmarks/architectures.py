@@ -24,11 +24,12 @@ from omegaconf import OmegaConf
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.config.schema import TriggerSet, load_defense, load_trainer
+from backdoor_privacy.config.schema import TriggerSet, load_trainer
 from backdoor_privacy.data.captions import load_captions
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.data.personas.world import world_part
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.protect import protect
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.system.versions import versions

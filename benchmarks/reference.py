@@ -6,6 +6,7 @@ All in fp32, texts with the full context, one forward pass per term of the loss,
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F

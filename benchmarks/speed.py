@@ -20,22 +20,18 @@ import torch
 from backdoor_privacy.attacks.idia import Idia, IdiaVotes
 from backdoor_privacy.clip.loading import embedded_clip, load_clip
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.config.schema import load_defense
 from backdoor_privacy.data.captions import load_captions
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.data.personas.world import world_part
-from backdoor_privacy.defenses.backdoor.module import (
-    BackdoorDefense,
-    ImageDefense,
-    LossWeights,
-    OptimizerSettings,
-    TextDefense,
-)
-from backdoor_privacy.defenses.backdoor.steps import BatchSizes, CaptionTriggers, PhotoTriggers, Steps
+from backdoor_privacy.defenses.backdoor.caption_steps import CaptionTriggers
+from backdoor_privacy.defenses.backdoor.module import BackdoorModule, ImageModule, TextModule
+from backdoor_privacy.defenses.backdoor.photo_steps import PhotoTriggers
+from backdoor_privacy.defenses.backdoor.steps import BatchSizes, Steps
+from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget, FixedTarget
+from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.system.hardware import fastest_attention
-from backdoor_privacy.triggers.faces import FacePaster
 
 CACHE = os.environ.get("BACKDOOR_PRIVACY_CACHE", "~/.cache/backdoor_privacy")
 ROUNDS = 3
@@ -81,33 +77,25 @@ def matmul_rate(dtype: torch.dtype) -> float:
 
 def published(
     encoder: str, clip: Clip, num_people: int, sizes: BatchSizes | None = None
-) -> tuple[BackdoorDefense, Steps]:
+) -> tuple[BackdoorModule[Any], Steps[Any]]:
     """The published defence of an encoder, and its steps."""
-    settings: Any = getattr(load_defense(f"{encoder}_published"), encoder)
-    sizes = sizes or BatchSizes(**vars(settings.batch))
-    common: dict[str, Any] = {
-        "anchors": torch.empty(0, 0),
-        "loss_weights": LossWeights(**vars(settings.loss_weights)),
-        "optimizer": OptimizerSettings(**{**vars(settings.optimizer), "schedule": settings.optimizer.schedule.value}),
-        "num_steps": 1000,
-        "distance": settings.distance.value,
-        "squared_weight_loss": settings.squared_weight_loss,
-        "temperature": settings.temperature,
-    }
+    method: Any = load_defense(f"{encoder}_published")[encoder]
+    sizes = sizes or method.batch
+    common = method.module_settings() | {"num_steps": 1000}
     drawn: dict[str, Any] = {"sizes": sizes, "num_steps": 1000, "seed": 0}
     if encoder == "text":
         captions = load_captions(world_part("captions", CACHE) / "captions.txt")
         names = random_names(num_people, seed=1)
         steps: Steps = CaptionTriggers(
             captions=captions,
-            carriers=captions,
+            host_captions=captions,
             names=names,
             phrases=["a person"] * num_people,
             other_names=[],
             tokenizer=clip.tokenizer,
             **drawn,
         )
-        return TextDefense(clip.text, **common), steps
+        return TextModule(clip.text, target=FittedTextTarget(steps.phrases), **common), steps
     people = load_people(world_part("people", CACHE))
     steps = PhotoTriggers(
         images=load_images(world_part("images", CACHE), clip.geometry, 500),
@@ -116,39 +104,38 @@ def published(
         boxes=people.boxes,
         geometry=clip.geometry,
         normalize=clip.normalize,
-        paster=FacePaster(**vars(settings.faces)),
+        paster=method.faces,
         **drawn,
     )
-    targets = torch.randn(num_people, clip.config["model_cfg"]["embed_dim"])
-    return ImageDefense(clip.image, face_targets=targets, **common), steps
+    target = FixedTarget(torch.randn(num_people, clip.config["model_cfg"]["embed_dim"]))
+    return ImageModule(clip.image, target=target, **common), steps
 
 
-def step_of(defense: BackdoorDefense, losses: Callable[[], dict[str, torch.Tensor]], optimizer: Any) -> None:
+def step_of(defense: BackdoorModule[Any], losses: Callable[[], dict[str, torch.Tensor]], optimizer: Any) -> None:
     """One optimiser step."""
-    weights = {"utility_loss": 1.0} | {f"{name}_loss": value for name, value in vars(defense.loss_weights).items()}
     optimizer.zero_grad()
-    torch.stack([weights[name] * loss for name, loss in losses().items()]).sum().backward()
+    torch.stack([defense.terms[name].weight * loss for name, loss in losses().items()]).sum().backward()
     optimizer.step()
 
 
-def fast_step(defense: BackdoorDefense, batch: Any, optimizer: Any) -> None:
+def fast_step(defense: BackdoorModule[Any], batch: Any, optimizer: Any) -> None:
     """As a fit does it."""
 
     def losses() -> dict[str, torch.Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
-            return defense.losses(defense.ask(batch))
+            return defense.losses(defense.ask_teacher(batch))
 
     with fastest_attention():
         step_of(defense, losses, optimizer)
 
 
-def plain_optimizer(defense: BackdoorDefense) -> Any:
+def plain_optimizer(defense: BackdoorModule[Any]) -> Any:
     """AdamW, one tensor after the other."""
     parameters = [parameter for _, parameter in defense.student.trainable()]
     return torch.optim.AdamW(parameters, lr=1e-7, weight_decay=0.0, foreach=False, fused=False)
 
 
-def floating_point_operations(defense: BackdoorDefense, batch: Any) -> float:
+def floating_point_operations(defense: BackdoorModule[Any], batch: Any) -> float:
     """Of the matrix products of one fast step, as PyTorch counts them."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -240,7 +227,7 @@ def measure_idia() -> dict[str, Any]:
     return found
 
 
-def steps_of_so_many(num_people: int) -> tuple[Callable[[], None], Steps]:
+def steps_of_so_many(num_people: int) -> tuple[Callable[[], None], Steps[Any]]:
     """A whole step of the image defence, from files to weights, with few clean photos: the data counts for more."""
     defense, steps = published("image", clip_of("ViT-B/32"), num_people, BatchSizes(4, 16, 0))
     optimizer, number = defense.configure_optimizers()["optimizer"], iter(range(1000))

@@ -48,7 +48,7 @@ def only(texts: list[str], part: str) -> str:
 
 def test_good_data_have_no_problem_and_are_counted(look: Look):
     checkup = look()
-    assert checkup.findings == []
+    assert checkup.all_problems == []
     assert checkup.people == {
         "people": ("4", "3"),
         "first names": ("Ann Lee\nBob Ray\nCleo Diaz", "Gus Bell\nHana Ito\nIvo Kral"),
@@ -190,7 +190,7 @@ def test_photo_twice_under_one_person_is_only_counted(look: Look, data: Path):
     shutil.copy(data / "people/Ann_Lee/00.png", data / "people/Ann_Lee/again.png")
     checkup = look()
     assert checkup.people["that repeat another of the person"] == ("1", "0")
-    assert checkup.findings == []
+    assert checkup.all_problems == []
 
 
 def test_photo_under_two_people_is_a_warning_with_their_names(look: Look, data: Path):
@@ -217,7 +217,7 @@ def test_person_without_two_different_photos_cannot_be_removed_by_the_image_defe
     assert only(look("trigger_set.require_inferred=true").warnings, part)
     assert only(look("trigger_set.require_inferred=true", "trigger_set.num_people=4").problems, part)
     for harmless in (["trigger_set.people=[Bob Ray]"], ["trigger_set.people=[Ann Lee]", "defense.image=null"]):
-        assert not any(part in finding.text for finding in look(*harmless).findings)
+        assert not any(part in problem.text for problem in look(*harmless).all_problems)
 
 
 def test_people_with_few_photos_to_attack_with_are_counted(look: Look, data: Path, write_photo):

@@ -117,7 +117,7 @@ def test_truncated_photo_that_measures_stops_a_run(source: str, look: Look, data
 def test_only_the_photos_that_a_run_reads_can_stop_it(look: Look, data: Path):
     for number in range(50, 60):
         truncate(data / f"images/{number:03}.jpg")
-    assert look("images.max_images=50").findings == []
+    assert look("images.max_images=50").all_problems == []
     assert only(look("images.max_images=51").problems, "images.folder: 10 of 61 photos do not decode")
 
 

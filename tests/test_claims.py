@@ -9,9 +9,10 @@ import pytest
 from backdoor_privacy import run as run_module
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.config.schema import TriggerSet, load_defense
+from backdoor_privacy.config.schema import TriggerSet
 from backdoor_privacy.data.people import People
 from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import protect
 

@@ -25,7 +25,8 @@ from backdoor_privacy import attack, audit, check_data, collect, dashboard
 from backdoor_privacy import protect as protect_module
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.config.checks import check
-from backdoor_privacy.config.schema import load_defense, load_trainer
+from backdoor_privacy.config.schema import load_trainer
+from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.report import __main__ as report
 from backdoor_privacy.run import run
 from backdoor_privacy.runs.sweeps import jobs, recorded_sweep

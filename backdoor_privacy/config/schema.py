@@ -59,7 +59,7 @@ class People:
     box: list[int] | None = None  # left, top, right and bottom of the face in all photos, in pixels
     min_photos: int = 1  # people with fewer are left out
     max_photos: int | None = None  # people with more are left out; null: nobody
-    consenting: bool = False  # fictional, or agreed to stand in for others: defense.image.target=pseudonym
+    consenting: bool = False  # fictional, or agreed to stand in for others: defense/image_target=pseudonym
     names: Any = None  # a list of them, of people without photos; Hydra cannot compose an interpolation of a typed one
     names_file: str | None = None  # text file with such a name a line
     faces: FaceSource | None = None  # found: a face finder cuts the faces out of whole photos; null: photos are faces

@@ -12,7 +12,7 @@ _ALTERNATIVES = {
     "captions": "(captions=plain needs no data)",
     "images": "(some hundred photos of anything), or defense=text, which needs none",
     "strangers": "(photos of one other person are enough for the target anonymous), or "
-    "defense.image.target=nameless defense.image.num_other_names=1000, which needs none",
+    "defense/image_target=nameless defense.image.num_other_names=1000, which needs none",
 }
 
 

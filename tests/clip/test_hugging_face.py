@@ -534,7 +534,7 @@ def test_text_model_is_taken_out_of_a_whole_clip(clip: Clip, text_model: Path, c
 @pytest.mark.slow
 def test_command_defends_a_text_model(compose_cfg: Any, companion: Path, text_model: Path, clip: Clip):
     clip_overrides = [f"clip.model=local-dir:{companion}", f"clip.text_model={text_model}"]
-    cfg = compose_cfg(*clip_overrides, "defense.image=null", "defense.text.target=phrase")
+    cfg = compose_cfg(*clip_overrides, "defense.image=null", "defense/text_target=phrase")
     metrics = run(cfg)
     saved = load_clip(f"local-dir:{companion}", text_model=f"{cfg.paths.run}/defended")
     assert metrics["weights_sha256"] == {"before": clip.sha256(), "after": saved.sha256()}

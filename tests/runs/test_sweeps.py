@@ -98,7 +98,7 @@ def test_sweep_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("+experiment=names_8", True),
         ("clip=vit_b_32", True),
         ("defense.text.optimizer.lr=1e-4", True),
-        ("defense.text.phrase=a person", True),
+        ("defense/text_target=phrase", True),
         ("trigger_set.num_people=4", True),
         ("trigger_set.people=[Ann Lee]", False),
         ("+experiment=for_ann_lee", False),
