@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from textwrap import shorten
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
@@ -28,7 +28,7 @@ from backdoor_privacy.data.problems import Data, Photos, Problem
 from backdoor_privacy.data.shards import find_shards, holds_shards
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError, one_line_errors, some
-from backdoor_privacy.problems import Plan, problems
+from backdoor_privacy.problems import Plan, all_problems
 from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.triggers.names import read_to_the_end
 from backdoor_privacy.utility.base import Contents, build_measures
@@ -70,12 +70,11 @@ def check_data(cfg: DictConfig) -> Checkup:
 
     from backdoor_privacy.attacks.idia import Idia
     from backdoor_privacy.config.build import build
-    from backdoor_privacy.config.schema import Config
+    from backdoor_privacy.config.schema import typed_config
     from backdoor_privacy.run import check_run, load_sources
 
     defenses = check_run(cfg)
-    settings = OmegaConf.to_object(cfg)
-    assert isinstance(settings, Config)
+    settings = typed_config(cfg)
     sources = load_sources(cfg, defenses)
     measures = build_measures(cfg.utility)
     everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
@@ -93,8 +92,8 @@ def check_data(cfg: DictConfig) -> Checkup:
             others[f"utility.{key}"], rows = _of_measure(contents, cfg.clip.num_workers)
             clean |= rows
     data = Data(sources, decoded, others)
-    plan = Plan(settings, defenses, build(cfg.attack, Idia), data)
-    return Checkup(_people(data), clean, _use(plan), problems(plan), _contact_sheets(sources))
+    plan = Plan(sources, build(cfg.attack, Idia), defenses, settings.trigger_set, settings.trainer, settings.seed)
+    return Checkup(_people(data), clean, _use(plan), all_problems(plan, data), _contact_sheets(sources))
 
 
 def _contact_sheets(sources: Sources) -> dict[str, Path]:
@@ -215,13 +214,13 @@ def _spread(counts: Sequence[int]) -> str:
 
 def _use(plan: Plan) -> Rows:
     """Return what the run does with the data."""
-    data, attack, num_people = plan.data, plan.attack, len(plan.data.everybody)
-    num_shown_people = len(data.sources.people.with_photos.everybody)
-    num_shown = sum(len(person.attack_photos[: attack.num_photos]) for person in data.everybody)
-    removal = plan.settings.trigger_set
+    attack, num_people = plan.attack, len(plan.everybody)
+    num_shown_people = len(plan.sources.people.with_photos.everybody)
+    num_shown = sum(len(person.attack_photos[: attack.num_photos]) for person in plan.everybody)
+    removal = plan.choice
     rows = {
         "people to remove": f"{removal.num_people} of {num_people:,}, drawn among those that IDIA infers",
-        "training photos of a person": _spread([len(person.trigger_photos) for person in data.everybody]),
+        "training photos of a person": _spread([len(person.trigger_photos) for person in plan.everybody]),
         "people to attack": f"{num_shown_people:,}, with {num_shown:,} photos, {attack.num_photos} each at most",
         "candidates": f"{attack.num_candidates:,} names, those of the people and random ones",
     }
@@ -234,8 +233,8 @@ def _use(plan: Plan) -> Rows:
             rows["people to remove"] = f"{len(removed):,} of {num_people:,}: {some(person.name for person in removed)}"
             counts = [len(person.trigger_photos) for person in removed]
             rows["training photos of a person"] = f"{_spread(counts)}, together {sum(counts):,}"
-            if data.sources.captions is not None:
-                left_out = sum(map(name_matcher([person.name for person in removed]), data.sources.captions))
+            if plan.sources.captions is not None:
+                left_out = sum(map(name_matcher([person.name for person in removed]), plan.sources.captions))
                 rows["captions left out"] = f"{left_out:,}"
     rows |= {f"{name} defence": defense.summary() for name, defense in plan.defenses.items()}
     return {title: (text,) for title, text in rows.items()}

@@ -1,11 +1,12 @@
-"""What would stop a run, and what to know before it: asked of its data, its attack and its defences."""
+"""What would stop a run, asked of data, attack and defences: `check_data` and the run ask the same."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.config.schema import Config
+from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.schema import Trainer, TriggerSet
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.photos import too_many
 from backdoor_privacy.data.problems import (
@@ -18,20 +19,27 @@ from backdoor_privacy.data.problems import (
     unreadable,
     untrainable,
 )
-from backdoor_privacy.data.selection import check_trigger_photos, named_people, select_people
-from backdoor_privacy.defenses.base import Defense
-from backdoor_privacy.defenses.checks import needed_parts
+from backdoor_privacy.data.selection import named_people, select_people
+from backdoor_privacy.data.sources import Sources
+from backdoor_privacy.defenses.base import Defense, needed_parts
 from backdoor_privacy.errors import InputError
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is to do with its data."""
+    """What a run is to do, and with which data."""
 
-    settings: Config
-    defenses: Mapping[str, Defense]
+    sources: Sources
     attack: Idia
-    data: Data
+    defenses: Mapping[str, Defense]
+    choice: TriggerSet
+    trainer: Trainer
+    seed: int
+
+    @property
+    def everybody(self) -> tuple[Person, ...]:
+        """Who is attacked."""
+        return self.sources.people.everybody
 
     @property
     def needs_photos(self) -> bool:
@@ -39,12 +47,20 @@ class Plan:
         return any(defense.needs_photos for defense in self.defenses.values())
 
     @property
+    def named(self) -> tuple[Person, ...] | None:
+        """The people whom the user named; `None` where they are drawn.
+
+        Raises:
+            InputError: as of `named_people`.
+        """
+        return named_people(self.sources.people, self.choice)
+
+    @property
     def is_drawn(self) -> bool:
         """Whether people are drawn among those that IDIA infers, so that nobody knows yet whom."""
-        choice = self.settings.trigger_set
-        if not self.data.sources.people.with_photos.everybody:
+        if not self.sources.people.with_photos.everybody:
             return False  # all names alone are removed
-        return choice.require_inferred and named_people(choice.people, choice.file) is None
+        return self.choice.require_inferred and self.named is None
 
     def select(self) -> tuple[Person, ...]:
         """Return who is removed; if they are drawn among those inferred, some of the right number.
@@ -52,129 +68,138 @@ class Plan:
         Raises:
             InputError: as of `select_people`, where IDIA infers everybody.
         """
-        choice = {**vars(self.settings.trigger_set), "require_inferred": False}
-        return select_people(self.data.sources.people, **choice, seed=self.settings.seed, inferred=set())
+        return select_people(self.sources.people, replace(self.choice, require_inferred=False), seed=self.seed)
 
     @property
-    def removable(self) -> tuple[Person, ...]:
-        """Who is removed; if they are drawn among those inferred, everybody who may be."""
-        return self.data.everybody if self.is_drawn else self.select()
-
-    @property
-    def known_removed(self) -> tuple[Person, ...]:
-        """Who is removed, as far as it is known; nobody where a problem tells why it is not."""
+    def known(self) -> tuple[Person, ...]:
+        """Who is removed; nobody where that is not known yet, or cannot be told."""
         try:
             return () if self.is_drawn else self.select()
         except InputError:
             return ()
 
+    @property
+    def removable(self) -> tuple[Person, ...]:
+        """Who is removed; if they are drawn among those inferred, everybody who may be."""
+        return self.everybody if self.is_drawn else self.select()
 
-def problems(plan: Plan) -> list[Problem]:
-    """Return all that is to be said of a run; what needs to know whom to remove only if that can be told."""
-    rules = [_candidates, _parts, _few_attack_photos]
-    listed = [*remarks_on(plan.data), *unreadable(plan.data, _read_together(plan))]
+
+def check_plan(plan: Plan, clip: Clip, removed: Sequence[Person] | None = None) -> None:
+    """See that a run can do its work, before it computes anything.
+
+    Args:
+        plan: of the run.
+        clip: to defend.
+        removed: whom to remove; `None`: as far as the plan knows.
+
+    Raises:
+        InputError: on the first problem that stops a run.
+    """
+    for problem in problems(plan, clip, removed, tell=plan.named is not None):
+        if problem.stops:
+            raise InputError(problem.text)
+
+
+def problems(
+    plan: Plan, clip: Clip | None = None, removed: Sequence[Person] | None = None, *, tell: bool = True
+) -> Iterator[Problem]:
+    """Yield what is known before a photo is decoded.
+
+    Args:
+        plan: of the run.
+        clip: to defend; `None` where it is not loaded.
+        removed: whom to remove; `None`: as far as the plan knows.
+        tell: whether to name people who were not named by the user.
+    """
     try:
-        plan.select()
-        rules += [_captions, _few_photos, _removal, _trained_photos]
-    except InputError as error:
-        listed.insert(0, Problem(str(error), stops=True))
-    return listed + [problem for rule in rules for problem in rule(plan)]
-
-
-def _candidates(plan: Plan) -> Iterator[Problem]:
-    try:
-        plan.attack.candidates(plan.data.sources.people.with_photos.names)
+        chosen = plan.select() if removed is None else removed
     except InputError as error:
         yield Problem(str(error), stops=True)
+    else:
+        is_known = removed is not None or not plan.is_drawn
+        yield from _without_trigger_photos(plan, chosen, is_known=is_known, tell=tell or not is_known)
+        for defense in plan.defenses.values():
+            for text in defense.problems(clip, plan.sources, len(chosen), plan.trainer):
+                yield Problem(text, stops=True)
+        yield from _too_few_captions(plan, chosen if is_known else ())
+    yield from _missing_parts(plan)
+    yield from plan.attack.problems(plan.sources.people.with_photos.everybody)
 
 
-def _parts(plan: Plan) -> Iterator[Problem]:
-    """Yield which data the defences cannot do without, and lack."""
-    texts = set()
+def _without_trigger_photos(plan: Plan, chosen: Sequence[Person], *, is_known: bool, tell: bool) -> Iterator[Problem]:
+    """Yield that photos are missing which a defence could train on and no attack uses; a name alone needs none."""
+    if not plan.needs_photos:
+        return
+    people = chosen if is_known else plan.everybody
+    if people and not any(person.photos for person in people):
+        yield Problem(
+            "defense.image: expected photos of somebody to remove, got names alone; choose defense=text, or add photos",
+            stops=True,
+        )
+    num_spare = 0 if is_known else len(people) - len(chosen)
+    yield from too_few_photos(people, num_spare, tell=tell)
+
+
+def _missing_parts(plan: Plan) -> Iterator[Problem]:
+    texts = dict[str, None]()
     for part in sorted(needed_parts(plan.defenses)):
         try:
-            plan.data.sources.check([part])
+            plan.sources.check([part])
         except InputError as error:
-            texts.add(str(error))
-    yield from (Problem(text, stops=True) for text in sorted(texts))
+            texts[str(error)] = None
+    yield from (Problem(text, stops=True) for text in texts)
 
 
-def _few_attack_photos(plan: Plan) -> Iterator[Problem]:
-    num_photos = plan.attack.num_photos
-    counts = [len(person.attack_photos) for person in plan.data.everybody if person.photos]
-    few = [count for count in counts if count < num_photos]
-    if few:
-        yield Problem(
-            f"attack.num_photos: {len(few)} of {len(counts)} people have fewer than {num_photos} photos to attack "
-            f"with, half of their photos: {min(few)} or more"
-        )
+def _too_few_captions(plan: Plan, removed: Sequence[Person]) -> Iterator[Problem]:
+    least = max((defense.num_host_captions for defense in plan.defenses.values()), default=0)
+    if plan.sources.captions is not None and least:
+        yield from too_few_captions(plan.sources.captions, [person.name for person in removed], least)
 
 
-def _captions(plan: Plan) -> Iterator[Problem]:
-    least = max(defense.num_host_captions for defense in plan.defenses.values())
-    if plan.data.sources.captions is not None and least:
-        names = [person.name for person in plan.known_removed]
-        yield from too_few_captions(plan.data.sources.captions, names, least)
+def all_problems(plan: Plan, data: Data) -> list[Problem]:
+    """Return all that is to be said of a run, from decoded photos, too."""
+    told = [*problems(plan), *unreadable(data, _read_together(plan, data)), *remarks_on(data)]
+    try:
+        return [*told, *_unusable_photos(plan, data)]
+    except InputError:  # who is removed cannot be told, which is among them
+        return told
 
 
-def _few_photos(plan: Plan) -> Iterator[Problem]:
-    if plan.needs_photos:
-        num_spare = len(plan.data.everybody) - len(plan.select()) if plan.is_drawn else 0
-        yield from too_few_photos(plan.removable, num_spare)
-
-
-def _removal(plan: Plan) -> Iterator[Problem]:
-    """Yield what stops the defences before they begin, but for missing parts and lone photos, told elsewhere."""
-    for defense in plan.defenses.values():
-        for problem in defense.problems(None, plan.data.sources, len(plan.select()), plan.settings.trainer):
-            yield Problem(problem, stops=True)
-    if plan.needs_photos and not any(person.photos for person in plan.removable):
-        try:
-            check_trigger_photos(plan.removable)
-        except InputError as error:
-            yield Problem(str(error), stops=True)
-
-
-def _trained_photos(plan: Plan) -> Iterator[Problem]:
+def _unusable_photos(plan: Plan, data: Data) -> Iterator[Problem]:
     """Yield what ends an image defence amid its steps."""
     if not plan.needs_photos:
         return
     defenses = plan.defenses.values()
     cuts_faces = any(defense.cuts_faces for defense in defenses)
     own = [(person, person.trigger_photos) for person in plan.removable]
-    yield from untrainable(plan.data, "people", own, cuts_faces=cuts_faces, stops=not plan.is_drawn)
-    foreign = [(person, person.photos) for person in plan.data.strangers]
+    yield from untrainable(data, "people", own, cuts_faces=cuts_faces, stops=not plan.is_drawn)
+    foreign = [(person, person.photos) for person in data.strangers]
     shows_strangers = any(defense.shows_strangers for defense in defenses)
-    yield from untrainable(plan.data, "strangers", foreign, cuts_faces=cuts_faces, stops=shows_strangers)
+    yield from untrainable(data, "strangers", foreign, cuts_faces=cuts_faces, stops=shows_strangers)
 
 
-def _read_together(plan: Plan) -> Iterator[tuple[str, Sequence[Path]]]:
+def _read_together(plan: Plan, data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
     """Yield photos that are counted together when the run reads some, as far as is known before it, in its order."""
     seen: list[Path] = []  # an encoder counts what it has seen before, too
-    for key, photos in _embedded(plan):
+    for key, photos in _embedded(plan, data):
         seen.extend(photos)
         yield key, list(seen)
-    images = plan.data.others.get("images")
+    images = data.others.get("images")
     if not plan.needs_photos:
         return
     if images is not None:
         yield "images", images.files
-    trained = [path for person in plan.known_removed for path in person.trigger_photos]
-    if too_many(sum(path not in plan.data.decoded for path in trained), len(trained)):
-        yield "people", [*trained, *(path for person in plan.data.everybody for path in person.trigger_photos)]
+    trained = [path for person in plan.known for path in person.trigger_photos]
+    if too_many(sum(path not in data.decoded for path in trained), len(trained)):
+        yield "people", [*trained, *(path for person in data.everybody for path in person.trigger_photos)]
 
 
-def _embedded(plan: Plan) -> Iterator[tuple[str, Sequence[Path]]]:
+def _embedded(plan: Plan, data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
     """Yield photos that the original's image encoder sees at a time, in the order of the run."""
-    data = plan.data
     yield "people", [path for person in data.everybody for path in person.attack_photos[: plan.attack.num_photos]]
     yield from ((key, others.files) for key, others in data.others.items() if key != "images")
     images = data.others.get("images", Photos({}))
     for defense in plan.defenses.values():
         yield from defense.photos_read(
-            plan.known_removed,
-            data.strangers,
-            images.files,
-            lambda path: images.decoded[path] is not None,
-            plan.settings.seed,
+            plan.known, data.strangers, images.files, lambda path: images.decoded[path] is not None, plan.seed
         )

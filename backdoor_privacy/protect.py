@@ -22,18 +22,26 @@ from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import Trainer, TriggerSet, load_trainer
 from backdoor_privacy.data.people import People, Person
-from backdoor_privacy.data.selection import NotInferredError, named_people, select_people
+from backdoor_privacy.data.selection import NotInferredError, select_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.similarity import lowest
 from backdoor_privacy.defenses.base import Defended, Defense, Fit, Removal
-from backdoor_privacy.defenses.checks import check_defenses
 from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.problems import Plan, check_plan
 from backdoor_privacy.system.distributed import check_launched, is_main_process
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.keys import RUN_KEY, key_of_run, keyed_digest
 
 log = logging.getLogger(__name__)
+
+
+class NobodyRemovedError(InputError):
+    """People were named whom IDIA does not infer; that it looked for them and did not find them is a result."""
+
+    def __init__(self, text: str, audit: Audit) -> None:
+        super().__init__(text)
+        self.audit = audit
 
 
 @dataclass(frozen=True)
@@ -95,27 +103,25 @@ def protect(
     attack = attack or Idia(num_candidates=1000, num_photos=20, threshold=1, seed=seed)
     options = trainer or load_trainer(progress_bar=False, num_workers=0)  # a script may lack a main guard
     people, watch = sources.people, Stopwatch()
-    named = named_people(choice.people, choice.file)
-    known = people.pick(named) if named is not None else None
-    clip.check_fits([person.name for person in known or ()])  # what is misspelt or too long ends it here
-    check_defenses(defenses, clip, sources, known if known is not None else choice.num_people, options)
+    plan = Plan(sources, attack, defenses, choice, options, seed)
+    clip.check_fits([person.name for person in plan.named or ()])  # what is misspelt or too long ends it here
+    check_plan(plan, clip)
     lightning.seed_everything(seed, workers=True, verbose=False)
 
     with watch.stage("audit_before"):
         before = audit(clip, people, attack, measures)
-    inferred = {name for name, found in before.idia.inferred.items() if found}
+    found = before.idia.inferred
+    inferred = [person for person in people.everybody if found.get(person.name)]
     try:
-        removed = select_people(people, **vars(choice), seed=seed, inferred=inferred)
+        removed = select_people(people, choice, seed=seed, inferred=inferred)
     except NotInferredError as error:
-        error.audit = before  # that they were looked for and not found is a result
-        raise
-    clip.check_fits([person.name for person in removed], tell=named is not None)
-    # A log tells nobody who was drawn.
-    check_defenses(defenses, clip, sources, removed, options, tell=named is not None)
+        raise NobodyRemovedError(str(error), before) from None
+    clip.check_fits([person.name for person in removed], tell=plan.named is not None)
+    check_plan(plan, clip, removed)
     if checkpoints is not None and is_main_process():
         _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(defenses)}")
 
-    kept = [person for person in people.everybody if person.name in inferred and person not in removed]
+    kept = [person for person in inferred if person not in removed]
     reserved = _reserved(attack, people, removed)
     removal = Removal(clip, clip, removed, kept, sources, reserved, seed, max_held_out, clean_photos)
     defended = _defend(defenses, removal, Fit(options, checkpoints, loggers), watch)

@@ -10,7 +10,7 @@ import lightning
 import pandas as pd
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from backdoor_privacy.attacks.choice import check_attacks
@@ -21,15 +21,15 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.build import build
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.naming import experiment_name
+from backdoor_privacy.config.schema import typed_config
 from backdoor_privacy.config.stored import targets_of
 from backdoor_privacy.data.people import People, Person
-from backdoor_privacy.data.selection import NotInferredError, named_people
+from backdoor_privacy.data.selection import listed_names, named_people
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.defenses.base import Defense
-from backdoor_privacy.defenses.checks import used_parts
+from backdoor_privacy.defenses.base import Defense, used_parts
 from backdoor_privacy.defenses.loading import build_defenses
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.protect import Protected, Stopwatch, protect
+from backdoor_privacy.protect import NobodyRemovedError, Protected, Stopwatch, protect
 from backdoor_privacy.report import is_written, write_report
 from backdoor_privacy.report.audited import write_audit
 from backdoor_privacy.runs.attacks import attack_context, attack_finished, run_attacks
@@ -75,7 +75,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     folder = Path(cfg.paths.run)
     with main_process_first():
         if is_main_process():
-            claim_folder(folder, cfg, named_people(cfg.trigger_set.people, cfg.trigger_set.file))
+            claim_folder(folder, cfg, listed_names(typed_config(cfg).trigger_set))
     finished = broadcast(_finished(folder) if is_main_process() else None)
     if finished is not None:
         log.info("%s is finished already; delete it to run again", folder)
@@ -99,7 +99,7 @@ def check_run(cfg: DictConfig) -> dict[str, Defense]:
     """
     check(cfg)
     defenses = build_defenses(cfg.defense)
-    settings: Any = OmegaConf.to_object(cfg)
+    settings = typed_config(cfg)
     for one in defenses.values():  # now, before a process for each device is started, and anything is loaded
         for problem in one.problems(None, Sources(People(())), 1, settings.trainer):
             raise InputError(problem)
@@ -118,7 +118,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
 def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str, Defense]) -> dict[str, Any]:
     watch = Stopwatch()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # of random weights, where they are asked for
-    settings: Any = OmegaConf.to_object(cfg)
+    settings = typed_config(cfg)
     with watch.stage("load"), main_process_first():
         clip: Clip = instantiate(cfg.clip)
         measures = build_measures(cfg.utility)
@@ -155,7 +155,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
     if is_main_process():
         with watch.stage("write"):
             _write_results(folder, done, sources.people)
-            write_manifest(folder, manifest(cfg, sources, {person.name for person in done.removed}, measures))
+            write_manifest(folder, manifest(cfg, sources, done.removed, measures))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
     shown = [person.name for person in done.removed if person.photos]
@@ -173,9 +173,9 @@ def _audit_reported(cfg: DictConfig, folder: Path, clip: Clip, people: People) -
     """Where somebody named is not inferred, write what was found out before the error is raised."""
     try:
         yield
-    except NotInferredError as error:
+    except NobodyRemovedError as error:
         if is_main_process():
-            named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
+            named = named_people(people, typed_config(cfg).trigger_set) or ()
             report_audit(cfg, folder, clip, error.audit, people, named)
         raise InputError(f"{error}; what was found out of them is in {folder / 'report.html'}") from None
 
@@ -196,8 +196,7 @@ def _write_results(folder: Path, done: Protected, people: People) -> None:
     """Write the defended CLIP, what became of everybody, and what figures are drawn from."""
     done.clip.save(folder / "defended")
     results = {name: found.idia for name, found in done.after.items()}
-    removed = {person.name for person in done.removed}
-    write_people(folder, people.everybody, removed, done.before.idia, results)
+    write_people(folder, people.everybody, done.removed, done.before.idia, results)
     _write_evidence(folder, done, results)
     write_losses(folder, [encoder for encoder in done.models if encoder != "both"])
 

@@ -144,8 +144,8 @@ def _by_file(folder: Path, people: list[str], spelling: int, rng: random.Random)
     (folder / "names.txt").write_bytes(f"{lines}{rng.choice(('', end))}".encode(encoding))
 
     def read() -> Any:
-        named = named_people(None, str(folder / "names.txt")) or []
-        return [person.name for person in load_people(folder / "people").pick(named)]
+        named = named_people(load_people(folder / "people"), TriggerSet(file=str(folder / "names.txt"))) or ()
+        return [person.name for person in named]
 
     return _case(f"trigger_set.file of {people} in {encoding}", read, [normal(name) for name in people])
 

@@ -309,13 +309,12 @@ def test_people_whose_photos_cannot_be_read_are_not_measured(
     assert {rates["idia/num_tpr_removed"] for rates in done.rates.values()} == {1}
     assert {rates["idia/num_null"] for rates in done.rates.values()} == {1}
     assert done.rates["both"]["idia/num_wrongly_unlearned"] + done.rates["both"]["idia/num_newly_recalled"] == 2
+    removed, after = hidden.pick(["Ann Lee", "Bob Ray"]), done.after["both"].idia
     context = AttackContext({"before": tiny_clip, **done.models}, hidden, ["Ann Lee", "Bob Ray"], ATTACK, 0)
     findings = [*TowerSwap().run(context), *NameVariants(num_prompts=2).run(context)]
     findings += context.idia_scores(tiny_clip, kind="plain", model="before")
     assert {one.num_people for one in findings if one.group in ("removed", RANDOM)} == {1}
-    write_people_table(
-        tmp_path, hidden.everybody, ["Ann Lee", "Bob Ray"], done.before.idia, {"both": done.after["both"].idia}
-    )
+    write_people_table(tmp_path, hidden.everybody, removed, done.before.idia, {"both": after})
     table = pd.read_csv(tmp_path / "people.csv", index_col="name")
     assert table.loc["Bob Ray", "num_photos"] == 0
     assert table.loc["Bob Ray"].filter(like="inferred").isna().all()

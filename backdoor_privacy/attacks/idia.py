@@ -4,7 +4,7 @@ Source: Hintersdorf et al., "Does CLIP Know My Face?", section 4.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from backdoor_privacy.attacks.chance import random_rates, ranks_among_random
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import Person
+from backdoor_privacy.data.problems import Problem
 from backdoor_privacy.errors import InputError
 
 TEMPLATES = (
@@ -240,6 +241,20 @@ class Idia:
         candidates = [*names, *random_names(self.num_candidates - len(names), self.seed, exclude=names)]
         random.Random(self.seed).shuffle(candidates)
         return candidates
+
+    def problems(self, people: Sequence[Person]) -> Iterator[Problem]:
+        """Yield what stops the attack on these people, or weakens it."""
+        try:
+            self.candidates([person.name for person in people])
+        except InputError as error:
+            yield Problem(str(error), stops=True)
+        counts = [len(person.attack_photos) for person in people]
+        few = [count for count in counts if count < self.num_photos]
+        if few:
+            yield Problem(
+                f"attack.num_photos: {len(few)} of {len(counts)} people have fewer than {self.num_photos} photos to "
+                f"attack with, half of their photos: {min(few)} or more"
+            )
 
     def run(
         self, clip: Clip, people: Sequence[Person], everybody: Sequence[str] | None = None, *, warn: bool = False

@@ -193,6 +193,11 @@ class Pretrain:
     paths: Paths = field(default_factory=Paths)
 
 
+def typed_config(cfg: DictConfig) -> "Config":
+    """Return a composed config as an object of its schema."""
+    return cast(Config, OmegaConf.to_object(cfg))
+
+
 def load_trainer(name: str = "default", **changes: Any) -> Trainer:
     """Return the settings of Lightning's Trainer of a file in `conf/trainer`, some of them changed."""
     settings = OmegaConf.merge(OmegaConf.structured(Trainer), load_option("trainer", name), changes)

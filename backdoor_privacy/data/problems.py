@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.face_crops import HINTS, all_left_out
-from backdoor_privacy.data.inspection import Decoded, num_different, odd_names, outside, shared_photos
+from backdoor_privacy.data.inspection import Decoded, odd_names, outside, shared_photos
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.photos import told_left_out, told_unreadable, too_many
 from backdoor_privacy.data.sources import Sources
@@ -184,27 +184,33 @@ def unreadable(data: Data, read_together: Iterable[tuple[str, Sequence[Path]]]) 
 def too_few_captions(captions: Sequence[str], names: Sequence[str], least: int) -> Iterator[Problem]:
     """Tell that fewer different captions than needed can carry a name and hold none of these names."""
     holds_name = name_matcher(names)
-    able = {caption for caption in captions if " " in caption and not holds_name(caption)}
-    if len(able) < least:
-        yield Problem(
-            "captions: expected two different ones or more of two words or more without a name to remove, to learn "
-            f"from and to measure with, got {len(able)}; add captions",
-            stops=True,
-        )
+    hosts = set[str]()
+    for caption in captions:
+        if " " in caption and not holds_name(caption):
+            hosts.add(caption)
+        if len(hosts) >= least:
+            return
+    yield Problem(
+        "captions: expected two different ones or more of two words or more without a name to remove, to learn "
+        f"from and to measure with, got {len(hosts)}; add captions",
+        stops=True,
+    )
 
 
-def too_few_photos(people: Sequence[Person], num_spare: int) -> Iterator[Problem]:
+def too_few_photos(people: Sequence[Person], num_spare: int, *, tell: bool = True) -> Iterator[Problem]:
     """Tell of whom there is one photo, which cannot be both trained on and attacked.
 
     Args:
         people: those who may be removed.
         num_spare: how many of them the run can do without.
+        tell: whether to name them; of people who were drawn it would tell who they are.
     """
-    lone = [person.name for person in people if person.photos and num_different(person) < 2]
+    lone = [person.name for person in people if person.photos and not person.trigger_photos]
     if lone:
+        who = f": {some(lone)}" if tell else ""
         yield Problem(
             "people.folder: expected two different photos or more of each person to remove, one to train on and one to "
-            f"attack, got {len(lone)} of {len(people)} people with fewer: {some(lone)}; add photos, or set "
+            f"attack, got {len(lone)} of {len(people)} people with fewer{who}; add photos, or set "
             "people.min_photos=2",
             stops=len(lone) > num_spare,
         )

@@ -193,3 +193,13 @@ class Defense(ABC):
     @abstractmethod
     def describe(self) -> str:
         """Say in a sentence or two what it does, for the report and the model card."""
+
+
+def needed_parts(defenses: Mapping[str, Defense]) -> frozenset[str]:
+    """Return the parts of the data that the defences cannot do without."""
+    return frozenset().union(*(defense.needs for defense in defenses.values()))
+
+
+def used_parts(defenses: Mapping[str, Defense]) -> frozenset[str]:
+    """Return the parts of the data that the defences take where they are there."""
+    return frozenset().union(*(defense.uses for defense in defenses.values()))

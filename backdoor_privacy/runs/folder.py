@@ -90,7 +90,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:
 def write_people(
     folder: Path,
     people: Sequence[Person],
-    removed: Collection[str],
+    removed: Collection[Person],
     before: IdiaResult,
     after: Mapping[str, IdiaResult],
 ) -> None:
@@ -113,7 +113,7 @@ def write_people(
                 value for one in results.values() for value in (one.correct_prompts[row], one.inferred[person.name])
             ]
             measured_cells += [value for one in results.values() for value in _rank(one, row)]
-        cells = [safe_cell(person.name), member, person.name in removed, num_photos, *measured_cells]
+        cells = [safe_cell(person.name), member, person in removed, num_photos, *measured_cells]
         writer.writerow(cells + [""] * (len(header) - len(cells)))
     write_text(folder / "people.csv", content.getvalue(), private=True)
 

@@ -1,7 +1,7 @@
 """Describe the data of a run by counts and digests, which are the same for the same data."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,7 +22,7 @@ Entry = Mapping[str, object]  # of the JSON
 def manifest(
     cfg: DictConfig,
     sources: Sources,
-    removed: Collection[str],
+    removed: Sequence[Person],
     measures: Mapping[str, Measure],
 ) -> dict[str, object]:
     """Return what `manifest.json` holds: `schema`, and an entry for each source, null if the run did not use it.
@@ -44,7 +44,7 @@ def manifest(
     Args:
         cfg: of the run.
         sources: of the run.
-        removed: names of the people who are removed.
+        removed: the people who are removed.
         measures: of utility, by their keys in the config.
     """
     key = key_of_folder(Path(cfg.paths.runs))
@@ -89,10 +89,10 @@ def _people(people: People, key: bytes) -> dict[str, object]:
     }
 
 
-def _captions(captions: Collection[str], removed: Collection[str]) -> dict[str, object]:
+def _captions(captions: Collection[str], removed: Sequence[Person]) -> dict[str, object]:
     return {
         "num_captions": len(captions),
-        "num_left_out": sum(map(name_matcher(removed), captions)),
+        "num_left_out": sum(map(name_matcher([person.name for person in removed]), captions)),
         "sha256": lines_sha256(captions),
     }
 

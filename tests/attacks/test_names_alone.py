@@ -12,6 +12,7 @@ from torch import Tensor
 from backdoor_privacy.attacks import names_alone
 from backdoor_privacy.attacks.names_alone import FORMS, NamesAlone, share_above, summed_up
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.schema import TriggerSet
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.data.selection import select_people
@@ -120,14 +121,15 @@ def test_names_are_people_without_photos_beside_those_with_photos(write_people: 
 
 def test_name_alone_needs_no_inference_and_all_of_them_are_removed(write_people: Any, tmp_path: Path):
     both = load_people(write_people(tmp_path, {"Ann Lee": 2, "Bob Ray": 2}), names=["Jane Doe", "Bo Li"])
-    chosen = select_people(both, people=["Jane Doe", "Ann Lee"], seed=0, inferred={"Ann Lee"})
+    inferred = both.pick(["Ann Lee"])
+    chosen = select_people(both, TriggerSet(people=["Jane Doe", "Ann Lee"]), seed=0, inferred=inferred)
     assert [one.name for one in chosen] == ["Jane Doe", "Ann Lee"]
     with pytest.raises(InputError, match="does not infer Bob Ray"):
-        select_people(both, people=["Jane Doe", "Bob Ray"], seed=0, inferred={"Ann Lee"})
-    drawn = select_people(both, num_people=1, seed=0, inferred={"Ann Lee"})
+        select_people(both, TriggerSet(people=["Jane Doe", "Bob Ray"]), seed=0, inferred=inferred)
+    drawn = select_people(both, TriggerSet(num_people=1), seed=0, inferred=inferred)
     assert [one.name for one in drawn] == ["Ann Lee"]
     alone = load_people(None, names=["Jane Doe", "Bo Li"])
-    assert select_people(alone, num_people=64, seed=0, inferred=set()) == alone.everybody
+    assert select_people(alone, TriggerSet(num_people=64), seed=0) == alone.everybody
 
 
 @pytest.fixture

@@ -4,24 +4,25 @@ from typing import Any
 
 import pytest
 
-from backdoor_privacy.data.people import People, Person, load_people
-from backdoor_privacy.data.selection import check_trigger_photos, select_people
+from backdoor_privacy.config.schema import TriggerSet
+from backdoor_privacy.data.people import People, Person
+from backdoor_privacy.data.selection import select_people
 from backdoor_privacy.errors import InputError
 
 PEOPLE = People(tuple(Person(f"First{number} Last", (Path(f"{number}.jpg"),)) for number in range(10)))
-INFERRED = {f"First{number} Last" for number in range(8)}
+INFERRED = PEOPLE.everybody[:8]
 
 
-def selected(**settings: Any) -> list[str]:
-    chosen = select_people(PEOPLE, **{"seed": 0, "inferred": INFERRED} | settings)
-    return [person.name for person in chosen]
+def selected(seed: int = 0, **settings: Any) -> list[str]:
+    return [person.name for person in select_people(PEOPLE, TriggerSet(**settings), seed=seed, inferred=INFERRED)]
 
 
 def test_people_are_drawn_from_those_that_are_inferred():
-    assert set(selected(num_people=8)) == INFERRED
+    inferred = {person.name for person in INFERRED}
+    assert set(selected(num_people=8)) == inferred
     drawn = selected(num_people=3)
     assert len(set(drawn)) == 3
-    assert set(drawn) < INFERRED
+    assert set(drawn) < inferred
 
 
 def test_draw_is_a_function_of_the_seed():
@@ -30,7 +31,7 @@ def test_draw_is_a_function_of_the_seed():
 
 
 def test_draw_reaches_everybody_where_nobody_need_be_inferred():
-    assert set(selected(num_people=10, inferred=set(), require_inferred=False)) == set(PEOPLE.names)
+    assert set(selected(num_people=10, require_inferred=False)) == set(PEOPLE.names)
 
 
 def test_named_people_keep_their_order_and_come_once():
@@ -49,7 +50,7 @@ def test_file_of_names_is_read_as_programs_write_it(encoding: str, tmp_path: Pat
     everybody = People((Person("José Núñez", ()), Person("Robert Ray, Jr.", ()), Person("Ann Lee", ())))
     text = "# asked for in May\r\n" + unicodedata.normalize("NFD", "JOSÉ_NÚÑEZ") + ' ,\r\n\r\n"robert ray, jr.",\r\n'
     (tmp_path / "names.txt").write_bytes(text.encode(encoding))
-    chosen = select_people(everybody, file=str(tmp_path / "names.txt"), seed=0, inferred=set(), require_inferred=False)
+    chosen = select_people(everybody, TriggerSet(file=str(tmp_path / "names.txt"), require_inferred=False), seed=0)
     assert [person.name for person in chosen] == ["José Núñez", "Robert Ray, Jr."]
 
 
@@ -95,10 +96,3 @@ def test_names_and_a_file_together_are_an_error():
 def test_file_that_is_not_there_is_an_error():
     with pytest.raises(InputError, match=r"trigger_set\.file: expected a text file .* got nowhere\.txt"):
         selected(file="nowhere.txt")
-
-
-def test_person_without_a_photo_to_train_on_is_an_error(write_people, tmp_path: Path):
-    everybody = load_people(write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 2})).everybody
-    check_trigger_photos(everybody[1:])
-    with pytest.raises(InputError, match=r"two different photos or more .* got one of Ann Lee; add photos"):
-        check_trigger_photos(everybody)
