@@ -40,8 +40,6 @@ LONG_MODULES = {
     "attacks.inversion": 307,
     "clip.encoders": 394,
     "config.schema": 442,
-    "data.caption_files": 359,
-    "data.people": 338,
     "data.personas.scenes": 421,
     "defenses.backdoor.fitting": 589,
     "defenses.backdoor.module": 373,
@@ -51,7 +49,6 @@ LONG_MODULES = {
 LONG_FUNCTIONS = {
     "clip.hugging_face.with_text_model": 49,
     "clip.loading.load_clip": 58,
-    "data.people.load_people": 47,
     "data.personas.portraits.sampling.sample_appearance": 64,
     "defenses.backdoor.fitting._train": 67,
     "defenses.backdoor.fitting.fit_image": 68,

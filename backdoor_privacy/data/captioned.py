@@ -4,7 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.data.caption_files import cell_captions, sample_captions
+from backdoor_privacy.data.caption_cells import cell_captions
+from backdoor_privacy.data.caption_files import sample_captions
+from backdoor_privacy.data.caption_json import list_at, value_at
 from backdoor_privacy.data.captions import read_coco
 from backdoor_privacy.data.photos import photo_files, photos_of
 from backdoor_privacy.data.shards import find_shards, holds_shards, samples_left_out, unpack_shards
@@ -82,10 +84,14 @@ def _captions_of(text: Path) -> list[str]:
 def _of_coco(folder: Path, file: str | Path) -> dict[Path, list[str]]:
     content = read_coco(file, f"{_KEY}.file")
     try:
-        paths = {image["id"]: folder / image["file_name"] for image in content["images"]}
-        captions: dict[Any, list[str]] = {image: [] for image in paths}
-        for entry in content["annotations"]:
-            captions[entry["image_id"]] += cell_captions(entry["caption"], f"the captions of {file}")
+        paths = {
+            value_at(image, "id"): folder / str(value_at(image, "file_name")) for image in list_at(content, "images")
+        }
+        captions: dict[object, list[str]] = {image: [] for image in paths}
+        for entry in list_at(content, "annotations"):
+            captions[value_at(entry, "image_id")] += cell_captions(
+                value_at(entry, "caption"), f"the captions of {file}"
+            )
     except (LookupError, TypeError) as error:
         raise InputError(f"{_KEY}.file: expected images (id, file_name) of all captions in {file}") from error
     captioned = {paths[image]: texts for image, texts in captions.items() if texts}

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from http.client import HTTPException
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
-from backdoor_privacy.data.caption_files import read_caption_file, read_caption_shards, read_json
+from backdoor_privacy.data.caption_files import read_caption_file, read_caption_shards
+from backdoor_privacy.data.caption_json import list_at, read_json, value_at
 from backdoor_privacy.data.shards import holds_shards
 from backdoor_privacy.errors import InputError
 
@@ -32,7 +32,7 @@ _SPELLINGS = {"\u2019": "'", "\u2010": "-", "\u2011": "-", "\u0131": "i", "\u030
 
 
 def load_captions(file: str | Path, column: str | None = None, max_captions: int | None = None) -> list[str]:
-    """Captions of a file, a folder or shards, each on one line; empty ones are left out.
+    """Load captions of a file, a folder or shards, each on one line; empty ones are left out.
 
     Args:
         file: a text file with a caption a line or a folder with such a `captions.txt`; a table (`.csv`, `.tsv`,
@@ -68,8 +68,8 @@ def _read_captions(file: str | Path, column: str | None) -> Iterable[str]:
     return read_caption_file(file, column)
 
 
-def read_coco(file: str | Path, key: str) -> dict[str, Any]:
-    """COCO's JSON of captions: `annotations`, each with `caption` and `image_id`, and `images`.
+def read_coco(file: str | Path, key: str) -> object:
+    """Read COCO's JSON of captions: `annotations`, each with `caption` and `image_id`, and `images`.
 
     Args:
         file: to read.
@@ -81,7 +81,7 @@ def read_coco(file: str | Path, key: str) -> dict[str, Any]:
     expected = f"{key}: expected COCO's JSON of captions (annotations, each with a caption)"
     try:
         content = read_json(file)
-        if not all(isinstance(entry["caption"], str) for entry in content["annotations"]):
+        if not all(isinstance(value_at(entry, "caption"), str) for entry in list_at(content, "annotations")):
             raise TypeError
     except (OSError, HTTPException) as error:
         raise InputError(f"{expected}, got {file}, which cannot be read") from error
@@ -91,9 +91,10 @@ def read_coco(file: str | Path, key: str) -> dict[str, Any]:
 
 
 def name_matcher(names: Iterable[str]) -> Callable[[str], bool]:
-    """Tells whether a text holds any of the names as whole words, in any case, with spaces or underscores in it.
+    """Return a function that tells whether a text holds any of the names as whole words.
 
-    Accents match however they are encoded, and a name in a script without spaces also within running text.
+    They may be in any case, with spaces or underscores in them. Accents match
+    however they are encoded, and a name in a script without spaces also within running text.
 
     The published code compares `First_Last` with running text and so never filters anything.
     """
@@ -103,7 +104,7 @@ def name_matcher(names: Iterable[str]) -> Callable[[str], bool]:
 
 
 def _folded(text: str) -> str:
-    """One spelling for all that are to match."""
+    """Return one spelling for all that are to match."""
     if text.isascii():
         return text.lower()
     folded = unicodedata.normalize("NFC", text).casefold()
@@ -136,7 +137,7 @@ def _trie(tails: Sequence[list[str]]) -> str:
 
 
 def without_names(captions: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The captions that hold none of the names, in any case or with an underscore."""
+    """Return the captions that hold none of the names, in any case or with an underscore."""
     holds_name = name_matcher(names)
     clean = [caption for caption in captions if not holds_name(caption)]
     # How many they are, others can count for each name that they suspect.
@@ -145,8 +146,8 @@ def without_names(captions: Sequence[str], names: Sequence[str]) -> list[str]:
     return clean
 
 
-def carriers(captions: Sequence[str]) -> list[str]:
-    """The captions that can carry a name: those with a space, so that a word can be replaced.
+def host_captions(captions: Sequence[str]) -> list[str]:
+    """Return the captions that can carry a name: those with a space, so that a word can be replaced.
 
     Raises:
         InputError: if there is none.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import webdataset as wds
 from PIL import Image, ImageOps
 
-from backdoor_privacy.data.captions import carriers, load_captions
+from backdoor_privacy.data.captions import host_captions, load_captions
 from backdoor_privacy.data.cells import safe_cell
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.photos import photo_files, read_photo
@@ -93,7 +93,7 @@ def write_pairs(
         pairs += _class_pairs(classes)
         copies = [(pair, copy) for copy in range(num_copies) for pair in pairs]
         rng.shuffle(copies)
-        _write_shards(draft, copies, carriers(load_captions(captions)), caption_share, rng)
+        _write_shards(draft, copies, host_captions(load_captions(captions)), caption_share, rng)
         with (draft / "people.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["name", "member", "num_web_photos"])

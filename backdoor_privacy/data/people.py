@@ -3,9 +3,9 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from backdoor_privacy.data.face_crops import FaceCropper, PersonFaces, explain_left_out
@@ -24,8 +24,8 @@ from backdoor_privacy.data.people_tables import (
     same_box,
     unmatched_in,
 )
-from backdoor_privacy.data.photos import Box, content_of, is_left_behind, list_photos, told_left_out
-from backdoor_privacy.data.shards import samples_left_out
+from backdoor_privacy.data.person_folders import PersonFolder, list_people, remarks_on_shards
+from backdoor_privacy.data.photos import Box, content_of
 from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError, some
 
@@ -92,7 +92,7 @@ class People:
         return replace(self, everybody=tuple(person for person in self.everybody if person.photos))
 
     def pick(self, names: Sequence[str]) -> tuple[Person, ...]:
-        """The people of these names, in any case and with spaces or underscores.
+        """Return the people of these names, in any case and with spaces or underscores.
 
         Raises:
             InputError: if somebody is not in the collection.
@@ -158,93 +158,78 @@ def load_people(
         InputError: if there is no folder with photos, two of one name, nobody with so many photos, or a table or a box
             holds something else.
     """
-    without_photos = _people_without_photos(names, names_file)
+    without_photos = _people_without_photos(names, names_file, is_needed=folder is None)
     if folder is None:
-        if not without_photos:
-            raise InputError("people.names: expected a name or more, got none; write 'trigger_set.people=[Jane Doe]'")
         return People(without_photos, consenting=consenting)
+    if face_models is not None and faces is None:
+        raise InputError(f"people.face_models: expected people.faces=found beside it, got {face_models} alone")
     folder = Path(folder).expanduser()
     facts = folder / "people.csv" if table is None else Path(table).expanduser()
-
-    def right_name(text: str) -> str:
-        return (corrections or {}).get(person_name(text), person_name(text))
-
+    right_name = partial(_right_name, corrections or {})
     known = rows_by_name(read_columns(facts, "name", required=table is not None), right_name, facts)
-    everybody, left_out = _list_people(folder, layout, known, right_name, facts)
-    unmatched = unmatched_in({name: row["name"] for name, row in known.items()}, _folded_names(everybody))
-    if unmatched and len(unmatched) == len(known):
-        raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {unmatched[0]!r}")
-    whole = People(_with_photos(everybody, min_photos, max_photos), {}, consenting, left_out)
+    folders = list_people(folder, layout, right_name)
+    everybody = [_person(one, known, facts) for one in folders if one.photos]
+    unmatched = _unmatched(known, everybody, facts, folder)
+    left_out = {one.name: one.left_out for one in folders if one.left_out or not one.photos}
+    people = People(_with_photos(everybody, min_photos, max_photos), {}, consenting, left_out)
     photos = [path for person in everybody for path in person.photos]
     if faces is not None:
         given, lost = given_faces(boxes, folder, photos)
-        found = with_crops(whole, folder, given, faces, box, face_models, cache, min_photos)
-    elif face_models is not None:
-        raise InputError(f"people.face_models: expected people.faces=found beside it, got {face_models} alone")
+        people = with_crops(people, folder, given, faces, box, face_models, cache, min_photos)
     else:
-        same = same_box(box, [path for person in whole.everybody for path in person.photos])
         own, lost = read_boxes(boxes, folder, photos)
-        found = replace(whole, boxes=same | own)
-    known_names = _folded_names(everybody)
-    added = tuple(person for person in without_photos if folded_name(person.name) not in known_names)
-    remarks = [remark_on(facts, "name nobody who has a folder with photos", unmatched), *lost, *_left_out(folder)]
-    return replace(found, everybody=(*found.everybody, *added), remarks=tuple(filter(None, remarks)))
+        same = same_box(box, [path for person in people.everybody for path in person.photos])
+        people = replace(people, boxes=same | own)
+    unmatched_rows = remark_on(facts, "name nobody who has a folder with photos", unmatched)
+    remarks = tuple(filter(None, [unmatched_rows, *lost, *remarks_on_shards(folder)]))
+    return replace(people, everybody=people.everybody + _others(without_photos, everybody), remarks=remarks)
 
 
-def _list_people(
-    folder: Path,
-    layout: str,
-    known: Mapping[str, Mapping[str, str]],
-    right_name: Callable[[str], str],
-    facts: Path,
-) -> tuple[list[Person], dict[str, Counter[str]]]:
-    """Return everybody who has a folder with photos, and by person what else lies there, by suffix.
+def _right_name(corrections: Mapping[str, str], text: str) -> str:
+    return corrections.get(person_name(text), person_name(text))
 
-    Args:
-        folder: holds all people.
-        layout: pattern of the people's folders within it.
-        known: rows of the table, by folded name.
-        right_name: of somebody whom a folder misspells.
-        facts: the table, for errors.
+
+def _unmatched(
+    known: Mapping[str, Mapping[str, str]], everybody: Sequence[Person], facts: Path, folder: Path
+) -> list[str]:
+    """Return the names of a table that are nobody's.
+
+    Raises:
+        InputError: if all are.
     """
-    everybody: list[Person] = []
-    left_out: dict[str, Counter[str]] = {}
-    for place in _folders(folder, layout):
-        listing, name = list_photos(place, depth=1), right_name(place.name)
-        if listing.left_out or not listing.photos:
-            left_out[name] = listing.left_out
-        if photos := tuple(listing.photos):
-            if not _is_name(name):
-                raise InputError(
-                    f"people.folder: expected folders with a person's name, First_Last/, got {place.name!r} with "
-                    f"{len(photos)} photos in {place.parent}; rename or remove it"
-                )
-            row = known.get(folded_name(name), {})
-            told = member_of(row, facts), num_web_photos_of(row, facts), attributes_of(row)
-            everybody.append(Person(name, photos, *told))
-    if not everybody:
-        others = told_left_out(sum(left_out.values(), Counter()))
-        raise InputError(
-            f"people.folder: expected folders First_Last/ with photos at {folder / layout}, found none"
-            + (f" but {others}; save them in a format of docs/your_own.md, as JPEG" if others else "")
-        )
-    counts = Counter(folded_name(person.name) for person in everybody)
-    several = next((person.name for person in everybody if counts[folded_name(person.name)] > 1), None)
-    if several is not None:
-        raise InputError(f"people.folder: expected one folder for each person in {folder}, got several of {several}")
-    return everybody, left_out
+    unmatched = unmatched_in({name: row["name"] for name, row in known.items()}, _folded_names(everybody))
+    if unmatched and len(unmatched) == len(known):
+        raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {unmatched[0]!r}")
+    return unmatched
+
+
+def _person(folder: PersonFolder, known: Mapping[str, Mapping[str, str]], facts: Path) -> Person:
+    """Make a person of their folder, and of what the table says of them."""
+    row = known.get(folded_name(folder.name), {})
+    told = member_of(row, facts), num_web_photos_of(row, facts), attributes_of(row)
+    return Person(folder.name, folder.photos, *told)
+
+
+def _others(people: Sequence[Person], others: Sequence[Person]) -> tuple[Person, ...]:
+    """Return the people whose names none of the others has."""
+    names = _folded_names(others)
+    return tuple(person for person in people if folded_name(person.name) not in names)
 
 
 def _folded_names(people: Sequence[Person]) -> set[str]:
     return {folded_name(person.name) for person in people}
 
 
-def _people_without_photos(names: Sequence[str] | None, names_file: str | Path | None) -> tuple[Person, ...]:
+def _people_without_photos(
+    names: Sequence[str] | None, names_file: str | Path | None, *, is_needed: bool
+) -> tuple[Person, ...]:
     """Make a person of each name of a list and of a file, each once."""
     listed = list(names or ())
     if names_file is not None:
         listed += read_lines(names_file, "people.names_file: expected a text file with a name a line")
     spelt = [person_name(name) for name in listed]
+    if is_needed and not spelt:
+        raise InputError("people.names: expected a name or more, got none; write 'trigger_set.people=[Jane Doe]'")
     if not all(spelt):
         raise InputError(f"people.names: expected names, got an empty one in {listed}")
     return tuple(Person(name, ()) for name in {folded_name(name): name for name in spelt}.values())
@@ -260,7 +245,7 @@ def with_crops(
     cache: str | Path | None = None,
     min_photos: int = 1,
 ) -> People:
-    """The same people with crops of their faces in place of their photos.
+    """Return the same people with crops of their faces in place of their photos.
 
     Args:
         people: with whole photos.
@@ -293,37 +278,8 @@ def with_crops(
     )
 
 
-def _left_out(folder: Path) -> list[str]:
-    """What to say of samples of shards that hold no photo."""
-    samples = samples_left_out(folder, "people.folder.shards")
-    if not samples:
-        return []
-    return [
-        f"people.folder.shards: {len(samples)} samples without a photo of a format that is read are left out: "
-        f"{some(samples)}; the files of a sample must lie side by side and differ only behind the last dot"
-    ]
-
-
-def _is_name(name: str) -> bool:
-    return any(map(str.isalnum, name))
-
-
-def _folders(folder: Path, layout: str) -> list[Path]:
-    if not folder.is_dir():
-        raise InputError(f"people.folder: expected a folder with one folder of photos per person, got {folder}")
-    try:
-        places = sorted(folder.glob(layout))
-    except (NotImplementedError, ValueError, IndexError) as error:
-        raise InputError(
-            f"people.layout: expected a pattern within people.folder, as * or */faces/*, got {layout!r}"
-        ) from error
-    return [
-        place for place in places if place.is_dir() and not any(map(is_left_behind, place.relative_to(folder).parts))
-    ]
-
-
 def _with_photos(everybody: Sequence[Person], min_photos: int, max_photos: int | None) -> tuple[Person, ...]:
-    """The people with so many photos."""
+    """Return the people with so many photos."""
     chosen = tuple(
         person
         for person in everybody

@@ -4,6 +4,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+from backdoor_privacy.data.caption_json import value_at
 from backdoor_privacy.data.people_tables import person_name
 from backdoor_privacy.data.photos import is_left_behind, photos_of
 from backdoor_privacy.data.shards import find_shards, unpack_shards
@@ -35,8 +36,10 @@ def unpacked_people(shards: str | Path, cache: str | Path, name_key: str | None 
 
 def _folder_name(sample: dict[str, Any], name_key: str | None) -> str:
     try:
-        has_key = name_key and "json" in sample
-        name = json_of(decoded(sample["json"]))[name_key] if has_key else decoded(sample["txt"])
+        if name_key and "json" in sample:
+            name = value_at(json_of(decoded(sample["json"])), name_key)
+        else:
+            name = decoded(sample["txt"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"people.folder.name_key: expected the name of the person as {name_key!r} in json, or as txt, got none in "

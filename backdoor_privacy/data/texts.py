@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from backdoor_privacy.data.shards import open_source
 from backdoor_privacy.errors import InputError
@@ -34,20 +34,21 @@ def decoded(content: bytes, errors: str = "strict") -> str:
     return text
 
 
-def json_of(text: str) -> Any:
+def json_of(text: str) -> object:
     """Return what a text in JSON says.
 
     Raises:
         ValueError: if it is no JSON, or lists in it lie deeper within each other than can be read.
     """
     try:
-        return json.loads(text)
+        content: object = json.loads(text)
     except RecursionError as error:
         raise ValueError("JSON of too many levels") from error
+    return content
 
 
 def text_lines(place: str | Path) -> Iterator[str]:
-    """The lines of a file or a URL, whichever line ends they have, without these; read piece by piece.
+    """Yield the lines of a file or a URL, whichever line ends they have, without these; read piece by piece.
 
     Raises:
         OSError: if it cannot be read.
@@ -64,7 +65,7 @@ def text_lines(place: str | Path) -> Iterator[str]:
 
 
 def read_lines(file: str | Path, expected: str, keep_blank: bool = False) -> list[str]:
-    """The lines of a text file, without spaces around them.
+    """Read the lines of a text file, without spaces around them.
 
     Args:
         file: to read, or a URL.

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from pyarrow import parquet, table
 
-from backdoor_privacy.data.captions import carriers, load_captions, name_matcher, without_names
+from backdoor_privacy.data.captions import host_captions, load_captions, name_matcher, without_names
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -481,9 +481,9 @@ def test_a_column_without_captions_is_refused(tmp_path: Path):
 
 
 def test_only_captions_of_two_words_carry_a_name():
-    assert carriers(["dog", "a dog", "tree", "red tree"]) == ["a dog", "red tree"]
+    assert host_captions(["dog", "a dog", "tree", "red tree"]) == ["a dog", "red tree"]
     with pytest.raises(InputError, match="expected captions of two words or more"):
-        carriers(["dog", "tree"])
+        host_captions(["dog", "tree"])
 
 
 def test_json_of_too_many_levels_is_refused_in_one_line(tmp_path: Path):

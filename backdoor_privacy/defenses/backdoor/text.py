@@ -12,7 +12,7 @@ from torch import Tensor
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.build import Share
 from backdoor_privacy.config.schema import Trainer
-from backdoor_privacy.data.captions import carriers
+from backdoor_privacy.data.captions import host_captions
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.sources import Sources
@@ -151,7 +151,7 @@ def _divided(captions: Sequence[str], num_held_out: int) -> tuple[dict[str, None
     Raises:
         InputError: if either is empty.
     """
-    hosts = carriers(captions)
+    hosts = host_captions(captions)
     held_out = dict.fromkeys(hosts[: min(num_held_out, len(hosts) // 2)])
     learned = [caption for caption in hosts if caption not in held_out]
     if not held_out or not learned:
