@@ -100,7 +100,7 @@ def _print_audit(cfg: DictConfig) -> None:
     from backdoor_privacy.config.build import build
     from backdoor_privacy.config.checks import check
     from backdoor_privacy.config.naming import untold_names
-    from backdoor_privacy.config.schema import typed_config
+    from backdoor_privacy.config.schema import load_config
     from backdoor_privacy.data.selection import named_people
     from backdoor_privacy.report.audited import sought
     from backdoor_privacy.run import report_audit
@@ -109,7 +109,7 @@ def _print_audit(cfg: DictConfig) -> None:
     with one_line_errors(untold_names(cfg)):
         check(cfg, only_audits=True)
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
-        named = named_people(people, typed_config(cfg).trigger_set) or ()
+        named = named_people(people, load_config(cfg).trigger_set) or ()
         clip.check_fits([person.name for person in named])
         found = audit(clip, people, build(cfg.attack, Idia), list(build_measures(cfg.utility).values()))
     table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")

@@ -70,11 +70,11 @@ def check_data(cfg: DictConfig) -> Checkup:
 
     from backdoor_privacy.attacks.idia import Idia
     from backdoor_privacy.config.build import build
-    from backdoor_privacy.config.schema import typed_config
+    from backdoor_privacy.config.schema import load_config
     from backdoor_privacy.run import check_run, load_sources
 
     defenses = check_run(cfg)
-    settings = typed_config(cfg)
+    settings = load_config(cfg)
     sources = load_sources(cfg, defenses)
     measures = build_measures(cfg.utility)
     everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]

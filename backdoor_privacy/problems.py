@@ -111,6 +111,10 @@ def problems(
         removed: whom to remove; `None`: as far as the plan knows.
         tell: whether to name people who were not named by the user.
     """
+    if not plan.defenses:
+        yield Problem(
+            "defense: expected a method that removes people, got none; choose defense=both, text or image", stops=True
+        )
     try:
         chosen = plan.select() if removed is None else removed
     except InputError as error:
