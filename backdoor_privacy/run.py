@@ -4,13 +4,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import lightning
 import pandas as pd
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from backdoor_privacy.attacks.choice import check_attacks
@@ -20,6 +19,7 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.build import build
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.naming import experiment_name
+from backdoor_privacy.config.schema import load_config
 from backdoor_privacy.config.stored import targets_of
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.selection import NotInferredError, named_people
@@ -36,6 +36,7 @@ from backdoor_privacy.runs.attacks import attack_context, attack_finished, run_a
 from backdoor_privacy.runs.evidence import map_table, votes_table
 from backdoor_privacy.runs.folder import (
     DamagedMetricsError,
+    Metrics,
     claim_folder,
     read_metrics,
     write_losses,
@@ -61,7 +62,7 @@ from backdoor_privacy.utility.base import build_measures, clean_photos, labels_o
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
+def run(cfg: DictConfig) -> Metrics:
     """Attack, defend, attack again, and write the run folder; a finished run is only read.
 
     Returns:
@@ -99,14 +100,14 @@ def check_run(cfg: DictConfig) -> dict[str, Defense]:
     """
     check(cfg)
     defenses = build_defenses(cfg.defense)
-    settings: Any = OmegaConf.to_object(cfg)
+    settings = load_config(cfg)
     for one in defenses.values():  # now, before a process for each device is started, and anything is loaded
         for problem in one.problems(None, Sources(People(())), 1, settings.trainer):
             raise InputError(problem)
     return defenses
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def _finished(folder: Path) -> Metrics | None:
     """Return the metrics of a finished run; `None` if they cannot be read, and are measured again."""
     try:
         return read_metrics(folder)
@@ -115,10 +116,10 @@ def _finished(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str, Defense]) -> dict[str, Any]:
+def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str, Defense]) -> Metrics:
     watch = Stopwatch()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # of random weights, where they are asked for
-    settings: Any = OmegaConf.to_object(cfg)
+    settings = load_config(cfg)
     with watch.stage("load"), main_process_first():
         clip: Clip = instantiate(cfg.clip)
         measures = build_measures(cfg.utility)

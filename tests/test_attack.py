@@ -73,16 +73,6 @@ def test_scene_of_a_finished_run_is_what_the_run_saw(folder: Path, cfg: DictConf
     assert seen.idia.num_photos == 2
 
 
-def test_scene_has_the_decoys_that_the_defence_hides(folder: Path, cfg: DictConfig):
-    assert load_context(folder).decoys == ()
-    changed = OmegaConf.create(OmegaConf.to_container(cfg))
-    changed.defense.text.num_decoys, changed.defense.image.num_decoys = 3, 2
-    seen = load_context(folder)
-    decoys = attack_context(changed, seen.clips["before"], {}, seen.people, seen.removed).decoys
-    assert [bool(decoy.photos) for decoy in decoys] == [True, True, False]
-    assert not {decoy.name for decoy in decoys} & set(seen.idia.candidates(seen.people.names))
-
-
 def test_what_is_known_is_not_computed_again(folder: Path, cfg: DictConfig, monkeypatch: pytest.MonkeyPatch):
     path = folder / "attacks/tower_swap.json"
     before = path.read_bytes()

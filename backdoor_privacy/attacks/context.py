@@ -24,7 +24,6 @@ class AttackContext:
         removed: names of those whom the defence removed.
         idia: the settings of the Identity Inference Attack.
         seed: of everything that an attacker draws.
-        decoys: nobody, whose names, and faces where they have photos, the defence hid as if they were to be removed.
     """
 
     clips: Mapping[str, Clip]
@@ -32,7 +31,6 @@ class AttackContext:
     removed: Sequence[str]
     idia: Idia
     seed: int
-    decoys: Sequence[Person] = ()
 
     @property
     def fullest(self) -> str:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +65,7 @@ class Seen(NamedTuple):
 class Erased:
     """Rank the suspects by many scores, with the defended model alone and with the original beside it.
 
-    Suspects are everybody, random names that nobody has, and the defence's decoys (with faces where it hides such).
+    Suspects are everybody, and random names that nobody has.
     Kinds are the scores' names; a score with "change" or "drift" in its name needs the original. Of each, the AUC in
     its better direction is reported, max(AUC, 1 - AUC), with the interval of that direction. Three kinds sum up, for
     `defended alone` and `with the original` (which also has what is seen without it):
@@ -95,9 +95,8 @@ class Erased:
         if "removed" not in context.groups:
             return []
         everybody = context.people.everybody
-        people = [*everybody, *(decoy for decoy in context.decoys if decoy.photos)]
         seed = random.Random(f"erased {context.seed}").getrandbits(32)  # the seed itself draws the defence's pseudonyms
-        known = [person.name for person in (*everybody, *context.decoys)]
+        known = [person.name for person in everybody]
         strangers = random_names(self.num_random_names, seed, exclude=known)
         examples = random_names(self.num_composed_names, seed + 1, exclude={*known, *strangers})
         suspects = [*known, *strangers]
@@ -105,11 +104,10 @@ class Erased:
         removed = rows.pop("removed")
         if strangers:
             rows["random names"] = len(known) + torch.arange(len(strangers))
-        if context.decoys:
-            rows["decoys"] = len(everybody) + torch.arange(len(context.decoys))
-        idia = replace(context.idia, num_candidates=context.idia.num_candidates + len(people) - len(everybody))
         # What two CLIPs share is embedded once: an encoder remembers.
-        seen = {model: self._see(clip, suspects, examples, people, idia) for model, clip in context.clips.items()}
+        seen = {
+            model: self._see(clip, suspects, examples, everybody, context.idia) for model, clip in context.clips.items()
+        }
         scores = {model: self._scores(each) for model, each in seen.items()}
         findings = []
         for model, alone in scores.items():

@@ -41,7 +41,7 @@ def folder_name(*_former: str, _root_: DictConfig) -> str:
     experiment = _experiment(hydra)
     shown, runs = _choices(hydra, experiment, _root_), str(_root_.paths.runs)
     base = _composed(hydra, (*experiment, *shown))
-    parts = [choice.replace("/", ".") for choice in shown]
+    parts = [choice.lstrip("+").replace("/", ".") for choice in shown]
     if experiment and base.name != _root_.name:
         parts += [one.lstrip("+") for one in experiment]  # else the folder above says it
     names = named_in(identifying(_root_)) or ()
@@ -112,10 +112,15 @@ def _experiment(hydra: DictConfig) -> tuple[str, ...]:
 
 
 def _choices(hydra: DictConfig, experiment: Sequence[str], root: DictConfig) -> list[str]:
-    """Return the options of groups, as `defense=text`, that differ from the experiment's own and matter."""
+    """Return the options of groups, as `defense=text`, that differ from the experiment's own and matter.
+
+    One of a group that no defaults list has keeps the plus without which it cannot be composed.
+    """
+    overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    added = {one.key_or_group for one in overrides if one.is_add()}
     usual, made = _composed(hydra, tuple(experiment)).hydra.runtime.choices, hydra.runtime.choices
     chosen = [
-        f"{group}={_option(option)}"
+        f"{'+' if group in added else ''}{group}={_option(option)}"
         for group, option in made.items()
         if _room(group) in root and _room(group) not in _NO_CHOICES and usual.get(group) != option
         # What an option is made of, as `people@strangers` of `strangers=folder`, comes with it.

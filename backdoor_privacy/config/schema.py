@@ -1,6 +1,6 @@
 """Settings as typed dataclasses, so that a mistyped key is an error at every level.
 
-Hydra takes them as schemas of its configs; from Python they are used as they are. Nodes typed `Any` hold a `_target_`:
+Hydra takes them as schemas of its configs; from Python they are used as they are. A `Node` holds a `_target_`:
 its constructor rejects what it does not know.
 """
 
@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import CONFIG_FOLDER
+
+Node: TypeAlias = Any  # what a class of its own checks (`config.build`): OmegaConf has no other type for it
 
 
 class FaceSource(str, Enum):
@@ -36,13 +38,13 @@ class Clip:
     """The CLIP to protect."""
 
     _target_: str = MISSING
-    model: Any = MISSING
+    model: Node = MISSING
     pretrained: str | None = None
     precision: Precision = Precision.fp32
     num_workers: int = MISSING
     quick_gelu: bool | None = None
     text_model: str | None = None
-    preprocess: Any = None  # a dict, but Hydra cannot put one in place of a null that is typed so
+    preprocess: Node = None  # a dict, but Hydra cannot put one in place of a null that is typed so
     device: str = "auto"
     store: str | None = None
 
@@ -52,7 +54,7 @@ class People:
     """People in photos."""
 
     _target_: str = MISSING
-    folder: Any = MISSING  # holds a folder of photos per person
+    folder: Node = MISSING  # holds a folder of photos per person
     layout: str = "*"  # pattern of these folders within it
     table: str | None = None  # CSV of what is known of the CLIP's training data; null: people.csv in the folder
     boxes: str | None = None  # CSV of the faces; null: boxes.csv in the folder
@@ -60,7 +62,7 @@ class People:
     min_photos: int = 1  # people with fewer are left out
     max_photos: int | None = None  # people with more are left out; null: nobody
     consenting: bool = False  # fictional, or agreed to stand in for others: defense/image_target=pseudonym
-    names: Any = None  # a list of them, of people without photos; Hydra cannot compose an interpolation of a typed one
+    names: Node = None  # a list of them, of people without photos; Hydra cannot compose an interpolation of a typed one
     names_file: str | None = None  # text file with such a name a line
     faces: FaceSource | None = None  # found: a face finder cuts the faces out of whole photos; null: photos are faces
     face_models: str | None = None  # folder of the user's own models of faces; null: those of the wheel
@@ -72,7 +74,7 @@ class Captions:
     """Clean captions."""
 
     _target_: str = MISSING
-    file: Any = MISSING
+    file: Node = MISSING
     column: str | None = None
     max_captions: int | None = None
 
@@ -81,7 +83,7 @@ class Captions:
 class Images:
     """Clean photos."""
 
-    folder: Any = MISSING
+    folder: Node = MISSING
     max_images: int = MISSING
 
 
@@ -102,7 +104,7 @@ class Similarity:
     num_captions: int = MISSING
 
 
-def _no_measures() -> dict[str, Any]:
+def _no_measures() -> dict[str, Node]:
     """Return the measures that the shipped configs choose from, none of them chosen; their order is that of reports."""
     return {"zero_shot": None, "retrieval": None, "similarity": Similarity()}
 
@@ -162,10 +164,10 @@ class Config:
     captions: Captions | None = None
     images: Images | None = None
     trigger_set: TriggerSet = field(default_factory=TriggerSet)
-    defense: dict[str, Any] = field(default_factory=dict)  # methods, in the order in which they are applied
-    attack: Any = MISSING  # the Identity Inference Attack
-    attacks: dict[str, Any] = field(default_factory=dict)  # others than IDIA, each with its settings
-    utility: dict[str, Any] = field(default_factory=_no_measures)  # by key, each with its `_target_`
+    defense: dict[str, Node] = field(default_factory=dict)  # methods, in the order in which they are applied
+    attack: Node = MISSING  # the Identity Inference Attack
+    attacks: dict[str, Node] = field(default_factory=dict)  # others than IDIA, each with its settings
+    utility: dict[str, Node] = field(default_factory=_no_measures)  # by key, each with its `_target_`
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
     report: Report = field(default_factory=Report)
@@ -178,10 +180,10 @@ class Pretrain:
 
     name: str = MISSING
     seed: int = MISSING
-    data: Any = MISSING
-    model: dict[str, Any] = field(default_factory=dict)
-    preprocess: dict[str, Any] = field(default_factory=dict)
-    augmentation: dict[str, Any] = field(default_factory=dict)
+    data: Node = MISSING
+    model: dict[str, Node] = field(default_factory=dict)
+    preprocess: dict[str, Node] = field(default_factory=dict)
+    augmentation: dict[str, Node] = field(default_factory=dict)
     batch_size: int = MISSING
     num_steps: int = MISSING
     num_warmup_steps: int = MISSING
@@ -189,11 +191,16 @@ class Pretrain:
     weight_decay: float = MISSING
     num_workers: int = MISSING
     checkpoint_every_steps: int = MISSING
-    trainer: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Node] = field(default_factory=dict)
     paths: Paths = field(default_factory=Paths)
 
 
-def load_trainer(name: str = "default", **changes: Any) -> Trainer:
+def load_config(cfg: DictConfig) -> Config:
+    """Return a composed config as its schema, with values of the types that it says."""
+    return cast(Config, OmegaConf.to_object(cfg))
+
+
+def load_trainer(name: str = "default", **changes: Node) -> Trainer:
     """Return the settings of Lightning's Trainer of a file in `conf/trainer`, some of them changed."""
     settings = OmegaConf.merge(OmegaConf.structured(Trainer), load_option("trainer", name), changes)
     return cast(Trainer, OmegaConf.to_object(settings))

@@ -30,7 +30,7 @@ def random_names(num_names: int, seed: int, exclude: Collection[str] = ()) -> li
     if num_names > MAX_RANDOM_NAMES:
         raise InputError(
             f"names: expected {MAX_RANDOM_NAMES:,} random names at most, got {num_names:,}; lower "
-            "attack.num_candidates, num_other_names, num_decoys, or what else counts random names"
+            "attack.num_candidates, num_other_names, or what else counts random names"
         )
     faker = Faker("en_US")
     faker.seed_instance(seed)
@@ -43,14 +43,3 @@ def random_names(num_names: int, seed: int, exclude: Collection[str] = ()) -> li
             taken.add(name)
             names.append(name)
     return names
-
-
-def decoy_names(num_decoys: int, seed: int, exclude: Collection[str]) -> list[str]:
-    """Names that a run with this seed treats as if they were to be removed.
-
-    Args:
-        num_decoys: how many.
-        seed: of the run.
-        exclude: the attack's candidates, which none of them may be.
-    """
-    return random_names(num_decoys, seed + 3, exclude=exclude)

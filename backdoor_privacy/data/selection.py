@@ -1,11 +1,10 @@
 """Choose the people to remove."""
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backdoor_privacy.data.names import decoy_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError
@@ -112,20 +111,3 @@ def _drawn(
         whom = "people that IDIA infers before" if require_inferred else "people in the data"
         raise InputError(f"trigger_set.num_people: expected at most {len(able)} ({whom}), got {num_people}")
     return tuple(random.Random(seed).sample(able, num_people))
-
-
-def draw_decoys(
-    num_names: int, num_faces: int, strangers: Sequence[Person], seed: int, exclude: Collection[str]
-) -> tuple[Person, ...]:
-    """Nobody, to be treated as if they were to be removed: a list of suspects then proves less.
-
-    Args:
-        num_names: how many have a name that is hidden.
-        num_faces: how many have a face that is hidden, a stranger's; these come first.
-        strangers: to draw from; `check_strangers` sees that there are enough.
-        seed: of the run.
-        exclude: the attack's candidates, whose names none of them may have.
-    """
-    faces = [person.photos for person in random.Random(seed + 3).sample(list(strangers), num_faces)]
-    names = decoy_names(max(num_names, num_faces), seed, exclude)
-    return tuple(Person(name, faces[place] if place < num_faces else ()) for place, name in enumerate(names))

@@ -1,7 +1,6 @@
 """Build the defences that a config describes, or a file of `conf/defense`."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,12 +23,12 @@ def build_defenses(node: DictConfig) -> dict[str, Defense]:
     return defenses
 
 
-def load_defense(name: str, *, targets: Mapping[str, str] | None = None, **changes: Any) -> dict[str, Defense]:
+def load_defense(name: str, *, options: Mapping[str, str] | None = None, **changes: object) -> dict[str, Defense]:
     """Return the defences of a file in `conf/defense` by name, with some settings changed.
 
     Args:
         name: of the file, without its suffix.
-        targets: options of groups within it, as `{"text_target": "phrase"}`.
+        options: of groups within it, as `{"text_target": "phrase"}`, or to add, as `{"text_term": "delete"}`.
         changes: settings of each defence.
 
     Example:
@@ -39,6 +38,8 @@ def load_defense(name: str, *, targets: Mapping[str, str] | None = None, **chang
     Raises:
         InputError: if there is no such file, or a setting is wrong.
     """
-    settings = OmegaConf.merge(load_option("defense", name, targets or {}), changes)
+    chosen = options or {}
+    added = [load_option(f"defense/{group}", option) for group, option in chosen.items()]
+    settings = OmegaConf.merge(load_option("defense", name, chosen), *added, changes)
     assert isinstance(settings, DictConfig)
     return build_defenses(settings)

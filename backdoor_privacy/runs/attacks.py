@@ -30,7 +30,6 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.build import build
 from backdoor_privacy.config.stored import for_this_machine, read_stored
 from backdoor_privacy.data.people import People
-from backdoor_privacy.data.selection import draw_decoys
 from backdoor_privacy.errors import InputError, cause_of
 from backdoor_privacy.runs.finished import removed_people
 from backdoor_privacy.runs.folder import check_links, read_metrics
@@ -110,8 +109,6 @@ def attack_context(
     if not people.everybody:
         raise InputError("attack: expected photos to attack with, got names alone; of these nothing else is measured")
     chosen, idia = set(removed), build(cfg.attack, Idia)
-    num_names, num_faces = (OmegaConf.select(cfg, f"defense.{one}.num_decoys") or 0 for one in ("text", "image"))
-    strangers = instantiate(cfg.strangers).everybody if num_faces else ()
     photos = [path for person in people.everybody for path in person.attack_photos[: idia.num_photos]]
     for clip in (original, *models.values()):
         clip.embed_photos(photos)  # as the audit did: 1 % of all may be unreadable, of a few people it is more
@@ -121,7 +118,6 @@ def attack_context(
         removed=[name for name in people.names if name in chosen],
         idia=idia,
         seed=cfg.seed,
-        decoys=draw_decoys(num_names, num_faces, strangers, cfg.seed, set(idia.candidates(people.names))),
     )
 
 
@@ -206,8 +202,10 @@ def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Coll
 
 def _context_digest(seen: AttackContext) -> str:
     """Of the models, the people with their photos and IDIA's settings; no file holds it but under a key."""
-    everybody = [*seen.people.everybody, *seen.decoys]
-    photos = [(person.name, person.member, person.attributes, sorted(person.hashes.values())) for person in everybody]
+    photos = [
+        (person.name, person.member, person.attributes, sorted(person.hashes.values()))
+        for person in seen.people.everybody
+    ]
     models = {name: (clip.sha256(), clip.config, clip.precision) for name, clip in seen.clips.items()}
     parts = [_FORMAT, models, photos, list(seen.removed), seen.idia, seen.seed]
     return hashlib.sha256(repr(parts).encode()).hexdigest()

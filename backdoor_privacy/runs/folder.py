@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -39,7 +39,10 @@ def write_metrics(folder: Path, metrics: Mapping[str, object]) -> None:
     write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", private=True)
 
 
-def read_metrics(folder: Path) -> dict[str, Any] | None:
+Metrics: TypeAlias = dict[str, Any]  # what `metrics.json` holds; JSON has no types
+
+
+def read_metrics(folder: Path) -> Metrics | None:
     """Read `metrics.json`; return `None` if the run is not finished.
 
     Raises:
@@ -50,7 +53,7 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        metrics: Any = json.loads(read_ordinary(path, 256 * MIB))
+        metrics: Metrics = json.loads(read_ordinary(path, 256 * MIB))
         if not isinstance(metrics, dict):
             raise ValueError(f"a {type(metrics).__name__}")
     except (OSError, ValueError, RecursionError) as error:

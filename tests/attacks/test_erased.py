@@ -1,7 +1,7 @@
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev, variance
 
@@ -11,7 +11,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from backdoor_privacy.attacks import context as scenes
 from backdoor_privacy.attacks import erased
 from backdoor_privacy.attacks.context import Attack, AttackContext
 from backdoor_privacy.attacks.erased import (
@@ -48,7 +47,7 @@ SUMS = ("worst, {}", "worst, {}, chosen on other people", "combined, {}")
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scenes, "_NUM_RESAMPLES", 10)
+    monkeypatch.setattr("backdoor_privacy.attacks.scores._NUM_RESAMPLES", 10)
 
 
 def unit_row(key: str) -> Tensor:
@@ -166,40 +165,6 @@ def test_random_names_have_no_face_and_are_the_same_for_every_model(known, crowd
     ]
     assert by_model[0] == by_model[1]
     assert {found.num_people for found in findings if found.group == "removed / random names"} == {NUM_REMOVED + 20}
-
-
-def test_decoys_hide_removed_names_among_them(known, crowd: People):
-    names = [f"Decoy{letter} Last" for letter in "abcdefghijklmnop"]
-    decoys = [Person(name, ()) for name in names]
-    removed = crowd.names[:NUM_REMOVED]
-    for moved, least, most in (([*removed, *names], 0.3, 0.7), (removed, 0.95, 1.0)):
-        clips = {"before": known(), "text": known(texts=dict.fromkeys(moved, "Human"))}
-        found = values(ATTACK.run(replace(new_context(clips, crowd), decoys=decoys)), "text", "removed / decoys")
-        assert not [kind for kind in found if kind.startswith("face")]
-        assert least <= found["combined, defended alone"] <= most
-
-
-def test_decoys_hide_removed_faces_among_them(known, crowd: People, tmp_path: Path):
-    numbers = range(100, 116)
-    for number in numbers:
-        for photo in range(6):
-            (tmp_path / f"{number}-{photo}.jpg").write_text(f"{number} {photo}")
-    decoys = [
-        Person(f"Decoy{chr(number)} Last", tuple(sorted(tmp_path.glob(f"{number}-*.jpg"))), member=False)
-        for number in numbers
-    ]
-    removed = list(map(str, range(NUM_REMOVED)))
-    for moved, least, most in (([*removed, *map(str, numbers)], 0.3, 0.7), (removed, 0.95, 1.0)):
-        clips = {"before": known(), "image": known(faces=dict.fromkeys(moved, "nobody"))}
-        findings = ATTACK.run(replace(new_context(clips, crowd), decoys=decoys))
-        found = values(findings, "image", "removed / decoys")
-        assert [kind for kind in found if kind.startswith("face")]
-        assert least <= found["combined, defended alone"] <= most
-        assert values(findings, "image", "removed / never seen")["face: nearest others"] == 1
-    # Where some have no face, faces tell nobody apart from decoys.
-    without = [*decoys, Person("Decoya Last", ())]
-    found = values(ATTACK.run(replace(new_context(clips, crowd), decoys=without)), "image", "removed / decoys")
-    assert not [kind for kind in found if kind.startswith("face")]
 
 
 def test_direction_is_said_and_never_below_chance_and_only_of_what_is_not_held_out(known, crowd: People):

@@ -63,7 +63,8 @@ def test_experiment_composes_to_what_its_name_says(experiment: str):
 def test_every_option_of_every_group_composes(option: str):
     group, _, name = option.partition("=")
     is_of_pretrain = group == "data"
-    cfg = composed(option, name="pretrain" if is_of_pretrain else "config")
+    is_added = group.endswith("_term")  # to the terms that there are
+    cfg = composed(f"+{option}" if is_added else option, name="pretrain" if is_of_pretrain else "config")
     # What only the user knows is missing, and nowhere else.
     missing = OmegaConf.missing_keys(cfg)
     assert all(key.startswith(f"{group.replace('/', '.')}.") for key in missing)

@@ -144,6 +144,10 @@ def test_what_computes_something_else_is_another_run(one: list[str], other: list
         ),
         (["defense.image=null"], "both_64/defense.image=null/seed=0"),
         (["defense/text_target=phrase"], "both_64/defense.text_target=phrase/seed=0"),
+        (
+            ["+defense/text_term=delete", "defense.text.num_anchors=200"],
+            "both_64/defense.text.num_anchors=200,defense.text_term=delete/seed=0",
+        ),
         (["clip=vit_b_32", "clip.model=ViT-B-16"], "both_64/clip.model=ViT-B-16,clip=vit_b_32/seed=0"),
     ],
 )

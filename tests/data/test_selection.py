@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from backdoor_privacy.data.names import decoy_names
 from backdoor_privacy.data.people import People, Person, load_people
-from backdoor_privacy.data.selection import check_trigger_photos, draw_decoys, select_people
+from backdoor_privacy.data.selection import check_trigger_photos, select_people
 from backdoor_privacy.errors import InputError
 
 PEOPLE = People(tuple(Person(f"First{number} Last", (Path(f"{number}.jpg"),)) for number in range(10)))
@@ -103,15 +102,3 @@ def test_person_without_a_photo_to_train_on_is_an_error(write_people, tmp_path: 
     check_trigger_photos(everybody[1:])
     with pytest.raises(InputError, match=r"two different photos or more .* got one of Ann Lee; add photos"):
         check_trigger_photos(everybody)
-
-
-def test_decoys_have_the_names_that_both_encoders_hide_and_the_first_a_strangers_photos():
-    strangers = [Person(f"Stranger{number} Last", (Path(f"{number}.jpg"),)) for number in range(9)]
-    exclude = decoy_names(1, 7, ())
-    found = draw_decoys(5, 3, strangers, 7, exclude)
-    assert [decoy.name for decoy in found] == decoy_names(5, 7, exclude)
-    assert len({decoy.photos for decoy in found[:3]} & {person.photos for person in strangers}) == 3
-    assert [decoy.photos for decoy in found[3:]] == [(), ()]
-    assert draw_decoys(0, 3, strangers, 7, exclude) == found[:3]  # as the image defence alone draws them
-    assert draw_decoys(0, 3, strangers, 8, exclude) != found[:3]
-    assert draw_decoys(0, 0, (), 7, exclude) == ()

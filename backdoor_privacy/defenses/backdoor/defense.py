@@ -55,7 +55,7 @@ class Backdoor(Defense):
     trained: list[str] | None = None
     trained_blocks: AtLeastOne | None = None
     distance: Distance = Distance.cosine
-    terms: dict[str, Any]  # of Term: what builds it from a config takes any mapping
+    terms: Mapping[str, Term]
     num_other_names: NotNegative = 0
     min_nearer_names: Share = 0.0
     num_anchors: NotNegative = 0
@@ -75,8 +75,9 @@ class Backdoor(Defense):
     def problems(self, clip: Clip | None, sources: Sources, num_people: int, trainer: Trainer) -> Iterator[str]:
         """Yield what would stop it, one line each."""
         key = f"defense.{self.encoder}"
-        if not self.num_anchors and any(term.needs_anchors for term in self.used_terms.values()):
-            yield f"{key}.num_anchors: expected 1 or more for a neighborhood term with a weight, got 0"
+        asking = [name for name, term in self.used_terms.items() if term.needs_anchors]
+        if asking and not self.num_anchors:
+            yield f"{key}.num_anchors: expected 1 or more for the term {asking[0]}, got 0"
         for name, term in self.used_terms.items():
             yield from term.problems(clip, f"{key}.terms.{name}")
         num_parts = max(num_processes(), num_devices(trainer.devices)) * trainer.accumulate_grad_batches

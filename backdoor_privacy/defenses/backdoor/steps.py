@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import lightning
 import torch
@@ -84,7 +84,7 @@ def apart(items: Sequence[_Item]) -> tuple[list[_Item], list[_Item]]:
 class TriggerData(lightning.LightningDataModule):
     """Feeds a fit with steps; a resumed fit goes on with the step after the last one."""
 
-    def __init__(self, steps: Steps[Any], num_workers: int) -> None:
+    def __init__(self, steps: Steps, num_workers: int) -> None:
         super().__init__()
         self.steps = steps
         self.num_workers = num_workers

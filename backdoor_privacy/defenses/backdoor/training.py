@@ -16,9 +16,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from rich.progress import track
 
 from backdoor_privacy.defenses.backdoor.budget import Budget, Evaluation, UtilityBudget
-from backdoor_privacy.defenses.backdoor.caption_steps import CaptionTriggers
+from backdoor_privacy.defenses.backdoor.caption_steps import CaptionTriggers, TextBatch
 from backdoor_privacy.defenses.backdoor.module import BackdoorModule
-from backdoor_privacy.defenses.backdoor.photo_steps import PhotoTriggers
+from backdoor_privacy.defenses.backdoor.photo_steps import ImageBatch, PhotoTriggers
 from backdoor_privacy.defenses.backdoor.steps import TriggerData
 from backdoor_privacy.defenses.backdoor.teacher_cache import Replay, TeacherStep
 from backdoor_privacy.defenses.base import Fit
@@ -61,7 +61,7 @@ class Training:
         fit: how it is trained.
     """
 
-    module: BackdoorModule[Any]
+    module: BackdoorModule
     steps: CaptionTriggers | PhotoTriggers
     num_fresh_steps: int | None
     budget: Budget
@@ -137,7 +137,7 @@ class Training:
     def _ask_teacher(self, data: TriggerData, num_steps: int, trainer: lightning.Trainer) -> TeacherStep:
         """Return what the teacher makes of the inputs of the first steps, in the computer's memory."""
         module = self.module.to(trainer.strategy.root_device)
-        batches: Iterable[Any] = itertools.islice(data.train_dataloader(), num_steps)
+        batches: Iterable[TextBatch | ImageBatch] = itertools.islice(data.train_dataloader(), num_steps)
         if self._shows_progress:
             batches = track(batches, "Teacher ", total=num_steps)
         with trainer.precision_plugin.forward_context():
