@@ -17,7 +17,6 @@ from lightning.pytorch.loggers import Logger
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.names_alone import NamesAlone, summed_up
-from backdoor_privacy.audit import Audit, Measure, audit, idia_rates, null_rates
 from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import Trainer, TriggerSet, load_trainer
@@ -29,6 +28,7 @@ from backdoor_privacy.defenses.base import Defended, Defense, Fit, Removal
 from backdoor_privacy.defenses.checks import check_defenses
 from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.evaluation import Audit, Measure, audit, idia_rates, null_rates
 from backdoor_privacy.system.distributed import check_launched, is_main_process
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.keys import RUN_KEY, key_of_run, keyed_digest

@@ -15,7 +15,6 @@ from torch import Tensor
 from backdoor_privacy.attacks.choice import check_attacks
 from backdoor_privacy.attacks.idia import Idia, IdiaResult
 from backdoor_privacy.attacks.neighbors import neighbors_table
-from backdoor_privacy.audit import Audit
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.build import build
 from backdoor_privacy.config.checks import check
@@ -29,9 +28,10 @@ from backdoor_privacy.defenses.base import Defense
 from backdoor_privacy.defenses.checks import used_parts
 from backdoor_privacy.defenses.loading import build_defenses
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.evaluation import Audit
 from backdoor_privacy.protect import Protected, Stopwatch, protect
-from backdoor_privacy.report import is_written, write_report
 from backdoor_privacy.report.audited import write_audit
+from backdoor_privacy.report.writing import is_written, write_report
 from backdoor_privacy.runs.attacks import attack_context, attack_finished, run_attacks
 from backdoor_privacy.runs.evidence import map_table, votes_table
 from backdoor_privacy.runs.folder import (

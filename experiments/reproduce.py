@@ -17,8 +17,8 @@ from findings import findings_table, measured, short, spread
 from rich.console import Console
 from rich.table import Table
 
-from backdoor_privacy.collect import collect
 from backdoor_privacy.data.cells import csv_text, read_csv
+from backdoor_privacy.report.collected import collect
 from backdoor_privacy.report.figures.runs import people_figure, settings_figure
 from backdoor_privacy.report.figures.style import save_figure
 from backdoor_privacy.runs.sweeps import finished_runs, recorded_sweep, spoken, whole_run

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from hydra import compose, initialize_config_dir
 
-from backdoor_privacy.attacks.choice import attack_names
+from backdoor_privacy.attacks.names import attack_names
 from backdoor_privacy.attacks.record import write_scores
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.runs.sweeps import asked_attacks, recorded_sweep

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
@@ -30,6 +31,7 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import Protected, protect
 from backdoor_privacy.run import run
 from backdoor_privacy.runs.folder import write_people as write_people_table
+from backdoor_privacy.system import reading
 from backdoor_privacy.utility.zero_shot import ZeroShot
 
 BATCH = {"clean": 4, "triggered": 4, "preserved": 4}
@@ -110,6 +112,34 @@ def test_clip_that_is_protected_is_left_as_it_is(
     assert clip.sha256() == digest == load_clip(f"local-dir:{tiny_clip_folder}").sha256() != done.clip.sha256()
     assert not clip.text.training
     assert all(not parameter.requires_grad for parameter in clip.text.parameters())
+
+
+def test_photo_is_read_once_to_hash_and_once_to_decode(
+    forget: Callable[..., Protected],
+    tiny_clip_folder: Path,
+    sources: Sources,
+    defense: Mapping[str, Defense],
+    write_people: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    num_reads: Counter[Path] = Counter()
+    open_file = reading.os.open
+
+    def count_and_open(path: Any, *arguments: Any, **keywords: Any) -> int:
+        num_reads[Path(path)] += 1
+        return open_file(path, *arguments, **keywords)
+
+    write_people(tmp_path / "people", dict.fromkeys(["Ann Lee", "Bob Ray"], 6), boxes=True)
+    clip = load_clip(f"local-dir:{tiny_clip_folder}")
+    clip.keep_features(tmp_path / "features")
+    monkeypatch.setattr(reading.os, "open", count_and_open)
+    people = load_people(tmp_path / "people")
+    forget(["Ann Lee"], clip=clip, sources=replace(sources, people=people), defense={"image": defense["image"]})
+    assert {num_reads[path] for person in people.everybody for path in person.attack_photos[: ATTACK.num_photos]} == {2}
+    ann, bob = people.everybody
+    assert {num_reads[path] for path in bob.trigger_photos} == {1}  # only to hash
+    assert max(num_reads[path] for path in ann.trigger_photos) == 3  # decoded whole for the target, and once for a face
 
 
 def test_same_seed_gives_the_same_clip(forget: Callable[..., Protected], protected: Protected):

@@ -9,11 +9,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from backdoor_privacy import run as run_module
-from backdoor_privacy.audit import audit
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.data.people import People
 from backdoor_privacy.defenses.backdoor.image import ImageBackdoor
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.evaluation import audit
 from backdoor_privacy.run import run
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")

@@ -1,5 +1,6 @@
 """A CLIP as two encoders: embed texts and photos, exchange an encoder, save the whole."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from backdoor_privacy.clip.image import ImageEncoder
 from backdoor_privacy.clip.preprocessing import Preprocessing
 from backdoor_privacy.clip.store import Features, FeatureStore, weights_sha256
 from backdoor_privacy.clip.text import OpenClipTextEncoder, TextEncoder
-from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, content_of, photo_loader
+from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, photo_loader, photo_sha256
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.distributed import gather_rows, rank, shares_of
 from backdoor_privacy.system.hardware import fastest_attention
@@ -155,7 +156,7 @@ class Clip:
         """Return features of these photos and whether they could be read, from the disk if they are stored there."""
         if self.image.store is None:
             return self._encode_photos(paths)
-        return self.image.store.get("photos", map(content_of, paths), lambda: self._encode_photos(paths))
+        return self.image.store.get("photos", map(photo_sha256, paths), lambda: self._encode_photos(paths))
 
     def _encode_photos(self, paths: Sequence[Path]) -> dict[str, Tensor]:
         shares = _shares(len(paths), _PHOTO_BATCH_SIZE)
@@ -173,12 +174,12 @@ class Clip:
         """Return features of these texts, from the disk if they are stored there."""
         if self.text.store is None:
             return make()
-        tokens = (
-            row.numpy().tobytes()
+        digests = (
+            hashlib.sha256(row.numpy().tobytes()).hexdigest()
             for start in range(0, len(texts), 4096)
             for row in self.tokenizer(list(texts[start : start + 4096]))
         )
-        return self.text.store.get(kind, tokens, make)
+        return self.text.store.get(kind, digests, make)
 
     def keep_features(self, folder: str | Path) -> None:
         """Store on disk what these encoders embed; defended copies of them store nothing."""

@@ -41,12 +41,12 @@ class FeatureStore:
         self._stores = Path(folder).expanduser()
         self.folder = self._stores / digest[:32]
 
-    def get(self, kind: str, inputs: Iterable[bytes], make: Callable[[], Features]) -> Features:
+    def get(self, kind: str, inputs: Iterable[str], make: Callable[[], Features]) -> Features:
         """Return the features of these inputs; compute them if they are not stored.
 
         Args:
             kind: of the features; the same inputs may have others.
-            inputs: contents of the texts or photos.
+            inputs: SHA-256 of each text or photo.
             make: computes them; if it says in `readable` that some are not, nothing is stored: a file may be repaired.
         """
         path = self._place(kind, inputs) if is_main_process() else None
@@ -58,7 +58,7 @@ class FeatureStore:
             _write(path, features)
         return features
 
-    def _place(self, kind: str, inputs: Iterable[bytes]) -> Path | None:
+    def _place(self, kind: str, inputs: Iterable[str]) -> Path | None:
         """Return the path of the features of these inputs, if any; it must not reveal the names and photos."""
         try:
             return keyed_place(self.folder / f"{kind}-{_digest(inputs)}.safetensors", self._stores)
@@ -67,10 +67,10 @@ class FeatureStore:
             return None
 
 
-def _digest(inputs: Iterable[bytes]) -> str:
+def _digest(inputs: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for content in inputs:
-        digest.update(hashlib.sha256(content).digest())  # of each: their boundaries count
+    for one in inputs:
+        digest.update(bytes.fromhex(one))
     return digest.hexdigest()
 
 

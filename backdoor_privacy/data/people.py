@@ -1,6 +1,5 @@
 """People with photos: who can be attacked, and who can be removed."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from backdoor_privacy.data.people_tables import (
     unmatched_in,
 )
 from backdoor_privacy.data.person_folders import PersonFolder, list_people, remarks_on_shards
-from backdoor_privacy.data.photos import Box, content_of
+from backdoor_privacy.data.photos import Box, photo_sha256
 from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError, some
 
@@ -45,7 +44,7 @@ class Person:
     @cached_property
     def hashes(self) -> dict[Path, str]:
         """The SHA-256 of each photo's file; exact duplicates have the same one."""
-        return {path: hashlib.sha256(content_of(path)).hexdigest() for path in self.photos}
+        return {path: photo_sha256(path) for path in self.photos}
 
     @cached_property
     def _halves(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -169,7 +168,7 @@ def load_people(
     known = rows_by_name(read_columns(facts, "name", required=table is not None), right_name, facts)
     folders = list_people(folder, layout, right_name)
     everybody = [_person(one, known, facts) for one in folders if one.photos]
-    unmatched = _unmatched(known, everybody, facts, folder)
+    unmatched = _tell_unmatched(known, everybody, facts, folder)
     left_out = {one.name: one.left_out for one in folders if one.left_out or not one.photos}
     people = People(_with_photos(everybody, min_photos, max_photos), {}, consenting, left_out)
     photos = [path for person in everybody for path in person.photos]
@@ -180,8 +179,7 @@ def load_people(
         own, lost = read_boxes(boxes, folder, photos)
         same = same_box(box, [path for person in people.everybody for path in person.photos])
         people = replace(people, boxes=same | own)
-    unmatched_rows = remark_on(facts, "name nobody who has a folder with photos", unmatched)
-    remarks = tuple(filter(None, [unmatched_rows, *lost, *remarks_on_shards(folder)]))
+    remarks = tuple(filter(None, [unmatched, *lost, *remarks_on_shards(folder)]))
     return replace(people, everybody=people.everybody + _others(without_photos, everybody), remarks=remarks)
 
 
@@ -189,10 +187,10 @@ def _right_name(corrections: Mapping[str, str], text: str) -> str:
     return corrections.get(person_name(text), person_name(text))
 
 
-def _unmatched(
+def _tell_unmatched(
     known: Mapping[str, Mapping[str, str]], everybody: Sequence[Person], facts: Path, folder: Path
-) -> list[str]:
-    """Return the names of a table that are nobody's.
+) -> str:
+    """Return what to say of the names of a table that are nobody's, if any.
 
     Raises:
         InputError: if all are.
@@ -200,7 +198,7 @@ def _unmatched(
     unmatched = unmatched_in({name: row["name"] for name, row in known.items()}, _folded_names(everybody))
     if unmatched and len(unmatched) == len(known):
         raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {unmatched[0]!r}")
-    return unmatched
+    return remark_on(facts, "name nobody who has a folder with photos", unmatched)
 
 
 def _person(folder: PersonFolder, known: Mapping[str, Mapping[str, str]], facts: Path) -> Person:

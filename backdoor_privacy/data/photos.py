@@ -1,5 +1,6 @@
 """List photos and read them; those that do not decode are skipped, counted and named."""
 
+import hashlib
 import io
 import logging
 import os
@@ -34,6 +35,7 @@ _MAX_PHOTO_BYTES = GIB  # a sparse file may tell of more than there is memory
 _MAX_REMEMBERED_BYTES = 128 * 2**20  # in each process that makes batches, however many people there are
 # What systems and programs leave beside a user's files, besides all that is hidden.
 _SYSTEM_NAMES = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__"}
+_DIGESTS: dict[tuple[Path, int, int, int, int], str] = {}  # of files in a certain state
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright photo
 
 
@@ -124,6 +126,18 @@ def content_of(path: Path) -> bytes:
         return read_ordinary(path, _MAX_PHOTO_BYTES)
     except (OSError, ValueError):
         return b""
+
+
+def photo_sha256(path: Path) -> str:
+    """Return the SHA-256 of a photo's file; it is read only once, unless it has changed."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return hashlib.sha256(b"").hexdigest()
+    key = path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    if key not in _DIGESTS:
+        _DIGESTS[key] = hashlib.sha256(content_of(path)).hexdigest()
+    return _DIGESTS[key]
 
 
 def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image | None:

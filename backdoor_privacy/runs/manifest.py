@@ -1,6 +1,5 @@
 """Describe the data of a run by counts and digests, which are the same for the same data."""
 
-import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.people import People, Person
-from backdoor_privacy.data.photos import content_of, photo_files
+from backdoor_privacy.data.photos import photo_files, photo_sha256
 from backdoor_privacy.data.shards import find_shards, holds_shards
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.system.digests import lines_sha256, name_and_size
@@ -102,7 +101,7 @@ def _images(source: str | Path, max_images: int) -> dict[str, object]:
         shards = find_shards(source, "images.folder")
         return {"num_shards": len(shards), "sha256": lines_sha256(map(_shard, shards))}
     root, photos = Path(source).expanduser(), photo_files(source)[:max_images]
-    contents = (hashlib.sha256(content_of(path)).hexdigest() for path in photos)
+    contents = map(photo_sha256, photos)
     lines = (f"{path.relative_to(root).as_posix()}\t{content}" for path, content in zip(photos, contents, strict=True))
     return {"num_photos": len(photos), "sha256": lines_sha256(lines)}
 

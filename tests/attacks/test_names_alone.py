@@ -17,7 +17,7 @@ from backdoor_privacy.data.selection import select_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import protect
-from backdoor_privacy.report import write_report
+from backdoor_privacy.report.writing import write_report
 from backdoor_privacy.run import run
 from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.triggers.spellings import KINDS
