@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from math import nan
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -24,7 +23,7 @@ from backdoor_privacy.report.verdict import TOP1_LOSS
 from backdoor_privacy.runs.folder import claimed_names, read_metrics
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
-from backdoor_privacy.system.reading import MIB, open_ordinary
+from backdoor_privacy.system.reading import MIB, JsonObject, open_ordinary
 
 _VERSIONS = ("commit", "python", "torch", "open_clip_torch", "lightning")
 _MAX_MISSING = 3
@@ -61,7 +60,7 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), failed
 
 
-def _rows(folder: Path, run: Path, metrics: Mapping[str, Any]) -> list[dict[str, object]]:
+def _rows(folder: Path, run: Path, metrics: JsonObject) -> list[dict[str, object]]:
     """Return a row for each audited model of a finished run."""
     rows: list[dict[str, object]] = []
     before = defaultdict(lambda: nan, metrics["before"])  # a rate over nobody is left out
@@ -95,7 +94,7 @@ def _attack_seconds(run: Path) -> float:
     return sum(map(read_seconds, paths))
 
 
-def _utility(metrics: Mapping[str, Any], before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+def _utility(metrics: JsonObject, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """Return the columns of the utility measures, each with its loss; those of earlier versions are always there."""
     columns: dict[str, float] = {}
     for key, label in {**earlier.labels(metrics["before"]), **labels_in(metrics)}.items():

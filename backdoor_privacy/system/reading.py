@@ -4,8 +4,9 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
+JsonObject: TypeAlias = dict[str, Any]  # what JSON or YAML holds: these have no types
 MIB, GIB = 2**20, 2**30
 
 
