@@ -186,7 +186,7 @@ def _audit_reported(cfg: DictConfig, folder: Path, clip: Clip, people: People) -
     try:
         yield
     except NotInferredError as error:
-        if is_main_process():
+        if is_main_process() and isinstance(error.audit, Audit):
             named = people.pick(named_people(cfg.trigger_set.people, cfg.trigger_set.file) or ())
             report_audit(cfg, folder, clip, error.audit, people, named)
         raise InputError(f"{error}; what was found out of them is in {folder / 'report.html'}") from None

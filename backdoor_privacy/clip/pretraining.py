@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning
 import open_clip
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from backdoor_privacy.clip.export import write_local_dir
 from backdoor_privacy.config.containers import settings_of
 from backdoor_privacy.data.photos import photos_of, read_photo
-from backdoor_privacy.data.shards import find_shards, read_shards
+from backdoor_privacy.data.shards import ShardSample, find_shards, read_shards
 from backdoor_privacy.data.texts import decoded
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.checkpoints import LAST, DurableCheckpoints, last_checkpoint
@@ -116,11 +115,11 @@ def caption_stream(
     return wds.WebLoader(dataset, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0)
 
 
-def _captioned_samples(shards: Iterable[dict[str, str]]) -> Iterator[dict[str, Any]]:
+def _captioned_samples(shards: Iterable[dict[str, str]]) -> Iterator[ShardSample]:
     for shard in shards:
         is_empty = True
         for sample in read_shards([shard["url"]], _KEY):
-            if photos_of(sample) and sample.get("txt", b"").strip():
+            if photos_of(sample.files) and sample.files.get("txt", b"").strip():
                 yield sample
                 is_empty = False
         if is_empty:
@@ -128,7 +127,7 @@ def _captioned_samples(shards: Iterable[dict[str, str]]) -> Iterator[dict[str, A
 
 
 def _pixels_and_tokens(
-    samples: Iterable[dict[str, Any]],
+    samples: Iterable[ShardSample],
     preprocess: Callable[[Image.Image], Tensor],
     tokenizer: Callable[[str], Tensor],
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -136,19 +135,20 @@ def _pixels_and_tokens(
     broken: set[str] = set()
     num_broken = 0
     for sample in samples:
-        photo = read_photo(io.BytesIO(next(iter(photos_of(sample).values()))))
+        photo = read_photo(io.BytesIO(next(iter(photos_of(sample.files).values()))))
         if photo is not None:
             num_broken = 0
             # A byte that is no UTF-8 costs a letter, not the text.
-            yield preprocess(photo), tokenizer(decoded(sample["txt"], errors="replace"))[0]
+            yield preprocess(photo), tokenizer(decoded(sample.files["txt"], errors="replace"))[0]
             continue
-        place = f"{sample['__key__']} of {sample['__url__']}"
-        if place not in broken:
-            broken.add(place)
-            log.warning("The photo %s does not decode; skipped", place)
+        if sample.place not in broken:
+            broken.add(sample.place)
+            log.warning("The photo %s does not decode; skipped", sample.place)
         num_broken += 1
         if num_broken == _MAX_BROKEN:
-            raise InputError(f"{_KEY}: expected photos, got {num_broken} in turn that do not decode, the last {place}")
+            raise InputError(
+                f"{_KEY}: expected photos, got {num_broken} in turn that do not decode, the last {sample.place}"
+            )
 
 
 def pretrain(cfg: DictConfig) -> Path:

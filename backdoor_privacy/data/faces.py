@@ -3,7 +3,8 @@
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -179,7 +180,7 @@ def _wheel_folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "models"
 
 
-def _opencv() -> Any:
+def _opencv() -> ModuleType:
     try:
         import cv2  # an extra
     except ImportError as error:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -115,9 +115,9 @@ def is_left_behind(name: str) -> bool:
     return name.startswith(".") or name in _SYSTEM_NAMES
 
 
-def photos_of(sample: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the photos in a sample of a shard, by suffix."""
-    return {suffix: content for suffix, content in sample.items() if suffix.lower() in PHOTO_SUFFIXES}
+def photos_of(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the photos among the files of a sample, by suffix."""
+    return {suffix: content for suffix, content in files.items() if suffix.lower() in PHOTO_SUFFIXES}
 
 
 def content_of(path: Path) -> bytes:

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.texts import read_lines
@@ -13,7 +12,7 @@ from backdoor_privacy.errors import InputError
 class NotInferredError(InputError):
     """People were named whom IDIA does not infer; `audit` is what it made of everybody, where that is known."""
 
-    audit: Any = None
+    audit: object = None
 
 
 def select_people(

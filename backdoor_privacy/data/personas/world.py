@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import webdataset as wds
 from rich.console import Console
@@ -28,6 +28,8 @@ from backdoor_privacy.data.personas.samples import (
 from backdoor_privacy.data.personas.scenes import CLASSNAMES
 from backdoor_privacy.system.files import made_once
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 Part = Literal["people", "strangers", "captions", "images", "zero_shot", "web"]
 VERSION = 1  # of the drawings: another version is another world, in another folder
 JPEG_QUALITY = 90
@@ -55,7 +57,7 @@ def world_part(part: Part, cache: str, seed: int = 0, limit: int | None = None) 
     return made_once(folder, lambda draft: _WRITERS[part](draft, seed, limit))
 
 
-def _map(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> list[Any]:
+def _map(function: Callable[[_Item], _Result], items: Sequence[_Item], title: str) -> list[_Result]:
     """Apply a function in all processors, with a progress bar (on standard error: others print results)."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
@@ -101,7 +103,7 @@ def _write_photos(
     with (folder / "boxes.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "left", "top", "right", "bottom"])
-        writer.writerows([path, *box] for path, box in zip(paths, boxes, strict=True))
+        writer.writerows([path, *(box or ())] for path, box in zip(paths, boxes, strict=True))
 
 
 def _write_captions(folder: Path, seed: int, limit: int | None) -> None:
