@@ -103,19 +103,14 @@ def protect(
 
     with watch.stage("audit_before"):
         before = audit(clip, people, attack, measures)
-    inferred = {name for name, found in before.idia.inferred.items() if found}
-    try:
-        removed = select_people(people, **vars(choice), seed=seed, inferred=inferred)
-    except NotInferredError as error:
-        error.audit = before  # that they were looked for and not found is a result
-        raise
+    removed = _select(people, choice, seed, before)
     clip.check_fits([person.name for person in removed], tell=named is not None)
     # A log tells nobody who was drawn.
     check_defenses(defenses, clip, sources, removed, options, tell=named is not None)
     if checkpoints is not None and is_main_process():
         _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(defenses)}")
 
-    kept = [person for person in people.everybody if person.name in inferred and person not in removed]
+    kept = [person for person in people.everybody if person.name in _inferred(before) and person not in removed]
     reserved = _reserved(attack, people, removed)
     removal = Removal(clip, clip, removed, kept, sources, reserved, seed, max_held_out, clean_photos)
     defended = _defend(defenses, removal, Fit(options, checkpoints, loggers), watch)
@@ -125,14 +120,28 @@ def protect(
         with watch.stage(f"audit_{name}"):
             after[name] = audit(model, people, attack, measures)
     with watch.stage("compare"):
-        audits, audited = {"before": before, **after}, {"before": clip, **models}
-        names = _names_alone(removed, defended, audited, attack.seed, people.names)
+        names = _names_alone(removed, defended, {"before": clip, **models}, attack.seed, people.names)
         rates = {
-            name: {**_rates(before, audits[name], removed, people), **_similarities(name, model, clip, defended)}
+            name: _rates(before, found, removed, people)
+            | _similarities(name, models.get(name, clip), clip, defended)
             | summed_up(names.get(name))
-            for name, model in audited.items()
+            for name, found in {"before": before, **after}.items()
         }
     return Protected(models, removed, before, after, rates, names, defended, watch.seconds)
+
+
+def _select(people: People, choice: TriggerSet, seed: int, before: Audit) -> tuple[Person, ...]:
+    """Choose whom to remove, from what the first audit found."""
+    try:
+        return select_people(people, **vars(choice), seed=seed, inferred=_inferred(before))
+    except NotInferredError as error:
+        error.audit = before  # that they were looked for and not found is a result
+        raise
+
+
+def _inferred(found: Audit) -> set[str]:
+    """Return the names of everybody whom IDIA infers."""
+    return {name for name, is_inferred in found.idia.inferred.items() if is_inferred}
 
 
 def _defend(defenses: Mapping[str, Defense], removal: Removal, fit: Fit, watch: "Stopwatch") -> dict[str, Defended]:

@@ -157,8 +157,9 @@ def labels(overrides: Sequence[str]) -> list[str]:
     parts = [re.split(",(?! )", one) for one in overrides]  # a comma in a text has a space behind it
     common = set.intersection(*map(set, parts)) if len(set(overrides)) > 1 else set()
     own = [", ".join(part for part in each if part not in common) for each in parts]
-    own = [re.sub(r"_target_:[\w.]*\.(\w+)", lambda found: found[1].lower(), one) for one in own]
-    return [re.sub("defense[./]", "", one).replace("={", " ").replace("{", "").replace("}", "") for one in own]
+    return [
+        re.sub(r"defense[./]|\+ablation=", "", one).replace("={", " ").replace("{", "").replace("}", "") for one in own
+    ]
 
 
 def short_labels(overrides: Sequence[str]) -> list[str]:

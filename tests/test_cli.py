@@ -163,7 +163,7 @@ def assert_fails(outcome: Outcome, message: str) -> None:
 @pytest.mark.parametrize(
     ("title", "message"),
     [
-        ("appended key", r"config: expected only keys that there are, got trigger_set\.num_persons"),
+        ("appended key", r"config: expected only keys of the schema, got trigger_set\.num_persons"),
         ("more people than exist", r"trigger_set\.num_people: expected at most 12 .* got 13"),
         ("empty trigger set", "trigger_set: expected at least one person to remove, got an empty list"),
         ("person not inferred", r"does not infer \w+ \w+; set trigger_set\.require_inferred=false"),
