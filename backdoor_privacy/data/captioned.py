@@ -18,7 +18,7 @@ _KEY = "utility.retrieval"
 
 
 def load_captioned(folder: str | Path, file: str | Path | None, cache: str | Path) -> dict[Path, list[str]]:
-    """The captions of each photo, in the order of the data; photos without a caption are counted in the log.
+    """Load the captions of each photo, in the order of the data; photos without a caption are counted in the log.
 
     Args:
         folder: photos; WebDataset shards of photos with `txt` or the key `caption` in `json`; or, without a file,

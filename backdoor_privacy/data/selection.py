@@ -58,7 +58,7 @@ def select_people(
 
 
 def named_people(people: Sequence[str] | None, file: str | None) -> list[str] | None:
-    """The names of a list or of a file; `None` where neither is given, so that people are drawn.
+    """Return the names of a list or of a file; `None` where neither is given, so that people are drawn.
 
     Raises:
         InputError: if both are given, or nobody, or a file that holds no text.
