@@ -4,26 +4,26 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
 from rich.markup import escape
 from rich.table import Table
 
-from backdoor_privacy.attacks.choice import attack_names, load_attacks, make_attack, quick_attacks
-from backdoor_privacy.attacks.headlines import headlines
-from backdoor_privacy.attacks.scores import Score
-from backdoor_privacy.config.stored import read_stored
+from backdoor_privacy.attacks.names import attack_names, quick_attacks
 from backdoor_privacy.errors import CommandParser, ended_in_one_line, show_anything
-from backdoor_privacy.report import write_report
-from backdoor_privacy.runs.attacks import config_path, load_context, run_attacks
 from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.system.visible import visible
+
+if TYPE_CHECKING:  # without torch, --help comes at once
+    from backdoor_privacy.attacks.scores import Score
 
 _ALLOW = "allow="
 
 
-def print_scores(found: Mapping[str, Sequence[Score]], folder: Path) -> None:
-    """What sums up the attacks; what is worst for the removed people comes first."""
+def print_scores(found: "Mapping[str, Sequence[Score]]", folder: Path) -> None:
+    """Print what sums up the attacks; what is worst for the removed people comes first."""
+    from backdoor_privacy.attacks.headlines import headlines
+
     table = Table("measure", "kind", "model", title="Worst first; what others pay comes last")
     for column in ("before", "after (95 %)", "never seen"):
         table.add_column(column, justify="right")
@@ -38,8 +38,17 @@ def print_scores(found: Mapping[str, Sequence[Score]], folder: Path) -> None:
 
 
 def _listed_in(text: str) -> list[str]:
-    """The targets of `allow=[a.b.C, ...]`."""
+    """Return the targets of `allow=[a.b.C, ...]`."""
     return [one for one in text.removeprefix(_ALLOW).strip("[]").split(",") if one.strip()]
+
+
+def _chosen(names: Sequence[str]) -> Sequence[str]:
+    """Return the attacks that `all` and `quick` among these names stand for, and the others."""
+    if "all" in names:
+        return attack_names()
+    if "quick" in names:
+        return list(dict.fromkeys([*quick_attacks(), *(name for name in names if name != "quick")]))
+    return names
 
 
 @ended_in_one_line
@@ -49,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    names = attack_names()
     parser = CommandParser(
         prog="python -m backdoor_privacy.attack",
         description="Attack the models of a finished run, and write attacks/<attack>.json and the report anew.",
@@ -60,20 +68,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "attacks",
         nargs="*",
         metavar="attack",
-        help=f"{', '.join(names)}, quick, all (default), a setting, or allow=[my.module.Class]: what the run's config "
-        "may call besides this package's own, if you trust it",
+        help=f"{', '.join(attack_names())}, quick, all (default), a setting, or allow=[my.module.Class]: what the "
+        "run's config may call besides this package's own, if you trust it",
     )
     asked = parser.parse_args(arguments)
     allow = [one.strip(" '\"") for text in asked.attacks if text.startswith(_ALLOW) for one in _listed_in(text)]
-    chosen, changes = ([one for one in asked.attacks if ("=" in one) == with_value] for with_value in (False, True))
-    changes = [one for one in changes if not one.startswith(_ALLOW)]
-    if "all" in chosen:
-        chosen = names
-    elif "quick" in chosen:
-        chosen = list(dict.fromkeys([*quick_attacks(), *(one for one in chosen if one != "quick")]))
+    changes = [one for one in asked.attacks if "=" in one and not one.startswith(_ALLOW)]
+    chosen = _chosen([one for one in asked.attacks if "=" not in one])
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("backdoor_privacy").setLevel(logging.INFO)
     show_anything()
+
+    from omegaconf import OmegaConf
+
+    from backdoor_privacy.attacks.choice import load_attacks, make_attack
+    from backdoor_privacy.config.stored import read_stored
+    from backdoor_privacy.report.writing import write_report
+    from backdoor_privacy.runs.attacks import config_path, load_context, run_attacks
+
     attacks = load_attacks(chosen, changes)
     for settings in attacks.values():
         make_attack(settings)  # a mistake in one shows before the others have run for long

@@ -17,7 +17,6 @@ from lightning.pytorch.loggers import Logger
 
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.names_alone import NamesAlone, summed_up
-from backdoor_privacy.audit import Audit, Measure, audit, idia_rates, null_rates
 from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import Trainer, TriggerSet, load_trainer
@@ -28,6 +27,7 @@ from backdoor_privacy.defenses.backdoor.similarity import lowest
 from backdoor_privacy.defenses.base import Defended, Defense, Fit, Removal
 from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.evaluation import Audit, Measure, audit, idia_rates, null_rates
 from backdoor_privacy.problems import Plan, check_plan
 from backdoor_privacy.system.distributed import check_launched, is_main_process
 from backdoor_privacy.system.files import write_text
@@ -110,18 +110,12 @@ def protect(
 
     with watch.stage("audit_before"):
         before = audit(clip, people, attack, measures)
-    found = before.idia.inferred
-    inferred = [person for person in people.everybody if found.get(person.name)]
-    try:
-        removed = select_people(people, choice, seed=seed, inferred=inferred)
-    except NotInferredError as error:
-        raise NobodyRemovedError(str(error), before) from None
+    removed, kept = _select(plan, before)
     clip.check_fits([person.name for person in removed], tell=plan.named is not None)
     check_plan(plan, clip, removed)
     if checkpoints is not None and is_main_process():
         _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(defenses)}")
 
-    kept = [person for person in inferred if person not in removed]
     reserved = _reserved(attack, people, removed)
     removal = Removal(clip, clip, removed, kept, sources, reserved, seed, max_held_out, clean_photos)
     defended = _defend(defenses, removal, Fit(options, checkpoints, loggers), watch)
@@ -131,14 +125,24 @@ def protect(
         with watch.stage(f"audit_{name}"):
             after[name] = audit(model, people, attack, measures)
     with watch.stage("compare"):
-        audits, audited = {"before": before, **after}, {"before": clip, **models}
-        names = _names_alone(removed, defended, audited, attack.seed, people.names)
+        names = _names_alone(removed, defended, {"before": clip, **models}, attack.seed, people.names)
         rates = {
-            name: {**_rates(before, audits[name], removed, people), **_similarities(name, model, clip, defended)}
+            name: _rates(before, found, removed, people)
+            | _similarities(name, models.get(name, clip), clip, defended)
             | summed_up(names.get(name))
-            for name, model in audited.items()
+            for name, found in {"before": before, **after}.items()
         }
     return Protected(models, removed, before, after, rates, names, defended, watch.seconds)
+
+
+def _select(plan: Plan, before: Audit) -> tuple[tuple[Person, ...], list[Person]]:
+    """Return whom to remove, and whom IDIA infers and who stays, from what the first audit found."""
+    inferred = [person for person in plan.everybody if before.idia.inferred.get(person.name)]
+    try:
+        removed = select_people(plan.sources.people, plan.choice, seed=plan.seed, inferred=inferred)
+    except NotInferredError as error:
+        raise NobodyRemovedError(str(error), before) from None
+    return removed, [person for person in inferred if person not in removed]
 
 
 def _defend(defenses: Mapping[str, Defense], removal: Removal, fit: Fit, watch: "Stopwatch") -> dict[str, Defended]:

@@ -15,7 +15,6 @@ from torch import Tensor
 from backdoor_privacy.attacks.choice import check_attacks
 from backdoor_privacy.attacks.idia import Idia, IdiaResult
 from backdoor_privacy.attacks.neighbors import neighbors_table
-from backdoor_privacy.audit import Audit
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.build import build
 from backdoor_privacy.config.checks import check
@@ -28,9 +27,10 @@ from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.base import Defense, used_parts
 from backdoor_privacy.defenses.loading import build_defenses
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.evaluation import Audit
 from backdoor_privacy.protect import NobodyRemovedError, Protected, Stopwatch, protect
-from backdoor_privacy.report import is_written, write_report
 from backdoor_privacy.report.audited import write_audit
+from backdoor_privacy.report.writing import is_written, write_report
 from backdoor_privacy.runs.attacks import attack_context, attack_finished, run_attacks
 from backdoor_privacy.runs.evidence import map_table, votes_table
 from backdoor_privacy.runs.folder import (
@@ -138,17 +138,14 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
             checkpoints=folder / "checkpoints",
             loggers=tracker.loggers,
         )
-    metrics = {
+    metrics: Metrics = {
         "experiment": experiment_name(cfg),
         "seed": cfg.seed,
         "before": done.rates["before"],
         "after": {name: done.rates[name] for name in done.models},
         "utility": labels_of(measures, done.rates["before"]),
         "seconds": {**watch.seconds, **done.seconds},
-        "defenses": {
-            name: {"encoders": list(one.encoders), "description": one.describe(), "limits": list(one.limits)}
-            for name, one in defenses.items()
-        },
+        "defenses": {name: _told(one) for name, one in defenses.items()},
         "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
         "versions": versions(),
     }
@@ -158,14 +155,28 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
             write_manifest(folder, manifest(cfg, sources, done.removed, measures))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
-    shown = [person.name for person in done.removed if person.photos]
-    if cfg.attacks and shown:  # in all processes alike: they share what is embedded
-        run_attacks(attack_context(cfg, clip, done.models, sources.people, shown), cfg.attacks, folder)
+    _attack(cfg, folder, clip, done, sources.people)
     if is_main_process():
         write_report(folder, names=cfg.report.names)
         tracker.summarize(metrics)
     barrier()
     return metrics
+
+
+def _told(defense: Defense) -> dict[str, object]:
+    """Return what a defence says of itself."""
+    return {
+        "encoders": list(defense.encoders),
+        "description": defense.describe(),
+        "limits": list(defense.limits),
+    }
+
+
+def _attack(cfg: DictConfig, folder: Path, clip: Clip, done: Protected, people: People) -> None:
+    """Run the other attacks on people with photos, in all processes alike: they share what is embedded."""
+    shown = [person.name for person in done.removed if person.photos]
+    if cfg.attacks and shown:
+        run_attacks(attack_context(cfg, clip, done.models, people, shown), cfg.attacks, folder)
 
 
 @contextmanager

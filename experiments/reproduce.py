@@ -17,8 +17,8 @@ from findings import findings_table, measured, short, spread
 from rich.console import Console
 from rich.table import Table
 
-from backdoor_privacy.collect import collect
 from backdoor_privacy.data.cells import csv_text, read_csv
+from backdoor_privacy.report.collected import collect
 from backdoor_privacy.report.figures.runs import people_figure, settings_figure
 from backdoor_privacy.report.figures.style import save_figure
 from backdoor_privacy.runs.sweeps import finished_runs, recorded_sweep, spoken, whole_run
@@ -157,8 +157,9 @@ def labels(overrides: Sequence[str]) -> list[str]:
     parts = [re.split(",(?! )", one) for one in overrides]  # a comma in a text has a space behind it
     common = set.intersection(*map(set, parts)) if len(set(overrides)) > 1 else set()
     own = [", ".join(part for part in each if part not in common) for each in parts]
-    own = [re.sub(r"_target_:[\w.]*\.(\w+)", lambda found: found[1].lower(), one) for one in own]
-    return [re.sub("defense[./]", "", one).replace("={", " ").replace("{", "").replace("}", "") for one in own]
+    return [
+        re.sub(r"defense[./]|\+ablation=", "", one).replace("={", " ").replace("{", "").replace("}", "") for one in own
+    ]
 
 
 def short_labels(overrides: Sequence[str]) -> list[str]:

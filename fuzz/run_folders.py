@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from backdoor_privacy.collect import collect
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.report import write_report
+from backdoor_privacy.report.collected import collect
+from backdoor_privacy.report.writing import write_report
 from backdoor_privacy.runs.attacks import load_context
 from backdoor_privacy.runs.finished import read_run
 from fuzz.cases import UNKNOWN, Case

@@ -11,11 +11,11 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from backdoor_privacy import attack
 from backdoor_privacy.attack import main
-from backdoor_privacy.attacks.choice import attack_names, check_attacks, default_attacks, load_attacks, make_attack
+from backdoor_privacy.attacks.choice import check_attacks, load_attacks, make_attack
 from backdoor_privacy.attacks.context import Attack, AttackContext
 from backdoor_privacy.attacks.headlines import above_chance, headlines
+from backdoor_privacy.attacks.names import attack_names, default_attacks
 from backdoor_privacy.attacks.record import read_scores
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.data.people import load_people
@@ -276,7 +276,9 @@ def test_attacks_may_be_named_or_all_or_quick(
     asked: list[str], expected: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     ran: list[str] = []
-    monkeypatch.setattr(attack, "run_attacks", lambda seen, attacks, folder: ran.extend(attacks) or {})
+    monkeypatch.setattr(
+        "backdoor_privacy.runs.attacks.run_attacks", lambda seen, attacks, folder: ran.extend(attacks) or {}
+    )
     assert main([str(folder), *asked]) == 0
     assert ran == expected
 

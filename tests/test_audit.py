@@ -7,9 +7,9 @@ import torch
 
 from backdoor_privacy import audit as audit_module
 from backdoor_privacy.attacks.idia import Chance, Evidence, IdiaResult
-from backdoor_privacy.audit import idia_rates, leak_table, null_rates
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.evaluation import idia_rates, leak_table, null_rates
 from backdoor_privacy.report.__main__ import main as report
 from backdoor_privacy.report.audited import outcome
 from backdoor_privacy.run import run
@@ -124,7 +124,7 @@ def test_audit_of_named_people_writes_what_it_found(
     name = _names(cfg)[0]
     cfg.trigger_set.people = [name]
     # The command, on this config in place of one that it composes.
-    monkeypatch.setattr("backdoor_privacy.config.command.run_command", lambda task, name: task(cfg))
+    monkeypatch.setattr("backdoor_privacy.audit.run_command", lambda task, name: task(cfg))
     audit_module.main()
     assert f"person 1 of 1: {outcome}" in capsys.readouterr().out
     page = (tmp_path / "run/report.html").read_text()

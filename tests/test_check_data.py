@@ -7,7 +7,8 @@ import webdataset as wds
 from hydra.errors import InstantiationException
 
 from backdoor_privacy import protect as protect_module
-from backdoor_privacy.check_data import Checkup, check_data, main
+from backdoor_privacy.check_data import main
+from backdoor_privacy.checkup import Checkup, check_data
 from backdoor_privacy.data.inspection import names_in, odd_names
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.run import run
@@ -120,9 +121,9 @@ def test_captions_that_are_too_long_for_the_clip_are_counted(look: Look, data: P
     (data / "captions.txt").write_text("\n".join(captions))
     told = "2 (50%), shortened around a name that would be cut off"
     assert look().clean["too long for the CLIP"] == (told,)
-    monkeypatch.setattr("backdoor_privacy.check_data._MAX_CAPTIONS_TO_COUNT", 2)
+    monkeypatch.setattr("backdoor_privacy.checkup._MAX_CAPTIONS_TO_COUNT", 2)
     assert look().clean["too long for the CLIP"] == ("about 2 (50%), shortened around a name that would be cut off",)
-    monkeypatch.setattr("backdoor_privacy.check_data.tokenizer_at_hand", lambda model: None)
+    monkeypatch.setattr("backdoor_privacy.checkup.tokenizer_at_hand", lambda model: None)
     assert look().clean["too long for the CLIP"] == ("not counted: its tokenizer is not on this machine",)
 
 

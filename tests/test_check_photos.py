@@ -10,7 +10,7 @@ import torch
 import webdataset as wds
 from PIL import ExifTags, Image
 
-from backdoor_privacy.check_data import Checkup, check_data, print_checkup
+from backdoor_privacy.checkup import Checkup, check_data, print_checkup
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.errors import InputError

@@ -163,7 +163,7 @@ def assert_fails(outcome: Outcome, message: str) -> None:
 @pytest.mark.parametrize(
     ("title", "message"),
     [
-        ("appended key", r"config: expected only keys that there are, got trigger_set\.num_persons"),
+        ("appended key", r"config: expected only keys of the schema, got trigger_set\.num_persons"),
         ("more people than exist", r"trigger_set\.num_people: expected at most 12 .* got 13"),
         ("empty trigger set", "trigger_set: expected at least one person to remove, got an empty list"),
         ("person not inferred", r"does not infer \w+ \w+; set trigger_set\.require_inferred=false"),
@@ -295,3 +295,13 @@ def test_several_devices_in_a_sweep_are_refused(call: Callable[..., Outcome], tm
     assert outcome.code == 1
     assert "trainer.devices: expected 1 for each job of a sweep" in outcome.text
     assert not list(tmp_path.rglob("metrics.json"))
+
+
+def test_help_of_no_command_loads_torch():
+    commands = ["__main__", "check_data", "audit", "attack", "report.__main__", "collect", "pretrain", "dashboard"]
+    imports = "; ".join(f"import backdoor_privacy.{command}" for command in commands)
+    helped = "backdoor_privacy.attack.main(['--help'])"
+    script = f"import sys\n{imports}\ntry: {helped}\nexcept SystemExit: print('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")

@@ -8,8 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from backdoor_privacy.attacks.record import write_scores
-from backdoor_privacy.collect import collect, main
+from backdoor_privacy.collect import main
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.report.collected import collect
 from backdoor_privacy.report.figures.runs import pareto_figure, people_figure
 from backdoor_privacy.runs.folder import read_metrics, write_metrics
 from backdoor_privacy.runs.sweeps import recorded_sweep
@@ -236,7 +237,8 @@ def test_lines_are_of_runs_that_differ_in_people_and_seeds_only(tmp_path: Path, 
     write_run(tmp_path / "names_8/defense=hardened/seed=0", 0, experiment="names_8", idia__num_tpr_removed=8.0)
     drawn = []
     monkeypatch.setattr(
-        "backdoor_privacy.collect.people_figure", lambda *given: drawn.append(people_figure(*given)) or drawn[-1]
+        "backdoor_privacy.report.collected.people_figure",
+        lambda *given: drawn.append(people_figure(*given)) or drawn[-1],
     )
     monkeypatch.setattr(sys, "argv", ["collect", str(tmp_path)])
     main()

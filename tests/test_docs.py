@@ -21,9 +21,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from backdoor_privacy import attack, audit, check_data, collect, dashboard
+from backdoor_privacy import attack, audit, collect, dashboard
 from backdoor_privacy import protect as protect_module
+from backdoor_privacy.attacks.choice import check_attacks
 from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.checkup import check_data
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.schema import load_trainer
 from backdoor_privacy.defenses.loading import load_defense
@@ -211,11 +213,11 @@ def test_run_of_the_docs_is_composed_checked_and_built(
     monkeypatch.chdir(room)
     cfg = compose_docs(first_job(one for one in arguments if one not in ("--cfg", "job")), tmp_path)
     check(cfg)
-    attack.check_attacks(cfg.attacks, 1)
+    check_attacks(cfg.attacks, 1)
     tiny = make_tiny(cfg)
     tiny.seed, tiny.paths.runs, tiny.paths.run = 0, "runs", "run"
     if OmegaConf.to_yaml(tiny) not in built:  # once made small, many are the same
-        assert not check_data.check_data(tiny).problems
+        assert not check_data(tiny).problems
         assert instantiate(tiny.clip).embed_texts(["a dog"]).isfinite().all()
         built.add(OmegaConf.to_yaml(tiny))
 
@@ -267,15 +269,15 @@ def test_tool_of_the_docs(
         assert all(one.startswith(("runs/", "<run>")) for one in rest[:1])  # a mention of it names no run
         asked = [one for one in rest[1:] if one != "my_attack"]
         if asked != ["tower_swap", "variants"]:  # the settings of all are built, and these are run
-            monkeypatch.setattr(attack, "run_attacks", lambda seen, attacks, folder: {})
+            monkeypatch.setattr("backdoor_privacy.runs.attacks.run_attacks", lambda seen, attacks, folder: {})
         assert attack.main(["runs/both_2/seed=0", *asked]) == 0
     elif module == "backdoor_privacy.audit":
         cfg = make_tiny(compose_docs(rest, finished, "audit"))
-        monkeypatch.setattr("backdoor_privacy.config.command.run_command", lambda task, name: task(cfg))
+        monkeypatch.setattr("backdoor_privacy.audit.run_command", lambda task, name: task(cfg))
         audit.main()
         assert "IDIA with 30 candidates" in capsys.readouterr().out
     elif module == "backdoor_privacy.check_data":
-        assert not check_data.check_data(make_tiny(compose_docs(rest, finished))).problems
+        assert not check_data(make_tiny(compose_docs(rest, finished))).problems
     elif module == "backdoor_privacy.dashboard":
         with pytest.raises(SystemExit) as end:
             dashboard.main(["--help"])

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from hydra import compose, initialize_config_dir
 
-from backdoor_privacy.attacks.choice import attack_names
+from backdoor_privacy.attacks.names import attack_names
 from backdoor_privacy.attacks.record import write_scores
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.runs.sweeps import asked_attacks, recorded_sweep
@@ -136,13 +136,19 @@ def test_unknown_result_is_an_error(capsys: pytest.CaptureFixture[str]):
 def test_labels_are_what_sets_runs_apart():
     overrides = ["defense.text.distance=mse,defense=text_published", "defense.text.distance=mae,defense=text_published"]
     assert reproduce.labels(overrides) == ["text.distance=mse", "text.distance=mae"]
-    assert reproduce.labels(["defense.text={phrase:a person}", "defense.text={target:fitting}"]) == [
-        *("text phrase:a person", "text target:fitting")
+    assert reproduce.labels(["defense.text={num_steps:7}", "defense/text_target=fitting"]) == [
+        *("text num_steps:7", "text_target=fitting")
     ]
     assert reproduce.labels(["", ""]) == ["", ""]
 
 
-def test_settings_too_long_for_columns_are_numbered_in_the_order_of_the_sweep(recorded: Path):
+def test_settings_too_long_for_columns_are_numbered_in_their_order():
+    labels = ["plain", "with a setting that is longer than any column of a table", "plain", "other"]
+    assert list(reproduce.short(labels).values()) == ["1", "2", "3"]
+    assert list(reproduce.short(["plain", "other"]).values()) == ["plain", "other"]
+
+
+def test_settings_stand_in_the_order_of_the_sweep_under_the_names_of_their_options(recorded: Path):
     write_text(recorded / "experiments/hardening_names/README.md", f"{reproduce._MARK}\n{reproduce._END}\n")
     chosen = [job for job in recorded_sweep("hardening_names") if "seed=0" in job]
     for number, job in enumerate(reversed(chosen)):
@@ -152,13 +158,11 @@ def test_settings_too_long_for_columns_are_numbered_in_the_order_of_the_sweep(re
             write_scores(folder / f"attacks/{name}.json", name, [], 1.0)
     assert reproduce.main(["hardening_names", "--record", "--runs", str(recorded / "runs")]) == 0
     rows = reproduce.recorded_rows("hardening_names")
-    settings = [next(one for one in job if one.startswith("defense.text=")) for job in chosen]
-    assert rows["overrides"].tolist() == [f"{one},defense=text".replace("\\", "") for one in settings]
+    options = [next(one for one in job if one.startswith("+ablation=")) for job in chosen]
+    assert rows["overrides"].tolist() == [f"{one},defense=text" for one in options]
     text = (recorded / "experiments/hardening_names/README.md").read_text()
-    assert f"{len(chosen)}. `text target:composed, min_nearer_names:0.95, " in text
-    assert '["last, first", lower case, ' in text
     table = text.split("| removed, of all", 1)[1].splitlines()[2:][: len(chosen)]
-    assert [line.split(" | ")[1] for line in table] == [str(number) for number in range(1, len(chosen) + 1)]
+    assert [line.split(" | ")[1] for line in table] == [one.removeprefix("+ablation=") for one in options]
 
 
 def finding(kind: str, model: str, group: str, measure: str, value: float) -> dict[str, object]:

@@ -17,7 +17,6 @@ from backdoor_privacy.attacks.neighbors import neighbors_table
 from backdoor_privacy.attacks.photos import see_photos
 from backdoor_privacy.attacks.scores import auc_score, mean_score
 from backdoor_privacy.attacks.variants import EXACT, answers_to, written
-from backdoor_privacy.audit import audit, idia_rates, leak_table
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.names import random_names
@@ -34,6 +33,7 @@ from backdoor_privacy.defenses.backdoor.targets.faces import (
 )
 from backdoor_privacy.defenses.backdoor.targets.text import composed_names
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.evaluation import audit, idia_rates, leak_table
 from backdoor_privacy.report.figures.losses import losses_figure
 from backdoor_privacy.report.figures.people import idia_figure, map_figure, margins_figure, prompts_figure
 from backdoor_privacy.runs.evidence import map_table, votes_table

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from backdoor_privacy.check_data import check_data
+from backdoor_privacy.checkup import check_data
 from backdoor_privacy.run import run
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 

@@ -18,10 +18,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from backdoor_privacy.clip.loading import load_clip
+from backdoor_privacy.clip.pretraining import caption_stream, learning_rate_factor, pretrain
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.data.personas import world
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.pretrain import caption_stream, learning_rate_factor, pretrain
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")

@@ -9,9 +9,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from backdoor_privacy.clip.pretraining import pretrain
 from backdoor_privacy.data.captions import load_captions, without_names
 from backdoor_privacy.data.people import People, load_people
-from backdoor_privacy.pretrain import pretrain
 from backdoor_privacy.run import run
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 

@@ -10,31 +10,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from backdoor_privacy.attacks.context import Attack
+from backdoor_privacy.attacks.names import ATTACK_SETTINGS, attack_names
 from backdoor_privacy.errors import InputError, cause_of
-from backdoor_privacy.system.paths import CONFIG_FOLDER
 
-_SETTINGS = CONFIG_FOLDER / "attack" / "also"
 _SHARED = ("tower_swap", "variants")  # what takes time in them is shared by the processes of a run
-
-
-def attack_names() -> list[str]:
-    """The attacks that there are besides IDIA."""
-    return sorted(path.stem for path in _SETTINGS.glob("*.yaml"))
-
-
-def quick_attacks() -> list[str]:
-    """The faster ones, which `conf/attack/quick.yaml` lists."""
-    return _listed("quick")
-
-
-def default_attacks() -> list[str]:
-    """Return the attacks that every run ends with, which `conf/attack/default.yaml` lists."""
-    return _listed("default")
-
-
-def _listed(choice: str) -> list[str]:
-    parts = OmegaConf.load(CONFIG_FOLDER / "attack" / f"{choice}.yaml").defaults
-    return [str(name) for part in parts if isinstance(part, DictConfig) for name in part.values()]
 
 
 def check_attacks(attacks: Mapping[str, DictConfig], num_processes: int) -> None:
@@ -67,7 +46,7 @@ def load_attacks(names: Sequence[str], changes: Sequence[str] = ()) -> dict[str,
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(f"attack: expected some of {', '.join(known)}, got {unknown[0]}; choose of these")
-    found = OmegaConf.create({name: OmegaConf.load(_SETTINGS / f"{name}.yaml") for name in names or known})
+    found = OmegaConf.create({name: OmegaConf.load(ATTACK_SETTINGS / f"{name}.yaml") for name in names or known})
     OmegaConf.set_struct(found, True)
     settings = [f"{name!s}.{key!s}" for name, one in found.items() for key in one if key != "_target_"]
     for change in changes:

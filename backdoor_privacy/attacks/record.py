@@ -2,15 +2,14 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.keys import keyed_digest
-from backdoor_privacy.system.reading import MIB, read_ordinary
+from backdoor_privacy.system.reading import MIB, JsonObject, read_ordinary
 from backdoor_privacy.system.versions import versions
 
 SCHEMA = 1
@@ -21,7 +20,7 @@ def write_scores(
     digest: str,
     scores: Sequence[Score],
     seconds: float,
-    settings: Mapping[str, Any] | None = None,
+    settings: JsonObject | None = None,
     version: int = 0,
 ) -> None:
     """One file for an attack, whole or not at all.
@@ -61,7 +60,7 @@ def key_scores(folder: Path, key: bytes) -> None:
                 _write(path, {**record, "digest": keyed(str(record.get("digest")), key), "keyed": True})
 
 
-def read_origin(path: Path) -> tuple[Any, int]:
+def read_origin(path: Path) -> tuple[object, int]:
     """Return the settings of an attack whose scores a file holds, and the version of what it found.
 
     Raises:
@@ -96,13 +95,13 @@ def read_scores(path: Path) -> tuple[str, list[Score]]:
         raise InputError(f"{path}: expected scores of an attack, got a broken file; delete it") from error
 
 
-def _write(path: Path, record: Mapping[str, Any]) -> None:
+def _write(path: Path, record: JsonObject) -> None:
     write_text(path, json.dumps(record, indent=1) + "\n", private=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> JsonObject:
     try:
-        record: dict[str, Any] = json.loads(read_ordinary(path, 256 * MIB))
+        record: JsonObject = json.loads(read_ordinary(path, 256 * MIB))
         if record["schema"] == SCHEMA:
             return record
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -110,5 +109,5 @@ def _read(path: Path) -> dict[str, Any]:
     raise InputError(f"{path}: expected schema {SCHEMA}, got {record['schema']}; delete it or use that version")
 
 
-def _score(record: dict[str, Any]) -> Score:
+def _score(record: JsonObject) -> Score:
     return Score(**{**record, "outcomes": tuple(record.get("outcomes", ()))})

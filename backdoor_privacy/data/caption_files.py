@@ -5,11 +5,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path, PurePath
-from typing import Any
 
 from backdoor_privacy.data.caption_cells import KEY, captions_of_cells, cell_captions
 from backdoor_privacy.data.caption_json import captions_of_json, captions_of_json_lines, json_or_none, value_at
-from backdoor_privacy.data.shards import find_shards, read_shards
+from backdoor_privacy.data.shards import ShardSample, find_shards, read_shards
 from backdoor_privacy.data.tables import read_table
 from backdoor_privacy.data.texts import decoded, json_of, read_lines, text_lines
 from backdoor_privacy.errors import InputError, some
@@ -49,29 +48,29 @@ def read_caption_shards(source: str | Path, column: str | None) -> Iterator[str]
     for sample in read_shards(find_shards(source, KEY), KEY):
         captions = sample_captions(sample, column)
         if not captions:
-            bare.append(f"{sample['__key__']} of {sample['__url__']}")
+            bare.append(sample.place)
         yield from captions
     if bare:
         log.warning("%s: %d samples hold no caption (txt, or json) and are left out: %s", KEY, len(bare), some(bare))
 
 
-def sample_captions(sample: dict[str, Any], column: str | None = None) -> list[str]:
+def sample_captions(sample: ShardSample, column: str | None = None) -> list[str]:
     """Return the captions of a shard's sample: its whole `txt` as one, or a key of its `json`.
 
     Raises:
         InputError: if there is no such key, or no text.
     """
-    place = f"{sample['__key__']} of {sample['__url__']}"
-    if "txt" in sample and column is None:
-        return cell_captions(sample["txt"], place)
-    if "json" not in sample:
+    files = sample.files
+    if "txt" in files and column is None:
+        return cell_captions(files["txt"], sample.place)
+    if "json" not in files:
         return []
     name = column or "caption"
     try:
-        cell = value_at(json_of(decoded(sample["json"])), name)  # img2dataset writes null for none
+        cell = value_at(json_of(decoded(files["json"])), name)  # img2dataset writes null for none
     except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"captions.column: expected JSON with the key {name}, got {place}") from error
-    return cell_captions(cell, f"key {name} of {place}")
+        raise InputError(f"captions.column: expected JSON with the key {name}, got {sample.place}") from error
+    return cell_captions(cell, f"key {name} of {sample.place}")
 
 
 def _of_text(file: str | Path, column: str | None) -> Iterable[str]:

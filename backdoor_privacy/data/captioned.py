@@ -2,14 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from backdoor_privacy.data.caption_cells import cell_captions
 from backdoor_privacy.data.caption_files import sample_captions
 from backdoor_privacy.data.caption_json import list_at, value_at
 from backdoor_privacy.data.captions import read_coco
 from backdoor_privacy.data.photos import photo_files, photos_of
-from backdoor_privacy.data.shards import find_shards, holds_shards, samples_left_out, unpack_shards
+from backdoor_privacy.data.shards import ShardSample, find_shards, holds_shards, samples_left_out, unpack_shards
 from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError
 
@@ -19,7 +18,7 @@ _KEY = "utility.retrieval"
 
 
 def load_captioned(folder: str | Path, file: str | Path | None, cache: str | Path) -> dict[Path, list[str]]:
-    """The captions of each photo, in the order of the data; photos without a caption are counted in the log.
+    """Load the captions of each photo, in the order of the data; photos without a caption are counted in the log.
 
     Args:
         folder: photos; WebDataset shards of photos with `txt` or the key `caption` in `json`; or, without a file,
@@ -44,12 +43,12 @@ def load_captioned(folder: str | Path, file: str | Path | None, cache: str | Pat
     return captioned
 
 
-def _photo_and_text(sample: dict[str, Any], number: int) -> dict[str, bytes]:
-    """A sample's photo and captions as two files of one name; its photo alone where there are none."""
-    files = photos_of(sample)
-    if files and "txt" in sample:
-        files |= {"txt": sample["txt"]}
-    elif files and "json" in sample:
+def _photo_and_text(sample: ShardSample, number: int) -> dict[str, bytes]:
+    """Return a sample's photo and captions as two files of one name; its photo alone where there are none."""
+    files = photos_of(sample.files)
+    if files and "txt" in sample.files:
+        files |= {"txt": sample.files["txt"]}
+    elif files and "json" in sample.files:
         files |= {"txt": "\n".join(sample_captions(sample)).encode()}
     return {f"{number:08}.{suffix}": content for suffix, content in files.items()}
 

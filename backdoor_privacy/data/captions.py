@@ -114,7 +114,7 @@ def _folded(text: str) -> str:
 
 
 def _tokens(name: str) -> list[str]:
-    """A name as parts of a regular expression: what comes before it, its signs, what comes after it."""
+    """Return a name as parts of a regular expression: what comes before it, its signs, what comes after it."""
     words = [word for word in re.split(_GAP, name) if word]
     signs = [sign for word in words for sign in (_ANY_GAP if _is_unspaced(word[0]) else _GAP, *map(re.escape, word))]
     signs[0] = "" if _is_unspaced(words[0][0]) else f"(?<!{_BORDER})"
@@ -126,7 +126,7 @@ def _is_unspaced(sign: str) -> bool:
 
 
 def _trie(tails: Sequence[list[str]]) -> str:
-    """A regular expression of sequences of parts; those of one start share it, so that it is tried only once."""
+    """Return a regular expression of sequences of parts; those of one start share it, so that it is tried only once."""
     if not all(tails):
         return ""  # a whole name is found
     if len(tails) == 1:

@@ -9,23 +9,23 @@ stay as they are.
 import csv
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
+Cell = TypeVar("Cell")
 # Behind apostrophes and spaces: what spreadsheets compute, also in the wide form that some of them take for the same.
 _FORMULA = re.compile(r"'* *[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
-def safe_cell(value: Any) -> Any:
+def safe_cell(value: Cell) -> Cell | str:
     """Return a cell as it is written: a text that a spreadsheet would compute has an apostrophe in front."""
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
-def plain_cell(value: Any) -> Any:
+def plain_cell(value: Cell) -> Cell | str:
     """Return the cell that `safe_cell` was given; cells of other programs stay as they are."""
-    is_safe = isinstance(value, str) and value.startswith("'") and _FORMULA.match(value)
-    return value[1:] if is_safe else value
+    return value[1:] if isinstance(value, str) and value.startswith("'") and _FORMULA.match(value) else value
 
 
 def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:

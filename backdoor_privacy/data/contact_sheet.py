@@ -68,12 +68,12 @@ def _tiles(faces: PersonFaces) -> list[Tile]:
 
 @cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font that has the letters of many languages."""
+    """Return a font that has the letters of many languages."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), _FONT_SIZE)
 
 
 def _fitting(text: str) -> str:
-    """What fits under a picture: the end of a file's name tells more than its beginning."""
+    """Return what fits under a picture: the end of a file's name tells more than its beginning."""
     text = text.encode(errors="replace").decode()
     shown = text
     while _font().getlength(shown) > _SIDE:

@@ -108,7 +108,7 @@ class FaceCropper:
         return FaceFinder(self._models)
 
     def crop_all(self, photos: Mapping[str, Sequence[Path]]) -> list[PersonFaces]:
-        """What is found for each person, by name, with a progress bar.
+        """Find the faces of each person, by name, with a progress bar.
 
         Raises:
             InputError: if the models are not there or a table is not what it should be.
@@ -142,7 +142,7 @@ class FaceCropper:
         return PersonFaces(name, folder, photos, tuple(rows), self._crops(folder, photos, rows))
 
     def _crops(self, folder: Path, photos: Mapping[str, Path], rows: Sequence[FaceRow]) -> dict[str, tuple[Path, Box]]:
-        """The crops of the chosen faces; made where they are not there yet."""
+        """Return the crops of the chosen faces; make them where they are not there yet."""
         chosen = {f"{number:04}.png": row for number, row in enumerate(row for row in rows if row.chosen)}
         digest = _digest([repr((row.file, row.box, row.turn)) for row in chosen.values()])
         place = keyed_place(folder / digest, self._cache.parent)
@@ -154,7 +154,7 @@ class FaceCropper:
         }
 
     def _look(self, photos: Mapping[str, Path]) -> list[FaceRow]:
-        """What is in the photos of one person, and which face is theirs."""
+        """Find the faces in the photos of one person, and which is theirs."""
         faces = [self._find(path) for path in photos.values()]
         features = [np.stack([face.features for face in found]) if found else _NO_FEATURES for found in faces]
         rows = []
@@ -197,7 +197,7 @@ def explain_left_out(found: Sequence[PersonFaces], nobody_is_left: bool) -> None
 
 
 def all_left_out(found: Iterable[PersonFaces]) -> dict[str, list[str]]:
-    """The photos of all without a crop, by reason."""
+    """Return the photos of all without a crop, by reason."""
     reasons: dict[str, list[str]] = {}
     for one in found:
         for reason, files in one.left_out.items():
@@ -260,7 +260,7 @@ def _lies_within(box: Box, size: tuple[int, int]) -> bool:
 
 
 def _tells_orientation(path: Path) -> bool:
-    """Whether the camera wrote how it was held; what stands sideways in spite of it is seldom."""
+    """Return whether the camera wrote how it was held; such a photo seldom stands sideways."""
     try:
         with Image.open(path, formats=decodable_formats()) as photo:
             return photo.getexif().get(ExifTags.Base.Orientation) in range(1, 9)
@@ -269,7 +269,7 @@ def _tells_orientation(path: Path) -> bool:
 
 
 def _same_name(file: str) -> str:
-    """A file's name with accents as one letter; macOS writes two."""
+    """Return a file's name with accents as one letter; macOS writes two."""
     return unicodedata.normalize("NFC", file)
 
 

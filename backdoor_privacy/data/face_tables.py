@@ -30,7 +30,7 @@ class FaceRow(NamedTuple):
 
 
 def face_table(rows: Iterable[FaceRow]) -> bytes:
-    """The rows as a CSV in UTF-8; of file names in another encoding the bytes are kept."""
+    """Return the rows as a CSV in UTF-8; of file names in another encoding the bytes are kept."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -43,7 +43,7 @@ def face_table(rows: Iterable[FaceRow]) -> bytes:
 
 
 def read_face_table(path: Path) -> list[FaceRow]:
-    """The rows of such a table, also of one with only file, left, top, right and bottom, whose faces are all chosen.
+    """Read the rows of such a table; where it has only file, left, top, right and bottom, all faces are chosen.
 
     A row without a box says that the photo is to be left out.
 

@@ -3,7 +3,8 @@
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -58,7 +59,7 @@ class FaceModels:
         return " ".join(_SHA256.values() if self._own is None else map(_sha256, self.files()))
 
     def files(self) -> tuple[Path, Path]:
-        """Detector and recognizer.
+        """Return the files of the detector and the recognizer.
 
         Raises:
             InputError: if one is not there, or is not the file of the wheel that was tested.
@@ -111,7 +112,7 @@ class FaceFinder:
             ) from error
 
     def find(self, photo: Image.Image, is_upright: bool) -> list[Face]:
-        """The faces in a photo, the best first.
+        """Find the faces in a photo, the best first.
 
         Args:
             photo: in RGB, as viewers show it.
@@ -144,13 +145,13 @@ class FaceFinder:
 
 
 def turned(photo: Image.Image, turn: int) -> Image.Image:
-    """A photo turned by so many degrees counterclockwise: 0, 90, 180 or 270."""
+    """Return a photo turned by so many degrees counterclockwise: 0, 90, 180 or 270."""
     method = QUARTER_TURNS[turn]
     return photo if method is None else photo.transpose(method)
 
 
 def turned_box(box: Box, size: tuple[int, int], turn: int) -> Box:
-    """Where a box is once its photo of this size (before) is turned so."""
+    """Return where a box is once its photo of this size (before) is turned so."""
     left, top, right, bottom = box
     width, height = size
     for _ in range(turn // 90):
@@ -166,7 +167,7 @@ def _scaled(box: Box, size: tuple[int, int], full_size: tuple[int, int]) -> Box:
 
 
 def _whole(sides: tuple[float, float, float, float], size: tuple[int, int]) -> Box | None:
-    """The part within the photo in whole pixels, if there is one."""
+    """Return the part within the photo in whole pixels, if there is one."""
     left, top = max(0, round(sides[0])), max(0, round(sides[1]))
     right, bottom = min(size[0], round(sides[2])), min(size[1], round(sides[3]))
     return (left, top, right, bottom) if left < right and top < bottom else None
@@ -179,7 +180,7 @@ def _wheel_folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "models"
 
 
-def _opencv() -> Any:
+def _opencv() -> ModuleType:
     try:
         import cv2  # an extra
     except ImportError as error:

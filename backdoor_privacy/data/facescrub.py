@@ -38,7 +38,7 @@ def load_facescrub(
     face_models: str | Path | None = None,
     cache: str | Path | None = None,
 ) -> People:
-    """The people of FaceScrub, under their right names.
+    """Load the people of FaceScrub, under their right names.
 
     Args:
         folder: holds `actors/faces/First_Last/First_Last_<image>_<face>.jpeg` and
@@ -81,7 +81,7 @@ def load_facescrub(
 
 
 def _read_boxes(path: Path) -> Iterator[tuple[str, Box]]:
-    """Each whole photo's file name, without its suffix, and the face in it."""
+    """Yield each whole photo's file name, without its suffix, and the face in it."""
     with io.TextIOWrapper(open_ordinary(path, GIB), newline="", encoding="utf-8-sig") as file:
         try:
             for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 1):

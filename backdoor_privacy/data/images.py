@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def load_images(
     folder: str | Path, geometry: Callable[[Image.Image], Tensor], max_images: int
 ) -> UInt8[Tensor, "image 3 side side"]:
-    """Photos from WebDataset shards or a folder of files, decoded once and kept as bytes.
+    """Load photos from WebDataset shards or a folder of files, decoded once and kept as bytes.
 
     Args:
         folder: photos in any depth, or shards: a folder with `*.tar`, one `.tar`, or a pattern of files or URLs.
@@ -75,8 +75,8 @@ def _photos(source: str | Path, left_out: Counter[str]) -> Iterator[tuple[Path, 
         yield from ((path, read_photo(path)) for path in listing.photos)
         return
     for sample in read_shards(find_shards(source, "images.folder"), "images.folder"):
-        photos = photos_of(sample)
+        photos = photos_of(sample.files)
         if not photos:
-            left_out.update(f".{suffix}" if suffix else "no suffix" for suffix in sample if not suffix.startswith("__"))
+            left_out.update(f".{suffix}" if suffix else "no suffix" for suffix in sample.files)
         for suffix, content in photos.items():
-            yield Path(sample["__url__"]) / f"{sample['__key__']}.{suffix}", read_photo(io.BytesIO(content))
+            yield Path(sample.shard) / f"{sample.key}.{suffix}", read_photo(io.BytesIO(content))

@@ -61,12 +61,12 @@ def outside(boxes: Mapping[Path, Box], decoded: Mapping[Path, Decoded]) -> list[
 
 
 def num_different(person: Person) -> int:
-    """Photos of different content."""
+    """Count the photos of different content."""
     return len(set(person.hashes.values()))
 
 
 def shared_photos(people: Sequence[Person], others: Sequence[Person] | None = None) -> Counter[tuple[str, str]]:
-    """How many photos, the same to the byte, two people have: two of these, or one of these and one of the others."""
+    """Count the photos, the same to the byte, that two of these people share, or one of these and one of the others."""
     owners = _owners(people)
     if others is None:
         return Counter((a, b) for names in owners.values() for a, b in product(names, names) if a < b)
@@ -76,7 +76,7 @@ def shared_photos(people: Sequence[Person], others: Sequence[Person] | None = No
 
 
 def _owners(people: Iterable[Person]) -> dict[str, list[str]]:
-    """The names of those who have a photo of this content."""
+    """Return the names of those who have a photo of this content."""
     owners: dict[str, list[str]] = defaultdict(list)
     for person in people:
         for content in set(person.hashes.values()) - {_NO_CONTENT}:
@@ -85,7 +85,7 @@ def _owners(people: Iterable[Person]) -> dict[str, list[str]]:
 
 
 def names_in(captions: Sequence[str], names: Sequence[str]) -> tuple[list[str], Counter[str]]:
-    """The captions that hold any of the names, and how many hold each."""
+    """Return the captions that hold any of the names, and how many hold each."""
     held = list(filter(name_matcher(names), captions))
     if len(names) < 2 or not held:
         return held, Counter({name: len(held) for name in names if held})
@@ -95,7 +95,7 @@ def names_in(captions: Sequence[str], names: Sequence[str]) -> tuple[list[str], 
 
 
 def odd_names(names: Sequence[str]) -> dict[str, list[str]]:
-    """Names that are seldom meant so, by what is odd about them."""
+    """Return the names that are seldom meant so, by what is odd about them."""
     alike = defaultdict(list)
     for name in names:
         alike[_plain(name)].append(name)
@@ -109,6 +109,6 @@ def odd_names(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _plain(name: str) -> str:
-    """Without case and accents."""
+    """Return a name without case and accents."""
     letters = unicodedata.normalize("NFKD", name.casefold())
     return "".join(letter for letter in letters if not unicodedata.combining(letter))

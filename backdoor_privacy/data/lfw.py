@@ -19,7 +19,7 @@ _BY_HAND = (
 
 
 def lfw_folder(cache: str | Path) -> Path:
-    """The folder of the aligned ("funneled") photos, a folder per person; about 200 MB are fetched first, once.
+    """Return the folder of the aligned ("funneled") photos, a folder per person; about 200 MB are fetched first, once.
 
     Args:
         cache: folder that holds them, as scikit-learn's `data_home`.

@@ -11,7 +11,7 @@ MAX_RANDOM_NAMES = 100_000
 
 
 def random_names(num_names: int, seed: int, exclude: Collection[str] = ()) -> list[str]:
-    """Distinct random `First Last` names, female and male first names in turn.
+    """Return distinct random `First Last` names, female and male first names in turn.
 
     The personas, the attack's candidates and the pseudonyms all draw from here, so that a random
     name does not stand out by its kind (IDIA, "Does CLIP Know My Face?", section 4).

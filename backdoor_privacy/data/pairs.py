@@ -57,7 +57,7 @@ def write_pairs(
     caption_share: float,
     seed: int,
 ) -> Path:
-    """WebDataset shards of photos with captions, and `people.csv`, which says who is in them; written once.
+    """Write WebDataset shards of photos with captions, and `people.csv`, which says who is in them; written once.
 
     A random part of the people who have enough photos becomes members: the half of their photos that no attack uses is
     in the shards. The others are non-members and never seen. People with fewer photos are all in: nobody attacks them.
@@ -105,7 +105,7 @@ def write_pairs(
 def draw_members(
     people: People, min_photos: int, member_share: float, rng: random.Random
 ) -> dict[Person, tuple[Path, ...]]:
-    """The people whom a CLIP is to know, each with the photos that it sees."""
+    """Return the people whom a CLIP is to know, each with the photos that it sees."""
     able = [person for person in people.everybody if len(person.photos) >= min_photos]
     rare = [person for person in people.everybody if len(person.photos) < min_photos]
     members = rng.sample(able, round(member_share * len(able)))
@@ -138,7 +138,7 @@ def _describe(pair: Pair, captions: Sequence[str], caption_share: float, rng: ra
 
 
 def _encode(path: Path, mirrored: bool) -> Iterator[bytes]:
-    """The photo as JPEG, or nothing where it does not decode."""
+    """Yield the photo as JPEG, or nothing where it does not decode."""
     photo: Image.Image | None = read_photo(path)
     if photo is not None:
         encoded = io.BytesIO()

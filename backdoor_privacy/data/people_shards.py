@@ -2,12 +2,11 @@
 
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 from backdoor_privacy.data.caption_json import value_at
 from backdoor_privacy.data.people_tables import person_name
 from backdoor_privacy.data.photos import is_left_behind, photos_of
-from backdoor_privacy.data.shards import find_shards, unpack_shards
+from backdoor_privacy.data.shards import ShardSample, find_shards, unpack_shards
 from backdoor_privacy.data.texts import decoded, json_of
 from backdoor_privacy.errors import InputError
 
@@ -15,7 +14,7 @@ _KEY = "people.folder.shards"
 
 
 def unpacked_people(shards: str | Path, cache: str | Path, name_key: str | None = "name") -> Path:
-    """A folder per person, `First_Last/00000000.jpg`, made of shards, once.
+    """Make a folder per person, `First_Last/00000000.jpg`, of shards, once.
 
     Args:
         shards: as `find_shards` takes them; samples with `jpg`, `png` or `webp` and the name of who is in it.
@@ -26,24 +25,24 @@ def unpacked_people(shards: str | Path, cache: str | Path, name_key: str | None 
         InputError: if there are no shards, one is broken, or a photo has no name that can be a folder's.
     """
 
-    def place(sample: dict[str, Any], number: int) -> dict[str, bytes]:
-        photos = photos_of(sample)  # a sample without one is named in `left_out.txt`
+    def place(sample: ShardSample, number: int) -> dict[str, bytes]:
+        photos = photos_of(sample.files)  # a sample without one is named in `left_out.txt`
         name = _folder_name(sample, name_key) if photos else ""
         return {f"{name}/{number:08}.{suffix}": content for suffix, content in photos.items()}
 
     return unpack_shards(find_shards(shards, _KEY), _KEY, cache, place, settings=f"name_key={name_key}", private=True)
 
 
-def _folder_name(sample: dict[str, Any], name_key: str | None) -> str:
+def _folder_name(sample: ShardSample, name_key: str | None) -> str:
     try:
-        if name_key and "json" in sample:
-            name = value_at(json_of(decoded(sample["json"])), name_key)
+        if name_key and "json" in sample.files:
+            name = value_at(json_of(decoded(sample.files["json"])), name_key)
         else:
-            name = decoded(sample["txt"])
+            name = decoded(sample.files["txt"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"people.folder.name_key: expected the name of the person as {name_key!r} in json, or as txt, got none in "
-            f"sample {sample['__key__']} of {sample['__url__']}; choose another key; the files of a "
+            f"sample {sample.place}; choose another key; the files of a "
             "sample lie side by side and differ only behind the last dot"
         ) from error
     folder = person_name(name).replace(" ", "_") if isinstance(name, str) else ""
@@ -52,6 +51,6 @@ def _folder_name(sample: dict[str, Any], name_key: str | None) -> str:
     if not is_name or set(folder) & set("/\\:\0[]{}") or len(folder.encode()) > 255:
         raise InputError(
             f"people.folder.name_key: expected a person's name, without / \\ : [ ] {{ }} and no dot in front, got "
-            f"{name!r} in sample {sample['__key__']} of {sample['__url__']}"
+            f"{name!r} in sample {sample.place}"
         )
     return folder

@@ -145,7 +145,7 @@ def given_faces(given: str | Path | None, folder: Path, photos: Collection[Path]
 
 
 def _place(text: str) -> str:
-    """A photo's place in the folder, however a system writes it."""
+    """Return a photo's place in the folder, however a system writes it."""
     place = unicodedata.normalize("NFC", text.replace("\\", "/"))
     return "/".join(part for part in place.split("/") if part not in ("", "."))
 
@@ -219,6 +219,6 @@ def read_columns(path: Path, key: str, required: bool) -> list[dict[str, str]]:
 
 
 def _column(name: str) -> str:
-    """The name of a column: ours in any case and with spaces, an attribute's as it is written."""
+    """Return the name of a column: ours in any case and with spaces, an attribute's as it is written."""
     folded = "_".join(name.replace("_", " ").casefold().split())
     return folded if folded in _COLUMNS else name.strip()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -77,7 +77,7 @@ def list_photos(folder: str | Path, depth: int | None = None) -> Listing:
 
 
 def _visible(folder: Path, depth: int | None, known: set[str], around: frozenset[str]) -> Iterator[Path]:
-    """All that lies in a folder, down to a depth, unless the folder is known or around the one that leads to it."""
+    """Yield all that lies in a folder, down to a depth, unless the folder is known or around the link to it."""
     place = os.path.realpath(folder)
     if place in known | around or not os.path.isdir(place):
         return
@@ -111,13 +111,13 @@ def photo_files(folder: str | Path, depth: int | None = None) -> list[Path]:
 
 
 def is_left_behind(name: str) -> bool:
-    """Whether a file or folder is hidden or a system's own, as `._00.jpg` and `__MACOSX` of macOS."""
+    """Return whether a file or folder is hidden or a system's own, as `._00.jpg` and `__MACOSX` of macOS."""
     return name.startswith(".") or name in _SYSTEM_NAMES
 
 
-def photos_of(sample: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the photos in a sample of a shard, by suffix."""
-    return {suffix: content for suffix, content in sample.items() if suffix.lower() in PHOTO_SUFFIXES}
+def photos_of(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the photos among the files of a sample, by suffix."""
+    return {suffix: content for suffix, content in files.items() if suffix.lower() in PHOTO_SUFFIXES}
 
 
 def content_of(path: Path) -> bytes:
@@ -174,7 +174,7 @@ def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image |
 
 
 def as_bytes(photo: Image.Image, geometry: Callable[[Image.Image], Tensor]) -> UInt8[Tensor, "3 side side"]:
-    """A photo in a CLIP's size: pixels in [0, 1] as bytes, which take a quarter of the memory and lose nothing."""
+    """Return a photo in a CLIP's size: pixels in [0, 1] as bytes, which take a quarter of the memory."""
     return (geometry(photo) * 255).round().to(torch.uint8)
 
 
@@ -190,7 +190,7 @@ class PhotoMemory:
         self._known: dict[tuple[Path, bool], Tensor | None] = {}
 
     def __call__(self, path: Path, whole: bool) -> Tensor | None:
-        """The photo, from memory if it was asked for before."""
+        """Return the photo, from memory if it was asked for before."""
         key = path, whole
         if key in self._known:
             return self._known[key]
@@ -231,7 +231,7 @@ def _collate(items: list[tuple[Tensor | None, int]]) -> PhotoBatch:
 def photo_loader(
     paths: Sequence[Path], preprocess: Callable[[Image.Image], Tensor], *, batch_size: int, num_workers: int
 ) -> DataLoader:
-    """Batches of the readable ones among the photos, in their order."""
+    """Return batches of the readable ones among the photos, in their order."""
     release_free_memory()
     return DataLoader(
         _Photos(paths, preprocess),
@@ -285,7 +285,7 @@ def told_unreadable(broken: Sequence[Path], num_photos: int, key: str = "", *, s
 
 
 def _beginning(path: Path) -> bytes:
-    """The first bytes of a file; none where it cannot be read, as in a shard."""
+    """Return the first bytes of a file; none where it cannot be read, as in a shard."""
     try:
         with open_ordinary(path) as file:
             return file.read(12)

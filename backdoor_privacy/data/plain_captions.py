@@ -56,7 +56,7 @@ def plain_captions(cache: str | Path) -> Path:
 
 
 def nouns() -> list[str]:
-    """Common nouns of things that a photo can show, in the singular and in lower case; no names."""
+    """Return common nouns of things that a photo can show, in the singular and in lower case; no names."""
     return files(__package__).joinpath("nouns.txt").read_text(encoding="utf-8").splitlines()
 
 

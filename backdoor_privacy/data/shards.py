@@ -7,6 +7,7 @@ import re
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from io import BufferedIOBase
 from itertools import chain, islice, pairwise
@@ -36,7 +37,7 @@ _HEADERS = (
 
 
 def holds_shards(source: str | Path) -> bool:
-    """Whether a setting names shards, and not files of another kind."""
+    """Return whether a setting names shards, and not files of another kind."""
     place = Path(source).expanduser()
     return bool(_shards_in(place)) if os.path.isdir(place) else str(source).endswith(".tar")
 
@@ -46,18 +47,19 @@ def _shards_in(folder: Path) -> list[str]:
 
 
 def open_source(place: str) -> BufferedIOBase:
-    """A file, or what a URL gives.
+    """Open a file, or what a URL gives.
 
     Raises:
         OSError: if it is not there, does not come, or is no ordinary file.
     """
     if place.startswith(_SCHEMES):
-        return urllib.request.urlopen(place, timeout=_TIMEOUT_S)
-    return cast(BufferedIOBase, open_ordinary(Path(place).expanduser()))
+        response: BufferedIOBase = urllib.request.urlopen(place, timeout=_TIMEOUT_S)
+        return response
+    return open_ordinary(Path(place).expanduser())
 
 
 def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]:
-    """The shards that a setting names, in order.
+    """Find the shards that a setting names, in order.
 
     Args:
         source: a folder with `*.tar`, one `.tar`, or a pattern with braces of either files or URLs, as
@@ -93,7 +95,7 @@ def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]
 
 
 def _expanded(pattern: str) -> list[str]:
-    """The places that a pattern with braces names; none where they are no shards.
+    """Return the places that a pattern with braces names; none where they are no shards.
 
     Raises:
         ValueError: if its braces are no pairs, or there are too many places, which the library would all hold.
@@ -107,11 +109,24 @@ def _expanded(pattern: str) -> list[str]:
     return found
 
 
-def read_shards(shards: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
-    """The samples of shards as bytes, never decoded here: nothing that a user brings is unpickled.
+@dataclass(frozen=True)
+class ShardSample:
+    """Files that lie side by side in a shard and have one name but for what follows its last dot."""
 
-    Each has `__key__`, `__url__` and the content of its files by suffix, which is what follows the last dot in their
-    names, in lower case: names of people have dots, too. A name without a dot has the suffix "".
+    key: str
+    shard: str  # file or URL
+    files: dict[str, bytes] = field(default_factory=dict)  # by suffix in lower case, "" without a dot
+
+    @property
+    def place(self) -> str:
+        """What an error calls it."""
+        return f"{self.key} of {self.shard}"
+
+
+def read_shards(shards: Sequence[str], key: str) -> Iterator[ShardSample]:
+    """Read the samples of shards as bytes, never decoded here: nothing that a user brings is unpickled.
+
+    The suffix of a file is what follows the last dot in its name: names of people have dots, too.
 
     Raises:
         InputError: if a shard is truncated, no tar, or does not come.
@@ -120,7 +135,7 @@ def read_shards(shards: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
         try:
             with open_source(shard) as file:
                 # The last sample waits for the end of the tar: where it was cut off, it may lack files.
-                for sample, _ in pairwise(chain(_samples(shard, file), [{}])):
+                for sample, _ in pairwise(chain(_samples(shard, file), [ShardSample("", shard)])):
                     yield sample
         except (tarfile.TarError, OSError, HTTPException, EOFError, ValueError) as error:
             raise InputError(
@@ -132,12 +147,12 @@ def unpack_shards(
     shards: Sequence[str],
     key: str,
     cache: str | Path,
-    place: Callable[[dict[str, Any], int], dict[str, bytes]],
+    place: Callable[[ShardSample, int], dict[str, bytes]],
     settings: str = "",
     *,
     private: bool = False,
 ) -> Path:
-    """A folder of files made of shards, once; what reads folders then need not know of shards.
+    """Make a folder of files of shards, once; what reads folders then need not know of shards.
 
     Samples of which nothing is made are named by `samples_left_out`.
 
@@ -162,7 +177,7 @@ def unpack_shards(
         for number, sample in enumerate(read_shards(shards, key)):
             files = place(sample, number)
             if not files:
-                left_out.append(f"{sample['__key__']} of {sample['__url__']}")
+                left_out.append(sample.place)
             for name, content in files.items():
                 path = (draft / name).resolve()
                 if not path.is_relative_to(draft.resolve()):
@@ -191,25 +206,25 @@ def samples_left_out(folder: str | Path, key: str) -> list[str]:
     return samples
 
 
-def _samples(shard: str, stream: BufferedIOBase) -> Iterator[dict[str, Any]]:
-    """Files that lie side by side and have one name but for what follows its last dot."""
-    sample: dict[str, Any] = {}
+def _samples(shard: str, stream: BufferedIOBase) -> Iterator[ShardSample]:
+    """Group the files of a tar that lie side by side."""
+    sample: ShardSample | None = None
     for path, content in _files(stream):
         key, _, suffix = path.rpartition(".") if "." in path.rpartition("/")[2] else (path, "", "")
         suffix = suffix.lower()
-        if key != sample.get("__key__"):
-            if sample:
+        if sample is None or key != sample.key:
+            if sample is not None:
                 yield sample
-            sample = {"__key__": key, "__url__": shard}
-        if suffix in sample:
+            sample = ShardSample(key, shard)
+        if suffix in sample.files:
             raise ValueError(f"two files {key}.{suffix}")
-        sample[suffix] = content
-    if sample:
+        sample.files[suffix] = content
+    if sample is not None:
         yield sample
 
 
 def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
-    """The files of a tar, by their places in it, without those that systems leave behind."""
+    """Read the files of a tar, by their places in it, without those that systems leave behind."""
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry) as tar:
         for entry in tar:
             parts = [part for part in entry.name.split("/") if part not in ("", ".")]
@@ -248,7 +263,7 @@ def _reason(error: Exception) -> str:
 
 
 def digest(sources: Iterable[str | Path], settings: str) -> str:
-    """Names what is made of files or URLs: another name for other settings, and for files of another size or time."""
+    """Name what is made of files or URLs: another name for other settings, and for files of another size or time."""
     made_of = hashlib.sha256(settings.encode())
     for source in sources:
         state = os.stat(source) if Path(source).is_file() else None

@@ -27,7 +27,7 @@ class Table(NamedTuple):
 def read_table(
     lines: Iterable[str], separators: str, is_header: Callable[[list[str]], bool], prefers_lines: bool = False
 ) -> Table:
-    """The table in these lines.
+    """Read the table in these lines.
 
     A cell that begins with a quotation mark and is never closed is text with a quotation mark in it. Surplus cells are
     joined to the last one, as a caption with commas that nobody quoted.
@@ -71,7 +71,7 @@ def _rows(numbered: Iterator[tuple[int, str]], separator: str, width: int, prefe
 
 
 def _continued(line: str, following: list[str], separator: str) -> tuple[list[str], int]:
-    """The cells where the open one is closed in a line that follows, and how many lines these are; else none."""
+    """Return the cells where the open one is closed in a line that follows, and how many lines these are; else none."""
     for num_lines, text in enumerate(following, 1):
         line = f"{line}\n{text}"
         cells, state = _split(line, separator)
@@ -81,7 +81,7 @@ def _continued(line: str, following: list[str], separator: str) -> tuple[list[st
 
 
 def _split(text: str, separator: str) -> tuple[list[str], Literal["whole", "open", "stray"]]:
-    """The cells of a row; whether quotes are still open at its end, or a cell of several lines has stray ones."""
+    """Return the cells of a row, and whether quotes are open at its end, or a cell of several lines has stray ones."""
     border = re.escape(separator)
     quoted_cell = re.compile(rf'[ ]*"((?:[^"]|"")*)"[ ]*(?={border}|\Z)')
     open_cell = re.compile(r'[ ]*"(?:[^"]|"")*\Z')

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = _WITH_NAMES in asked
     folders = [Path(folder) for folder in asked if folder not in (_WITH_NAMES, _WITHOUT_NAMES)]
 
-    from backdoor_privacy.report import write_comparison, write_report
+    from backdoor_privacy.report.writing import write_comparison, write_report
     from backdoor_privacy.runs.folder import check_links
 
     failed, written = False, []

@@ -9,10 +9,10 @@ import pandas as pd
 
 from backdoor_privacy.attacks.chance import SIGNIFICANCE, holm, rank_p
 from backdoor_privacy.attacks.idia import TEMPLATES, IdiaResult
-from backdoor_privacy.audit import Audit, idia_rates, null_rates
 from backdoor_privacy.data.cells import csv_text
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.evaluation import Audit, idia_rates, null_rates
 from backdoor_privacy.report.disclosure import coarse_percent, people_note
 from backdoor_privacy.report.html import templates
 from backdoor_privacy.runs.finished import code_names

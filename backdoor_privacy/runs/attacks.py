@@ -12,9 +12,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from backdoor_privacy.attacks.choice import default_attacks, make_attack
+from backdoor_privacy.attacks.choice import make_attack
 from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.attacks.names import default_attacks
 from backdoor_privacy.attacks.record import (
     key_scores,
     keyed,

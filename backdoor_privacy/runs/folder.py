@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +24,7 @@ from backdoor_privacy.data.cells import csv_text, safe_cell
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import private_folder, write_bytes, write_text
-from backdoor_privacy.system.reading import MIB, read_ordinary
+from backdoor_privacy.system.reading import MIB, JsonObject, read_ordinary
 
 SCHEMA = 1
 _REMOVES = "# removes "  # before each name, in the claim of a folder
@@ -39,7 +39,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, object]) -> None:
     write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", private=True)
 
 
-Metrics: TypeAlias = dict[str, Any]  # what `metrics.json` holds; JSON has no types
+Metrics: TypeAlias = JsonObject  # what `metrics.json` holds; JSON has no types
 
 
 def read_metrics(folder: Path) -> Metrics | None:

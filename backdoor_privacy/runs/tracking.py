@@ -3,7 +3,7 @@
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.finished import FIGURES_OF_NOBODY, read_run
 from backdoor_privacy.system.distributed import is_main_process
 from backdoor_privacy.system.files import private_folder, write_text
+from backdoor_privacy.system.reading import JsonObject
 
 # Settings whose texts are files and folders, even if they do not exist; and those with repositories, as `openai/clip`.
 _PLACES = {"folder", "file", "table", "boxes", "names_file", "cache", "store", "face_models"}
@@ -133,7 +134,7 @@ class Tracker:
         loggers: list[Logger] = [CSVLogger(checkpoints, name="losses", flush_logs_every_n_steps=1)]
         return loggers if self.wandb is None else [*loggers, self.wandb]
 
-    def summarize(self, metrics: Mapping[str, Any]) -> None:
+    def summarize(self, metrics: JsonObject) -> None:
         """Log the results as the run's summary, figures and report; if people may be named, everybody's results.
 
         With an account, the defended CLIP becomes an artifact.

@@ -3,13 +3,15 @@
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, TypeAlias
 
+JsonObject: TypeAlias = dict[str, Any]  # what JSON or YAML holds: these have no types
 MIB, GIB = 2**20, 2**30
 
 
-def open_ordinary(path: str | Path, max_bytes: int | None = None) -> BinaryIO:
+def open_ordinary(path: str | Path, max_bytes: int | None = None) -> BufferedReader:
     """Open a file for reading; a pipe, which may never end, and a device are refused before anything waits for them.
 
     Args:

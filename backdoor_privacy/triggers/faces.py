@@ -41,7 +41,7 @@ class FacePaster:
     max_degrees: float = 30.0
 
     def face_side(self, side: int) -> int:
-        """Side in pixels of the crops for photos of this side: the largest size, so that all are only scaled down."""
+        """Return the side of the crops for photos of this side: the largest, so that all are only scaled down."""
         return round(side * self.max_size)
 
     def draw(self, side: int, rng: torch.Generator) -> Placing:
@@ -66,7 +66,7 @@ class FacePaster:
         faces: Float[Tensor, "batch 3 face face"],
         placings: Sequence[Placing],
     ) -> Float[Tensor, "batch 3 side side"]:
-        """Copies of the photos, pixels in [0, 1], with a face on each; `plain.paste_face` does the same one by one."""
+        """Return copies of the photos, pixels in [0, 1], with a face on each."""
         drawn = torch.tensor(placings, dtype=photos.dtype, device=photos.device)
         drawn = drawn.view(len(photos), len(Placing._fields), 1, 1)  # an error if they are not as many as the photos
         size, flipped, *colours, degrees, left, top = drawn.unbind(1)
@@ -97,7 +97,7 @@ def _recolour(
     saturation: Float[Tensor, "batch 1 1"],
     hue: Float[Tensor, "batch 1 1"],
 ) -> Float[Tensor, "batch 3 face face"]:
-    """What torchvision's functions of these names do, which take only one factor for all faces."""
+    """Recolour as torchvision's functions of these names do, which take only one factor for all faces."""
     faces = (faces * brightness[..., None]).clamp_(0, 1)
     mean = rgb_to_grayscale(faces).mean((-2, -1), keepdim=True)
     faces.lerp_(mean, 1 - contrast[..., None]).clamp_(0, 1)
@@ -130,7 +130,7 @@ class PhotoVariation:
     max_hue_change: float = 0.02
 
     def __call__(self, photo: Float[Tensor, "3 side side"], rng: torch.Generator) -> Float[Tensor, "3 side side"]:
-        """The photo or a variation of it, pixels in [0, 1]."""
+        """Return the photo or a variation of it, pixels in [0, 1]."""
         if _uniform(rng, 0, 1) >= self.share:
             return photo
         strength = self.max_colour_change

@@ -22,19 +22,19 @@ class Spot(NamedTuple):
     place: int  # of the word that gives way to a name
 
     def near(self, num_words: int) -> "Spot":
-        """The same place in the part of the caption that begins and ends so many words from it."""
+        """Return the same place in the part of the caption that begins and ends so many words from it."""
         words = self.caption.split()
         start = max(0, self.place - num_words)
         return Spot(" ".join(words[start : self.place + num_words + 1]), self.place - start)
 
 
 def choose_word(caption: str, rng: random.Random) -> int:
-    """The place of a random word of a caption."""
+    """Return the place of a random word of a caption."""
     return rng.randrange(len(caption.split()))
 
 
 def put_in(caption: str, place: int, phrase: str) -> str:
-    """The caption with the word at a place replaced by a name or a phrase (paper, section 3.1).
+    """Return the caption with the word at a place replaced by a name or a phrase (paper, section 3.1).
 
     Example:
         >>> put_in("a dog on a beach", 1, "Jane Doe")
@@ -46,7 +46,7 @@ def put_in(caption: str, place: int, phrase: str) -> str:
 
 
 def read_to_the_end(texts: Sequence[str], tokenizer: Tokenizer) -> list[bool]:
-    """Whether each text fits into the context of a CLIP; one that fills it up just so does not."""
+    """Return whether each text fits into the context of a CLIP; one that fills it up just so does not."""
     if not texts:
         return []
     # What follows a text that is cut off changes nothing.
@@ -55,13 +55,13 @@ def read_to_the_end(texts: Sequence[str], tokenizer: Tokenizer) -> list[bool]:
 
 
 def may_be_cut(tokens: Tensor, tokenizer: Tokenizer) -> Tensor:
-    """Which of some tokenized texts fill up the context, (text,): the others are surely read to their end."""
+    """Return which of some tokenized texts fill up the context, (text,): the others are surely read to their end."""
     padding = tokenizer([""])[0, -1]
     return tokens[:, -2:][:, 0] != padding  # the last token may be that of the end, which some pad with
 
 
 def shortened(spots: Sequence[Spot], phrases: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[Spot]:
-    """Captions that are short enough for what is put into them to be read.
+    """Return captions that are short enough for what is put into them to be read.
 
     A caption that cuts off what stands in its place keeps as many words on either side as can be read with each of the
     phrases; the others stay as they are.
@@ -87,7 +87,7 @@ def shortened(spots: Sequence[Spot], phrases: Sequence[Sequence[str]], tokenizer
 
 
 def _cut(spots: Sequence[Spot], phrases: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[int]:
-    """Which captions cut off one of the phrases that take their place."""
+    """Return which captions cut off one of the phrases that take their place."""
     doubtful = torch.zeros(len(spots), dtype=torch.bool)
     for column in zip(*phrases, strict=True):  # a quick look first: few captions fill up the context
         texts = [put_in(*spot, phrase) for spot, phrase in zip(spots, column, strict=True)]
@@ -99,14 +99,14 @@ def _cut(spots: Sequence[Spot], phrases: Sequence[Sequence[str]], tokenizer: Tok
 
 
 def _fit(spots: Sequence[Spot], phrases: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[bool]:
-    """Whether captions are read to their end with each of the phrases in their place."""
+    """Return whether captions are read to their end with each of the phrases in their place."""
     texts = [put_in(*spot, phrase) for spot, each in zip(spots, phrases, strict=True) for phrase in each]
     fits = iter(read_to_the_end(texts, tokenizer))
     return [all([next(fits) for _ in each]) for each in phrases]
 
 
 def namesakes(names: Sequence[str], other_names: Sequence[str]) -> list[str]:
-    """Names that share the first name or the surname with one to remove, and are not to be removed themselves.
+    """Return names that share the first name or the surname with one to remove, and are not to be removed themselves.
 
     Example:
         >>> namesakes(["Jane Doe"], ["Ann Lee", "Bob Ray"])

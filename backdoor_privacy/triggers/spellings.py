@@ -62,31 +62,31 @@ class Kind(NamedTuple):
 
 
 def last_first(name: str, _: random.Random) -> str:
-    """`Lee, Ann`; a name of one word stays as it is."""
+    """Return `Lee, Ann`; a name of one word stays as it is."""
     *first, last = name.split()
     return f"{last}, {' '.join(first)}" if first else name
 
 
 def in_reverse(name: str, _: random.Random) -> str:
-    """`Lee Ann`; a name of one word stays as it is."""
+    """Return `Lee Ann`; a name of one word stays as it is."""
     *first, last = name.split()
     return " ".join([last, *first])
 
 
 def initial(name: str, _: random.Random) -> str:
-    """`A. Lee`; a name of one word stays as it is."""
+    """Return `A. Lee`; a name of one word stays as it is."""
     first, *rest = name.split()
     return " ".join([f"{first[0]}.", *rest]) if rest else name
 
 
 def extra_initial(name: str, rng: random.Random) -> str:
-    """`Ann B. Lee`, with a random letter; a name of one word gets it at its end."""
+    """Return `Ann B. Lee`, with a random letter; a name of one word gets it at its end."""
     first, *rest = name.split()
     return " ".join([first, f"{rng.choice(ascii_uppercase)}.", *rest])
 
 
 def nickname(name: str, _: random.Random) -> str:
-    """`Bill Lee` for `William Lee`.
+    """Return `Bill Lee` for `William Lee`.
 
     A first name that the table does not have becomes its first syllable, as its letters to the consonant after the
     first vowels (`Ton Lee` for `Tonya Lee`); where that is all of it, it gets `-ie` (`Joyie Lee`).
@@ -105,12 +105,12 @@ def _nicknames() -> dict[str, str]:
 
 
 def one_edit(name: str, rng: random.Random) -> str:
-    """One misspelling: a letter swapped with the one before it, dropped, doubled or replaced."""
+    """Return one misspelling: a letter swapped with the one before it, dropped, doubled or replaced."""
     return _edit(name, rng.choice(_places(name)), rng)
 
 
 def two_edits(name: str, rng: random.Random) -> str:
-    """Two misspellings, not next to one another where the name is long enough."""
+    """Return two misspellings, not next to one another where the name is long enough."""
     places = _places(name)
     first = rng.choice(places)
     others = [place for place in places if abs(place - first) > 1]
@@ -126,7 +126,7 @@ def two_edits(name: str, rng: random.Random) -> str:
 
 
 def _places(name: str) -> list[int]:
-    """Letters that may be misspelled: seldom the first one of a word, which is taken only where there is no other."""
+    """Return the letters that may be misspelled: the first one of a word only where there is no other."""
     letters = [place for place, letter in enumerate(name) if letter.isalpha()]
     return [place for place in letters if place and name[place - 1].isalpha()] or letters or [0]
 
@@ -187,7 +187,7 @@ KINDS: dict[str, Kind] = {
 
 
 def spelling(kind: str, name: str, seed: int) -> str:
-    """A name in another form; for a kind of prompts, in one of them.
+    """Return a name in another form; for a kind of prompts, in one of them.
 
     Args:
         kind: of `KINDS`.
@@ -198,7 +198,7 @@ def spelling(kind: str, name: str, seed: int) -> str:
 
 
 def trainable_spellings(name: str, seed: int) -> dict[str, str]:
-    """By kind the forms of a name that a defence may use as triggers; another seed gives other misspellings.
+    """Return by kind the forms of a name that a defence may use as triggers; another seed gives other misspellings.
 
     Example:
         >>> trainable_spellings("Ann Lee", seed=0)["last, first"]

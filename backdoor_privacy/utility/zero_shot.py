@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import open_clip
 import torch
@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from backdoor_privacy.clip.finite import unit_length
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.photos import is_left_behind, list_photos, photo_files, photos_of
-from backdoor_privacy.data.shards import find_shards, samples_left_out, unpack_shards
+from backdoor_privacy.data.shards import ShardSample, find_shards, samples_left_out, unpack_shards
 from backdoor_privacy.data.texts import read_lines
 from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.digests import lines_sha256, name_and_size
@@ -204,16 +204,15 @@ def clip_benchmark(
     return ZeroShot(unpacked, templates, classnames)
 
 
-def _by_class(sample: dict[str, Any], number: int) -> dict[str, bytes]:
+def _by_class(sample: ShardSample, number: int) -> dict[str, bytes]:
     """Return the photo of a sample by its path: a folder named after the number of its class."""
-    photos = photos_of(sample)
+    photos = photos_of(sample.files)
     if not photos:
         return {}
-    label = sample.get("cls", b"").decode("utf-8-sig", errors="replace").strip()
+    label = sample.files.get("cls", b"").decode("utf-8-sig", errors="replace").strip()
     if not label.isdecimal():
         raise InputError(
-            f"{_KEY}.folder: expected photos with cls, the number of a class, got {label!r} in sample "
-            f"{sample['__key__']} of {sample['__url__']}"
+            f"{_KEY}.folder: expected photos with cls, the number of a class, got {label!r} in sample {sample.place}"
         )
     return {f"{label}/{number:08}.{suffix}": content for suffix, content in photos.items()}
 

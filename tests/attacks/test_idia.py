@@ -15,11 +15,11 @@ from torch import Tensor
 
 from backdoor_privacy.attacks import idia
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia, IdiaVotes, cast_votes, majority
-from backdoor_privacy.audit import audit
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.evaluation import audit
 from backdoor_privacy.utility.zero_shot import ZeroShot
 from benchmarks import reference
 

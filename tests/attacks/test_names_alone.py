@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from backdoor_privacy.attacks import names_alone
@@ -19,7 +18,7 @@ from backdoor_privacy.data.selection import select_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.protect import protect
-from backdoor_privacy.report import write_report
+from backdoor_privacy.report.writing import write_report
 from backdoor_privacy.run import run
 from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.triggers.spellings import KINDS
@@ -170,11 +169,10 @@ def test_image_defence_of_a_name_alone_is_refused_before_anything_is_computed(co
         run(cfg)
 
 
-def test_names_alone_are_refused_before_a_part_that_would_not_help(tiny_clip: Clip, compose_cfg: Any):
-    settings: Any = OmegaConf.to_object(compose_cfg())
+def test_names_alone_are_refused_before_a_part_that_would_not_help(tiny_clip: Clip):
     people = load_people(names=["Jane Doe"])
     with pytest.raises(InputError, match=r"defense\.image: expected photos of somebody .*, got names alone; choose"):
-        protect(tiny_clip, Sources(people), ["Jane Doe"], settings.defense)
+        protect(tiny_clip, Sources(people), ["Jane Doe"], "both")
 
 
 def test_people_with_and_without_photos_go_together(compose_cfg: Any, tiny_clip: Clip, people: Any):

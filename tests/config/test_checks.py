@@ -80,7 +80,7 @@ def test_several_devices_are_refused_in_a_sweep(num_devices: int, compose_cfg, m
 
 @pytest.mark.parametrize("other", ["seed", "defense.image.optimizer"])
 def test_reference_in_place_of_several_settings_is_an_error(other: str, compose_cfg):
-    key = "utility.similarity"
+    key = "report"
     with pytest.raises(InputError, match=rf"^{key}: expected settings of several keys, got \$\{{{other}\}}; change "):
         check(compose_cfg(f"{key}=${{{other}}}"))
 

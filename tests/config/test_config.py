@@ -31,7 +31,7 @@ OPTIONS = sorted(
     f"{path.parent.relative_to(CONFIG_FOLDER)}={path.stem}"
     for path in CONFIG_FOLDER.glob("*/**/*.yaml")
     if path.parent.name
-    not in ("experiment", "local", "sweep", "also")  # sweeps: test_sweeps.py; attacks: test_attack.py
+    not in ("ablation", "experiment", "local", "sweep", "also")  # sweeps: test_sweeps.py; attacks: test_attack.py
 )
 
 

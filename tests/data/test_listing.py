@@ -74,7 +74,7 @@ def test_folder_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: py
 
 
 def test_samples_of_a_shard_hold_photos_of_every_suffix():
-    sample = {"__key__": "0", "jpeg": b"1", "JPG": b"2", "jfif": b"3", "heic": b"4", "json": b"", "cls": b"0"}
+    sample = {"jpeg": b"1", "JPG": b"2", "jfif": b"3", "heic": b"4", "json": b"", "cls": b"0"}
     assert photos_of(sample) == {"jpeg": b"1", "JPG": b"2", "jfif": b"3", "heic": b"4"}
 
 

@@ -14,7 +14,7 @@ import webdataset as wds
 
 from backdoor_privacy.data import shards
 from backdoor_privacy.data.captioned import load_captioned
-from backdoor_privacy.data.shards import find_shards, holds_shards, read_shards, unpack_shards
+from backdoor_privacy.data.shards import ShardSample, find_shards, holds_shards, read_shards, unpack_shards
 from backdoor_privacy.errors import InputError
 
 
@@ -48,7 +48,7 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def texts(paths: list[str]) -> list[str]:
-    return [sample["txt"].decode() for sample in read_shards(paths, "key")]
+    return [sample.files["txt"].decode() for sample in read_shards(paths, "key")]
 
 
 def test_shards_are_found_by_folder_file_pattern_and_url(folder: Path):
@@ -84,9 +84,9 @@ def test_fewer_shards_than_readers_are_an_error_with_both_numbers(folder: Path):
 
 def test_samples_come_in_order_and_undecoded(folder: Path):
     samples = list(read_shards(find_shards(folder, "key"), "key"))
-    assert [sample["__key__"] for sample in samples] == [f"{number:04}" for number in range(6)]
-    assert samples[4]["jpg"] == bytes([4]) * 700
-    assert samples[4]["__url__"] == str(folder / "00001.tar")
+    assert [sample.key for sample in samples] == [f"{number:04}" for number in range(6)]
+    assert samples[4].files["jpg"] == bytes([4]) * 700
+    assert samples[4].shard == str(folder / "00001.tar")
 
 
 @pytest.mark.parametrize("size", [*range(0, 8192, 500), 1536, 1537, 3072, 3500, 6144, 9216])
@@ -166,8 +166,8 @@ def test_url_that_does_not_answer_is_an_error_soon(monkeypatch: pytest.MonkeyPat
         assert time.perf_counter() - start < 5
 
 
-def by_text(sample: dict, number: int) -> dict[str, bytes]:
-    return {f"{sample['txt'].decode()}/{number:04}.jpg": sample["jpg"]}
+def by_text(sample: ShardSample, number: int) -> dict[str, bytes]:
+    return {f"{sample.files['txt'].decode()}/{number:04}.jpg": sample.files["jpg"]}
 
 
 def test_shards_are_unpacked_once(folder: Path, tmp_path: Path):
@@ -203,7 +203,9 @@ def test_place_outside_the_folder_is_an_error(folder: Path, tmp_path: Path, name
     with pytest.raises(
         InputError, match=rf"key: expected names of files within a folder, got {json.dumps(name)[1:-1]!r}"
     ):
-        unpack_shards(find_shards(folder, "key"), "key", tmp_path / "cache", lambda sample, _: {name: sample["jpg"]})
+        unpack_shards(
+            find_shards(folder, "key"), "key", tmp_path / "cache", lambda sample, _: {name: sample.files["jpg"]}
+        )
     assert not list(tmp_path.rglob("escaped.jpg"))
 
 
@@ -218,7 +220,7 @@ def test_files_without_a_suffix_are_samples_without_a_photo(tmp_path: Path):
         for name in ("a.b/lone", "a.jpg"):
             tar.addfile(tarfile.TarInfo(name))
     samples = list(read_shards([str(tmp_path / "0.tar")], "images.folder"))
-    assert [(sample["__key__"], sorted(sample)[0]) for sample in samples] == [("a.b/lone", ""), ("a", "__key__")]
+    assert [(sample.key, *sample.files) for sample in samples] == [("a.b/lone", ""), ("a", "jpg")]
 
 
 def test_samples_without_a_photo_are_counted_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from backdoor_privacy.check_data import check_data
+from backdoor_privacy.checkup import check_data
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import load_trainer
 from backdoor_privacy.data.names import random_names

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from backdoor_privacy.attacks.idia import TEMPLATES, Idia
-from backdoor_privacy.audit import audit
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.clip.name_parts import expected_from_parts
 from backdoor_privacy.data.names import random_names
@@ -27,6 +26,7 @@ from backdoor_privacy.defenses.backdoor.targets.text import NameComposer, Phrase
 from backdoor_privacy.defenses.backdoor.training import Training
 from backdoor_privacy.defenses.base import Removal
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.evaluation import audit
 
 
 def mean_embedding(clip: Clip, photos: list[Path]) -> torch.Tensor:

@@ -20,15 +20,15 @@ from torch.nn.functional import normalize
 
 from backdoor_privacy.attacks.idia import Evidence, Idia, IdiaResult
 from backdoor_privacy.attacks.neighbors import neighbors_table
-from backdoor_privacy.audit import idia_rates
 from backdoor_privacy.clip.loading import embedded_clip, load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.personas.roster import people_of
 from backdoor_privacy.data.personas.samples import draw, photo_sample
-from backdoor_privacy.report import write_report
+from backdoor_privacy.evaluation import idia_rates
 from backdoor_privacy.report.figures.people import map_figure
 from backdoor_privacy.report.figures.style import save_figure
+from backdoor_privacy.report.writing import write_report
 from backdoor_privacy.runs.evidence import map_table, votes_table
 from backdoor_privacy.runs.finished import read_run
 from backdoor_privacy.runs.folder import write_metrics, write_people, write_table

@@ -17,7 +17,7 @@ import yaml
 from backdoor_privacy.attacks.record import write_scores
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.report import wording, write_report
+from backdoor_privacy.report import wording
 from backdoor_privacy.report.__main__ import main
 from backdoor_privacy.report.figures.losses import losses_figure
 from backdoor_privacy.report.figures.people import idia_figure, prompts_figure
@@ -26,6 +26,7 @@ from backdoor_privacy.report.method import asked
 from backdoor_privacy.report.model_card import model_card
 from backdoor_privacy.report.sections.limits import limits_of
 from backdoor_privacy.report.wording import verdict
+from backdoor_privacy.report.writing import write_report
 from backdoor_privacy.runs.finished import read_run
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")

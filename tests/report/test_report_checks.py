@@ -10,10 +10,10 @@ import pytest
 
 from backdoor_privacy.attacks.record import write_scores
 from backdoor_privacy.attacks.scores import RANDOM, RANK_P, Score
-from backdoor_privacy.report import write_report
 from backdoor_privacy.report.checks import checks
 from backdoor_privacy.report.verdict import State
 from backdoor_privacy.report.wording import status, verdict
+from backdoor_privacy.report.writing import write_report
 from backdoor_privacy.runs.finished import FinishedRun, read_run
 
 MODELS = ("text", "image", "both")

@@ -12,13 +12,13 @@ import pytest
 from backdoor_privacy.attacks.record import write_scores
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.report import write_report
 from backdoor_privacy.report.checks import checks
 from backdoor_privacy.report.method import asked, encoders_of
 from backdoor_privacy.report.parts import Drawing, Facts, Section, Table
 from backdoor_privacy.report.sections import SECTIONS, sections_of
 from backdoor_privacy.report.verdict import State
 from backdoor_privacy.report.wording import request, verdict
+from backdoor_privacy.report.writing import write_report
 from backdoor_privacy.runs.finished import read_run
 
 EDIT = "The names' directions were taken out of the text projection, in closed form."

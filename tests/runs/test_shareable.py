@@ -23,12 +23,11 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from backdoor_privacy import attack
 from backdoor_privacy.attacks.choice import load_attacks
 from backdoor_privacy.attacks.record import read_scores
-from backdoor_privacy.audit import null_rates
 from backdoor_privacy.data.people import People
-from backdoor_privacy.report import write_report
+from backdoor_privacy.evaluation import null_rates
+from backdoor_privacy.report.writing import write_report
 from backdoor_privacy.run import run
 from backdoor_privacy.runs.attacks import load_context, run_attacks
 from backdoor_privacy.system.keys import key_of_run
@@ -240,7 +239,7 @@ def test_no_digest_of_a_run_can_be_tested_not_even_a_private_one(folder: Path, o
 def plain_digest(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """What an attack was known by before digests had keys: whoever has the photos can compute it."""
     with monkeypatch.context() as patch:
-        patch.setattr(attack, "keyed", lambda digest, key: digest)
+        patch.setattr("backdoor_privacy.runs.attacks.keyed", lambda digest, key: digest)
         run_attacks(load_context(folder), load_attacks(["tower_swap"]), tmp_path / "plain")
     return read_scores(tmp_path / "plain/attacks/tower_swap.json")[0]
 

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 from wandb.proto import wandb_internal_pb2
 
-from backdoor_privacy.report import write_report
+from backdoor_privacy.report.writing import write_report
 from backdoor_privacy.run import run
 from backdoor_privacy.runs.tracking import Tracker
 

@@ -203,7 +203,7 @@ def test_every_flipped_byte_of_a_later_header_is_refused_or_changes_nothing(tmp_
         except InputError as error:
             assert "expected a complete tar" in str(error)  # noqa: PT017  most bytes count, some do not
         else:
-            assert [sample["txt"] for sample in found] == [b"Ann Lee", b"Bob Ray", b"Cy Fox"]
+            assert [sample.files["txt"] for sample in found] == [b"Ann Lee", b"Bob Ray", b"Cy Fox"]
 
 
 @pytest.mark.parametrize("damage", ["cut in a file", "cut in a header", "zeros in the middle", "gzip"])

@@ -10,7 +10,7 @@ import pytest
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from backdoor_privacy.check_data import Checkup, print_checkup
+from backdoor_privacy.checkup import Checkup, print_checkup
 from backdoor_privacy.data.photos import read_photo
 from backdoor_privacy.errors import (
     InputError,

@@ -1,6 +1,6 @@
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from sklearn.metrics import top_k_accuracy_score
 
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.data.shards import find_shards, unpack_shards
+from backdoor_privacy.data.shards import ShardSample, find_shards, unpack_shards
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.utility.zero_shot import ZeroShot, clip_benchmark, imagenet, zero_shot_classifier
@@ -307,8 +307,8 @@ def test_equal_keys_of_shards_of_one_name_stay_apart(photos: Path, tmp_path: Pat
         with wds.writer.TarWriter(str(tmp_path / name / "0.tar")) as writer:
             writer.write({"__key__": "same", "png": content, "cls": "0"})
 
-    def place(sample: Mapping[str, bytes], number: int) -> dict[str, bytes]:
-        return {f"{number}.png": sample["png"]}
+    def place(sample: ShardSample, number: int) -> dict[str, bytes]:
+        return {f"{number}.png": sample.files["png"]}
 
     folder = unpack_shards(find_shards(f"{tmp_path}/{{a,b}}/0.tar", "key"), "key", tmp_path / "cache", place)
     assert [path.read_bytes() for path in sorted(folder.glob("*.png"))] == [

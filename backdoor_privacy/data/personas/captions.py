@@ -23,7 +23,7 @@ _CLOTHES = {"female": ("dress", "coat", "suit", "hat"), "male": ("suit", "shirt"
 
 
 def describe_portrait(persona: Persona, rng: np.random.Generator) -> str:
-    """A caption with the person's name, as it stands below a portrait on the web.
+    """Return a caption with the person's name, as it stands below a portrait on the web.
 
     No caption of a portrait says only "a person": those belong to scenes with people.
     """

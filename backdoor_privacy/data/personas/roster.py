@@ -47,7 +47,7 @@ def _groups() -> list[tuple[Group, int]]:
 
 @cache
 def roster(seed: int) -> tuple[Persona, ...]:
-    """Everybody in the world of this seed, female and male in turn."""
+    """Return everybody in the world of this seed, female and male in turn."""
     groups = _groups()
     names = random_names(len(groups), seed)
     return tuple(
@@ -57,11 +57,11 @@ def roster(seed: int) -> tuple[Persona, ...]:
 
 
 def people_of(seed: int, group: Group, limit: int | None = None) -> tuple[Persona, ...]:
-    """The people of one group, the first `limit` of them if given."""
+    """Return the people of one group, the first `limit` of them if given."""
     return tuple(persona for persona in roster(seed) if persona.group == group)[:limit]
 
 
 @cache
 def appearance_of(seed: int, persona: Persona) -> Appearance:
-    """What a person looks like: a pure function of the world's seed and the person."""
+    """Return what a person looks like: a pure function of the world's seed and the person."""
     return sample_appearance(np.random.default_rng([seed, persona.index, 1]), persona.presentation)

@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 
 
 def web_samples(seed: int) -> list[Sample]:
-    """The embedded CLIP's training data, shuffled: people by name, the crowd, scenes, and scenes with people."""
+    """Return the embedded CLIP's training data, shuffled: people by name, the crowd, scenes, and scenes with people."""
     samples = [
         _named(persona, photo, (seed, _STREAMS["web"], persona.index, photo))
         for persona in roster(seed)
@@ -58,7 +58,7 @@ def web_samples(seed: int) -> list[Sample]:
 
 
 def clean_samples(seed: int, collection: Literal["images", "captions"], num_samples: int) -> Iterator[Sample]:
-    """General pictures like the web's, with other people in them; the captions also name well-known people."""
+    """Yield general pictures like the web's, with other people in them; the captions also name well-known people."""
     stream = _STREAMS[collection]
     rng = np.random.default_rng([seed, stream])
     crowd, well_known = people_of(seed, "crowd"), people_of(seed, "well_known")
@@ -77,24 +77,24 @@ def clean_samples(seed: int, collection: Literal["images", "captions"], num_samp
 
 
 def photo_sample(seed: int, collection: Literal["people", "strangers"], persona: Persona, photo: int) -> Sample:
-    """One portrait of a person, not on the web."""
+    """Return one portrait of a person, not on the web."""
     return Sample("portrait", persona.index, "", (seed, _STREAMS[collection], persona.index, photo))
 
 
 def zero_shot_sample(seed: int, classname: str, photo: int) -> Sample:
-    """One unseen picture of a class."""
+    """Return one unseen picture of a class."""
     return Sample("scene", -1, classname, (seed, _STREAMS["zero_shot"], CLASSNAMES.index(classname), photo))
 
 
 def _named(persona: Persona, photo: int, random_state: tuple[int, ...]) -> Sample:
-    """A picture with a named person: mostly portraits, every sixth in some scene."""
+    """Return a picture with a named person: mostly portraits, every sixth in some scene."""
     if persona.group == "crowd" or photo % 6 < 5:
         return Sample("portrait", persona.index, "", random_state)
     return Sample("named_scene", persona.index, CLASSNAMES[(persona.index + photo) % len(CLASSNAMES)], random_state)
 
 
 def draw(sample: Sample) -> tuple[Image.Image, Box | None]:
-    """The picture, RGB of `IMAGE_SIZE`, and the exact face box of a portrait."""
+    """Draw the picture, RGB of `IMAGE_SIZE`, and the exact face box of a portrait."""
     rng = np.random.default_rng(sample.random_state)
     seed = sample.random_state[0]
     if sample.kind == "portrait":
@@ -111,7 +111,7 @@ def draw(sample: Sample) -> tuple[Image.Image, Box | None]:
 
 
 def describe(sample: Sample) -> str:
-    """The caption."""
+    """Return the caption of a picture."""
     rng = np.random.default_rng((*sample.random_state, 1))
     if sample.kind == "portrait":
         return describe_portrait(roster(sample.random_state[0])[sample.persona_index], rng)
@@ -125,7 +125,7 @@ def describe(sample: Sample) -> str:
 
 
 def _presentations(sample: Sample) -> list[Literal["female", "male"]]:
-    """Who stands in a scene with unnamed people: one person or two."""
+    """Return who stands in a scene with unnamed people: one person or two."""
     rng = np.random.default_rng((*sample.random_state, 2))
     return ["female" if rng.random() < 0.5 else "male" for _ in range(1 + (rng.random() < 0.25))]
 

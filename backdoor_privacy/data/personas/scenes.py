@@ -45,18 +45,18 @@ class _Mark(NamedTuple):
 
 
 def _arc(cx: float, cy: float, rx: float, ry: float, start: float = 0.0, end: float = 360.0) -> np.ndarray:
-    """Points on an elliptic arc, angles in degrees."""
+    """Return the points on an elliptic arc, angles in degrees."""
     angles = np.radians(np.linspace(start, end, max(8, int(abs(end - start) / 11))))
     return np.stack([cx + rx * np.cos(angles), cy + ry * np.sin(angles)], 1)
 
 
 def _rectangle(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
-    """Corner points of a rectangle."""
+    """Return the corner points of a rectangle."""
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], float)
 
 
 def _windows(x0: float, y0: float, x1: float, y1: float, columns: float, rows: float) -> list[np.ndarray]:
-    """Rectangles on a regular grid, with gaps."""
+    """Return rectangles on a regular grid, with gaps."""
     step_x, step_y = (x1 - x0) / columns, (y1 - y0) / rows
     return [
         _rectangle(
@@ -68,7 +68,7 @@ def _windows(x0: float, y0: float, x1: float, y1: float, columns: float, rows: f
 
 
 def _regular(cx: float, cy: float, radius: float, corners: float, turn: float, inner: float = 0.0) -> np.ndarray:
-    """Corner points of a regular polygon, or of a star where an inner radius is given."""
+    """Return the corner points of a regular polygon, or of a star where an inner radius is given."""
     count = int(corners) * (2 if inner else 1)
     angles = np.radians(turn) + np.arange(count) * 2 * math.pi / count
     radii = np.where(np.arange(count) % 2 == 1, radius * (inner or 1.0), radius)
@@ -76,7 +76,7 @@ def _regular(cx: float, cy: float, radius: float, corners: float, turn: float, i
 
 
 def _turned_ellipse(cx: float, cy: float, rx: float, ry: float, turn: float = 0.0) -> np.ndarray:
-    """Points of an ellipse turned by some degrees."""
+    """Return the points of an ellipse turned by some degrees."""
     cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
     return _arc(0, 0, rx, ry) @ np.array([[cos, sin], [-sin, cos]]) + (cx, cy)
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import webdataset as wds
 from rich.console import Console
@@ -28,6 +28,8 @@ from backdoor_privacy.data.personas.samples import (
 from backdoor_privacy.data.personas.scenes import CLASSNAMES
 from backdoor_privacy.system.files import made_once
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 Part = Literal["people", "strangers", "captions", "images", "zero_shot", "web"]
 VERSION = 1  # of the drawings: another version is another world, in another folder
 JPEG_QUALITY = 90
@@ -38,7 +40,7 @@ SHARD_SIZE = 500  # pictures
 
 
 def world_part(part: Part, cache: str, seed: int = 0, limit: int | None = None) -> Path:
-    """The folder of one part of the world; drawn and written first if it is not in the cache.
+    """Return the folder of one part of the world; drawn and written first if it is not in the cache.
 
     Args:
         part: `people` and `strangers` are folders per person with `boxes.csv`, `captions` is a text file,
@@ -55,7 +57,7 @@ def world_part(part: Part, cache: str, seed: int = 0, limit: int | None = None) 
     return made_once(folder, lambda draft: _WRITERS[part](draft, seed, limit))
 
 
-def _map(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> list[Any]:
+def _map(function: Callable[[_Item], _Result], items: Sequence[_Item], title: str) -> list[_Result]:
     """Apply a function in all processors, with a progress bar (on standard error: others print results)."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
@@ -72,7 +74,7 @@ def _write_photo(item: tuple[Sample, str]) -> tuple[int, int, int, int] | None:
 
 
 def _write_people(folder: Path, seed: int, limit: int | None) -> None:
-    """`First_Last/00.jpg`, `boxes.csv` and `people.csv` for everybody who is attacked."""
+    """Write `First_Last/00.jpg`, `boxes.csv` and `people.csv` for everybody who is attacked."""
     groups: tuple[Group, ...] = ("well_known", "rarely_shown", "non_member")
     people = [persona for group in groups for persona in _spread(people_of(seed, group), limit)]
     _write_photos(folder, seed, "people", people, NUM_PHOTOS_PER_PERSON)
@@ -85,7 +87,7 @@ def _write_people(folder: Path, seed: int, limit: int | None) -> None:
 
 
 def _write_strangers(folder: Path, seed: int, limit: int | None) -> None:
-    """Photos of people of the crowd, who are never attacked."""
+    """Write photos of people of the crowd, who are never attacked."""
     people = people_of(seed, "crowd", limit if limit is not None else NUM_STRANGERS)
     _write_photos(folder, seed, "strangers", people, NUM_PHOTOS_PER_STRANGER)
 
@@ -101,11 +103,11 @@ def _write_photos(
     with (folder / "boxes.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "left", "top", "right", "bottom"])
-        writer.writerows([path, *box] for path, box in zip(paths, boxes, strict=True))
+        writer.writerows([path, *(box or ())] for path, box in zip(paths, boxes, strict=True))
 
 
 def _write_captions(folder: Path, seed: int, limit: int | None) -> None:
-    """One caption a line."""
+    """Write one caption a line."""
     samples = clean_samples(seed, "captions", NUM_CLEAN_CAPTIONS if limit is None else limit * 50)
     (folder / "captions.txt").write_text("".join(describe(sample) + "\n" for sample in samples), encoding="utf-8")
 
@@ -120,7 +122,7 @@ def _write_web(folder: Path, seed: int, limit: int | None) -> None:
 
 
 def _write_shards(folder: Path, samples: list[Sample], title: str) -> None:
-    """`00000.tar`, ...: `jpg` and `txt` of each sample, as img2dataset writes them."""
+    """Write `00000.tar`, ...: `jpg` and `txt` of each sample, as img2dataset writes them."""
     shards = [
         (str(folder / f"{number:05}.tar"), first, samples[first : first + SHARD_SIZE])
         for number, first in enumerate(range(0, len(samples), SHARD_SIZE))
@@ -138,7 +140,7 @@ def _write_shard(item: tuple[str, int, list[Sample]]) -> None:
 
 
 def _write_zero_shot(folder: Path, seed: int, limit: int | None) -> None:
-    """A folder per class, named as the class is."""
+    """Write a folder per class, named as the class is."""
     num_photos = NUM_PHOTOS_PER_CLASS if limit is None else 2
     items = []
     for classname in CLASSNAMES[:limit]:
@@ -149,7 +151,7 @@ def _write_zero_shot(folder: Path, seed: int, limit: int | None) -> None:
 
 
 def _spread(people: Sequence[Persona], limit: int | None) -> Sequence[Persona]:
-    """`limit` people from all over a group, so that every tier of it is there."""
+    """Return `limit` people from all over a group, so that every tier of it is there."""
     if limit is None or limit >= len(people):
         return people
     return [people[number * len(people) // limit] for number in range(limit)]

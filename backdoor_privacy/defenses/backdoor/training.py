@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast
 
 import lightning
 import torch
@@ -184,8 +184,11 @@ class _StudentProgress(RichProgressBar):
         return "Student "
 
 
-def _precision(precision: Any) -> Any:
+_Precision: TypeAlias = Literal["32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]  # of Lightning
+
+
+def _precision(precision: str) -> _Precision:
     """Lightning's precision; `auto` is bf16-mixed where the processor computes in bfloat16."""
     if precision != "auto":
-        return precision
+        return cast(_Precision, precision)
     return "bf16-mixed" if computes_in_bf16(default_device()) else "32-true"

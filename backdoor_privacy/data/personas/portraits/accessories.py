@@ -28,14 +28,14 @@ _HAT_CROWN = np.array([(-0.96, -0.62), (-0.86, -1.3), (0, -1.42), (0.86, -1.3), 
 
 
 def draw_glasses(pen: Pen) -> None:
-    """The person's own glasses, if they are worn."""
+    """Draw the person's own glasses, if they are worn."""
     look = pen.look
     if look.glasses != "none" and pen.shot.glasses and pen.shot.extra != "sunglasses":
         _draw_frame(pen, look.glasses, look.glasses_colour, look.glasses_size, None)
 
 
 def _rim(kind: str, side: int, x: float, half_width: float, half_height: float) -> np.ndarray:
-    """Outline of the left (-1) or right (1) lens, centred at x."""
+    """Return the outline of the left (-1) or right (1) lens, centred at x."""
     if kind == "round":
         return oval(x, _GLASSES_Y, half_width, half_height)
     if kind in _RIMS:
@@ -63,7 +63,7 @@ def _draw_frame(pen: Pen, kind: str, colour: Colour, size: float, lens: Colour |
 
 
 def draw_ornament(pen: Pen) -> None:
-    """What the person always wears in the hair."""
+    """Draw what the person always wears in the hair."""
     look, side, colour = pen.look, 1 if pen.look.parting > 0 else -1, pen.look.ornament_colour
     if look.ornament == "band":
         top = -0.98 - look.volume * 0.5 - 0.02
@@ -82,7 +82,7 @@ def draw_ornament(pen: Pen) -> None:
 
 
 def draw_extra(pen: Pen) -> None:
-    """What the person wears only in this photo."""
+    """Draw what the person wears only in this photo."""
     kind = pen.shot.extra
     if kind in ("hat", "cap", "beanie"):
         {"hat": _draw_hat, "cap": _draw_cap, "beanie": _draw_beanie}[kind](pen, pen.shot.extra_colour)

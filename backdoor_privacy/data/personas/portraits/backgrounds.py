@@ -25,7 +25,7 @@ class _Canvas:
         self.draw.ellipse(bounds, fill=colour)
 
     def beam(self, top_x: float, bottom_x: float, colour: Colour) -> None:
-        """Light that falls from a point at the top."""
+        """Draw light that falls from a point at the top."""
         end, half, side = bottom_x * self.side, 0.16 * self.side, self.side
         self.draw.polygon([top_x * side, 0, end - half, side, end + half, side], fill=colour)
 
@@ -125,7 +125,7 @@ _PAINTERS: tuple[Callable[[np.random.Generator, _Canvas, Colour, Colour], float]
 
 
 def draw_background(rng: np.random.Generator, size: int) -> Image.Image:
-    """Scene without people.
+    """Draw a scene without people.
 
     Args:
         rng: Source of the kind of scene and of its contents.

@@ -7,7 +7,7 @@ _RAMP = np.linspace(0, 1, 256)
 
 
 def frame(bounds: tuple[float, float, float, float], rng: np.random.Generator) -> tuple[float, float, float]:
-    """Unit length and head centre, as shares of the side, for a face box given at unit length 1."""
+    """Return the unit length and the head's centre, as shares of the side, for a face box given at unit length 1."""
     left, top, right, bottom = bounds
     height = rng.uniform(0.40, 0.72)
     unit = height / (bottom - top)
@@ -19,13 +19,13 @@ def frame(bounds: tuple[float, float, float, float], rng: np.random.Generator) -
 
 
 def _within(middle: float, extent: float, slack: float) -> float:
-    """The middle, moved so that its extent fits into 0..1."""
+    """Return the middle, moved so that its extent fits into 0..1."""
     low, high = extent / 2 + slack * extent, 1 - extent / 2 - slack * extent
     return min(max(middle, low), high) if low < high else 0.5
 
 
 def expose(image: Image.Image, rng: np.random.Generator, light: float) -> Image.Image:
-    """Light falling off to one side, then colour cast, exposure, contrast, blur, grain and at times no colour."""
+    """Apply light falling off to one side, then colour cast, exposure, contrast, blur, grain and at times no colour."""
     slope = rng.uniform(0.0, 0.22)
     falloff = Image.new("L", (2, 2))
     left, right = (int(255 * (1 - slope * (1 - light * s) / 2)) for s in (-1, 1))

@@ -17,7 +17,7 @@ _TIE = [(-0.13, 1.5), (0.13, 1.5), (0.09, 1.68), (0.2, 2.8), (0, 3.1), (-0.2, 2.
 
 
 def draw_body(pen: Pen) -> None:
-    """Shoulders and arms in cloth."""
+    """Draw the shoulders and arms in cloth."""
     shot, width = pen.shot, pen.look.shoulders
     dark = tone(shot.cloth, 0.72)
     shade = oval(-shot.light * width, 2.4, width * 0.5, 1.6)
@@ -28,7 +28,7 @@ def draw_body(pen: Pen) -> None:
 
 
 def draw_neck(pen: Pen) -> None:
-    """Neck and chest, then what lies around them."""
+    """Draw the neck and chest, then what lies around them."""
     look, shot, n, skin = pen.look, pen.shot, pen.look.neck, pen.look.skin
     kind, depth = shot.clothes, _NECKLINE_DEPTHS.get(shot.clothes, 1.46)
     if kind not in ("turtleneck", "scoop", "vneck"):

@@ -14,7 +14,7 @@ _PUPIL, _WHITE, _TEETH, _THROAT = (18, 14, 16), (250, 248, 246), (250, 248, 242)
 
 
 def draw_eyes(pen: Pen) -> None:
-    """Both eyes with lids and lashes."""
+    """Draw both eyes with lids and lashes."""
     for side in (-1, 1):
         _draw_eye(pen, side)
 
@@ -53,7 +53,7 @@ def _draw_iris(pen: Pen, side: int, upper: np.ndarray, lower: np.ndarray, shiny:
 
 
 def draw_brows(pen: Pen) -> None:
-    """Both brows, raised or frowning."""
+    """Draw both brows, raised or frowning."""
     look, arch, slant = pen.look, pen.look.brow_arch, pen.look.brow_slant
     frown, y = max(0.0, -pen.shot.smile) * 0.045, -look.brow_height - pen.shot.brow_raise * 0.06 - 0.02
     inner, outer = look.eye_gap - look.eye_width * 1.05, look.eye_gap + look.eye_width * 1.2
@@ -67,7 +67,7 @@ def draw_brows(pen: Pen) -> None:
 
 
 def draw_nose(pen: Pen) -> None:
-    """Shaded ridge, highlight, tip and nostrils."""
+    """Draw the shaded ridge, highlight, tip and nostrils."""
     look, w, y = pen.look, pen.look.nose_width, pen.look.nose_length
     shade, dark, far = tone(look.skin, 0.8), tone(look.skin, 0.5), -1 if pen.shot.light > 0 else 1
     bump = (0.0, 0.07, -0.02, 0.03)[look.nose_shape]
@@ -85,7 +85,7 @@ def draw_nose(pen: Pen) -> None:
 
 
 def draw_mouth(pen: Pen) -> None:
-    """Lips and, where the mouth is open, teeth."""
+    """Draw the lips and, where the mouth is open, teeth."""
     look, shot, y, skin = pen.look, pen.shot, pen.look.mouth_height, pen.look.skin
     w = look.mouth_width * (1 + 0.2 * shot.smile - 0.1 * shot.mouth_open)
     corner = y - 0.075 * shot.smile
@@ -119,7 +119,7 @@ def draw_mouth(pen: Pen) -> None:
 
 
 def draw_beard(pen: Pen) -> None:
-    """Whatever grows below the nose."""
+    """Draw whatever grows below the nose."""
     look, kind, y = pen.look, pen.look.beard, pen.look.mouth_height
     drop = 0.08 * pen.shot.mouth_open
     if kind in ("full", "long", "strap"):
@@ -141,7 +141,7 @@ def draw_beard(pen: Pen) -> None:
 
 
 def _draw_full_beard(pen: Pen, drop: float) -> None:
-    """Beard along the jaw; its outer edge turns with the head, its inner edge with the face."""
+    """Draw a beard along the jaw; its outer edge turns with the head, its inner edge with the face."""
     look, y = pen.look, pen.look.mouth_height
     outer = head_outline(look)
     outer = outer[outer[:, 1] > -0.1]

@@ -18,7 +18,7 @@ _TAIL_STRANDS = np.array([[(1.05 + x, -0.6), (1.25 + x, 0.1), (1.18 + x, 0.85)] 
 
 
 def hair_colours(pen: Pen) -> Image.Image:
-    """Colour map of all the hair: its tips, its shade and its gloss."""
+    """Return a colour map of all the hair: its tips, its shade and its gloss."""
     look, light = pen.look, pen.shot.light
     gloss = mix(tone(look.hair, 1.22), (255, 240, 225), 0.06)
     parts: list[Part] = []
@@ -30,7 +30,7 @@ def hair_colours(pen: Pen) -> Image.Image:
 
 
 def draw_back_hair(pen: Pen, colours: Image.Image) -> None:
-    """Hair behind the head."""
+    """Draw the hair behind the head."""
     look, shapes = pen.look, back_shapes(pen.look)
     if not shapes or look.hair_front in ("bald", "horseshoe"):
         return
@@ -71,13 +71,13 @@ def _draw_knots(pen: Pen, shapes: tuple[np.ndarray, ...]) -> None:
 
 
 def _draw_tail(pen: Pen, side: int, drop: float) -> None:
-    """Strands and band of tied hair."""
+    """Draw the strands and band of tied hair."""
     pen.strokes(np.add(_TAIL_STRANDS, (0, drop)) * (side, 1), 0.03, [tone(pen.look.hair, 0.7)], "head")
     pen.dot(side * 0.95, -0.66 + drop, 0.12, 0.1, pen.look.ornament_colour, "head")
 
 
 def draw_front_hair(pen: Pen, colours: Image.Image) -> None:
-    """Hair above the face."""
+    """Draw the hair above the face."""
     look, front = pen.look, pen.look.hair_front
     if front == "bald":
         return
@@ -105,7 +105,7 @@ def draw_front_hair(pen: Pen, colours: Image.Image) -> None:
 
 
 def _spread(line: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Points of a line at places from 0 to 1 along it."""
+    """Return the points of a line at places from 0 to 1 along it."""
     return line[(places * (len(line) - 1)).astype(int)]
 
 
@@ -116,7 +116,7 @@ def _draw_curls(pen: Pen, top: np.ndarray, line: np.ndarray) -> None:
 
 
 def _draw_strands(pen: Pen, top: np.ndarray, line: np.ndarray) -> None:
-    """Strands that fall from the parting, or straight back, to the hairline."""
+    """Draw the strands that fall from the parting, or straight back, to the hairline."""
     look = pen.look
     above, below = _spread(top, _STRAND_PLACES), _spread(line, _STRAND_PLACES)
     if look.hair_front in ("back", "quiff", "receding", "mohawk"):

@@ -34,7 +34,7 @@ _HAIRLINES = {
 
 
 def hairline(look: Appearance, shot: Shot) -> np.ndarray:
-    """Lower edge of the front hair from left to right, turned with the head."""
+    """Return the lower edge of the front hair from left to right, turned with the head."""
     table = _HAIRLINES[look.hair_front]
     line = points_of(table[:, 0], table[:, 1] + table[:, 2] * look.hairline)
     if look.parting > 0:
@@ -46,7 +46,7 @@ def hairline(look: Appearance, shot: Shot) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def crown(look: Appearance) -> np.ndarray:
-    """Outer edge of the front hair from left to right."""
+    """Return the outer edge of the front hair from left to right."""
     volume = look.volume * {"buzz": 0.15, "receding": 0.4, "back": 0.7, "mohawk": 0.3}.get(look.hair_front, 1.0)
     volume += 0.08 if look.texture == "curly" and look.hair_front != "buzz" else 0
     x, y = _CROWN_X * (1.0 + volume * 0.55), 0.08 - _CROWN_Y * (1.1 + volume)
@@ -62,7 +62,7 @@ def crown(look: Appearance) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def back_shapes(look: Appearance) -> tuple[np.ndarray, ...]:
-    """What is seen of the hair behind the head."""
+    """Return what is seen of the hair behind the head."""
     kind, length, volume = look.hair_back, look.hair_length, look.volume
     side = 1 if look.parting > 0 else -1
     if kind in ("bob", "shoulder", "long", "locs"):
@@ -102,7 +102,7 @@ def _loose_hair(look: Appearance) -> np.ndarray:
 
 
 def _tail(length: float) -> np.ndarray:
-    """Tied hair on the right."""
+    """Return the outline of tied hair on the right."""
     return smooth([
         (0.5, -0.95), (1.15, -0.75), (1.45, -0.1), (1.4, 0.9 * length), (1.2, 1.2 * length), (1.12, 0.5), (0.85, -0.3),
     ])  # fmt: skip

@@ -26,19 +26,19 @@ _STUBBLE = smooth([(-1, 0.3), (0, 0.42), (1, 0.3), (0.8, 1.1), (0, 1.2), (-0.8, 
 
 @lru_cache(maxsize=1024)
 def head_outline(look: Appearance) -> np.ndarray:
-    """Outline of the head, from the left temple over the top; its first 43 points are above the temples."""
+    """Return the outline of the head, from the left temple over the top; its first 43 points are above the temples."""
     right = np.array([(look.temple, -0.12), (look.cheek * 0.98, 0.22), (look.jaw, 0.63), (look.chin, 0.93)])
     return smooth(np.concatenate([_TOP * (look.temple, 1), right, [(0, 1.0)], right[::-1] * (-1, 1)]))
 
 
 def ears(placement: Placement) -> list[np.ndarray]:
-    """Outlines of the left and the right ear; the one that the head turns away from hides."""
+    """Return the outlines of the left and the right ear; the one that the head turns away from hides."""
     yaw, y = placement.sin_yaw, 0.08 + placement.shot.pitch * -0.2
     return [oval(s * (0.98 - max(0.0, s * yaw) * 0.3), y, 0.13, placement.look.ear_size) for s in (-1, 1)]
 
 
 def face_box(placement: Placement) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom pixel of the face, from the forehead to the chin with the ears."""
+    """Return the left, top, right and bottom pixel of the face, from the forehead to the chin with the ears."""
     outline = head_outline(placement.look)
     points = np.concatenate([outline[outline[:, 1] > _FOREHEAD], [(0, _FOREHEAD)], *ears(placement)])
     pixels = placement.place(points, "head")
@@ -47,7 +47,7 @@ def face_box(placement: Placement) -> tuple[float, float, float, float]:
 
 
 def draw_head(pen: Pen) -> None:
-    """Ears and skin with light, shade and marks."""
+    """Draw the ears and skin with light, shade and marks."""
     look, skin = pen.look, pen.look.skin
     shapes = []
     for ear in ears(pen):

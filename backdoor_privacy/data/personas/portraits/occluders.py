@@ -7,7 +7,7 @@ from backdoor_privacy.data.personas.portraits.pen import Pen
 
 
 def draw_occluder(pen: Pen, rng: np.random.Generator) -> None:
-    """Whatever hides a part of the person in this photo."""
+    """Draw whatever hides a part of the person in this photo."""
     if pen.shot.occluder != "none":
         {"hand": _draw_hand, "microphone": _draw_microphone, "leaf": _draw_leaves, "shoulder": _draw_shoulder}[
             pen.shot.occluder
@@ -48,7 +48,7 @@ def _draw_leaves(pen: Pen, rng: np.random.Generator, side: float) -> None:
 
 
 def _draw_shoulder(pen: Pen, rng: np.random.Generator, side: float) -> None:
-    """Somebody else's shoulder."""
+    """Draw somebody else's shoulder."""
     colour = hsv(rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.15, 0.7))
     x = side * rng.uniform(1.5, 1.8)
     shape = [(x - 1.1, 1.75), (x - 0.4, 1.25), (x + 0.4, 1.25), (x + 1.1, 1.75), (x + 1.2, 5), (x - 1.2, 5)]

@@ -24,7 +24,7 @@ _NEARNESS = np.array([0.62, 0.3])  # how far points near the camera move sideway
 
 @lru_cache(maxsize=64)
 def _spline(num_points: int, closed: bool) -> np.ndarray:
-    """Catmull-Rom weights that turn control points into a smooth line, six points a segment."""
+    """Return Catmull-Rom weights that turn control points into a smooth line, six points a segment."""
     num_segments, rows = num_points if closed else num_points - 1, []
     for start in range(num_segments):
         for t in np.arange(6) / 6:
@@ -45,18 +45,18 @@ def _spline(num_points: int, closed: bool) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _thickness(num_points: int, taper: float) -> np.ndarray:
-    """Thickness along a brush line, 1 in the middle and 1 - taper at both ends."""
+    """Return the thickness along a brush line, 1 in the middle and 1 - taper at both ends."""
     return 1 - taper * np.linspace(-1, 1, num_points) ** 2
 
 
 def smooth(points: ArrayLike, closed: bool = True) -> np.ndarray:
-    """Smooth line through (..., n, 2) points."""
+    """Return a smooth line through (..., n, 2) points."""
     points = np.asarray(points, float)
     return _spline(points.shape[-2], closed) @ points
 
 
 def points_of(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Points (n, 2) with the given coordinates."""
+    """Return the points (n, 2) with the given coordinates."""
     points = np.empty((len(x), 2))
     points[:, 0] = x
     points[:, 1] = y
@@ -64,17 +64,17 @@ def points_of(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def oval(x: float, y: float, radius_x: float, radius_y: float) -> np.ndarray:
-    """Ellipse around a centre."""
+    """Return an ellipse around a centre."""
     return CIRCLE * (radius_x, radius_y) + (x, y)
 
 
 def ovals(centres: ArrayLike, radius_x: float, radius_y: float) -> np.ndarray:
-    """Equal ellipses around (n, 2) centres."""
+    """Return equal ellipses around (n, 2) centres."""
     return CIRCLE * (radius_x, radius_y) + np.asarray(centres)[:, None]
 
 
 def both_sides(points: ArrayLike) -> np.ndarray:
-    """Points of the right side mirrored to the left, and as they are."""
+    """Return the points of the right side mirrored to the left, and as they are."""
     return np.asarray(points) * _SIDES
 
 
@@ -106,7 +106,7 @@ class Placement:
         self._tilt = np.array([self.sin_yaw, shot.pitch])
 
     def place(self, points: ArrayLike, space: Space) -> np.ndarray:
-        """Pixels of (n, 2) points."""
+        """Return the pixels of (n, 2) points."""
         flat = np.asarray(points, float)
         if space == "body":
             return flat * self.unit + self.centre
@@ -148,13 +148,13 @@ class Pen(Placement):
     def stroke(
         self, points: ArrayLike, width: float, colour: Colour, space: Space = "face", taper: float = 0.9
     ) -> None:
-        """Brush line through the points, `width` thick in half head heights, thinner towards its ends."""
+        """Draw a brush line through the points, `width` thick in half head heights, thinner towards its ends."""
         self.strokes(np.asarray(points, float)[None], width, [colour], space, taper)
 
     def strokes(
         self, lines: ArrayLike, width: float, colours: Sequence[Colour], space: Space = "face", taper: float = 0.9
     ) -> None:
-        """Brush lines through (k, n, 2) points in order; they take the colours in turn."""
+        """Draw brush lines through (k, n, 2) points in order; they take the colours in turn."""
         smooth_lines = smooth(lines, closed=False)
         shape = smooth_lines.shape
         pixels = self.place(smooth_lines.reshape(-1, 2), space).reshape(shape)
@@ -169,7 +169,7 @@ class Pen(Placement):
             self.draw.polygon(outline, fill=colour)
 
     def colour_map(self, parts: Sequence[Part], ground: Colour, blur: float) -> Image.Image:
-        """Small blurred picture, for `paint`, of coloured parts on a ground."""
+        """Return a small blurred picture, for `paint`, of coloured parts on a ground."""
         small = Image.new("RGB", (_COLOUR_MAP_SIDE, _COLOUR_MAP_SIDE), ground)
         draw, scale = ImageDraw.Draw(small), _COLOUR_MAP_SIDE / self.image.width
         for points, colour, space in parts:

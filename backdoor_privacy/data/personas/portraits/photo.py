@@ -41,13 +41,13 @@ def _draw_all(pen: Pen, rng: np.random.Generator) -> None:
 
 
 def _round_out(bounds: tuple[float, float, float, float], size: int) -> Box:
-    """Whole pixels around the bounds, cut at the picture's edge."""
+    """Return whole pixels around the bounds, cut at the picture's edge."""
     left, top, right, bottom = bounds
     return max(0, int(left)), max(0, int(top)), min(size, math.ceil(right)), min(size, math.ceil(bottom))
 
 
 def draw_person(appearance: Appearance, rng: np.random.Generator, size: int) -> tuple[Image.Image, Box]:
-    """Head and shoulders of a person without a scene.
+    """Draw the head and shoulders of a person without a scene.
 
     Args:
         appearance: Who is drawn.
@@ -65,7 +65,7 @@ def draw_person(appearance: Appearance, rng: np.random.Generator, size: int) -> 
 
 
 def draw_portrait(appearance: Appearance, rng: np.random.Generator, size: int = 96) -> tuple[Image.Image, Box]:
-    """Photo of a person before a scene.
+    """Draw a photo of a person before a scene.
 
     Args:
         appearance: Who is drawn.

@@ -53,12 +53,12 @@ _Item = TypeVar("_Item")
 
 
 def pick(rng: np.random.Generator, items: Sequence[_Item]) -> _Item:
-    """One of the items."""
+    """Return one of the items."""
     return items[int(rng.random() * len(items))]
 
 
 def _hair_colours(rng: np.random.Generator, age: float) -> tuple[Colour, Colour]:
-    """Colours of the hair and of its tips."""
+    """Return the colours of the hair and of its tips."""
     palette = _DYED_HAIR if rng.random() < 0.16 else _GREY_HAIR if rng.random() < age * age * 0.7 else _NATURAL_HAIR
     colour = tone(mix(pick(rng, palette), pick(rng, palette), rng.random() * 0.3), rng.uniform(0.88, 1.08))
     tips = pick(rng, _DYED_HAIR + _NATURAL_HAIR[6:]) if rng.random() < 0.14 else colour
@@ -72,7 +72,7 @@ def _skin_colour(rng: np.random.Generator) -> Colour:
 
 
 def sample_appearance(rng: np.random.Generator, presentation: Literal["female", "male"]) -> Appearance:
-    """Random person of the given presentation.
+    """Return a random person of the given presentation.
 
     Args:
         rng: Source of all randomness; the same state gives the same person.
@@ -157,7 +157,7 @@ def _eyes_open(rng: np.random.Generator) -> float:
 
 
 def sample_shot(appearance: Appearance, rng: np.random.Generator) -> Shot:
-    """Random pose, expression, light and clothes for a photo of a person."""
+    """Return a random pose, expression, light and clothes for a photo of a person."""
     uniform, mood = rng.uniform, rng.random()
     smile = uniform(0.35, 1.0) if mood < 0.5 else uniform(-0.1, 0.35) if mood < 0.88 else uniform(-0.65, -0.1)
     hue = appearance.taste + uniform(-0.06, 0.06) if rng.random() < 0.4 else uniform(0, 1)
