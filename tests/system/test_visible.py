@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from backdoor_privacy.checkup import Checkup, print_checkup
 from backdoor_privacy.data.photos import read_photo
+from backdoor_privacy.data.problems import Problem
 from backdoor_privacy.errors import (
     InputError,
     ended_in_one_line,
@@ -21,7 +22,6 @@ from backdoor_privacy.errors import (
     some,
     traceback_of,
 )
-from backdoor_privacy.problems import Finding
 from backdoor_privacy.report.html import templates
 from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.system.visible import visible
@@ -120,7 +120,7 @@ def test_a_table_shows_names():
 def test_check_data_shows_names(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "200")
     rows = {"first names": (HOSTILE,), "people": ("1",)}
-    problem = Finding(HOSTILE, stops=True)
+    problem = Problem(HOSTILE, stops=True)
     print_checkup(Checkup(rows, {"first captions": (HOSTILE,)}, {}, [problem], {HOSTILE: Path(HOSTILE)}))
     out = capsys.readouterr().out
     assert "\x1b]" not in out
