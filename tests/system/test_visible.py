@@ -21,7 +21,7 @@ from backdoor_privacy.errors import (
     some,
     traceback_of,
 )
-from backdoor_privacy.problems import Finding
+from backdoor_privacy.problems import Problem
 from backdoor_privacy.report.html import templates
 from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.system.visible import visible
@@ -120,7 +120,7 @@ def test_a_table_shows_names():
 def test_check_data_shows_names(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "200")
     rows = {"first names": (HOSTILE,), "people": ("1",)}
-    problem = Finding(HOSTILE, stops=True)
+    problem = Problem(HOSTILE, stops=True)
     print_checkup(Checkup(rows, {"first captions": (HOSTILE,)}, {}, [problem], {HOSTILE: Path(HOSTILE)}))
     out = capsys.readouterr().out
     assert "\x1b]" not in out
