@@ -120,7 +120,8 @@ def test_table_of_faces_is_read_as_it_was(tmp_path: Path):
 def test_people_of_a_run_are_read_as_they_were(tmp_path: Path):
     names = ["=Ann Lee", "-Bob Ray", "'t Hooft", "'@Cy Fox", "Dan Poe"]
     found = IdiaResult(names, [3, 0, 21, 1, 2], [4] * 5, threshold=2, evidence=NO_EVIDENCE)
-    write_results(tmp_path, [Person(name, ()) for name in names], {names[0]}, found, {"text": found})
+    everybody = [Person(name, ()) for name in names]
+    write_results(tmp_path, everybody, everybody[:1], found, {"text": found})
     assert all(row.startswith(("'", "Dan")) for row in (tmp_path / "people.csv").read_text().splitlines()[1:])
     people = read_csv(tmp_path / "people.csv", dtype={"name": str})
     assert people["name"].tolist() == names

@@ -89,7 +89,7 @@ def finished_run(world: World, folder: Path, removed: Sequence[str], seed: int) 
     results, targets = {"text": after, "image": after, "both": after}, {"text": target, "image": target}
     members = {person.name: person.member for person in world.people}
     before, now = world.found.inferred, after.inferred
-    write_people(folder, world.people, removed, world.found, results)
+    write_people(folder, world.people, [one for one in world.people if one.name in removed], world.found, results)
     write_table(folder, "votes", votes_table({"before": world.found, **results}))
     write_table(folder, "neighbors", neighbors_table(world.found, removed))
     write_table(folder, "map", map_table(world.found, results, removed, targets))

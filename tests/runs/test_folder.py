@@ -79,7 +79,7 @@ def test_people_table_has_everybody_before_and_after(tmp_path: Path):
         "text": IdiaResult(names, [0, 0, 3], [20, 19, 0], threshold=2, evidence=NO_EVIDENCE),
         "both": IdiaResult(names, [1, 2, 0], [20, 19, 0], threshold=2, evidence=NO_EVIDENCE),
     }
-    write_people(tmp_path, people, {"Ann Lee"}, before, after)
+    write_people(tmp_path, people, people[:1], before, after)
     with (tmp_path / "people.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == [

@@ -45,15 +45,17 @@ def describe(compose_cfg) -> Callable[..., Found]:
     cfg: DictConfig = compose_cfg("utility/retrieval=folder", "utility.retrieval.folder=captioned")
 
     def describe_it(root: Path, removed: tuple[str, ...] = (), max_images: int = 4000) -> Found:
+        people = load_people(root / "people")
         sources = Sources(
-            people=load_people(root / "people"),
+            people=people,
             captions=load_captions(root / "captions.txt"),
             images=root / "images",
             max_images=max_images,
             strangers=load_people(root / "strangers"),
         )
         retrieval = Retrieval(root / "captioned", root / "cache")
-        return manifest(cfg, sources, removed, {"zero_shot": ZeroShot(root / "classes"), "retrieval": retrieval})
+        measures = {"zero_shot": ZeroShot(root / "classes"), "retrieval": retrieval}
+        return manifest(cfg, sources, people.pick(removed), measures)
 
     return describe_it
 
