@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
-from backdoor_privacy.config.schema import load_config
+from backdoor_privacy.config.schema import TriggerSet
 from backdoor_privacy.data.selection import select_people
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
@@ -22,12 +22,12 @@ def main() -> None:
     """Attack the original with the seed of the development, and draw among those that are left."""
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         cfg = compose("config", overrides=[f"seed={SEED}", "+experiment=both_64"])
-    people, choice = instantiate(cfg.people), load_config(cfg).trigger_set
+    people, choice = instantiate(cfg.people), TriggerSet(num_people=cfg.trigger_set.num_people)
     found = instantiate(cfg.attack).run(instantiate(cfg.clip), people.everybody).inferred
     inferred = {person for person in people.everybody if found[person.name]}
     scored = {person for seed in SCORED_SEEDS for person in select_people(people, choice, seed=seed, inferred=inferred)}
     others = sorted(person.name for person in inferred - scored)
-    print(*sorted(random.Random(10 * SEED).sample(others, choice.num_people)), sep="\n")
+    print(*sorted(random.Random(10 * SEED).sample(others, cfg.trigger_set.num_people)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -291,6 +291,8 @@ def test_faces_need_no_strangers_where_nobody_stands_in_for_another(compose_cfg)
             ["defense/image_target=pseudonym", "strangers.consenting=false"],
             "expected strangers who are fictional or agreed",
         ),
+        (["captions.max_captions=1"], "without a name to remove, to learn from and to measure with, got 1"),
+        (["attack.num_candidates=3"], "attack.num_candidates: expected at least 4, one for each attacked person"),
     ],
 )
 @pytest.mark.parametrize("named", [False, True])
