@@ -183,7 +183,7 @@ class Huge(Sequence[str]):
         return f"caption number {place}"
 
 
-def test_trap_6_nothing_is_made_for_every_person_and_caption(make_text: Make):
+def test_nothing_is_made_for_every_person_and_caption(make_text: Make):
     captions, host_captions = Huge(), Huge()
     names = [f"First{number} Last" for number in range(500)]
     steps = make_text(captions=captions, host_captions=host_captions, names=names, phrases=["a person"] * 500)
