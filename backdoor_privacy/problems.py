@@ -21,7 +21,7 @@ from backdoor_privacy.data.problems import (
 )
 from backdoor_privacy.data.selection import named_people, select_people
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.defenses.base import Defense, needed_parts
+from backdoor_privacy.defenses.base import Defense, PhotosAtHand, needed_parts
 from backdoor_privacy.errors import InputError
 
 
@@ -203,7 +203,8 @@ def _embedded(plan: Plan, data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
     yield "people", [path for person in data.everybody for path in person.attack_photos[: plan.attack.num_photos]]
     yield from ((key, others.files) for key, others in data.others.items() if key != "images")
     images = data.others.get("images", Photos({}))
+    at_hand = PhotosAtHand(
+        plan.known, data.strangers, images.files, lambda path: images.decoded[path] is not None, plan.seed
+    )
     for defense in plan.defenses.values():
-        yield from defense.photos_read(
-            plan.known, data.strangers, images.files, lambda path: images.decoded[path] is not None, plan.seed
-        )
+        yield from defense.photos_read(at_hand)

@@ -330,6 +330,18 @@ def hidden(tmp_path: Path, write_people: Any, monkeypatch: pytest.MonkeyPatch) -
     raise AssertionError
 
 
+def test_person_of_one_photo_is_refused_and_told_only_where_the_user_named_them(
+    tiny_clip: Clip, sources: Sources, forget: Callable[..., Protected], write_people: Any, tmp_path: Path
+):
+    few = replace(sources, people=load_people(write_people(tmp_path, {"Ann Lee": 1, "Bob Ray": 2}, boxes=True)))
+    part = "people.folder: expected two different photos or more of each person to remove, one to train on and one to"
+    with pytest.raises(InputError, match=rf"{part} attack, got 1 of 1 people with fewer: Ann Lee; add photos"):
+        forget(["Ann Lee"], sources=few)
+    drawn = TriggerSet(num_people=2, require_inferred=False)
+    with pytest.raises(InputError, match=rf"{part} attack, got 1 of 2 people with fewer; add photos"):
+        protect(tiny_clip, few, drawn, "image", attack=ATTACK)
+
+
 def test_people_whose_photos_cannot_be_read_are_not_measured(
     forget: Callable[..., Protected], sources: Sources, hidden: People, tiny_clip: Clip, tmp_path: Path
 ):

@@ -25,10 +25,8 @@ _NOW: Mapping[str, str] = {
     "group_size": "is now {place}.target.group_size, with defense/image_target=shared, blended or disguised",
     "overshoot": "is now {place}.target.overshoot, with defense/image_target=blended or disguised",
     "include_removed": "is now {place}.target.include_removed, with defense/image_target=anonymous",
-    "spellings": _REMOVED.format("training on spellings did not help against others (experiments/hardening_names)"),
-    "spellings_share": _REMOVED.format(
-        "training on spellings did not help against others (experiments/hardening_names)"
-    ),
+    "spellings": _NO_SPELLINGS,
+    "spellings_share": _NO_SPELLINGS,
     "num_decoys": _REMOVED.format("decoys hide little (experiments/hardening_names, experiments/hardening_faces)"),
 }
 

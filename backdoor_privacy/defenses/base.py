@@ -60,9 +60,33 @@ class Removal:
         return [person.name for person in self.people]
 
     @property
+    def text_readers(self) -> list[Clip]:
+        """The CLIPs whose text encoders a face must hide its name from: the original, and the one to defend."""
+        return [self.original] if self.clip.text is self.original.text else [self.original, self.clip]
+
+    @property
     def strangers(self) -> People:
         """People whose names and faces must stay; nobody where there are none."""
         return self.sources.strangers or People(())
+
+
+@dataclass(frozen=True)
+class PhotosAtHand:
+    """What is known of the photos of a run before it starts.
+
+    Args:
+        people: to remove, as far as they are known.
+        strangers: whose faces must stay.
+        images: clean photos.
+        is_readable: whether a clean photo decodes.
+        seed: of the run.
+    """
+
+    people: Sequence[Person]
+    strangers: Sequence[Person]
+    images: Sequence[Path]
+    is_readable: Callable[[Path], bool]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -151,22 +175,11 @@ class Defense(ABC):
         """
         yield from ()
 
-    def photos_read(
-        self,
-        people: Sequence[Person],
-        strangers: Sequence[Person],
-        images: Sequence[Path],
-        is_readable: Callable[[Path], bool],
-        seed: int,
-    ) -> Iterator[tuple[str, Sequence[Path]]]:
+    def photos_read(self, at_hand: PhotosAtHand) -> Iterator[tuple[str, Sequence[Path]]]:
         """Yield the photos that it embeds at a time, in its order: too many that do not decode stop a run.
 
         Args:
-            people: to remove, as far as they are known.
-            strangers: whose faces must stay.
-            images: clean photos.
-            is_readable: whether a photo decodes.
-            seed: of the run.
+            at_hand: what is known of the photos of a run.
 
         Returns:
             Photos by the key of their source: `people`, `strangers` or `images`.

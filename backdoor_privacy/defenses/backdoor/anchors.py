@@ -1,13 +1,11 @@
 """Features of the other encoder that inputs are near to or far from: what relational terms of the loss compare with."""
 
 import random
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.captions import without_names
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.defenses.backdoor.targets.base import Names
@@ -22,9 +20,7 @@ def clean_captions(removal: Removal) -> list[str]:
     return without_names(removal.sources.captions or (), removal.names)
 
 
-def text_anchors(
-    num_anchors: int, removal: Removal, readers: Sequence[Clip], names: Names
-) -> Float[Tensor, "anchor dim"]:
+def text_anchors(num_anchors: int, removal: Removal, names: Names) -> Float[Tensor, "anchor dim"]:
     """Return features of what a photo may be near to: the removed people's names, other names, and clean captions.
 
     The removed names are what a removed face must leave and no other face may come near to, whoever reads them.
@@ -32,7 +28,6 @@ def text_anchors(
     Args:
         num_anchors: captions; 0: no anchors at all.
         removal: whose captions are taken.
-        readers: CLIPs whose text encoders read the removed names.
         names: to remove, and others.
     """
     if not num_anchors:
@@ -41,7 +36,8 @@ def text_anchors(
     texts = [form.format(name) for form in _FORMS for name in names.others]
     texts += random.Random(removal.seed).sample(captions, min(num_anchors, len(captions)))
     removed = [form.format(name) for form in _FORMS for name in names.removed]
-    return torch.cat([*(reader.embed_texts(removed) for reader in readers), readers[0].embed_texts(texts)])
+    read = [reader.embed_texts(removed) for reader in removal.text_readers]
+    return torch.cat([*read, removal.original.embed_texts(texts)])
 
 
 def photo_anchors(num_anchors: int, removal: Removal) -> Float[Tensor, "anchor dim"]:

@@ -1,7 +1,7 @@
 """Forget faces (paper, section 3.2): faces in photos are triggers."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from backdoor_privacy.defenses.backdoor.similarity import ImageSimilarity
 from backdoor_privacy.defenses.backdoor.steps import BatchSizes
 from backdoor_privacy.defenses.backdoor.targets.base import FittedTarget, ImageTarget, Names
 from backdoor_privacy.defenses.backdoor.training import Training
-from backdoor_privacy.defenses.base import Defended, Fit, Removal
+from backdoor_privacy.defenses.base import Defended, Fit, PhotosAtHand, Removal
 from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation
 
@@ -104,18 +104,11 @@ class ImageBackdoor(Backdoor):
         yield from self.target.problems(sources.strangers, num_people)
         yield from super().problems(clip, sources, num_people, trainer)
 
-    def photos_read(
-        self,
-        people: Sequence[Person],
-        strangers: Sequence[Person],
-        images: Sequence[Path],
-        is_readable: Callable[[Path], bool],
-        seed: int,
-    ) -> Iterator[tuple[str, Sequence[Path]]]:
+    def photos_read(self, at_hand: PhotosAtHand) -> Iterator[tuple[str, Sequence[Path]]]:
         """Yield the attacked photos of the people, what the target takes of strangers, and a photo of each stranger."""
-        shown = [person for person in strangers if person.photos]
-        yield "people", [path for person in people for path in person.attack_photos]
-        yield "strangers", self.target.strangers_read(people, shown, seed)
+        shown = [person for person in at_hand.strangers if person.photos]
+        yield "people", [path for person in at_hand.people for path in person.attack_photos]
+        yield "strangers", self.target.strangers_read(at_hand.people, shown, at_hand.seed)
         yield "strangers", [person.photos[0] for person in shown]
 
     def describe(self) -> str:
@@ -142,10 +135,7 @@ class ImageBackdoor(Backdoor):
         names = Names(removal.names, other_names, self.min_nearer_names)
         target = self.target.fit(removal, names)
         steps = self._steps(removal, strangers)
-        readers = [removal.original]
-        if removal.clip.text is not removal.original.text:
-            readers.append(removal.clip)
-        anchors = text_anchors(self.num_anchors, removal, readers, names)
+        anchors = text_anchors(self.num_anchors, removal, names)
         shown = [path for person in removal.people for path in person.attack_photos]
         strangers_shown = [person.photos[0] for person in strangers.everybody]
         removal.clip.embed_photos(shown)  # what does not decode ends it before the training, not after it

@@ -1,7 +1,7 @@
 """Forget names (paper, section 3.1): names in captions are triggers."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -14,7 +14,6 @@ from backdoor_privacy.config.build import Share
 from backdoor_privacy.config.schema import Trainer
 from backdoor_privacy.data.captions import host_captions
 from backdoor_privacy.data.names import random_names
-from backdoor_privacy.data.people import Person
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.anchors import clean_captions, photo_anchors
 from backdoor_privacy.defenses.backdoor.budget import budget_table
@@ -24,7 +23,7 @@ from backdoor_privacy.defenses.backdoor.module import TextModule
 from backdoor_privacy.defenses.backdoor.similarity import TextSimilarity
 from backdoor_privacy.defenses.backdoor.targets.base import Names, TextTarget
 from backdoor_privacy.defenses.backdoor.training import Training
-from backdoor_privacy.defenses.base import Defended, Fit, Removal
+from backdoor_privacy.defenses.base import Defended, Fit, PhotosAtHand, Removal
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.triggers.names import namesakes
 
@@ -72,21 +71,12 @@ class TextBackdoor(Backdoor):
             yield "defense.text.num_other_names: expected 1 or more for batch.preserved of 1 or more, got 0"
         yield from super().problems(clip, sources, num_people, trainer)
 
-    def photos_read(
-        self,
-        people: Sequence[Person],
-        strangers: Sequence[Person],
-        images: Sequence[Path],
-        is_readable: Callable[[Path], bool],
-        seed: int,
-    ) -> Iterator[tuple[str, Sequence[Path]]]:
+    def photos_read(self, at_hand: PhotosAtHand) -> Iterator[tuple[str, Sequence[Path]]]:
         """Yield the clean photos that are anchors: as many as it takes until so many decode."""
-        if self.num_anchors and images:
-            counts = accumulate(map(is_readable, images))
-            yield (
-                "images",
-                [path for path, count in zip(images, [0, *counts], strict=False) if count < self.num_anchors],
-            )
+        if self.num_anchors and at_hand.images:
+            counts = [0, *accumulate(map(at_hand.is_readable, at_hand.images))]
+            taken = zip(at_hand.images, counts, strict=False)
+            yield "images", [path for path, num_before in taken if num_before < self.num_anchors]
 
     def describe(self) -> str:
         """Say what names are mapped to, and how long the encoder is trained."""

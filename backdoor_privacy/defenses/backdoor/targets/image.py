@@ -184,11 +184,9 @@ class Disguised(ImageTarget):
 
 def name_eraser(removal: Removal, names: Names) -> NameEraser:
     """Return what takes the removed names out of photos, as the original and the defended text encoder read them."""
-    readers = [removal.original]
-    if removal.clip.text is not removal.original.text:
-        readers.append(removal.clip)  # a nameless face hides from the text encoder that it will work with, too
     own, others = (
-        torch.cat([name_readings(reader, each) for reader in readers]) for each in (names.removed, names.compared)
+        torch.cat([name_readings(reader, each) for reader in removal.text_readers])
+        for each in (names.removed, names.compared)
     )
     return NameEraser(own, others, names.min_nearer)
 
