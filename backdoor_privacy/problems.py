@@ -21,7 +21,7 @@ from backdoor_privacy.data.problems import (
 )
 from backdoor_privacy.data.selection import named_people, select_people
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.defenses.base import Defense, PhotosAtHand, needed_parts
+from backdoor_privacy.defenses.base import NO_DEFENSE, Defense, PhotosAtHand, needed_parts
 from backdoor_privacy.errors import InputError
 
 
@@ -112,9 +112,7 @@ def problems(
         tell: whether to name people who were not named by the user.
     """
     if not plan.defenses:
-        yield Problem(
-            "defense: expected a method that removes people, got none; choose defense=both, text or image", stops=True
-        )
+        yield Problem(NO_DEFENSE, stops=True)
     try:
         chosen = plan.select() if removed is None else removed
     except InputError as error:

@@ -17,6 +17,7 @@ from backdoor_privacy.config.schema import Trainer
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.sources import Sources
 
+NO_DEFENSE = "defense: expected a method that removes people, got none; choose defense=both, text or image"
 NameTargets = Callable[[Clip, str], Float[Tensor, "person dim"]]
 
 

@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.config.build import build
 from backdoor_privacy.config.schema import load_option
-from backdoor_privacy.defenses.base import Defense
+from backdoor_privacy.defenses.base import NO_DEFENSE, Defense
 from backdoor_privacy.errors import InputError
 
 
@@ -19,7 +19,7 @@ def build_defenses(node: DictConfig) -> dict[str, Defense]:
     chosen = {str(name): one for name, one in node.items() if one is not None}  # a null leaves a defence out
     defenses = {name: build(one, Defense, f"defense.{name}") for name, one in chosen.items()}
     if not defenses:
-        raise InputError("defense: expected a method that removes people, got none; choose defense=both, text or image")
+        raise InputError(NO_DEFENSE)
     return defenses
 
 

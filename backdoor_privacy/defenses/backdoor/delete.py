@@ -66,6 +66,4 @@ class Delete(Term):
         """
         if len(step.anchors) < 2:
             raise InputError(f"num_anchors: expected 2 or more for the term Delete, got {len(step.anchors)}")
-        with torch.no_grad():
-            original = step.teacher.head(step.inputs.triggered.trunk, step.num_shared).float()
-        return delete_loss(step.triggered, original, step.anchors, temperature=self.temperature)
+        return delete_loss(step.triggered, step.triggered_original(), step.anchors, temperature=self.temperature)

@@ -61,6 +61,11 @@ class Step:
         target = self.inputs.triggered.target if target is None else target
         return backdoor_loss(features, target, self.inputs.person_share, distance=self.distance)
 
+    @torch.no_grad()
+    def triggered_original(self) -> Tensor:
+        """Return what the teacher makes of the triggered inputs themselves, (batch, dim)."""
+        return self.teacher.head(self.inputs.triggered.trunk, self.num_shared).float()
+
     def triggered_with(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the features of the triggered inputs when the student has these tensors under some names."""
         return self.student.head_with(tensors, self.inputs.triggered.trunk, self.num_shared).float()
@@ -210,10 +215,8 @@ class Relearning(Term):
     def move(self, step: Step) -> dict[str, Tensor]:
         """Return what to add to the trained tensors so that triggers mean what they meant, by the tensors' names."""
         own = {name: parameter.detach().requires_grad_() for name, parameter in step.student.trainable()}
-        with torch.no_grad():
-            original = step.teacher.head(step.inputs.triggered.trunk, step.num_shared).float()
         with torch.enable_grad():
-            loss = step.backdoor_loss(step.triggered_with(own), original)
+            loss = step.backdoor_loss(step.triggered_with(own), step.triggered_original())
         gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True, materialize_grads=True)
         return {
             name: gradient * (-self.radius * own[name].norm() / gradient.norm().clamp_min(1e-12))

@@ -121,7 +121,7 @@ def disguises(
         strangers: mean embedding of each.
         group_size: strangers for each person.
 
-    `check_strangers` sees that there are enough.
+    The target's `problems` say where there are too few.
     """
     alike = F.normalize(faces - faces.mean(0), dim=-1) @ F.normalize(strangers - strangers.mean(0), dim=-1).T
     looks = torch.empty_like(faces)
