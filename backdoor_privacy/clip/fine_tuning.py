@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from torch import Tensor
 from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.clip.text import OpenClipTextEncoder
-from backdoor_privacy.data.photos import PhotoMemory, as_bytes, read_photo
+from backdoor_privacy.data.photo_memory import PhotoMemory, Views
+from backdoor_privacy.data.photos import as_bytes, read_photo
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import fastest_attention
 
@@ -63,9 +65,9 @@ class FineTuning:
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0, fused=True)
         scale = torch.tensor(1 / (self.temperature or own_temperature(clip)), device=trained[0].device)
         # The normalisation is one of pixels in [0, 1], see `Clip.geometry`.
-        pixels_of = PhotoMemory(lambda path, _: _decoded(clip, path))
+        memory, decode = PhotoMemory(), partial(_decode, clip)
         for step, batch in enumerate(islice(batches(taught, others, self.batch_size, seed), steps[-1]), 1):
-            readable = [(name, pixels) for name, path in batch if (pixels := pixels_of(path, True)) is not None]
+            readable = [(name, views[0]) for name, path in batch if (views := memory.get(path, decode)) is not None]
             if readable:
                 captions = [_CAPTION.format(name) for name, _ in readable]
                 pixels = clip.normalize(torch.stack([pixels for _, pixels in readable]).float() / 255)
@@ -131,6 +133,7 @@ def _rounds(num: int, count: int, draw: random.Random) -> Iterator[list[int]]:
         yield drawn
 
 
-def _decoded(clip: Clip, path: Path) -> Tensor | None:
+def _decode(clip: Clip, path: Path) -> Views | None:
+    """Return a photo in the CLIP's size; `None` if it does not decode."""
     photo = read_photo(path)
-    return None if photo is None else as_bytes(photo, clip.geometry)
+    return None if photo is None else (as_bytes(photo, clip.geometry),)

@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 MAX_UNREADABLE_SHARE = 0.01
 _MAX_PHOTO_BYTES = GIB  # a sparse file may tell of more than there is memory
-_MAX_REMEMBERED_BYTES = 128 * 2**20  # in each process that makes batches, however many people there are
 # What systems and programs leave beside a user's files, besides all that is hidden.
 _SYSTEM_NAMES = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__"}
 _DIGESTS: dict[tuple[Path, int, int, int, int], str] = {}  # of files in a certain state
@@ -162,8 +161,20 @@ def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image |
                 image = upright_rgb(photo)
         except DECODING_ERRORS:
             return None
-    if box is None:
-        return image
+    return image if box is None else cut_to(box, image, path)
+
+
+def cut_to(box: Box, image: Image.Image, path: object) -> Image.Image:
+    """Return the part of a photo that is in a box.
+
+    Args:
+        box: in pixels of the photo.
+        image: the photo, upright.
+        path: of its file, for the error.
+
+    Raises:
+        InputError: if the box is outside the photo.
+    """
     left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height)
     if left >= right or top >= bottom:
         raise InputError(
@@ -176,30 +187,6 @@ def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image |
 def as_bytes(photo: Image.Image, geometry: Callable[[Image.Image], Tensor]) -> UInt8[Tensor, "3 side side"]:
     """Return a photo in a CLIP's size: pixels in [0, 1] as bytes, which take a quarter of the memory."""
     return (geometry(photo) * 255).round().to(torch.uint8)
-
-
-class PhotoMemory:
-    """Photos as bytes, each decoded once as far as there is room.
-
-    Args:
-        decode: a photo, whole or its face; `None` if it does not decode.
-    """
-
-    def __init__(self, decode: Callable[[Path, bool], Tensor | None]) -> None:
-        self._decode, self._num_bytes = decode, 0
-        self._known: dict[tuple[Path, bool], Tensor | None] = {}
-
-    def __call__(self, path: Path, whole: bool) -> Tensor | None:
-        """Return the photo, from memory if it was asked for before."""
-        key = path, whole
-        if key in self._known:
-            return self._known[key]
-        pixels = self._decode(path, whole)
-        num_bytes = 0 if pixels is None else pixels.nbytes
-        if self._num_bytes + num_bytes <= _MAX_REMEMBERED_BYTES:
-            self._known[key] = pixels
-            self._num_bytes += num_bytes
-        return pixels
 
 
 class PhotoBatch(NamedTuple):

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.data import photos
-from backdoor_privacy.data.photos import PhotoMemory, check_readable, photo_loader, read_photo
+from backdoor_privacy.data.photos import check_readable, photo_loader, read_photo
 from backdoor_privacy.errors import InputError
 
 
@@ -164,21 +163,3 @@ def test_clip_embeds_the_readable_photos_and_marks_the_others(tiny_clip: Clip, w
     paths[51].write_text("not a photo")
     with pytest.raises(InputError, match=r"2 of 101 photos do not decode: .*050\.png, .*051\.png"):
         replace(tiny_clip, image=tiny_clip.image.copy(), decoded={}).embed_photos(paths)
-
-
-def test_photos_are_decoded_once_as_far_as_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(photos, "_MAX_REMEMBERED_BYTES", 25)
-    asked: list[tuple[Path, bool]] = []
-
-    def decode(path: Path, whole: bool) -> torch.Tensor | None:
-        asked.append((path, whole))
-        return None if path.name == "broken" else torch.full((10,), len(asked), dtype=torch.uint8)
-
-    memory = PhotoMemory(decode)
-    wanted = [(tmp_path / "a", True), (tmp_path / "a", False), (tmp_path / "broken", True), (tmp_path / "b", True)]
-    first = [memory(*each) for each in wanted]
-    again = [memory(*each) for each in wanted]
-    assert asked == [*wanted, wanted[-1]]  # there was no room for the last
-    assert first[2] is None
-    assert again[2] is None
-    assert all(torch.equal(one, other) for one, other in zip(first[:2], again[:2], strict=True))

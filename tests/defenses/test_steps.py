@@ -12,7 +12,7 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.captions import load_captions
 from backdoor_privacy.data.images import load_images
 from backdoor_privacy.data.people import People, load_people
-from backdoor_privacy.data.photos import read_photo
+from backdoor_privacy.data.photos import cut_to, read_photo
 from backdoor_privacy.defenses.backdoor import photo_steps
 from backdoor_privacy.defenses.backdoor.caption_steps import CaptionTriggers
 from backdoor_privacy.defenses.backdoor.photo_steps import PhotoTriggers
@@ -197,9 +197,9 @@ def test_nothing_is_made_for_every_person_and_caption(make_text: Make):
 def test_photos_of_the_attack_are_never_triggers(make_image: Make, people: People, monkeypatch: pytest.MonkeyPatch):
     read: list[Path] = []
 
-    def recording(path: Path, box: Any = None) -> Any:
+    def recording(path: Path) -> Any:
         read.append(path)
-        return read_photo(path, box)
+        return read_photo(path)
 
     monkeypatch.setattr(photo_steps, "read_photo", recording)
     list(make_image(num_steps=10, whole_photo_share=0.5))
@@ -248,7 +248,7 @@ def test_pasted_face_is_cut_out_by_its_box_and_lies_on_a_clean_photo(
 ):
     boxes = []
     monkeypatch.setattr(
-        photo_steps, "read_photo", lambda path, box=None: (boxes.append((path, box)), read_photo(path, box))[1]
+        photo_steps, "cut_to", lambda box, photo, path: (boxes.append((path, box)), cut_to(box, photo, path))[1]
     )
     steps = make_image(whole_photo_share=0.0)
     batch = steps[0]

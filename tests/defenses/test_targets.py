@@ -23,6 +23,7 @@ from backdoor_privacy.defenses.backdoor.targets.erasure import UNUSUAL_FORMS, Na
 from backdoor_privacy.defenses.backdoor.targets.faces import FaceSwapper, blended_faces, disguises, shared_embeddings
 from backdoor_privacy.defenses.backdoor.targets.image import Anonymous, Disguised, Pseudonym
 from backdoor_privacy.defenses.backdoor.targets.text import NameComposer, Phrase
+from backdoor_privacy.defenses.backdoor.photo_steps import PhotoTriggers
 from backdoor_privacy.defenses.backdoor.training import Training
 from backdoor_privacy.defenses.base import Removal
 from backdoor_privacy.errors import InputError
@@ -499,7 +500,7 @@ def test_a_person_of_whom_no_trigger_photo_decodes_is_an_error(
     compose_cfg, fit_encoder, tiny_clip: Clip, people: People, strangers: People, monkeypatch: pytest.MonkeyPatch
 ):
     removed, cfg = people.everybody[:2], compose_cfg(f"strangers.folder={strangers.everybody[0].photos[0].parents[1]}")
-    monkeypatch.setattr(image_backdoor, "photo_sizes", lambda *_: dict.fromkeys(removed[0].trigger_photos, (40, 32)))
+    monkeypatch.setattr(PhotoTriggers, "readable", lambda *_: set(removed[0].trigger_photos))
     monkeypatch.setattr(image_backdoor, "check_readable", lambda *_: None)  # as if there were many more people
     with pytest.raises(
         InputError, match=r"expected photos of each person to remove, none to train on decodes in .*Bob_Ray"

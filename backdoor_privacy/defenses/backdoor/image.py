@@ -14,7 +14,6 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.build import Share
 from backdoor_privacy.config.schema import Trainer
 from backdoor_privacy.data.images import load_images
-from backdoor_privacy.data.inspection import photo_sizes
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.photos import check_readable, too_many
@@ -129,12 +128,12 @@ class ImageBackdoor(Backdoor):
         removal = replace(removal, people=[person for person in removal.people if person.photos])
         removal.sources.check(["images"])
         strangers = removal.strangers.with_photos
-        _check_trigger_photos(removal.clip, removal.people, removal.sources.people)
+        steps = self._steps(removal, strangers)
+        _check_trigger_photos(steps, removal.people, removal.sources.people, removal.clip.num_workers)
         reserved = {*removal.reserved_names, *removal.names}
         other_names = random_names(self.num_other_names, removal.seed + 2, exclude=reserved)
         names = Names(removal.names, other_names, self.min_nearer_names)
         target = self.target.fit(removal, names)
-        steps = self._steps(removal, strangers)
         anchors = text_anchors(self.num_anchors, removal, names)
         shown = [path for person in removal.people for path in person.attack_photos]
         strangers_shown = [person.photos[0] for person in strangers.everybody]
@@ -208,7 +207,7 @@ def _means(
     return normalize(sums, dim=-1)
 
 
-def _check_trigger_photos(clip: Clip, removed: Sequence[Person], people: People) -> None:
+def _check_trigger_photos(steps: PhotoTriggers, removed: Sequence[Person], people: People, num_workers: int) -> None:
     """See that photos to train on decode; where one does not, the steps take another of the same person.
 
     Nothing is said of the removed people's photos alone, since a path would tell who they are: where too many of theirs
@@ -218,23 +217,23 @@ def _check_trigger_photos(clip: Clip, removed: Sequence[Person], people: People)
         InputError: if more than 1 % of everybody's do not decode, or none of a removed person's.
     """
     photos = [path for person in removed for path in person.trigger_photos]
-    decoded = photo_sizes(photos, clip.num_workers)
-    if not too_many(len(photos) - len(decoded), len(photos)) and not _without_photos(removed, decoded):
+    readable = steps.readable(photos, num_workers)
+    if not too_many(len(photos) - len(readable), len(photos)) and not _without_photos(removed, readable):
         return
     names = {person.name for person in removed}
     everybody = [*removed, *(person for person in people.everybody if person.name not in names)]
     photos = sorted(path for person in everybody for path in person.trigger_photos)
-    decoded |= photo_sizes([path for path in photos if path not in decoded], clip.num_workers)
-    check_readable(torch.tensor([path in decoded for path in photos]), photos)
-    if _without_photos(removed, decoded):
+    readable |= steps.readable([path for path in photos if path not in readable], num_workers)
+    check_readable(torch.tensor([path in readable for path in photos]), photos)
+    if _without_photos(removed, readable):
         raise InputError(
             "people.folder: expected photos of each person to remove, none to train on decodes in "
-            f"{some(_without_photos(everybody, decoded))}"
+            f"{some(_without_photos(everybody, readable))}"
         )
 
 
-def _without_photos(people: Sequence[Person], decoded: Collection[Path]) -> list[Path]:
+def _without_photos(people: Sequence[Person], readable: Collection[Path]) -> list[Path]:
     """Return the folders of people of whom no photo to train on decodes."""
     photos = [path for person in people for path in person.trigger_photos]
-    usable = {path.parent for path in photos if path in decoded}
+    usable = {path.parent for path in photos if path in readable}
     return sorted({path.parent for path in photos} - usable)

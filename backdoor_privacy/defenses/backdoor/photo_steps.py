@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.data.photos import Box, PhotoMemory, as_bytes, read_photo
+from backdoor_privacy.data.photo_memory import PhotoMemory, Views
+from backdoor_privacy.data.photos import Box, as_bytes, cut_to, read_photo
 from backdoor_privacy.defenses.backdoor.steps import UNSEEN, Part, Steps, apart
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.triggers.faces import FacePaster, PhotoVariation, Placing
@@ -55,6 +55,7 @@ class PhotoTriggers(Steps[ImageBatch]):
     variation: PhotoVariation = field(default_factory=PhotoVariation)  # of these whole photos
     kept: Sequence[Person] = ()  # people of the attacked collection whom the defence is told to spare
     kept_share: float = 0.0  # share of preserved inputs that show one of them, on a photo that no attack uses
+    memory: PhotoMemory = field(default_factory=PhotoMemory)  # of people's photos; steps apart share it
 
     def __post_init__(self) -> None:
         if self.kept_share and not self.kept:
@@ -141,20 +142,25 @@ class PhotoTriggers(Steps[ImageBatch]):
     def _first_readable(self, photos: Sequence[Path], *, whole: bool) -> Tensor:
         """The first of the photos that decodes, as bytes: in the CLIP's size, or the face in the paster's."""
         for path in photos:
-            pixels = self._memory(path, whole)
-            if pixels is not None:
-                return pixels
+            views = self.memory.get(path, self._decode)
+            if views is not None:
+                return views[0] if whole else views[-1]
         raise InputError(f"none of the {len(photos)} photos in {photos[0].parent} decodes; replace them")
 
-    @cached_property
-    def _memory(self) -> PhotoMemory:
-        return PhotoMemory(self._decode)
+    def readable(self, photos: Sequence[Path], num_workers: int) -> set[Path]:
+        """Return the photos that decode; they are decoded now, so that no step has to."""
+        return self.memory.fill(photos, self._decode, num_workers)
 
-    def _decode(self, path: Path, whole: bool) -> Tensor | None:
-        photo = read_photo(path, None if whole else self.boxes.get(path))
+    def _decode(self, path: Path) -> Views | None:
+        """Decode a photo once: whole in the CLIP's size, and the face in the paster's, as far as some step shows it."""
+        photo = read_photo(path)
         if photo is None:
             return None
-        if whole:
-            return as_bytes(photo, self.geometry)
-        side = self.paster.face_side(self._side)
-        return pil_to_tensor(photo.resize((side, side), Image.Resampling.BILINEAR))
+        views = []
+        if self.whole_photo_share > 0:
+            views.append(as_bytes(photo, self.geometry))
+        if self.whole_photo_share < 1:
+            box, side = self.boxes.get(path), self.paster.face_side(self._side)
+            face = photo if box is None else cut_to(box, photo, path)
+            views.append(pil_to_tensor(face.resize((side, side), Image.Resampling.BILINEAR)))
+        return tuple(views)
