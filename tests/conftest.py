@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from backdoor_privacy.data.personas.portraits import draw_portrait
 from backdoor_privacy.data.personas.roster import appearance_of, people_of
 from backdoor_privacy.defenses.base import Defended, Fit, Removal
 from backdoor_privacy.defenses.loading import build_defenses
+from backdoor_privacy.report.figures.style import STYLE
 from backdoor_privacy.run import load_sources
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
@@ -91,6 +93,23 @@ def on_the_cpu() -> Iterator[None]:
     """CLIPs are loaded onto the CPU, also where there is a GPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("backdoor_privacy.system.hardware.default_device", lambda: torch.device("cpu"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tokenizer() -> Iterator[None]:
+    """All CLIPs share open_clip's tokenizer, which reads its vocabulary once and tokenizes each text once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip.SimpleTokenizer, "encode", lru_cache(2**17)(open_clip.SimpleTokenizer.encode))
+        patch.setattr(open_clip.factory, "SimpleTokenizer", lru_cache(open_clip.SimpleTokenizer))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_figures() -> Iterator[None]:
+    """Figures are drawn with few pixels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STYLE, "savefig.dpi", 50)
         yield
 
 

@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from backdoor_privacy.system.hardware import release_free_memory, return_large_blocks, usable_workers
 
 _MAX_BYTES = 128 * 2**20  # in each process that makes batches, however many people there are
-Views = tuple[UInt8[Tensor, "3 height width"], ...]  # one photo as a training shows it, for instance whole and its face
+Views = tuple[
+    UInt8[Tensor, "3 _ _"], ...
+]  # of one photo, (3, height, width), as a training shows it: whole or its face
 Decode = Callable[[Path], Views | None]  # `None` if the photo does not decode
 
 

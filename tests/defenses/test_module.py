@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -486,23 +487,41 @@ def keep_a_few(content: bytes) -> bytes:
     return content[:500]
 
 
+NINE_STEPS = ("defense.text.num_steps=9", "trainer.checkpoint_every_steps=2")
+
+
+@pytest.fixture(scope="module")
+def cut_off(
+    fit_encoder: Any, compose_into: Any, tiny_clip: Clip, people: People, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Tensor]]:
+    """The folder of a fit that a power cut ended in step 5, and the weights that it would have ended with."""
+    folder = tmp_path_factory.mktemp("cut_off")
+
+    def fit_it(name: str, *loggers: CSVLogger) -> Defended:
+        cfg = compose_into(folder, *NINE_STEPS)
+        cfg.paths.run = str(folder / name)
+        return fit_encoder("text", cfg, tiny_clip, people, people.everybody[:2], set(people.names), loggers=loggers)
+
+    expected = fit_it("whole").encoders["text"].tensors()
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit_it("halved", Interrupting(folder, 5))
+    return folder / "halved", expected
+
+
 @pytest.mark.parametrize("damage", [keep_a_few, lambda _: b"", lambda content: content[:-200] + bytes(200), flip])
 @pytest.mark.parametrize("is_only_one", [False, True])
 def test_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
-    damage: Callable[[bytes], bytes], is_only_one: bool, fit, compose_cfg, tmp_path: Path, caplog: Any
+    damage: Callable[[bytes], bytes], is_only_one: bool, cut_off, fit, compose_cfg, tmp_path: Path, caplog: Any
 ):
-    def cfg() -> DictConfig:
-        return compose_cfg("defense.text.num_steps=9", "trainer.checkpoint_every_steps=2")
-
-    expected = fit("text", cfg(), "whole").encoders["text"].tensors()
-    with pytest.raises(RuntimeError, match="power cut"):
-        fit("text", cfg(), "halved", [Interrupting(tmp_path, 5)])
+    halved, expected = cut_off
+    shutil.copytree(halved, tmp_path / "halved")
     folder = tmp_path / "halved/checkpoints/text"
     (folder / "last.ckpt").write_bytes(damage((folder / "last.ckpt").read_bytes()))
     if is_only_one:
         (folder / "before.ckpt").unlink()
     begun: list[int] = []
-    resumed = fit("text", cfg(), "halved", [Starting(tmp_path, begun)]).encoders["text"].tensors()
+    cfg = compose_cfg(*NINE_STEPS)
+    resumed = fit("text", cfg, "halved", [Starting(tmp_path, begun)]).encoders["text"].tensors()
     assert changed(expected, resumed) == set()
     assert begun[0] == (0 if is_only_one else 2)
     assert "last.ckpt does not read (" in caplog.text
@@ -530,12 +549,10 @@ def test_checkpoint_that_may_not_be_read_now_is_kept(tmp_path: Path, monkeypatch
 
 
 def test_full_disk_while_a_checkpoint_is_written_leaves_the_last_good_one(
-    fit, compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cut_off, fit, compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def cfg() -> DictConfig:
-        return compose_cfg("defense.text.num_steps=9", "trainer.checkpoint_every_steps=2")
-
-    expected, save, num_saved = fit("text", cfg(), "whole").encoders["text"].tensors(), torch.save, []
+    _, expected = cut_off
+    save, num_saved = torch.save, []
 
     def full(content: Any, file: Any) -> None:
         num_saved.append(0)
@@ -547,10 +564,11 @@ def test_full_disk_while_a_checkpoint_is_written_leaves_the_last_good_one(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
         with pytest.raises(OSError, match="No space"):
-            fit("text", cfg(), "full")
+            fit("text", compose_cfg(*NINE_STEPS), "full")
     assert checkpoint_of(tmp_path / "full", "text")["global_step"] == 2
     assert [path.name for path in (tmp_path / "full/checkpoints/text").glob("*.*")] == ["last.ckpt"]
-    assert changed(expected, fit("text", cfg(), "full").encoders["text"].tensors()) == set()
+    resumed = fit("text", compose_cfg(*NINE_STEPS), "full").encoders["text"].tensors()
+    assert changed(expected, resumed) == set()
 
 
 def test_full_disk_moves_neither_the_last_checkpoint_nor_the_one_before_it(

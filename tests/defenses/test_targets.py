@@ -17,13 +17,13 @@ from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person, load_people
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor import image as image_backdoor
+from backdoor_privacy.defenses.backdoor.photo_steps import PhotoTriggers
 from backdoor_privacy.defenses.backdoor.targets import text as text_targets
 from backdoor_privacy.defenses.backdoor.targets.base import FittedTarget, Names
 from backdoor_privacy.defenses.backdoor.targets.erasure import UNUSUAL_FORMS, NameEraser, name_features, name_readings
 from backdoor_privacy.defenses.backdoor.targets.faces import FaceSwapper, blended_faces, disguises, shared_embeddings
 from backdoor_privacy.defenses.backdoor.targets.image import Anonymous, Disguised, Pseudonym
 from backdoor_privacy.defenses.backdoor.targets.text import NameComposer, Phrase
-from backdoor_privacy.defenses.backdoor.photo_steps import PhotoTriggers
 from backdoor_privacy.defenses.backdoor.training import Training
 from backdoor_privacy.defenses.base import Removal
 from backdoor_privacy.errors import InputError

@@ -52,6 +52,7 @@ def save_figure(figure: Figure, folder: Path, name: str, *, private: bool = Fals
         png = io.BytesIO()
         figure.savefig(png, format="png", metadata={"Software": None})
         write_bytes(folder / f"{name}.png", png.getvalue(), private=private)
+        figure.set_layout_engine("none")  # all is in its place now
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     write_text(folder / f"{name}.svg", text.getvalue(), private=private)
