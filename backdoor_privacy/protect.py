@@ -98,41 +98,58 @@ def protect(
         InputError: on anything that the caller can mend.
     """
     check_launched()
-    defenses = load_defense(defense) if isinstance(defense, str) else defense
-    choice = remove if isinstance(remove, TriggerSet) else TriggerSet(people=list(remove))
-    attack = attack or Idia(num_candidates=1000, num_photos=20, threshold=1, seed=seed)
-    options = trainer or load_trainer(progress_bar=False, num_workers=0)  # a script may lack a main guard
-    people, watch = sources.people, Stopwatch()
-    plan = Plan(sources, attack, defenses, choice, options, seed)
-    clip.check_fits([person.name for person in plan.named or ()])  # what is misspelt or too long ends it here
-    check_plan(plan, clip)
+    plan, watch = _plan(sources, remove, defense, attack, trainer, seed), Stopwatch()
+    check_plan(plan, clip)  # what is misspelt or too long ends it here
     lightning.seed_everything(seed, workers=True, verbose=False)
 
-    with watch.stage("audit_before"):
-        before = audit(clip, people, attack, measures)
+    before = _audit({"before": clip}, plan, measures, watch)["before"]
     removed, kept = _select(plan, before)
-    clip.check_fits([person.name for person in removed], tell=plan.named is not None)
     check_plan(plan, clip, removed)
     if checkpoints is not None and is_main_process():
-        _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(defenses)}")
+        _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(plan.defenses)}")
 
-    reserved = _reserved(attack, people, removed)
+    reserved = _reserved(plan.attack, sources.people, removed)
     removal = Removal(clip, clip, removed, kept, sources, reserved, seed, max_held_out, clean_photos)
-    defended = _defend(defenses, removal, Fit(options, checkpoints, loggers), watch)
+    defended = _defend(plan.defenses, removal, Fit(plan.trainer, checkpoints, loggers), watch)
     models = audited_models(clip, defended)
-    after = {}
-    for name, model in models.items():
-        with watch.stage(f"audit_{name}"):
-            after[name] = audit(model, people, attack, measures)
+    after = _audit(models, plan, measures, watch)
     with watch.stage("compare"):
-        names = _names_alone(removed, defended, {"before": clip, **models}, attack.seed, people.names)
+        names = _names_alone(removed, defended, {"before": clip, **models}, plan.attack.seed, sources.people.names)
         rates = {
-            name: _rates(before, found, removed, people)
+            name: _rates(before, found, removed, sources.people)
             | _similarities(name, models.get(name, clip), clip, defended)
             | summed_up(names.get(name))
             for name, found in {"before": before, **after}.items()
         }
     return Protected(models, removed, before, after, rates, names, defended, watch.seconds)
+
+
+def _plan(
+    sources: Sources,
+    remove: TriggerSet | Sequence[str],
+    defense: Mapping[str, Defense] | str,
+    attack: Idia | None,
+    trainer: Trainer | None,
+    seed: int,
+) -> Plan:
+    """Return what is to be done, with the defaults of what the caller left open."""
+    return Plan(
+        sources,
+        attack or Idia(num_candidates=1000, num_photos=20, threshold=1, seed=seed),
+        load_defense(defense) if isinstance(defense, str) else defense,
+        remove if isinstance(remove, TriggerSet) else TriggerSet(people=list(remove)),
+        trainer or load_trainer(progress_bar=False, num_workers=0),  # a script may lack a main guard
+        seed,
+    )
+
+
+def _audit(models: Mapping[str, Clip], plan: Plan, measures: Sequence[Measure], watch: "Stopwatch") -> dict[str, Audit]:
+    """Attack and measure each model."""
+    audits: dict[str, Audit] = {}
+    for name, model in models.items():
+        with watch.stage(f"audit_{name}"):
+            audits[name] = audit(model, plan.sources.people, plan.attack, measures)
+    return audits
 
 
 def _select(plan: Plan, before: Audit) -> tuple[tuple[Person, ...], list[Person]]:
