@@ -16,10 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backdoor_privacy.errors import InputError
 
-try:
+if sys.platform == "win32":
+    fcntl = None
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _held: list[IO[str]] = []  # the locked file of this process's GPU
 _MAX_WORKERS = 8  # more only take memory: a batch is made in less than a step
