@@ -58,6 +58,11 @@ class Protected:
     seconds: Mapping[str, float]  # of each stage
 
     @property
+    def encoders(self) -> tuple[str, ...]:
+        """The names of the defended encoders."""
+        return tuple(_encoders(self.defended))
+
+    @property
     def clip(self) -> Clip:
         """The defended CLIP, with all that was defended."""
         return list(self.models.values())[-1]
@@ -117,7 +122,7 @@ def protect(
         names = _names_alone(removed, defended, {"before": clip, **models}, plan.attack.seed, sources.people.names)
         rates = {
             name: _rates(before, found, removed, sources.people)
-            | _similarities(name, models.get(name, clip), clip, defended)
+            | _similarities(models.get(name, clip), clip, defended)
             | summed_up(names.get(name))
             for name, found in {"before": before, **after}.items()
         }
@@ -205,13 +210,15 @@ def _rates(before: Audit, found: Audit, removed: Sequence[Person], people: Peopl
     return rates | null_rates(found.idia, names) | found.utility
 
 
-def _similarities(name: str, model: Clip, original: Clip, defended: Mapping[str, Defended]) -> dict[str, float]:
-    """Return how close a model stays to the original, over its defended encoders."""
-    comparisons = {key: one for each in defended.values() for key, one in each.comparisons.items()}
-    chosen = (
-        comparisons.values() if name in ("before", "both") else [one for key, one in comparisons.items() if key == name]
-    )
+def _similarities(model: Clip, original: Clip, defended: Mapping[str, Defended]) -> dict[str, float]:
+    """Return how close a model stays to the original, over its defended encoders; the original, over all of them."""
+    comparisons = {name: one for each in defended.values() for name, one in each.comparisons.items()}
+    chosen = [one for name, one in comparisons.items() if model is original or _is_changed(name, model, original)]
     return lowest([one.measure(model, original) for one in chosen])
+
+
+def _is_changed(encoder: str, model: Clip, original: Clip) -> bool:
+    return model.encoders[encoder] is not original.encoders[encoder]
 
 
 def _names_alone(
@@ -227,7 +234,12 @@ def _names_alone(
     if not alone or targets is None:
         return {}
     test = NamesAlone(alone, [person.name for person in removed], targets, seed, everybody)
-    return {name: test.table(model, models["before"]) for name, model in models.items() if name != "image"}
+    original = models["before"]
+    return {
+        name: test.table(model, original)
+        for name, model in models.items()
+        if model is original or model.text is not original.text
+    }
 
 
 def _claim(checkpoints: Path, fit: str) -> None:

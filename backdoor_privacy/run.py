@@ -219,7 +219,7 @@ def _write_results(folder: Path, done: Protected, people: People) -> None:
     results = {name: found.idia for name, found in done.after.items()}
     write_people(folder, people.everybody, done.removed, done.before.idia, results)
     _write_evidence(folder, done, results)
-    write_losses(folder, [encoder for encoder in done.models if encoder != "both"])
+    write_losses(folder, done.encoders)
 
 
 def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResult]) -> None:
