@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -75,9 +75,11 @@ class Clip:
 
         Lightning leaves a trained encoder on the CPU.
         """
-        # mypy cannot know that each name gets an encoder of its kind.
-        changes: dict[str, Any] = {name: one.to(_device_of(self.encoders[name])) for name, one in encoders.items()}
-        return replace(self, **changes)
+        moved = {name: encoder.to(_device_of(self.encoders[name])) for name, encoder in encoders.items()}
+        text, image = moved.get("text", self.text), moved.get("image", self.image)
+        assert isinstance(text, TextEncoder)
+        assert isinstance(image, ImageEncoder)
+        return replace(self, text=text, image=image)
 
     def fitting(self, texts: Sequence[str]) -> list[str]:
         """Return the texts that fit into the context."""
