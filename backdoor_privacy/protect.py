@@ -253,8 +253,8 @@ def _claim(checkpoints: Path, fit: str) -> None:
     plain = hashlib.sha256(fit.encode()).hexdigest()  # what earlier versions noted: a list of suspects tests it
     if is_begun and known != plain and not (checkpoints / RUN_KEY).exists():
         raise InputError(
-            f"{checkpoints / RUN_KEY}: expected the key that these checkpoints were begun with, got none; put it back "
-            f"from a copy, or delete {checkpoints} to begin anew"
+            f"{checkpoints / RUN_KEY}: expected the key that these checkpoints were made with, got none; restore it "
+            f"from a copy, or delete {checkpoints} to start again"
         )
     digest = keyed_digest(key_of_run(checkpoints), f"fit\0{fit}")
     if is_begun and known not in (digest, plain):

@@ -178,7 +178,10 @@ def preprocessing_of(model: nn.Module) -> dict[str, object]:
     """
     own = getattr(getattr(model, "visual", None), "preprocess_cfg", None)
     if not isinstance(own, dict):
-        raise InputError(f"clip: expected a model that open_clip created, got a {type(model).__name__} of another kind")
+        raise InputError(
+            f"clip: expected a model that open_clip created, got a {type(model).__name__} without its preprocessing; "
+            "create it with open_clip.create_model"
+        )
     return own
 
 
