@@ -1,4 +1,4 @@
-"""What went wrong, for people: each command that fails ends in one line that says it."""
+"""End each command that fails in one line that says what went wrong."""
 
 import argparse
 import errno
@@ -18,32 +18,33 @@ from backdoor_privacy.system.visible import visible
 
 log = logging.getLogger("backdoor_privacy")
 _MAX_SHOWN = 5
-_OF_A_WORKER = "Caught InputError in "  # PyTorch's, of an error of a process that makes batches
-_MAX_LINE = 1000  # characters; a path of thousands says nothing more
+_OF_A_WORKER = "Caught InputError in "  # PyTorch's text for an error in a process that makes batches
+_MAX_LINE = 1000  # characters; more of a path helps nobody
 
 
 class InputError(ValueError):
-    """Something that the user can mend; said in one line: the key, what was expected, what came, what to do.
+    """An error that the user can correct, in one line: the key, what was expected, what came, what to do.
 
-    Names and paths in it can hold anything: what is no plain sign is shown as its code, so that one line stays one.
+    Names and paths in the text can hold any characters. Control characters are shown as codes, so that it stays one
+    line.
     """
 
     def __init__(self, text: str = "") -> None:
-        if text.startswith(_OF_A_WORKER):  # that process's traceback, with the line at its end
+        if text.startswith(_OF_A_WORKER):  # its traceback ends in the line
             text = text.strip().rpartition("\n")[2].removeprefix(f"{__name__}.InputError: ")
         super().__init__(visible(text))
 
 
 def some(items: Iterable[object]) -> str:
-    """The first few, and how many there are besides."""
+    """Return the first few items, and how many more there are."""
     texts = [str(item) for item in items]
     rest = len(texts) - _MAX_SHOWN
     return ", ".join(texts[:_MAX_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """What went wrong where Hydra or OmegaConf wrapped it; any other error is its own cause."""
-    # Here, as not everybody who raises an error has a command.
+    """Return the error that Hydra or OmegaConf wrapped; any other error as it is."""
+    # Imported here, because most modules that raise errors do not need Hydra.
     from hydra.errors import ConfigCompositionException, InstantiationException
     from omegaconf.errors import InterpolationResolutionError
 
@@ -56,7 +57,7 @@ def cause_of(error: BaseException) -> BaseException | None:
 
 
 def line_of(error: BaseException) -> str | None:
-    """Return one line for what the user can mend; `None` for a fault of the program."""
+    """Return one line for an error that the user can correct; `None` for a bug."""
     cause = cause_of(error)
     if isinstance(cause, InputError):
         return str(cause)[:_MAX_LINE] or type(cause).__name__
@@ -64,9 +65,9 @@ def line_of(error: BaseException) -> str | None:
 
 
 def fault_of(error: BaseException) -> str:
-    """Return the last line about an error that is no user's: the traceback stands above it."""
+    """Return the last line about a bug; its traceback stands above."""
     cause = cause_of(error) or error
-    text = f"This is a fault of the program; please report it with its traceback: {type(cause).__name__}: {cause}"
+    text = f"This is a bug; please report it with its traceback: {type(cause).__name__}: {cause}"
     return visible(text[:_MAX_LINE].replace("\n", " "))
 
 
@@ -76,27 +77,27 @@ def _last_line(error: BaseException) -> str:
 
 
 def _system_line(error: OSError) -> str:
-    """What the system refused, by the file that it was about."""
+    """Return a line about an error of the operating system, with the file that caused it."""
     if error.errno == errno.ENAMETOOLONG:
         return (
-            f"name: expected names of folders and files that the file system takes, 255 bytes each, got "
+            f"name: expected names of folders and files of at most 255 bytes, the limit of the file system, got "
             f"{str(error.filename)[:80]}...; choose a shorter name=..."
         )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"{error.filename or 'disk'}: expected room to write, got {error.strerror!r}; make room and run the same "
-            "command again: what is finished is kept"
+            f"{error.filename or 'disk'}: expected free disk space, got {error.strerror!r}; free some space and run "
+            "the same command again: finished work is kept"
         )[:_MAX_LINE]
     if error.filename is None or error.strerror is None:
-        return f"expected files and a network that can be read and written, got {_last_line(error)}; mend it"
+        return f"expected access to files and to the network, got {_last_line(error)}; correct that and try again"
     return (
-        f"{error.filename}: expected a place that can be read and written, got {error.strerror!r}; mend it, or choose "
-        "another one: paths.runs or paths.run for runs, paths.cache for what is drawn, or the key that names it"
+        f"{error.filename}: expected a path that can be read and written, got {error.strerror!r}; correct that, or "
+        "choose another path: paths.runs or paths.run for runs, paths.cache for the cache, or the key that names it"
     )[:_MAX_LINE]
 
 
 def show_anything() -> None:
-    """Let what a terminal cannot show, or would obey, be printed and logged as its code: a name can hold any bytes."""
+    """Print and log characters that a terminal cannot show, or would obey, as codes: a name can hold any bytes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -106,7 +107,7 @@ def show_anything() -> None:
 
 
 def _make_visible(record: logging.LogRecord) -> bool:
-    """Change a record so that nothing in it moves a terminal's cursor, and a line of ours stays one."""
+    """Replace control characters in a record; a record of this package stays one line."""
     is_ours = record.name.startswith(log.name)
     record.msg, record.args = visible(record.getMessage(), keep="" if is_ours else "\n\t"), ()
     if record.exc_info and record.exc_info[1] is not None:
@@ -115,12 +116,12 @@ def _make_visible(record: logging.LogRecord) -> bool:
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return the traceback of an error as it may be shown."""
+    """Return the traceback of an error without control characters."""
     return visible("".join(traceback.format_exception(error)).rstrip("\n"), keep="\n\t")
 
 
 def without_names(text: str, names: Sequence[str]) -> str:
-    """Return a text with `person 1 of 3` in place of the first of three names, in any case and however it is joined."""
+    """Replace the first of three names by `person 1 of 3`, and so on, in any case and however its words are joined."""
     for number, name in enumerate(names, 1):
         words = re.findall(r"[^\W_]+", name)
         if words:
@@ -131,48 +132,48 @@ def without_names(text: str, names: Sequence[str]) -> str:
 
 @contextmanager
 def one_line_errors(names: Sequence[str] = ()) -> Iterator[None]:
-    """End a Hydra command with exit code 1 and one line; what is a fault of the program has its traceback before it.
+    """End a Hydra command with exit code 1 and one line if it fails; print the traceback of a bug before it.
 
     Args:
-        names: of people, which are not told.
+        names: of people; they are replaced in the output.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     show_anything()
-    logging.raiseExceptions = False  # where a log cannot be written, what fails next is told, and not the log's failure
+    logging.raiseExceptions = False  # if a log cannot be written, report the error of the command, not that of the log
     try:
-        with stopping_in_order():  # also in a process that only works off jobs of a sweep
+        with stopping_in_order():  # also in a process that runs jobs of a sweep
             yield
     except Stopped as stop:
         log.warning("%s", stop.line)
-        stop.is_told = True
+        stop.is_reported = True
         raise
     except Exception as error:
         line = line_of(error)
-        told = without_names(line or fault_of(error), names)
+        shown = without_names(line or fault_of(error), names)
         if line is None and names:
             log.error("The run failed\n%s", without_names(traceback.format_exc().rstrip(), names))
         elif line is None:
             log.exception("The run failed")
-        log.error("%s", told)
+        log.error("%s", shown)
         if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
             if names:
-                raise (InputError if line else RuntimeError)(told) from None
-            raise  # Hydra goes on with the other jobs of a sweep; it would end with an exit
+                raise (InputError if line else RuntimeError)(shown) from None
+            raise  # then Hydra runs the other jobs of the sweep; an exit would end them all
         sys.exit(1)
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse, but a mistake in the arguments is one line."""
+    """A parser of arguments that reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Tell what argparse expected."""
+        """Raise the message of argparse as an `InputError`."""
         raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
 def ended_in_one_line(main: Callable[..., int]) -> Callable[..., int]:
-    """Make a command without Hydra return exit code 1 after one last line where it fails, and stop in order."""
+    """Make a command without Hydra print one line and return exit code 1 if it fails, and stop in order on a signal."""
 
     @wraps(main)
     def command(arguments: Sequence[str] | None = None) -> int:
@@ -184,10 +185,10 @@ def ended_in_one_line(main: Callable[..., int]) -> Callable[..., int]:
             print(stop.line, file=sys.stderr)
             return stop.exit_code
         except Exception as error:
-            said = line_of(error)
-            if said is None:
+            known = line_of(error)
+            if known is None:
                 print(traceback_of(error), file=sys.stderr)
-            line = said or fault_of(error)
+            line = known or fault_of(error)
         print(f"error: {line}", file=sys.stderr)
         return 1
 

@@ -95,6 +95,8 @@ def check_plan(plan: Plan, clip: Clip, removed: Sequence[Person] | None = None) 
     Raises:
         InputError: on the first problem that stops a run.
     """
+    people = (plan.named or ()) if removed is None else removed
+    clip.check_fits([person.name for person in people], tell=plan.named is not None)
     for problem in problems(plan, clip, removed, tell=plan.named is not None):
         if problem.stops:
             raise InputError(problem.text)

@@ -58,6 +58,11 @@ class Protected:
     seconds: Mapping[str, float]  # of each stage
 
     @property
+    def encoders(self) -> tuple[str, ...]:
+        """The names of the defended encoders."""
+        return tuple(_encoders(self.defended))
+
+    @property
     def clip(self) -> Clip:
         """The defended CLIP, with all that was defended."""
         return list(self.models.values())[-1]
@@ -98,41 +103,58 @@ def protect(
         InputError: on anything that the caller can mend.
     """
     check_launched()
-    defenses = load_defense(defense) if isinstance(defense, str) else defense
-    choice = remove if isinstance(remove, TriggerSet) else TriggerSet(people=list(remove))
-    attack = attack or Idia(num_candidates=1000, num_photos=20, threshold=1, seed=seed)
-    options = trainer or load_trainer(progress_bar=False, num_workers=0)  # a script may lack a main guard
-    people, watch = sources.people, Stopwatch()
-    plan = Plan(sources, attack, defenses, choice, options, seed)
-    clip.check_fits([person.name for person in plan.named or ()])  # what is misspelt or too long ends it here
-    check_plan(plan, clip)
+    plan, watch = _plan(sources, remove, defense, attack, trainer, seed), Stopwatch()
+    check_plan(plan, clip)  # what is misspelt or too long ends it here
     lightning.seed_everything(seed, workers=True, verbose=False)
 
-    with watch.stage("audit_before"):
-        before = audit(clip, people, attack, measures)
+    before = _audit({"before": clip}, plan, measures, watch)["before"]
     removed, kept = _select(plan, before)
-    clip.check_fits([person.name for person in removed], tell=plan.named is not None)
     check_plan(plan, clip, removed)
     if checkpoints is not None and is_main_process():
-        _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(defenses)}")
+        _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(plan.defenses)}")
 
-    reserved = _reserved(attack, people, removed)
+    reserved = _reserved(plan.attack, sources.people, removed)
     removal = Removal(clip, clip, removed, kept, sources, reserved, seed, max_held_out, clean_photos)
-    defended = _defend(defenses, removal, Fit(options, checkpoints, loggers), watch)
+    defended = _defend(plan.defenses, removal, Fit(plan.trainer, checkpoints, loggers), watch)
     models = audited_models(clip, defended)
-    after = {}
-    for name, model in models.items():
-        with watch.stage(f"audit_{name}"):
-            after[name] = audit(model, people, attack, measures)
+    after = _audit(models, plan, measures, watch)
     with watch.stage("compare"):
-        names = _names_alone(removed, defended, {"before": clip, **models}, attack.seed, people.names)
+        names = _names_alone(removed, defended, {"before": clip, **models}, plan.attack.seed, sources.people.names)
         rates = {
-            name: _rates(before, found, removed, people)
-            | _similarities(name, models.get(name, clip), clip, defended)
+            name: _rates(before, found, removed, sources.people)
+            | _similarities(models.get(name, clip), clip, defended)
             | summed_up(names.get(name))
             for name, found in {"before": before, **after}.items()
         }
     return Protected(models, removed, before, after, rates, names, defended, watch.seconds)
+
+
+def _plan(
+    sources: Sources,
+    remove: TriggerSet | Sequence[str],
+    defense: Mapping[str, Defense] | str,
+    attack: Idia | None,
+    trainer: Trainer | None,
+    seed: int,
+) -> Plan:
+    """Return what is to be done, with the defaults of what the caller left open."""
+    return Plan(
+        sources,
+        attack or Idia(num_candidates=1000, num_photos=20, threshold=1, seed=seed),
+        load_defense(defense) if isinstance(defense, str) else defense,
+        remove if isinstance(remove, TriggerSet) else TriggerSet(people=list(remove)),
+        trainer or load_trainer(progress_bar=False, num_workers=0),  # a script may lack a main guard
+        seed,
+    )
+
+
+def _audit(models: Mapping[str, Clip], plan: Plan, measures: Sequence[Measure], watch: "Stopwatch") -> dict[str, Audit]:
+    """Attack and measure each model."""
+    audits: dict[str, Audit] = {}
+    for name, model in models.items():
+        with watch.stage(f"audit_{name}"):
+            audits[name] = audit(model, plan.sources.people, plan.attack, measures)
+    return audits
 
 
 def _select(plan: Plan, before: Audit) -> tuple[tuple[Person, ...], list[Person]]:
@@ -188,13 +210,15 @@ def _rates(before: Audit, found: Audit, removed: Sequence[Person], people: Peopl
     return rates | null_rates(found.idia, names) | found.utility
 
 
-def _similarities(name: str, model: Clip, original: Clip, defended: Mapping[str, Defended]) -> dict[str, float]:
-    """Return how close a model stays to the original, over its defended encoders."""
-    comparisons = {key: one for each in defended.values() for key, one in each.comparisons.items()}
-    chosen = (
-        comparisons.values() if name in ("before", "both") else [one for key, one in comparisons.items() if key == name]
-    )
+def _similarities(model: Clip, original: Clip, defended: Mapping[str, Defended]) -> dict[str, float]:
+    """Return how close a model stays to the original, over its defended encoders; the original, over all of them."""
+    comparisons = {name: one for each in defended.values() for name, one in each.comparisons.items()}
+    chosen = [one for name, one in comparisons.items() if model is original or _is_changed(name, model, original)]
     return lowest([one.measure(model, original) for one in chosen])
+
+
+def _is_changed(encoder: str, model: Clip, original: Clip) -> bool:
+    return model.encoders[encoder] is not original.encoders[encoder]
 
 
 def _names_alone(
@@ -210,7 +234,12 @@ def _names_alone(
     if not alone or targets is None:
         return {}
     test = NamesAlone(alone, [person.name for person in removed], targets, seed, everybody)
-    return {name: test.table(model, models["before"]) for name, model in models.items() if name != "image"}
+    original = models["before"]
+    return {
+        name: test.table(model, original)
+        for name, model in models.items()
+        if model is original or model.text is not original.text
+    }
 
 
 def _claim(checkpoints: Path, fit: str) -> None:
@@ -224,8 +253,8 @@ def _claim(checkpoints: Path, fit: str) -> None:
     plain = hashlib.sha256(fit.encode()).hexdigest()  # what earlier versions noted: a list of suspects tests it
     if is_begun and known != plain and not (checkpoints / RUN_KEY).exists():
         raise InputError(
-            f"{checkpoints / RUN_KEY}: expected the key that these checkpoints were begun with, got none; put it back "
-            f"from a copy, or delete {checkpoints} to begin anew"
+            f"{checkpoints / RUN_KEY}: expected the key that these checkpoints were made with, got none; restore it "
+            f"from a copy, or delete {checkpoints} to start again"
         )
     digest = keyed_digest(key_of_run(checkpoints), f"fit\0{fit}")
     if is_begun and known not in (digest, plain):

@@ -138,17 +138,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
             checkpoints=folder / "checkpoints",
             loggers=tracker.loggers,
         )
-    metrics: Metrics = {
-        "experiment": experiment_name(cfg),
-        "seed": cfg.seed,
-        "before": done.rates["before"],
-        "after": {name: done.rates[name] for name in done.models},
-        "utility": labels_of(measures, done.rates["before"]),
-        "seconds": {**watch.seconds, **done.seconds},
-        "defenses": {name: _told(one) for name, one in defenses.items()},
-        "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
-        "versions": versions(),
-    }
+    metrics = _metrics(cfg, clip, done, defenses, labels_of(measures, done.rates["before"]), watch.seconds)
     if is_main_process():
         with watch.stage("write"):
             _write_results(folder, done, sources.people)
@@ -163,12 +153,32 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
     return metrics
 
 
-def _told(defense: Defense) -> dict[str, object]:
-    """Return what a defence says of itself."""
+def _metrics(
+    cfg: DictConfig,
+    clip: Clip,
+    done: Protected,
+    defenses: Mapping[str, Defense],
+    labels: Mapping[str, Mapping[str, str]],
+    seconds: Mapping[str, float],
+) -> Metrics:
+    """Return what `metrics.json` holds."""
     return {
-        "encoders": list(defense.encoders),
-        "description": defense.describe(),
-        "limits": list(defense.limits),
+        "experiment": experiment_name(cfg),
+        "seed": cfg.seed,
+        "before": done.rates["before"],
+        "after": {name: done.rates[name] for name in done.models},
+        "utility": labels,
+        "seconds": {**seconds, **done.seconds},
+        "defenses": {
+            name: {
+                "encoders": list(defense.encoders),
+                "description": defense.describe(),
+                "limits": list(defense.limits),
+            }
+            for name, defense in defenses.items()
+        },
+        "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
+        "versions": versions(),
     }
 
 
@@ -209,7 +219,7 @@ def _write_results(folder: Path, done: Protected, people: People) -> None:
     results = {name: found.idia for name, found in done.after.items()}
     write_people(folder, people.everybody, done.removed, done.before.idia, results)
     _write_evidence(folder, done, results)
-    write_losses(folder, [encoder for encoder in done.models if encoder != "both"])
+    write_losses(folder, done.encoders)
 
 
 def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResult]) -> None:

@@ -1,4 +1,4 @@
-"""The command: `python -m fuzz`, which `make fuzz` starts."""
+"""Run `python -m fuzz`, the command of `make fuzz`."""
 
 import argparse
 import json
@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fuzz import full_disks, kills
 from fuzz.cases import Tally, try_cases
 from fuzz.children import warm_up, world_of
 
-# How many of each kind, and of one part, which has a process of its own.
+# Inputs of each kind, and inputs per part; each part has a process of its own.
 COUNTS = {
     "names": 2000, "images": 1000, "archives": 500, "tables": 500, "settings": 100, "run_folders": 150, "models": 250,
     "kills": 40, "full_disks": 20,
@@ -32,7 +32,7 @@ _PART = {
     "kills": 5, "full_disks": 5,
 }  # fmt: skip
 _FAULTS = ("kills", "full_disks")
-_MAX_BYTES = 6 * 2**30  # of memory that an input may take
+_MAX_BYTES = 6 * 2**30  # of memory for an input
 
 
 class Part(NamedTuple):
@@ -46,18 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Try all inputs and faults.
 
     Returns:
-        The exit code: 1 where there was an effect.
+        The exit code: 1 if there was an effect.
     """
-    asked = _parser().parse_args(arguments)
-    seed = secrets.randbelow(10**6) if asked.seed is None else asked.seed
-    counts = {kind: COUNTS[kind] + (MORE_OVERNIGHT.get(kind, 0) if asked.long else 0) for kind in COUNTS}
-    if asked.kind:
-        counts = {kind: count for kind, count in counts.items() if kind in asked.kind}
+    options = _parser().parse_args(arguments)
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    counts = {kind: COUNTS[kind] + (MORE_OVERNIGHT.get(kind, 0) if options.long else 0) for kind in COUNTS}
+    if options.kind:
+        counts = {kind: count for kind, count in counts.items() if kind in options.kind}
     if "full_disks" in counts and not full_disks.is_possible():
-        print("full disks are left out: this user may not mount any")
+        print("full disks are skipped: this user may not mount disks")
         del counts["full_disks"]
-    parts = [Part(kind, numbers) for kind, count in counts.items() for numbers in _cut(kind, count, asked.inputs)]
-    kept = Path(asked.kept) / f"seed={seed}"
+    parts = [Part(kind, numbers) for kind, count in counts.items() for numbers in _cut(kind, count, options.inputs)]
+    kept = Path(options.kept) / f"seed={seed}"
     print(
         f"seed {seed}: {sum(len(part.numbers) for part in parts)} inputs and faults in {len(parts)} parts", flush=True
     )
@@ -65,25 +65,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         warm_up()
         world_of(work)
-        whole = kills.uninterrupted(work) if set(counts) & set(_FAULTS) else None
-        tallies = _in_parallel(parts, lambda part: _try_part(part, seed, work, kept, whole), work, asked.jobs)
+        reference = kills.uninterrupted(work) if set(counts) & set(_FAULTS) else None
+        tallies = _in_parallel(parts, lambda part: _try_part(part, seed, work, kept, reference), work, options.jobs)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _print(tallies, seed, time.monotonic() - start)
     few = [kind for kind, tally in tallies.items() if 3 * tally.counts["valid"] < tally.counts["inputs"]]
-    if few and not asked.inputs:
+    if few and not options.inputs:
         print(f"too few valid inputs: {', '.join(few)}")
-    return int(bool(few and not asked.inputs) or any(tally.effects for tally in tallies.values()))
+    return int(bool(few and not options.inputs) or any(tally.effects for tally in tallies.values()))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description="Give the package hostile inputs and faults.")
-    parser.add_argument("--seed", type=int, help="of a run before, to repeat it; else a new one, which is printed")
-    parser.add_argument("--long", action="store_true", help="also 200 kills and 50 full disks more")
-    parser.add_argument("--kind", action="append", choices=list(COUNTS), help="only this one; may be given again")
+    parser.add_argument(
+        "--seed", type=int, help="of an earlier run, to repeat it; by default a new one, which is printed"
+    )
+    parser.add_argument("--long", action="store_true", help="add 200 kills and 50 full disks")
+    parser.add_argument(
+        "--kind", action="append", choices=list(COUNTS), help="only this kind; can be given several times"
+    )
     parser.add_argument("--inputs", help="only these numbers of each kind, as 17 or 10:20")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
-    parser.add_argument("--kept", default="runs/fuzz", help="folder for the inputs that had an effect")
+    parser.add_argument("--kept", default="runs/fuzz", help="folder for the inputs with an effect")
     return parser
 
 
@@ -96,23 +100,24 @@ def _cut(kind: str, count: int, inputs: str | None) -> Iterator[range]:
         yield range(place, min(place + _PART[kind], last))
 
 
-def _try_part(part: Part, seed: int, work: Path, kept: Path, whole: Any) -> Tally:
-    """Try the inputs of a part, in a process of its own."""
+def _try_part(part: Part, seed: int, work: Path, kept: Path, reference: kills.Reference | None) -> Tally:
+    """Try the inputs of a part; each part has a process of its own."""
     place = work / f"{part.kind}-{part.numbers.start}"
     place.mkdir()
     (place / "_world").symlink_to(world_of(work))
     if part.kind not in _FAULTS:
-        resource.setrlimit(resource.RLIMIT_AS, (_memory_of_this() + _MAX_BYTES, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (_memory_of_this_process() + _MAX_BYTES, resource.RLIM_INFINITY))
         return try_cases(part.kind, import_module(f"fuzz.{part.kind}").make, part.numbers, seed, place, kept)
+    assert reference is not None
     tally = Tally()
     needed = sum(path.stat().st_size for path in (work / "_whole").rglob("*") if path.is_file())
     for number in part.numbers:
         rng = random.Random(f"{seed} {part.kind} {number}")
         if part.kind == "kills":
-            title, effect = kills.try_kill(place, number, rng, whole)
+            title, effect = kills.try_kill(place, number, rng, reference)
         else:
-            title, effect, is_full = full_disks.try_full_disk(place, number, rng, whole[0], needed)
-            tally.counts["refused"] += is_full  # first; all must be finished afterwards
+            title, effect, is_full = full_disks.try_full_disk(place, number, rng, reference.results, needed)
+            tally.counts["refused"] += is_full  # at first; each run must finish afterwards
         tally.counts.update(["inputs", "valid", "read"])
         if effect is not None:
             tally.effects.append(f"{part.kind} {number}: {title}: {effect}")
@@ -123,14 +128,14 @@ def _try_part(part: Part, seed: int, work: Path, kept: Path, whole: Any) -> Tall
     return tally
 
 
-def _memory_of_this() -> int:
+def _memory_of_this_process() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _in_parallel(
     parts: Sequence[Part], try_part: Callable[[Part], Tally], work: Path, num_jobs: int
 ) -> dict[str, Tally]:
-    """Try the parts in forked processes, so many at a time; one that dies is an effect, too."""
+    """Try the parts in forked processes, `num_jobs` at a time; the death of a process is an effect as well."""
     waiting, running = list(parts), dict[int, Part]()
     tallies = {part.kind: Tally() for part in parts}
     while waiting or running:

@@ -1,4 +1,4 @@
-"""WebDataset shards of people, captions and photos, whole and damaged."""
+"""Give WebDataset shards of people, captions and photos, whole and damaged."""
 
 import gzip
 import io
@@ -50,26 +50,26 @@ def _tar(files: Sequence[tuple[str, bytes]], rng: random.Random) -> bytes:
 def make(folder: Path, rng: random.Random) -> Case:
     """Write a shard, whole or damaged."""
     kind = rng.choice(("people", "people", "captions", "images"))
-    files, right = {"people": _people, "captions": _captions, "images": _images}[kind](rng)
+    files, contents = {"people": _people, "captions": _captions, "images": _images}[kind](rng)
     way = rng.choice(["whole"] * 6 + list(_DAMAGES))
     path = folder / rng.choice(("00000.tar", "a b.tar", "ä.tar", "shard-{x}.tar"[:5] + ".tar"))
     content, answer = _tar(files, rng), "read"
     if way != "whole":
         content, answer = _DAMAGES[way](content, files, folder, rng)
     path.write_bytes(content)
-    known = right if answer != "unknown" else UNKNOWN
-    told: Any = {"unknown": "either"}.get(answer, answer)
+    expected = contents if answer != "unknown" else UNKNOWN
+    allowed: Any = {"unknown": "either"}.get(answer, answer)
     blames = ("folder.shards", "captions.file", "images.folder", "people.folder", "captions.column", path.name)
     source = path.parent if rng.random() < 0.3 else path
 
     def read() -> Any:
         return _READERS[kind](source, folder / "out")
 
-    return Case(f"{kind} in a shard, {way}, {[name for name, _ in files][:4]}", read, known, told, blames)
+    return Case(f"{kind} in a shard, {way}, {[name for name, _ in files][:4]}", read, expected, allowed, blames)
 
 
 def _people(rng: random.Random) -> tuple[Files, Any]:
-    files, right = [], dict[str, list[bytes]]()
+    files, photos_of = [], dict[str, list[bytes]]()
     form, key = rng.choice(("json", "txt", "bom")), rng.choice(_KEYS)
     for number in range(rng.randint(1, 6)):
         name, photo = rng.choice(_NAMES), _png(rng.randrange(1000))
@@ -84,19 +84,19 @@ def _people(rng: random.Random) -> tuple[Files, Any]:
             (f"{stem}.{'json' if form == 'json' else 'txt'}", text),
         ]
         files += both[:: rng.choice((1, -1))]
-        right.setdefault(normal(name), []).append(photo)
-    return files, {name: sorted(photos) for name, photos in right.items()}
+        photos_of.setdefault(normal(name), []).append(photo)
+    return files, {name: sorted(photos) for name, photos in photos_of.items()}
 
 
 def _captions(rng: random.Random) -> tuple[Files, Any]:
-    files, right, key = [], [], rng.choice(_KEYS)
+    files, lines, key = [], [], rng.choice(_KEYS)
     form = rng.choice(("txt", "json", "list"))
     for number in range(rng.randint(1, 6)):
         some = [rng.choice(_CAPTIONS) for _ in range(rng.randint(1, 3) if form == "list" else 1)]
         text = some[0] if form == "txt" else json.dumps({"caption": some if form == "list" else some[0]})
         files += [(f"{key.format(number)}.{'txt' if form == 'txt' else 'json'}", text.encode())]
-        right += [" ".join(one.split()) for one in some]
-    return files, right
+        lines += [" ".join(one.split()) for one in some]
+    return files, lines
 
 
 def _images(rng: random.Random) -> tuple[Files, Any]:
@@ -113,8 +113,8 @@ def _read_people(source: Path, out: Path) -> Any:
 
 
 def _read_images(source: Path, out: Path) -> Any:
-    found = [photo for _, photo in read_images(source, 100)]
-    return REFUSED if None in found or not found else [np.asarray(photo).tolist() for photo in found]
+    photos = [photo for _, photo in read_images(source, 100)]
+    return REFUSED if None in photos or not photos else [np.asarray(photo).tolist() for photo in photos]
 
 
 _READERS = {"people": _read_people, "captions": lambda source, _: load_captions(source), "images": _read_images}
@@ -162,7 +162,7 @@ def _name_outside(content: bytes, files: Files, folder: Path, rng: random.Random
 
 
 def _links(content: bytes, files: Files, folder: Path, rng: random.Random) -> tuple[bytes, str]:
-    """Links, devices and pipes besides the files: these are no samples."""
+    """Add links, devices and pipes, which are no samples."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE):
@@ -181,12 +181,12 @@ def _twice(content: bytes, files: Files, folder: Path, rng: random.Random) -> tu
 
 
 def _left_behind(content: bytes, files: Files, folder: Path, rng: random.Random) -> tuple[bytes, str]:
-    """What macOS adds to an archive."""
+    """Add the files that macOS adds to an archive."""
     return _tar([("__MACOSX/._0.png", b"x"), ("._0.png", b"x"), (".DS_Store", b"x"), *files], rng), "read"
 
 
 def _without_end(content: bytes, files: Files, folder: Path, rng: random.Random) -> tuple[bytes, str]:
-    """Without the empty blocks at the end."""
+    """Leave out the empty blocks at the end."""
     return content.rstrip(b"\0")[:-1], "refused"
 
 

@@ -1,4 +1,4 @@
-"""Give the product one input at a time, and tell what it made of it and whether that is right."""
+"""Give the package one input at a time, and check what it makes of it."""
 
 import contextlib
 import faulthandler
@@ -20,8 +20,8 @@ from backdoor_privacy.config.command import line_of_hydra
 from backdoor_privacy.errors import line_of
 from backdoor_privacy.system.visible import visible
 
-UNKNOWN: Any = object()  # what is right where nobody can know it, as of a flipped byte
-REFUSED: Any = object()  # what a reader returns that refuses without an error, as of a photo that does not decode
+UNKNOWN: Any = object()  # the expected value of an input that nobody can predict, as after a flipped byte
+REFUSED: Any = object()  # what a reader returns that refuses without an error, as for a photo that does not decode
 _MAX_SECONDS = 20.0
 _MAX_LINE = 2000  # characters
 _BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -32,26 +32,26 @@ ran: list[str] = []  # what hostile inputs ran
 
 
 def canary(*words: object, **more: object) -> str:
-    """Note that an input ran code; hostile inputs call it."""
+    """Record that an input ran code; hostile inputs call this function."""
     ran.append(f"canary{words}{more or ''}")
     return "canary"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One input, how the product reads it, and what is right.
+    """One input, how the package reads it, and the expected result.
 
     Args:
-        title: what it is, in one line.
-        read: gives it to the product.
-        right: what is read of it; `UNKNOWN` where nobody can know.
+        title: description of the input in one line.
+        read: passes it to the package.
+        expected: the value that must be read; `UNKNOWN` if nobody can predict it.
         answer: whether it is valid (`read`), must be refused, or may be refused but never misread (`either`).
-        blames: an error must hold one of these: the key or the file that is wrong.
+        blames: keys and files that may be wrong; an error must name one of them.
     """
 
     title: str
     read: Callable[[], Any]
-    right: Any = UNKNOWN
+    expected: Any = UNKNOWN
     answer: Literal["read", "refused", "either"] = "either"
     blames: Sequence[str] = ()
 
@@ -61,26 +61,26 @@ MakeCase = Callable[[Path, random.Random], Case]  # writes an input into an empt
 
 @dataclass
 class Tally:
-    """What became of the inputs of a kind."""
+    """The results of the inputs of a kind."""
 
     counts: Counter[str] = field(default_factory=Counter)  # inputs, valid, read, refused
     effects: list[str] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
-        """Count what another part saw, too."""
+        """Add the results of another part."""
         self.counts += other.counts
         self.effects += other.effects
 
 
 class Hang(BaseException):
-    """An input took too long; no `except Exception` takes it for an answer."""
+    """Raised when an input takes too long; no `except Exception` catches it."""
 
 
 class _Watch:
-    """What Python says that an input does: programs that it starts, and files that it writes."""
+    """A watch on what an input does in Python: the programs that it starts and the files that it writes."""
 
     def __init__(self) -> None:
-        self.folder: Path | None = None  # where it may write; nothing is watched without
+        self.folder: Path | None = None  # where an input may write; `None` switches the watch off
         self.seen: list[str] = []
         sys.addaudithook(self._hook)
 
@@ -93,7 +93,7 @@ class _Watch:
             event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         ):
             self._look(arguments[0])
-        elif event in _WRITES and arguments[-1] == -1:  # else it is seen from an open folder, as rmtree's names are
+        elif event in _WRITES and arguments[-1] == -1:  # else the name is relative to an open folder, as in rmtree
             self._look(arguments[_WRITES[event]])
 
     def _look(self, path: Any) -> None:
@@ -104,7 +104,7 @@ class _Watch:
 
 
 def _is_expected(event: str, arguments: tuple[Any, ...]) -> bool:
-    """Whether the package itself does this: it asks Git for its commit, and torch rebuilds tensors."""
+    """Return whether the package itself does this: it asks Git for the commit, and torch rebuilds tensors."""
     if event == "pickle.find_class":
         return str(arguments[0]).partition(".")[0] in ("torch", "collections", "_codecs", "numpy")
     return event == "subprocess.Popen" and "git" in str(arguments[1])
@@ -114,7 +114,7 @@ _watch: _Watch | None = None
 
 
 def try_case(make: MakeCase, rng: random.Random, folder: Path) -> tuple[str, str | None, Case]:
-    """Make an input in an empty folder and let the product read it; what it writes goes into `out` in the folder.
+    """Make an input in an empty folder and let the package read it; `out` in the folder takes what the package writes.
 
     Returns:
         `read` or `refused`; the effect, if there is one; and the case.
@@ -150,31 +150,31 @@ def _of_value(case: Case, value: Any) -> tuple[str, str | None]:
         return "refused", "refused, though it is valid" if case.answer == "read" else None
     if case.answer == "refused":
         return "read", f"read, though it must be refused: {value!r}"[:600]
-    if case.right is not UNKNOWN and value != case.right:
-        return "read", f"wrong value: {value!r}, not {case.right!r}"[:900]
+    if case.expected is not UNKNOWN and value != case.expected:
+        return "read", f"wrong value: {value!r}, not {case.expected!r}"[:900]
     return "read", None
 
 
 def _of_error(case: Case, error: BaseException) -> str | None:
-    said = (line_of_hydra(error) or line_of(error)) if isinstance(error, Exception) else None
-    if said is None:
+    line = (line_of_hydra(error) or line_of(error)) if isinstance(error, Exception) else None
+    if line is None:
         return "traceback: " + "".join(traceback.format_exception(error))[-2500:]
-    if wrong := wrong_line(visible(said)):  # as commands print it
-        return f"{wrong}: {said!r}"
+    if problem := wrong_line(visible(line)):  # as commands print it
+        return f"{problem}: {line!r}"
     if case.answer == "read":
-        return f"refused, though it is valid: {said}"
-    if case.blames and not any(word in said for word in case.blames):
-        return f"blames none of {list(case.blames)}: {said}"
+        return f"refused, though it is valid: {line}"
+    if case.blames and not any(word in line for word in case.blames):
+        return f"blames none of {list(case.blames)}: {line}"
     return None
 
 
-def wrong_line(said: str) -> str | None:
-    """Return what is wrong with an error as a line for people, if anything is."""
-    if not said.strip() or len(said.splitlines()) != 1 or "\n" in said:
+def wrong_line(line: str) -> str | None:
+    """Return what is wrong with the line of an error, if anything is."""
+    if not line.strip() or len(line.splitlines()) != 1 or "\n" in line:
         return "not one line"
-    if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") or sign in _BIDI for sign in said):
+    if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") or sign in _BIDI for sign in line):
         return "control characters"
-    return "a line too long to be read" if len(said) > _MAX_LINE else None
+    return "a line too long to be read" if len(line) > _MAX_LINE else None
 
 
 @contextlib.contextmanager
@@ -184,7 +184,7 @@ def _no_longer_than(seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(seconds + 30, exit=True)  # where the alarm is not heard, as within C
+    faulthandler.dump_traceback_later(seconds + 30, exit=True)  # in case the alarm is not delivered, as within C code
     try:
         yield
     finally:
@@ -194,7 +194,7 @@ def _no_longer_than(seconds: float) -> Iterator[None]:
 
 
 def _inputs(folder: Path) -> Iterator[Path]:
-    """All that lies in the folder of an input, but for what readers may write."""
+    """Yield everything in the folder of an input, except what readers may write."""
     for place, folders, names in os.walk(folder):
         if Path(place) == folder and "out" in folders:
             folders.remove("out")
@@ -203,26 +203,26 @@ def _inputs(folder: Path) -> Iterator[Path]:
 
 def _state(path: Path) -> object:
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return None
-    return found.st_mode, found.st_size if path.is_file() else 0, found.st_mtime_ns if path.is_file() else 0
+    return status.st_mode, status.st_size if path.is_file() else 0, status.st_mtime_ns if path.is_file() else 0
 
 
 def try_cases(kind: str, make: MakeCase, numbers: range, seed: int, work: Path, kept: Path) -> Tally:
-    """Try the inputs of these numbers; each follows from the seed, its kind and its number alone.
+    """Try the inputs with these numbers; each depends only on the seed, its kind and its number.
 
     Args:
-        kind: of inputs.
-        make: one.
+        kind: of the inputs.
+        make: makes an input.
         numbers: of the inputs.
-        seed: of all.
+        seed: of all inputs.
         work: folder for the inputs.
-        kept: folder for those with an effect.
+        kept: folder for the inputs with an effect.
     """
     tally, log = Tally(), logging.getLogger("backdoor_privacy")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # what it says would fill the terminal
+    log.setLevel(logging.CRITICAL)  # its messages would fill the terminal
     try:
         for number in numbers:
             folder = work / f"{number:04}"
@@ -239,7 +239,7 @@ def try_cases(kind: str, make: MakeCase, numbers: range, seed: int, work: Path, 
 
 
 def _keep(folder: Path, place: Path, text: str) -> None:
-    """Keep an input, as far as it can be copied: a pipe cannot."""
+    """Keep the files of an input that can be copied: a pipe cannot."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
 

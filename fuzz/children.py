@@ -1,4 +1,4 @@
-"""Run the command in a child of this process, which has everything imported: a run costs seconds, not a start."""
+"""Run the command in forked children of this process, which has imported everything, so that a run takes seconds."""
 
 import hashlib
 import json
@@ -17,26 +17,26 @@ import pandas as pd
 from fuzz.world import overrides, quiet_process, write_world
 
 _MAX_SECONDS = 300.0
-_UNLIKE = {"seconds", "versions"}  # of metrics.json
+_UNLIKE = {"seconds", "versions"}  # keys of metrics.json that may differ
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended, and what it said."""
+    """The end of a child, and its output."""
 
-    code: int  # of its exit; below 0 the signal that ended it
-    said: str
+    code: int  # of its exit; a negative one is the signal that ended it
+    output: str
     seconds: float
 
     @property
     def last_line(self) -> str:
-        """Its last words."""
-        lines = [line for line in self.said.splitlines() if line.strip()]
+        """The last line of the output."""
+        lines = [line for line in self.output.splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
 
 def warm_up() -> None:
-    """Import what a run needs, so that children need not."""
+    """Import what a run needs, so that children need not do so."""
     quiet_process()
     import backdoor_privacy.report.terminal
     import backdoor_privacy.run  # noqa: F401
@@ -49,9 +49,9 @@ def child(
 
     Args:
         arguments: of the command.
-        log: file for all that it says.
-        before: what the child does first.
-        kill_after: seconds after which it is killed.
+        log: file for its output.
+        before: called in the child before the command.
+        kill_after: seconds after which the child is killed.
     """
     start = time.monotonic()
     process = os.fork()
@@ -67,8 +67,8 @@ def child(
             _, status = os.waitpid(process, 0)
             break
         time.sleep(0.01)
-    said = log.read_text(encoding="utf-8", errors="backslashreplace") if log.exists() else ""
-    return Ended(os.waitstatus_to_exitcode(status), said, time.monotonic() - start)
+    output = log.read_text(encoding="utf-8", errors="backslashreplace") if log.exists() else ""
+    return Ended(os.waitstatus_to_exitcode(status), output, time.monotonic() - start)
 
 
 def _become_command(arguments: list[str], log: Path, before: Callable[[], None]) -> None:
@@ -96,7 +96,7 @@ def _become_command(arguments: list[str], log: Path, before: Callable[[], None])
 
 @dataclass(frozen=True)
 class Line:
-    """One run from its world to its results, in a folder of its own."""
+    """One run with its command line and a folder of its own."""
 
     folder: Path
     world: Path
@@ -108,7 +108,7 @@ class Line:
 
     @property
     def run(self) -> Path | None:
-        """The run's folder, once it is there."""
+        """The folder of the run; `None` before it exists."""
         return next(iter(sorted((self.folder / "runs").glob("tiny/*/seed=0"))), None)
 
     def start(self, log: str, before: Callable[[], None] = lambda: None, kill_after: float | None = None) -> Ended:
@@ -118,17 +118,17 @@ class Line:
 
 
 def world_of(work: Path) -> Path:
-    """Return the world of all runs, written once."""
+    """Return the data of all runs; write it if it is missing."""
     place = work / "_world"
     return place if place.exists() else write_world(place)
 
 
 def results(run: Path) -> dict[str, Any]:
-    """Return what must be the same of two runs of one config: measures, weights, people, losses, and which files."""
+    """Return what two runs of one config must have in common: measures, weights, people, losses and names of files."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     weights = (run / "defended" / "open_clip_model.safetensors").read_bytes()
     losses = pd.read_csv(run / "losses.csv")
-    # A resumed fit begins another table of losses.
+    # A resumed training starts another table of losses.
     names = {str(path.relative_to(run)) for path in run.rglob("*") if "losses/" not in f"{path}/"}
     return {
         "metrics": {key: value for key, value in metrics.items() if key not in _UNLIKE},
@@ -140,9 +140,9 @@ def results(run: Path) -> dict[str, Any]:
     }
 
 
-def differing(found: dict[str, Any], right: dict[str, Any]) -> str | None:
-    """Return where two runs differ, if they do."""
-    for key, value in right.items():
-        if found.get(key) != value:
-            return f"{key} differ: {found.get(key)!r}, not {value!r}"[:700]
+def differing(actual: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """Return the first difference between the results of two runs, if there is one."""
+    for key, value in expected.items():
+        if actual.get(key) != value:
+            return f"{key} differ: {actual.get(key)!r}, not {value!r}"[:700]
     return None

@@ -1,4 +1,4 @@
-"""Fill the disk while a run writes: it must say so in one line, and end as usual once there is room again."""
+"""Fill the disk while a run writes: it must report that in one line, and finish as usual after space was freed."""
 
 import random
 import shutil
@@ -11,11 +11,11 @@ from fuzz.cases import wrong_line
 from fuzz.children import Line, world_of
 from fuzz.kills import finished_like
 
-_ROOM = 2**20 * 200  # bytes, enough for any run
+_ENOUGH = 2**20 * 200  # bytes, for any run
 
 
 def is_possible() -> bool:
-    """Return whether a small disk can be made here."""
+    """Return whether this user can make a small disk."""
     with tempfile.TemporaryDirectory() as place:
         is_mounted = _mounted(Path(place), 2**20)
         if is_mounted:
@@ -33,12 +33,12 @@ def _unmount(place: Path) -> None:
 
 
 def try_full_disk(
-    work: Path, number: int, rng: random.Random, right: dict[str, Any], needed: int
+    work: Path, number: int, rng: random.Random, expected: dict[str, Any], needed: int
 ) -> tuple[str, str | None, bool]:
-    """Run on a disk of random size, then make room and run again.
+    """Run on a disk of random size, then free some space and run again.
 
     Returns:
-        How large the disk was, the effect, if there is one, and whether the disk was full.
+        The size of the disk in words, the effect, if there is one, and whether the disk was full.
     """
     line = Line(work / f"{number:04}", world_of(work))
     line.folder.mkdir()
@@ -49,21 +49,21 @@ def try_full_disk(
     try:
         ended = line.start("full")
         if ended.code not in (0, 1):
-            return title, f"it ended with {ended.code}: {ended.said[-1500:]}", True
-        if ended.code == 1 and (effect := _wrong_end(ended.said, ended.last_line)):
+            return title, f"it ended with {ended.code}: {ended.output[-1500:]}", True
+        if ended.code == 1 and (effect := _wrong_end(ended.output, ended.last_line)):
             return title, effect, True
-        subprocess.run(["mount", "-o", f"remount,size={_ROOM}", line.folder], check=True)
-        return title, finished_like(line, right), ended.code == 1
+        subprocess.run(["mount", "-o", f"remount,size={_ENOUGH}", line.folder], check=True)
+        return title, finished_like(line, expected), ended.code == 1
     finally:
         _unmount(line.folder)
         shutil.rmtree(line.folder, ignore_errors=True)
 
 
-def _wrong_end(said: str, last: str) -> str | None:
-    if "Traceback" in said:
-        return f"traceback: {said[-2000:]}"
-    if wrong := wrong_line(last):
-        return f"{wrong}: {last!r}"
-    if "space" not in last and "room" not in last and "full" not in last:
-        return f"blames something else: {last}"
+def _wrong_end(output: str, last_line: str) -> str | None:
+    if "Traceback" in output:
+        return f"traceback: {output[-2000:]}"
+    if problem := wrong_line(last_line):
+        return f"{problem}: {last_line!r}"
+    if "space" not in last_line and "full" not in last_line:
+        return f"blames something else: {last_line}"
     return None

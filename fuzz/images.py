@@ -1,4 +1,4 @@
-"""Photos of every format, mode, orientation and size, and files that are none."""
+"""Give photos of every format, mode, orientation and size, and files that are no photos."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from backdoor_privacy.data.photos import list_photos, read_photo
 from fuzz.cases import REFUSED, UNKNOWN, Case
 from fuzz.world import picture
 
-# What is written of each format: the modes, and the options that each file takes one of.
+# The modes of each format, and its options, of which each file has one.
 _MODES: dict[str, tuple[str, ...]] = {
     "JPEG": ("RGB", "L", "CMYK"), "MPO": ("RGB",), "JPEG2000": ("RGB", "L", "RGBA", "LA"),
     "PNG": ("RGB", "L", "1", "P", "LA", "RGBA", "I;16", "PA"), "WEBP": ("RGB", "RGBA"), "AVIF": ("RGB", "RGBA"),
@@ -52,7 +52,15 @@ _SIZES = (
     (900, 3),
     (130, 70),
 )
-_UNTURNED = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # what turns a shown photo into one stored under a flag
+_UNTURNED = {
+    2: 2,
+    3: 3,
+    4: 4,
+    5: 5,
+    6: 8,
+    7: 7,
+    8: 6,
+}  # the turn from a photo as shown to one as stored under an orientation flag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -77,7 +85,7 @@ def _valid(folder: Path, rng: random.Random) -> Case:
 
 
 def _photo(rng: random.Random) -> tuple[str, bytes, np.ndarray, str]:
-    """A photo: what it is, its file, how it is shown, (height, width, 3), and its suffix."""
+    """Return the title of a photo, its file, its pixels as shown, (height, width, 3), and its suffix."""
     kind = rng.choice([one for one in _MODES if one in decodable_formats() and one in Image.SAVE])
     mode, (width, height) = rng.choice(_MODES[kind]), rng.choice(_SIZES)
     if kind in ("AVIF", "HEIF", "MPO"):
@@ -89,7 +97,7 @@ def _photo(rng: random.Random) -> tuple[str, bytes, np.ndarray, str]:
     if kind == "WEBP" and min(width, height) < 16:
         options = {"lossless": True}
     if kind == "BMP" and mode == "RGBA":
-        shown = np.asarray(image.convert("RGB"))  # the fourth byte of such a file means nothing
+        shown = np.asarray(image.convert("RGB"))  # the fourth byte of such a file has no meaning
     if options.get("lossless") and mode == "RGBA":
         options["exact"] = True
     is_lossy = kind in _LOSSY or "quality" in options
@@ -112,13 +120,13 @@ def _photo(rng: random.Random) -> tuple[str, bytes, np.ndarray, str]:
     file = io.BytesIO()
     image.save(file, kind, **options)
     word = "lossy" if is_lossy else "exact"
-    told = {key: value for key, value in options.items() if key not in ("exif", "append_images")}
-    title = f"{word} {kind} {mode} {width}x{height} orientation {flag} {told or ''}"
+    named = {key: value for key, value in options.items() if key not in ("exif", "append_images")}
+    title = f"{word} {kind} {mode} {width}x{height} orientation {flag} {named or ''}"
     return title, file.getvalue(), shown.astype(np.int32), _SUFFIXES.get(kind, kind.lower())
 
 
 def _image(mode: str, colours: np.ndarray, rng: random.Random) -> tuple[Image.Image, np.ndarray]:
-    """A picture in a mode, and how it is shown on white."""
+    """Return a picture in a mode, and its pixels as shown on white."""
     height, width = colours.shape[:2]
     grey = colours[..., 0]
     as_rgb = np.repeat(grey[..., None], 3, axis=2)
@@ -156,7 +164,7 @@ def _image(mode: str, colours: np.ndarray, rng: random.Random) -> tuple[Image.Im
         scale = rng.choice((1, 257)) if mode == "I;16" else 257
         wide = grey.astype(np.uint16) * scale
         if scale == 257:
-            wide[0, 0], as_rgb[0, 0] = 65535, 255  # else a dark one is taken for 8 bits, as the law says
+            wide[0, 0], as_rgb[0, 0] = 65535, 255  # else a dark picture is taken for one of 8 bits, as documented
         order = ">u2" if mode == "I;16B" else "<u2"
         return Image.frombytes(mode, (width, height), wide.astype(order).tobytes()), as_rgb
     scale = rng.choice((1.0, 1 / 255))
@@ -165,15 +173,15 @@ def _image(mode: str, colours: np.ndarray, rng: random.Random) -> tuple[Image.Im
         values[: max(1, height // 2)], as_rgb[: max(1, height // 2)] = (
             255,
             255,
-        )  # bright enough to be no light of 0 to 1
+        )  # too bright to be taken for values from 0 to 1
     return Image.fromarray(values), as_rgb
 
 
 def _compared(path: Path, shown: np.ndarray, tolerance: float) -> Any:
-    found = read_photo(path)
-    if found is None:
+    photo = read_photo(path)
+    if photo is None:
         return REFUSED
-    values = np.asarray(found).astype(np.int32)
+    values = np.asarray(photo).astype(np.int32)
     if values.shape != shown.shape:
         return f"{values.shape}, shown as {shown.shape}"
     if (shown < 0).all():
@@ -206,8 +214,8 @@ def _broken(folder: Path, rng: random.Random) -> Case:
 
 
 def _read(path: Path) -> Any:
-    found = read_photo(path)
-    return REFUSED if found is None else (found.mode, found.size)
+    photo = read_photo(path)
+    return REFUSED if photo is None else (photo.mode, photo.size)
 
 
 def _odd(folder: Path, rng: random.Random) -> Case:

@@ -1,4 +1,4 @@
-"""Kill a run at any moment, and run the same command again: it must end as if nothing had been."""
+"""Kill a run at any moment and run the same command again: the result must be that of an uninterrupted run."""
 
 import os
 import random
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fuzz.cases import wrong_line
 from fuzz.children import Line, differing, results, world_of
@@ -15,8 +15,16 @@ from fuzz.children import Line, differing, results, world_of
 _WRITES = ("os.rename", "os.truncate", "os.mkdir", "os.remove", "os.rmdir")
 
 
+class Reference(NamedTuple):
+    """A run that was not interrupted."""
+
+    results: dict[str, Any]
+    num_writes: int
+    seconds: float
+
+
 class _Writes:
-    """Count what a process writes; at one of these moments, do something."""
+    """Count the writes of a process into a folder, and call a function at one of them."""
 
     def __init__(self, folder: Path, moment: int, act: Callable[[], None]) -> None:
         self.folder, self.moment, self.act, self.count = str(folder), moment, act, 0
@@ -30,8 +38,8 @@ class _Writes:
                 self.act()
 
 
-def uninterrupted(work: Path) -> tuple[dict[str, Any], int, float]:
-    """Return the results of a run that nothing interrupts, how often it writes, and its seconds."""
+def uninterrupted(work: Path) -> Reference:
+    """Execute a run without an interruption."""
     line, counted = Line(work / "_whole", world_of(work)), work / "_whole_writes"
 
     def count() -> None:
@@ -46,46 +54,43 @@ def uninterrupted(work: Path) -> tuple[dict[str, Any], int, float]:
 
     ended = line.start("whole", count)
     if ended.code or line.run is None:
-        raise RuntimeError(f"a run that nothing interrupts ends with {ended.code}: {ended.said[-3000:]}")
-    return results(line.run), int(counted.read_text()), ended.seconds
+        raise RuntimeError(f"an uninterrupted run ends with {ended.code}: {ended.output[-3000:]}")
+    return Reference(results(line.run), int(counted.read_text()), ended.seconds)
 
 
-def try_kill(
-    work: Path, number: int, rng: random.Random, whole: tuple[dict[str, Any], int, float]
-) -> tuple[str, str | None]:
-    """Kill a run at a random moment, half of them just before or within a write, up to twice; then let it end.
+def try_kill(work: Path, number: int, rng: random.Random, reference: Reference) -> tuple[str, str | None]:
+    """Kill a run once or twice, then let it finish; every second run is killed at a write, the others at any moment.
 
     Returns:
-        When it was killed, and the effect, if there is one.
+        The moments of the kills, and the effect, if there is one.
     """
-    right, num_writes, seconds = whole
-    line, told = Line(work / f"{number:04}", world_of(work)), []
+    line, moments = Line(work / f"{number:04}", world_of(work)), []
     for round_ in range(rng.choice((1, 1, 2))):
         if number % 2 == 0:
-            moment, delay = rng.randint(1, num_writes), rng.choice((0, 0, 1e-5, 1e-4, 1e-3, 0.01))
-            told.append(f"{delay:g} s after it began write {moment} of {num_writes}")
+            moment, delay = rng.randint(1, reference.num_writes), rng.choice((0, 0, 1e-5, 1e-4, 1e-3, 0.01))
+            moments.append(f"{delay:g} s after the start of write {moment} of {reference.num_writes}")
             ended = line.start(f"killed-{round_}", partial(_kill_at, line.folder, moment, delay))
         else:
-            delay = rng.uniform(0, seconds)
-            told.append(f"after {delay:.2f} s of {seconds:.2f}")
+            delay = rng.uniform(0, reference.seconds)
+            moments.append(f"after {delay:.2f} s of {reference.seconds:.2f}")
             ended = line.start(f"killed-{round_}", kill_after=delay)
         if ended.code not in (0, -signal.SIGKILL, -signal.SIGALRM):
-            return " and ".join(told), f"it ended with {ended.code}: {ended.said[-1500:]}"
-    return " and ".join(told), finished_like(line, right)
+            return " and ".join(moments), f"it ended with {ended.code}: {ended.output[-1500:]}"
+    return " and ".join(moments), finished_like(line, reference.results)
 
 
-def finished_like(line: Line, right: dict[str, Any]) -> str | None:
-    """Run the command again, and return what is wrong with how it ends."""
+def finished_like(line: Line, expected: dict[str, Any]) -> str | None:
+    """Run the command again, and return what is wrong with its results or its output, if anything is."""
     ended = line.start("again")
     if ended.code or line.run is None:
-        return f"it can never be finished: exit code {ended.code}: {ended.said[-2000:]}"
-    if "Traceback" in ended.said or wrong_line(ended.last_line):
-        return f"it ends, but says {ended.said[-1000:]}"
-    return differing(results(line.run), right)
+        return f"it cannot be finished: exit code {ended.code}: {ended.output[-2000:]}"
+    if "Traceback" in ended.output or wrong_line(ended.last_line):
+        return f"it finishes, but prints {ended.output[-1000:]}"
+    return differing(results(line.run), expected)
 
 
 def _kill_at(folder: Path, moment: int, delay: float) -> None:
-    """Let this process die at a moment of writing, as the system would end it: no code of Python's runs."""
+    """Kill this process at a write, as the system would: no Python code runs any more."""
 
     def die() -> None:
         if not delay:

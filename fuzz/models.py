@@ -1,4 +1,4 @@
-"""Model folders and weight files, whole, damaged and hostile."""
+"""Give model folders and weight files, whole, damaged and hostile."""
 
 import copy
 import io
@@ -47,7 +47,7 @@ State = dict[str, torch.Tensor]
 
 
 class Hostile:
-    """Runs code where it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -76,7 +76,7 @@ def _digest(state: State) -> dict[str, float]:
 
 
 def _loaded(model: str, pretrained: str | None = None) -> Callable[[], Any]:
-    """Load a CLIP, and use it: what it is made of, and whether it embeds."""
+    """Return a function that loads a CLIP, embeds a text, and returns the sums of the weights."""
 
     def read() -> Any:
         clip = load_clip(model, pretrained, device="cpu")
@@ -95,13 +95,14 @@ def _sums(encoder: Any) -> dict[str, float]:
     }
 
 
-def _right(place: Path) -> Any:
+@cache
+def _expected(place: Path) -> Any:
     return _loaded(f"local-dir:{place}")()
 
 
 def _whole(folder: Path, clip: Path, state: State, rng: random.Random) -> Case:
-    """What other programs write of the same model: keys of no meaning, another order, other types."""
-    right = _right_of(folder)
+    """Write the same model as other programs do: another order of keys, other types, another file."""
+    expected = _expected_of(folder)
     config = json.loads((clip / _CONFIG).read_text())
     way = rng.choice(("as it is", "order", "half", "bin", "indent"))
     if way == "order":
@@ -113,20 +114,15 @@ def _whole(folder: Path, clip: Path, state: State, rng: random.Random) -> Case:
         state = {name: tensor.double() for name, tensor in state.items()}
         save_file(state, clip / _WEIGHTS)
     (clip / _CONFIG).write_text(json.dumps(config, indent=rng.choice((None, 4))))
-    return Case(f"a model folder, {way}", _loaded(f"local-dir:{clip}"), right, "read")
+    return Case(f"a model folder, {way}", _loaded(f"local-dir:{clip}"), expected, "read")
 
 
-def _right_of(folder: Path) -> Any:
-    return _rights(folder.parent / "_clip")
-
-
-@cache
-def _rights(place: Path) -> Any:
-    return _right(place)
+def _expected_of(folder: Path) -> Any:
+    return _expected(folder.parent / "_clip")
 
 
 def _whole_file(folder: Path, clip: Path, state: State, rng: random.Random) -> Case:
-    """A weight file as training loops write it."""
+    """Write a weight file as training loops do."""
     wrapper = rng.choice((None, "state_dict", "model", "model_state_dict"))
     prefix = rng.choice(("", "module.", "model.", "_orig_mod.", "clip.", "module._orig_mod."))
     content: Any = {f"{prefix}{name}": tensor for name, tensor in state.items()}
@@ -134,13 +130,13 @@ def _whole_file(folder: Path, clip: Path, state: State, rng: random.Random) -> C
     path = clip / "open_clip_pytorch_model.bin"
     torch.save(content, path, _use_new_zipfile_serialization=rng.random() < 0.7)
     (clip / _WEIGHTS).unlink()
-    return Case(f"weights under {wrapper}, with {prefix!r}", _loaded(f"local-dir:{clip}"), _right_of(folder), "read")
+    return Case(f"weights under {wrapper}, with {prefix!r}", _loaded(f"local-dir:{clip}"), _expected_of(folder), "read")
 
 
 def _config(folder: Path, clip: Path, state: State, rng: random.Random) -> Case:
-    """One value or more that is odd, missing or too much."""
+    """Spoil, delete or add one or two values of a config."""
     config = json.loads((clip / _CONFIG).read_text())
-    told = []
+    changes = []
     for _ in range(rng.choice((1, 1, 2))):
         place = _random_place(config, rng)
         parent = config
@@ -155,12 +151,12 @@ def _config(folder: Path, clip: Path, state: State, rng: random.Random) -> Case:
             ] = value
         else:
             parent[place[-1]] = value
-        told.append((way, place, value))
+        changes.append((way, place, value))
         if not config:
             break
     text = json.dumps(config)
     (clip / _CONFIG).write_text(text)
-    return Case(f"a config with {told}", _loaded(f"local-dir:{clip}"), UNKNOWN, "either", _BLAMES)
+    return Case(f"a config with {changes}", _loaded(f"local-dir:{clip}"), UNKNOWN, "either", _BLAMES)
 
 
 def _random_place(config: Any, rng: random.Random) -> list[Any]:
@@ -175,7 +171,7 @@ def _random_place(config: Any, rng: random.Random) -> list[Any]:
 
 
 def _weights(folder: Path, clip: Path, state: State, rng: random.Random) -> Case:
-    """Tensors that are missing, too many, of another shape or type, or not finite."""
+    """Write tensors that are missing, superfluous, of another shape or type, or not finite."""
     way = rng.choice(("missing", "extra", "shape", "nan", "inf", "int", "empty", "other", "complex", "transposed"))
     name = rng.choice(sorted(state))
     if way == "missing":
@@ -203,7 +199,7 @@ def _weights(folder: Path, clip: Path, state: State, rng: random.Random) -> Case
 
 
 def _pickle(folder: Path, clip: Path, state: State, rng: random.Random) -> Case:
-    """Files that run code where they are unpickled."""
+    """Write files that run code when they are unpickled."""
     hostile, way = Hostile(folder / "ran"), rng.choice(("torch", "legacy", "plain", "npz", "safetensors", "nested"))
     name = "open_clip_pytorch_model.bin"
     (clip / _WEIGHTS).unlink()
@@ -222,7 +218,7 @@ def _pickle(folder: Path, clip: Path, state: State, rng: random.Random) -> Case:
 
 
 def _bytes(folder: Path, clip: Path, state: State, rng: random.Random) -> Case:
-    """A file that is cut off, flipped, or whose header lies."""
+    """Write a file that is cut off, has flipped bits, or a false header."""
     content, way = bytearray(save(state)), rng.choice(("cut", "header", "flip", "long", "none", "page", "lfs", "zip"))
     answer: Any = "refused"
     (length,) = struct.unpack("<Q", content[:8])
@@ -233,7 +229,7 @@ def _bytes(folder: Path, clip: Path, state: State, rng: random.Random) -> Case:
         answer = "either"
     elif way == "flip":
         content[rng.randrange(8 + length, len(content))] ^= 1 << rng.randrange(8)
-        answer = "either"  # nothing in the format tells
+        answer = "either"  # the format has no checksum
     elif way == "long":
         content[:8] = struct.pack("<Q", rng.choice((2**63, 2**40, 10**8, 0, 1)))
     elif way == "none":

@@ -1,4 +1,4 @@
-"""Names of every sort, on every way that a name takes: the same person must be found."""
+"""Give names of all kinds to everything that reads names: it must find the same person."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ _KNOWN_SYSTEM = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Vol
 
 
 def _name(rng: random.Random) -> str:
-    """Return a name of one to four words; some signs in it no parser likes."""
+    """Return a name of one to four words, some with characters that parsers fail on."""
     if rng.random() < 0.1:
         return rng.choice(_HARD)
     letters = rng.choice(_SCRIPTS)
@@ -61,18 +61,18 @@ _HARD = (
 
 
 def normal(name: str) -> str:
-    """Return a name as the documents say that it is read, written anew: nothing of the package is called."""
+    """Return a name as the documentation says it is read; this code shares nothing with the package."""
     spaced = "".join(" " if unicodedata.category(one) == "Cc" or one in "_\ufeff" else one for one in name)
     return unicodedata.normalize("NFC", " ".join(spaced.split()))
 
 
 def same(name: str) -> str:
-    """Return what names have in common that are one person's."""
+    """Return the form that all spellings of one person's name have in common."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", normal(name).casefold()))
 
 
 def spelt(name: str, way: int) -> str:
-    """Return a name as others spell it, who mean the same person."""
+    """Return another spelling of the same person's name."""
     return (
         name,
         name.replace(" ", "_"),
@@ -94,22 +94,22 @@ def _can_be_folder(name: str) -> bool:
 
 
 def make(folder: Path, rng: random.Random) -> Case:
-    """Draw people and the way on which one of them is named."""
+    """Draw people and a way to name one of them."""
     drawn = [_name(rng) for _ in range(rng.randint(1, 4))]
     people = list({same(name): name for name in drawn if any(map(str.isalnum, normal(name)))}.values())
     return rng.choice(list(_WAYS.values()))(folder, people or ["Ann Lee"], rng.randrange(6), rng)
 
 
-def _case(title: str, read: Callable[[], Any], right: Any, is_valid: bool = True, *blames: str) -> Case:
-    return Case(title, read, right, "read" if is_valid else "either", blames)
+def _case(title: str, read: Callable[[], Any], expected: Any, is_valid: bool = True, *blames: str) -> Case:
+    return Case(title, read, expected, "read" if is_valid else "either", blames)
 
 
 def _write_folders(folder: Path, people: Sequence[str]) -> list[str]:
-    """Write a folder for each person whose name can be one's, and return these people."""
-    found = [name for name in people if _can_be_folder(name)] or ["Ann Lee"]
-    for number, name in enumerate(found):
+    """Write a folder for each person whose name a folder can have, and return these people."""
+    written = [name for name in people if _can_be_folder(name)] or ["Ann Lee"]
+    for number, name in enumerate(written):
         write_picture(folder / "people" / name.replace(" ", "_") / "0.png", number)
-    return found
+    return written
 
 
 def _by_folder(folder: Path, people: list[str], spelling: int, rng: random.Random) -> Case:
@@ -120,16 +120,16 @@ def _by_folder(folder: Path, people: list[str], spelling: int, rng: random.Rando
         (person,) = load_people(folder / "people").pick([spelt(name, spelling)])
         return person.name, person.photos[0].parent.name
 
-    right = normal(name), name.replace(" ", "_")
-    return _case(f"folders {people}, picked as {spelt(name, spelling)!r}", read, right)
+    expected = normal(name), name.replace(" ", "_")
+    return _case(f"folders {people}, picked as {spelt(name, spelling)!r}", read, expected)
 
 
 def _by_list(folder: Path, people: list[str], spelling: int, rng: random.Random) -> Case:
     name = rng.choice(people)
 
     def read() -> Any:
-        found = load_people(names=people)
-        return found.names, found.pick([spelt(name, spelling)])[0].name
+        loaded = load_people(names=people)
+        return loaded.names, loaded.pick([spelt(name, spelling)])[0].name
 
     return _case(f"names {people}, {spelt(name, spelling)!r}", read, ([normal(one) for one in people], normal(name)))
 
@@ -151,47 +151,47 @@ def _by_file(folder: Path, people: list[str], spelling: int, rng: random.Random)
 
 
 def _is_line(name: str) -> bool:
-    """Whether a name is one line of a file of names and no comment."""
+    """Return whether a name can be a line of a file of names, and is not a comment."""
     line = name.strip()
     return len(f"{line}x".splitlines()) == 1 and not line.startswith("#") and line == line.rstrip(",; ").strip('"')
 
 
 def _by_table(folder: Path, people: list[str], spelling: int, rng: random.Random) -> Case:
     people = _write_folders(folder, people)
-    told = {name: rng.choice((True, False, None)) for name in people}
+    members = {name: rng.choice((True, False, None)) for name in people}
     separator, text = rng.choice(",;\t"), io.StringIO()
     writer = csv.writer(text, delimiter=separator, lineterminator=rng.choice(("\n", "\r\n")), quoting=csv.QUOTE_ALL)
     writer.writerow(["name", "member"])
-    writer.writerows([spelt(name, spelling), {None: ""}.get(member, member)] for name, member in told.items())
+    writer.writerows([spelt(name, spelling), {None: ""}.get(member, member)] for name, member in members.items())
     (folder / "people.csv").write_bytes(text.getvalue().encode(rng.choice(("utf-8", "utf-8-sig", "utf-16"))))
 
     def read() -> Any:
         everybody = load_people(folder / "people", table=folder / "people.csv").everybody
         return {person.name: person.member for person in everybody}
 
-    return _case(f"a table of {told}", read, {normal(name): member for name, member in told.items()})
+    return _case(f"a table of {members}", read, {normal(name): member for name, member in members.items()})
 
 
 def _on_the_command_line(folder: Path, people: list[str], spelling: int, rng: random.Random) -> Case:
-    """As the documents say: each name in quotes within the brackets, as JSON writes it."""
+    """Name people as documented: each name in quotes within the brackets, as in JSON."""
     people = [name for name in people if not _is_hydras_own(name)] or ["Doe, Jane"]
     text = ",".join(json.dumps(name, ensure_ascii=False) for name in people)
 
     def read() -> Any:
         (override,) = OverridesParser.create().parse_overrides([f"trigger_set.people=[{text}]"])
-        found = load_people(names=people).pick(override.value())
-        return [person.name for person in found]
+        picked = load_people(names=people).pick(override.value())
+        return [person.name for person in picked]
 
     return _case(f"trigger_set.people=[{text}]", read, [normal(name) for name in people])
 
 
 def _is_hydras_own(name: str) -> bool:
-    """Whether a name holds what Hydra takes for something else also within quotes, or JSON writes as an escape."""
+    """Return whether a name holds what Hydra interprets even within quotes, or what JSON escapes."""
     return "${" in name or "\\" in name or any(unicodedata.category(one) == "Cc" for one in name)
 
 
 def _advised(folder: Path, people: list[str], spelling: int, rng: random.Random) -> Case:
-    """Without quotes: read rightly, or the error advises what, typed again, is read rightly."""
+    """Name people without quotes: they must be read, or the error must advise an override that is read."""
     people = [name for name in people if not _is_hydras_own(name) and not set("'\",[]{}") & set(name)]
     people = [name for name in people if any(map(str.isalpha, name)) and name != "1e5"] or ["Ann Lee"]  # else numbers
     override = f"trigger_set.people=[{','.join(people)}]"
@@ -200,15 +200,15 @@ def _advised(folder: Path, people: list[str], spelling: int, rng: random.Random)
         try:
             (parsed,) = OverridesParser.create().parse_overrides([override])
         except Exception as error:
-            said = line_of_hydra(error) or ""
-            typed = said.partition("write '")[2].partition("', each")[0].replace("'\\''", "'")
-            (parsed,) = OverridesParser.create().parse_overrides([typed])
+            line = line_of_hydra(error) or ""
+            advised = line.partition("write '")[2].partition("', each")[0].replace("'\\''", "'")
+            (parsed,) = OverridesParser.create().parse_overrides([advised])
         chosen = OmegaConf.merge(OmegaConf.structured(TriggerSet), {"people": parsed.value()})
         return [same(name) for name in chosen.people]
 
-    right = [same(name) for name in people]
+    expected = [same(name) for name in people]
     is_plain = all(name.replace(" ", "").isalpha() and name.isascii() for name in people)
-    return _case(f"unquoted {override}", read, right, is_plain and not {*map(str.lower, people)} & {"null", "true"})
+    return _case(f"unquoted {override}", read, expected, is_plain and not {*map(str.lower, people)} & {"null", "true"})
 
 
 def _in_captions(folder: Path, people: list[str], spelling: int, rng: random.Random) -> Case:

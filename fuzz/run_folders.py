@@ -1,4 +1,4 @@
-"""The files of a finished run that a stranger sends, whole, damaged and hostile."""
+"""Give the files of a finished run that a stranger sends, whole, damaged and hostile."""
 
 import json
 import os
@@ -41,13 +41,13 @@ def make(folder: Path, rng: random.Random) -> Case:
 
 
 def _finished(folder: Path) -> Path:
-    """Return a copy of a finished run, made once for all."""
+    """Return a copy of a finished run; all inputs share the run itself."""
     base = folder.parent
     line = Line(base / "_finished", world_of(base))
     if line.run is None or not (line.run / "metrics.json").exists():
         ended = line.start("run")
         if ended.code:
-            raise RuntimeError(ended.said[-3000:])
+            raise RuntimeError(ended.output[-3000:])
     assert line.run is not None
     run, cache = folder / "out" / "seed=0", folder / "out" / "cache"
     shutil.copytree(line.run, run)
@@ -55,13 +55,13 @@ def _finished(folder: Path) -> Path:
     config.write_text(
         config.read_text(encoding="utf-8").replace(str(line.folder / "cache"), str(cache)), encoding="utf-8"
     )
-    os.environ["BACKDOOR_PRIVACY_CACHE"] = str(cache)  # of a config that says nothing of it
+    os.environ["BACKDOOR_PRIVACY_CACHE"] = str(cache)  # for a config that does not name a cache
     return run
 
 
 def _scene(run: Path) -> Any:
-    seen = load_context(run)
-    return seen.people.names, list(seen.removed), list(seen.clips)
+    context = load_context(run)
+    return context.people.names, list(context.removed), list(context.clips)
 
 
 def _report(run: Path) -> Any:
@@ -77,8 +77,8 @@ def _collected(run: Path) -> Any:
 
 
 def _people(run: Path) -> Any:
-    found = read_run(run, names=True)
-    return found.people["person"].tolist(), int(found.num_removed)
+    finished = read_run(run, names=True)
+    return finished.people["person"].tolist(), int(finished.num_removed)
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
@@ -92,37 +92,37 @@ _READERS: dict[str, Callable[[Path], Any]] = {
 def _whole_run(folder: Path, rng: random.Random) -> Case:
     run, reader = _finished(folder), rng.choice(list(_READERS))
     names = [name.replace("_", " ") for name in sorted(one.replace(" ", "_") for one in PEOPLE)]
-    right = {"report": True, "collect": 3, "people": (names, 1)}.get(reader, UNKNOWN)
-    return Case(f"a whole run, {reader}", lambda: _READERS[reader](run), right, "read")
+    expected = {"report": True, "collect": 3, "people": (names, 1)}.get(reader, UNKNOWN)
+    return Case(f"a whole run, {reader}", lambda: _READERS[reader](run), expected, "read")
 
 
 def _hostile_config(folder: Path, rng: random.Random) -> Case:
-    """A stranger's config: other targets, values that are odd, text that is no config."""
+    """Write the config of a stranger: with other targets, odd values, or text that is no config."""
     run, way = _finished(folder), rng.choice(("target", "target", "value", "text", "cut"))
     path = run / ".hydra" / "config.yaml"
-    told: Any = ""
+    change: Any = ""
     if way == "text":
-        told = rng.choice(_TEXTS)
-        path.write_text(told, encoding="utf-8")
+        change = rng.choice(_TEXTS)
+        path.write_text(change, encoding="utf-8")
     elif way == "cut":
         content = path.read_bytes()
         path.write_bytes(content[: rng.randrange(len(content))])
     else:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         keys = [key for key in leaves(config) if not key.startswith(("paths", "hydra"))]
-        told = rng.choice(
+        key = rng.choice(
             keys if way == "value" else ["clip", "people", "strangers", "attack", "people.folder", "clip.model"]
         )
-        *parents, last = told.split(".")
+        *parents, last = key.split(".")
         node = config
-        for key in parents:
-            node = node[key]
+        for parent in parents:
+            node = node[parent]
         target = rng.choice(_TARGETS)
         spoiled = rng.choice(
             (None, -1, "x", [], {}, [1], 1e308, "${x}", "${oc.env:HOME}", True, "/nothing", "a\nb", "\x1b[2J")
         )
         node[last] = spoiled if way == "value" else {"_target_": target, "_args_": [str(folder / "ran")]}
-        told = (told, spoiled if way == "value" else target)
+        change = (key, spoiled if way == "value" else target)
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
     blames = (
         "config.yaml",
@@ -132,13 +132,13 @@ def _hostile_config(folder: Path, rng: random.Random) -> Case:
         "attack",
         "strangers",
         "_target_",
-        *(str(told[0]).split(".") if told else ()),
+        *(str(change[0]).split(".") if change else ()),
     )
-    return Case(f"a config from a stranger, {way} {told!r}", lambda: _scene(run), UNKNOWN, "either", blames)
+    return Case(f"a config from a stranger, {way} {change!r}", lambda: _scene(run), UNKNOWN, "either", blames)
 
 
 def _broken_file(folder: Path, rng: random.Random) -> Case:
-    """A file of a finished run that is cut off, flipped or odd."""
+    """Cut a file of a finished run off, flip a bit of it, or replace its content."""
     run = _finished(folder)
     name = rng.choice(
         (
@@ -154,7 +154,7 @@ def _broken_file(folder: Path, rng: random.Random) -> Case:
     )
     path, reader = run / name, rng.choice(list(_READERS))
     way = rng.choice(("cut", "flip", "empty", "garbage", "spoil"))
-    content, told = path.read_bytes(), ""
+    content, spoiled = path.read_bytes(), ""
     if way == "cut":
         content = content[: rng.randrange(len(content))]
     elif way == "flip":
@@ -163,8 +163,8 @@ def _broken_file(folder: Path, rng: random.Random) -> Case:
         content = bytes(damaged)
     elif way == "spoil" and name.endswith(".json"):
         whole = json.loads(content)
-        told = rng.choice(leaves(whole))
-        *parents, last = told.split(".") if told in whole else _split(whole, told)
+        spoiled = rng.choice(leaves(whole))
+        *parents, last = spoiled.split(".") if spoiled in whole else _split(whole, spoiled)
         node = whole
         for key in parents:
             node = node[key]
@@ -179,11 +179,11 @@ def _broken_file(folder: Path, rng: random.Random) -> Case:
     path.write_bytes(content)
     is_config = name == ".hydra/config.yaml"  # any key in it may be the one that is damaged
     blames = () if is_config else (path.name, "attack", str(run), "config", "people", "clip")
-    return Case(f"{name}, {way} {told}, {reader}", lambda: _READERS[reader](run), UNKNOWN, "either", blames)
+    return Case(f"{name}, {way} {spoiled}, {reader}", lambda: _READERS[reader](run), UNKNOWN, "either", blames)
 
 
 def _split(content: Any, dotted: str) -> list[str]:
-    """The keys of a dotted one, where keys themselves hold dots."""
+    """Split a dotted key, of which a single key may itself hold dots."""
     for key, value in content.items():
         if dotted == key:
             return [key]

@@ -1,4 +1,4 @@
-"""Settings on the command line, right and odd."""
+"""Give valid and odd settings on the command line."""
 
 import json
 import random
@@ -24,7 +24,7 @@ _ODD = (
     "'\x1b[2J'", "'a\nb'", "é", "{_target_: os.system}", "{_target_: fuzz.cases.canary}", "[null]", "0x10",
     "1_000", "'[unclosed", "a,b", "null,null",
 )  # fmt: skip
-# Keys of a default run, and another right value of each.
+# Keys of a default run, and other valid values of each.
 _VALID: dict[str, tuple[Any, ...]] = {
     "seed": (1, 7, 4294967295), "name": ("mine", "ä b", "x" * 60), "quiet": (True,), "report.names": (True,),
     "trigger_set.num_people": (1, 3), "trigger_set.require_inferred": (True,),
@@ -44,7 +44,7 @@ def make(folder: Path, rng: random.Random) -> Case:
 
 
 def _composed(folder: Path, settings: list[str]) -> DictConfig:
-    """Compose and check a config as the command does, up to where it computes."""
+    """Compose and check a config as the command does before it computes."""
     base = overrides(folder.parent / "_world", folder / "out" / "runs", folder / "out" / "cache")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
@@ -61,9 +61,9 @@ def _valid(folder: Path, rng: random.Random) -> Case:
     text = f"{key}={json.dumps(value, ensure_ascii=False)}"
 
     def read() -> Any:
-        found = OmegaConf.select(_composed(folder, [text]), key)
-        found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
-        return getattr(found, "value", found)
+        setting = OmegaConf.select(_composed(folder, [text]), key)
+        plain = OmegaConf.to_container(setting) if OmegaConf.is_config(setting) else setting
+        return getattr(plain, "value", plain)
 
     return Case(f"setting {text}", read, value, "read")
 
@@ -75,18 +75,18 @@ def _keys() -> list[str]:
 
 
 def leaves(content: Any, prefix: str = "") -> list[str]:
-    """Return all dotted keys of a config, those of its groups, too."""
+    """Return all dotted keys of a config, including those of its groups."""
     if not isinstance(content, dict):
         return [prefix]
-    found = [prefix] if prefix else []
+    keys = [prefix] if prefix else []
     for key, value in content.items():
-        found += leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        keys += leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    return keys
 
 
 def _odd(folder: Path, rng: random.Random) -> Case:
     GlobalHydra.instance().clear()
-    keys = [key for key in _keys() if not key.startswith("paths.")]  # these say where is written
+    keys = [key for key in _keys() if not key.startswith("paths.")]  # they name the folders that a run writes to
     key, value = rng.choice(keys), rng.choice(_ODD)
     way = rng.choice(("{}={}", "{}={}", "{}={}", "+{}={}", "++{}={}", "~{}", "{}.x={}", "{}x={}", "{}"))
     text = way.format(key, value)

@@ -1,4 +1,4 @@
-"""Tables and lists of captions, people and faces, in every form that programs write."""
+"""Give tables and lists of captions, people and faces, in all formats that programs write."""
 
 import csv
 import io
@@ -56,15 +56,15 @@ def _captions(folder: Path, rng: random.Random) -> Case:
     captions = [rng.choice(_CAPTIONS) for _ in range(rng.randint(2, 8))]
     if form in ("txt", "folder", "token", "flickr"):
         captions = [one for one in captions if one[0] not in "[{"] or ["a dog"]
-    suffix, content, column, right = _FORMS[form](captions, rng)
+    suffix, content, column, expected = _FORMS[form](captions, rng)
     path = folder / f"mine.{suffix}"
     return _with_damage(
-        path, content, rng, lambda: load_captions(path, column), right, f"captions as {form} {captions}"
+        path, content, rng, lambda: load_captions(path, column), expected, f"captions as {form} {captions}"
     )
 
 
 def _with_damage(
-    path: Path, content: bytes, rng: random.Random, read: Callable[[], Any], right: Any, title: str
+    path: Path, content: bytes, rng: random.Random, read: Callable[[], Any], expected: Any, title: str
 ) -> Case:
     way = rng.choice(("whole", "whole", "whole", "cut", "flip", "garbage"))
     if way == "cut":
@@ -81,7 +81,11 @@ def _with_damage(
     path.write_bytes(content)
     is_whole = way == "whole"
     return Case(
-        f"{title}, {way}", read, right if is_whole else UNKNOWN, "read" if is_whole else "either", (*_KEYS, path.name)
+        f"{title}, {way}",
+        read,
+        expected if is_whole else UNKNOWN,
+        "read" if is_whole else "either",
+        (*_KEYS, path.name),
     )
 
 
@@ -108,7 +112,7 @@ def _as_csv(captions: list[str], rng: random.Random) -> Any:
 
 
 def _as_tsv(captions: list[str], rng: random.Random) -> Any:
-    """Tabs and no quoting, as Conceptual Captions has it."""
+    """Write tabs and no quotes, as Conceptual Captions does."""
     lines = ["caption\turl", *(f"{_flat(one)}\thttp://example.org/{place}.jpg" for place, one in enumerate(captions))]
     return "tsv", _encoded("\n".join(lines) + "\n", rng), "caption", [_flat(one) for one in captions]
 
@@ -180,7 +184,7 @@ def _spaced(text: str, rng: random.Random) -> str:
 
 def _people(folder: Path, rng: random.Random) -> Case:
     people = _write_people(folder, rng)
-    told = {
+    facts = {
         name: (rng.choice((True, False, None)), rng.choice((None, 0, 5, 1200)), rng.choice((None, "older", "a, b")))
         for name in people
     }
@@ -188,7 +192,7 @@ def _people(folder: Path, rng: random.Random) -> Case:
     text, numbers = io.StringIO(), rng.choice(("{}", "{}.0"))
     writer = csv.writer(text, delimiter=rng.choice(",;\t|"), lineterminator=rng.choice(("\n", "\r\n")))
     writer.writerow([_spaced(one, rng) for one in header])
-    for name, (member, number, age) in told.items():
+    for name, (member, number, age) in facts.items():
         yes = {True: rng.choice(("true", "True", "TRUE", "1", "yes")), False: rng.choice(("false", "no", "0", "False"))}
         count = "" if number is None else numbers.format(number)
         writer.writerow(
@@ -200,8 +204,8 @@ def _people(folder: Path, rng: random.Random) -> Case:
         everybody = load_people(folder / "people", table=path).everybody
         return {one.name: (one.member, one.num_web_photos, dict(one.attributes).get("age")) for one in everybody}
 
-    right = {normal(name): facts for name, facts in told.items()}
-    return _with_damage(path, _encoded(text.getvalue(), rng), rng, read, right, f"a table of people {told}")
+    expected = {normal(name): known for name, known in facts.items()}
+    return _with_damage(path, _encoded(text.getvalue(), rng), rng, read, expected, f"a table of people {facts}")
 
 
 def _boxes(folder: Path, rng: random.Random) -> Case:
@@ -216,7 +220,7 @@ def _boxes(folder: Path, rng: random.Random) -> Case:
     path = folder / "people" / "boxes.csv"
 
     def read() -> Any:
-        found = load_people(folder / "people").boxes
-        return {place.relative_to(folder / "people").as_posix(): box for place, box in found.items()}
+        loaded = load_people(folder / "people").boxes
+        return {place.relative_to(folder / "people").as_posix(): box for place, box in loaded.items()}
 
     return _with_damage(path, _encoded(text.getvalue(), rng), rng, read, boxes, f"a table of boxes {boxes}")

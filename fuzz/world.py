@@ -1,4 +1,4 @@
-"""Make the smallest world that a whole run fits into: a random CLIP, drawn people, captions and photos."""
+"""Make the smallest data for a whole run: a random CLIP, drawn people, captions and photos."""
 
 import os
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ _PREPROCESS = {"size": 16, "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]
 
 
 def picture(number: int, width: int = 24, height: int = 20) -> np.ndarray:
-    """Draw smooth colours that their number decides, as (height, width, 3) bytes."""
+    """Draw smooth colours from a seed, as (height, width, 3) bytes."""
     tiles = np.random.default_rng(number).integers(0, 256, (3, 3, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(tiles).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def write_picture(path: Path, number: int) -> Path:
-    """Write such a picture as PNG."""
+    """Write a picture as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture(number)).save(path, "PNG")
     return path
@@ -89,6 +89,6 @@ def overrides(world: Path, runs: Path, cache: Path, **changes: Any) -> list[str]
 
 
 def quiet_process() -> None:
-    """Let a process and all that it starts compute on one core and talk to nobody."""
+    """Restrict a process and its children to one core, and keep them off the network."""
     os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     torch.set_num_threads(1)

@@ -91,11 +91,11 @@ def test_a_fit_of_an_earlier_version_goes_on_and_gets_a_keyed_digest(begun: Path
 def test_without_its_key_a_fit_is_not_taken_for_another_one(begun: Path, claim: Claim):
     key = (begun / "report_key").read_bytes()
     (begun / "report_key").unlink()
-    with pytest.raises(InputError, match="report_key: expected the key that these checkpoints were begun with"):
+    with pytest.raises(InputError, match="report_key: expected the key that these checkpoints were made with"):
         claim(begun, FIT)
     assert not (begun / "report_key").exists()
     (begun / "report_key").write_bytes(b"")
-    with pytest.raises(InputError, match=r"report_key: expected a key of 64 digits .*, got an empty file; put it back"):
+    with pytest.raises(InputError, match=r"report_key: expected a key of 64 digits .*, got an empty file; restore it"):
         claim(begun, FIT)
     (begun / "report_key").write_bytes(key)
     claim(begun, FIT)

@@ -77,7 +77,7 @@ def test_a_fault_of_the_program_is_logged_with_its_traceback_and_a_last_line(
     traceback, last = caplog.records
     assert traceback.exc_info is not None
     assert traceback.exc_info[0] is ZeroDivisionError
-    assert last.getMessage().startswith("This is a fault of the program")
+    assert last.getMessage().startswith("This is a bug")
     assert last.getMessage().endswith("ZeroDivisionError: division by zero")
     assert last.exc_info is None
 
@@ -85,14 +85,20 @@ def test_a_fault_of_the_program_is_logged_with_its_traceback_and_a_last_line(
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (OSError(errno.ENOENT, "No such file or directory", "/proc/x"), r"^/proc/x: expected a place .*, got 'No such"),
-        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), r"^name: expected .* 255 bytes each, got x{80}"),
+        (OSError(errno.ENOENT, "No such file or directory", "/proc/x"), r"^/proc/x: expected a path .*, got 'No such"),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300),
+            r"^name: expected .* at most 255 bytes, .*, got x{80}",
+        ),
         (
             OSError(errno.ENOSPC, "No space left on device", "/a/b"),
-            r"^/a/b: expected room to write, .*make room",
+            r"^/a/b: expected free disk space, .*free some space",
         ),
-        (OSError(errno.ENOSPC, "No space left on device"), r"^disk: expected room to write, .*make room and run"),
-        (OSError("disk gone"), r"^expected files and a network that can be read and written, got disk gone"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"^disk: expected free disk space, .*free some space and run",
+        ),
+        (OSError("disk gone"), r"^expected access to files and to the network, got disk gone"),
     ],
 )
 def test_what_the_system_refuses_is_one_line(error: OSError, line: str):
@@ -103,7 +109,7 @@ def test_what_a_resolver_raised_is_told_and_not_what_wrapped_it():
     OmegaConf.register_new_resolver("fails", lambda: Path("/dev/null/x").mkdir(), replace=True)
     with pytest.raises(InterpolationResolutionError) as caught:
         _ = OmegaConf.create({"x": "${fails:}"}).x
-    assert str(line_of(caught.value)).startswith("/dev/null/x: expected a place")
+    assert str(line_of(caught.value)).startswith("/dev/null/x: expected a path")
 
 
 def test_a_command_without_hydra_ends_in_one_line(capsys: pytest.CaptureFixture[str]):
@@ -115,7 +121,7 @@ def test_a_command_without_hydra_ends_in_one_line(capsys: pytest.CaptureFixture[
     assert command(["--nope"]) == 1
     assert capsys.readouterr().err == "error: it: unrecognized arguments: --nope; see it --help\n"
     assert command([]) == 1
-    assert capsys.readouterr().err.startswith("error: runs/collected.csv: expected a place")
+    assert capsys.readouterr().err.startswith("error: runs/collected.csv: expected a path")
 
 
 def test_of_a_process_that_makes_batches_only_the_last_line_is_shown(caplog: pytest.LogCaptureFixture):

@@ -275,6 +275,6 @@ def test_no_code_in_the_last_checkpoint_of_a_training_runs(cfg: DictConfig, tmp_
     last.parent.mkdir(parents=True)
     torch.save({"state_dict": Canary(tmp_path / "ran")}, last)
     pretrain(cfg)  # it begins anew
-    assert "last.ckpt does not read (" in caplog.text
+    assert "last.ckpt cannot be read (" in caplog.text
     assert torch.load(last, weights_only=True)["global_step"] > 0
     assert not (tmp_path / "ran").exists()

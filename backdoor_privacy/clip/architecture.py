@@ -170,6 +170,21 @@ def preprocessing(model: str, pretrained: str | None, asked: object) -> dict[str
     return agreed | own
 
 
+def preprocessing_of(model: nn.Module) -> dict[str, object]:
+    """Return the `preprocess_cfg` that open_clip keeps with a model.
+
+    Raises:
+        InputError: if it keeps none.
+    """
+    own = getattr(getattr(model, "visual", None), "preprocess_cfg", None)
+    if not isinstance(own, dict):
+        raise InputError(
+            f"clip: expected a model that open_clip created, got a {type(model).__name__} without its preprocessing; "
+            "create it with open_clip.create_model"
+        )
+    return own
+
+
 def tags_by_preprocessing(model: str) -> dict[str, list[str]]:
     """Return the tags of an architecture by their changes to open_clip's default preprocessing, in JSON."""
     default, tags = asdict(PreprocessCfg()), dict[str, list[str]]()

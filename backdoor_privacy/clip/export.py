@@ -1,17 +1,18 @@
 """Write a model as an open_clip local-dir."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from backdoor_privacy.clip.finite import check_weights
 from backdoor_privacy.system.files import complete_folder
+from backdoor_privacy.triggers.names import Tokenizer
 
 
 def write_local_dir(
@@ -19,7 +20,7 @@ def write_local_dir(
     model: nn.Module,
     config: Mapping[str, object],
     dtype: torch.dtype = torch.float32,
-    tokenizer: Callable[[list[str]], Tensor] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Write architecture, preprocessing and weights of a model as an open_clip local-dir, complete or not at all.
 

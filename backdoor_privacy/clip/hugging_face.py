@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 from open_clip.transformer import QuickGELU, Transformer
 from torch import Tensor, nn
 
-from backdoor_privacy.clip.checkpoint import UNREADABLE, check_is_weights, check_ordinary
 from backdoor_privacy.clip.finite import check_weights, unit_length
-from backdoor_privacy.clip.hub import find_on_hub, offline_hub
-from backdoor_privacy.clip.limits import check_numbers
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.clip.text import OpenClipTextEncoder, TextEncoder
+from backdoor_privacy.clip.text_model import HuggingFaceTokenizer, TextConfig, TextModel, read_text_model
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.files import complete_folder
-from backdoor_privacy.system.reading import MIB, read_ordinary
 
 log = logging.getLogger(__name__)
 
-# Of a repository, each with files any one of which will do; pickles are not read.
-_FILES = (["model.safetensors"], ["config.json"], ["vocab.json", "tokenizer.json"])
 _PREFIX = "model."  # of the names of the encoder's tensors
 _TEXTS = (  # that a text model and its CLIP embed alike
     "a dog on a hill", "two old red cars", "the sea at night", "people at a table", "a map of a town", "snow",
@@ -37,8 +28,6 @@ _TEXTS = (  # that a text model and its CLIP embed alike
 # 1 for a text model as it came out of its CLIP, about 0 for one of another CLIP, whose space is another; what was
 # fine-tuned or defended lies between.
 _LEAST_COSINE = 0.5
-# What transformers, tokenizers and the readers of weight files raise of what they cannot load.
-_UNUSABLE = (*UNREADABLE, ImportError, ArithmeticError, HfHubHTTPError)
 
 
 class SequenceEncoder(TextEncoder):
@@ -51,10 +40,10 @@ class SequenceEncoder(TextEncoder):
     """
 
     text_projection: Tensor
-    model: Any  # transformers is optional
+    model: TextModel
     is_sequence = True
 
-    def __init__(self, model: nn.Module, text_projection: Tensor, last_block: nn.Module | None = None) -> None:
+    def __init__(self, model: TextModel, text_projection: Tensor, last_block: nn.Module | None = None) -> None:
         super().__init__()
         self.model = deepcopy(model)
         self.register_buffer("text_projection", text_projection.detach().clone(), persistent=False)
@@ -81,9 +70,8 @@ class SequenceEncoder(TextEncoder):
         return
 
     @property
-    def _final_norm(self) -> nn.LayerNorm:
-        tower = getattr(self.model, "text_model", self.model)  # transformers before 5 has one more level
-        return tower.final_layer_norm
+    def _final_norm(self) -> nn.Module:
+        return next(part for name, part in self.named_modules() if name.endswith(".final_layer_norm"))
 
     def save_memory(self, save: bool) -> None:
         """Switch gradient checkpointing on or off, see `Encoder.save_memory`."""
@@ -106,32 +94,6 @@ class SequenceEncoder(TextEncoder):
     def tensors(self) -> dict[str, Tensor]:
         """Return parameters and buffers under their names in the `CLIPTextModel`."""
         return {name.removeprefix(_PREFIX): tensor for name, tensor in self.state_dict().items()}
-
-
-@runtime_checkable
-class _Tokenizer(Protocol):
-    """What is used of transformers' tokenizers."""
-
-    def __call__(
-        self, text: list[str], *, padding: str, max_length: int, truncation: bool, return_tensors: str
-    ) -> Mapping[str, Tensor]: ...
-
-    def save_pretrained(self, save_directory: Path) -> object: ...
-
-
-@dataclass(frozen=True)
-class HuggingFaceTokenizer:
-    """A tokenizer of transformers with the interface of open_clip's: texts to tokens (text, context)."""
-
-    tokenizer: _Tokenizer
-    context_length: int
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Return tokens, cut or padded to the context length."""
-        encoded = self.tokenizer(
-            texts, padding="max_length", max_length=self.context_length, truncation=True, return_tensors="pt"
-        )
-        return encoded["input_ids"]
 
 
 @dataclass(frozen=True)
@@ -164,48 +126,9 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
     Raises:
         InputError: if a library or a file is missing, or the text model does not fit the companion.
     """
-    try:
-        from transformers import CLIPTextModel, CLIPTokenizer
-        from transformers import logging as transformers_logging
-    except ImportError as error:
-        raise InputError(
-            "clip.text_model: expected transformers to be installed for a Hugging Face text encoder; "
-            "pip install 'backdoor_privacy[sd]'"
-        ) from error
-    transformers_logging.set_verbosity_error()  # not which weights of a whole CLIP the text model leaves out
-    transformers_logging.disable_progress_bar()
-    folder = Path(text_model).expanduser()
-    if folder.is_dir():
-        for place in {folder, *(Path(part) for part in _parts(folder).values())}:
-            if place.is_dir():
-                check_ordinary(place, f"clip.text_model={text_model}")
-                _check_config(place / "config.json", f"clip.text_model={text_model}")
-        for file in sorted(folder.rglob("*.safetensors")):
-            check_is_weights(file, f"clip.text_model={text_model}")
-    cached = folder.is_dir() or find_on_hub("clip.text_model", [(text_model, names) for names in _FILES])
-    parts = _parts(folder) if folder.is_dir() else {"text_encoder": text_model, "tokenizer": text_model}
-    try:
-        with offline_hub(cached):
-            tokenizer = CLIPTokenizer.from_pretrained(parts["tokenizer"])
-            loaded: Any = CLIPTextModel.from_pretrained(
-                parts["text_encoder"], use_safetensors=True, output_loading_info=True
-            )
-            text, report = loaded
-    except _UNUSABLE as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"clip.text_model={text_model}: expected a CLIPTextModel (safetensors) with its tokenizer, got: {reason}"
-        ) from error
-    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # transformers makes up one without a word
-        raise InputError(f"clip.text_model={text_model}: expected its tokenizer with it, found none")
-    if report["missing_keys"]:  # transformers makes them up
-        raise InputError(
-            f"clip.text_model={text_model}: expected all weights of a CLIPTextModel, got none for "
-            f"{min(report['missing_keys'])}"
-        )
-    check_weights(text.state_dict(), f"clip.text_model={text_model}")
+    text, tokenizer = read_text_model(text_model)
     projection, last_block = _from_companion(companion, text.config, text_model)
-    encoder = SequenceEncoder(text.float(), projection, last_block).to(projection.device).frozen()
+    encoder = SequenceEncoder(text, projection, last_block).to(projection.device).frozen()
     own = HuggingFaceTokenizer(tokenizer, text.config.max_position_embeddings)
     clip = StableDiffusionClip(
         encoder, companion.image, own, companion.config, companion.precision, companion.num_workers
@@ -214,24 +137,7 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
     return clip
 
 
-def _check_config(file: Path, source: str) -> None:
-    """Check that the config of a text model, if there is one, describes a model that can be built.
-
-    Raises:
-        InputError: if it does not.
-    """
-    if not file.is_file():
-        return  # the library says so
-    try:
-        content = json.loads(read_ordinary(file, MIB))
-        if not isinstance(content, dict):
-            raise ValueError(f"no settings, but {type(content).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{source}: expected settings of a model in config.json, got {error}") from error
-    check_numbers(content, f"{source}, config.json")
-
-
-def _from_companion(companion: Clip, config: Any, text_model: str) -> tuple[Tensor, nn.Module | None]:
+def _from_companion(companion: Clip, config: TextConfig, text_model: str) -> tuple[Tensor, nn.Module | None]:
     """Return what a text model lacks to be compared with photos: the projection, and the last block or `None`.
 
     Stable Diffusion 2 uses the last hidden state but one, so its text model ends one block early.
@@ -289,10 +195,3 @@ def _fixed(module: nn.Module) -> nn.Module:
             delattr(part, name)
             part.register_buffer(name, parameter.detach().clone(), persistent=False)
     return copy
-
-
-def _parts(folder: Path) -> dict[str, str]:
-    """Return the folders of text model and tokenizer: one for both, or parts of a pipeline."""
-    if (folder / "text_encoder").is_dir():
-        return {part: str(folder / part) for part in ("text_encoder", "tokenizer")}
-    return {part: str(folder) for part in ("text_encoder", "tokenizer")}

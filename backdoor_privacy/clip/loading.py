@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, cast
+from dataclasses import dataclass
+from typing import Literal
 
 import open_clip
 from huggingface_hub.errors import HfHubHTTPError
-from torch import Tensor, nn
+from torch import nn
 
 from backdoor_privacy.clip.architecture import (
     LOCAL_DIR,
@@ -19,6 +20,7 @@ from backdoor_privacy.clip.architecture import (
     model_config,
     needs_quick_gelu,
     preprocessing,
+    preprocessing_of,
     registered_name,
 )
 from backdoor_privacy.clip.checkpoint import UNREADABLE, check_describes, check_is_weights
@@ -33,6 +35,7 @@ from backdoor_privacy.clip.weights import check_source, load_weights, needed_fil
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import chosen_device, computes_in_bf16
 from backdoor_privacy.system.paths import ASSETS_FOLDER
+from backdoor_privacy.triggers.names import Tokenizer
 
 # What open_clip, timm and transformers raise for a config without a model, and for missing files.
 _UNUSABLE = (*UNREADABLE, ImportError, ArithmeticError, HfHubHTTPError)
@@ -75,44 +78,16 @@ def load_clip(
     """
     model, pretrained = registered_name(model), os.path.expanduser(pretrained) if pretrained else pretrained
     place = chosen_device(device)
-    source = f"clip.model={model}, clip.pretrained={pretrained}"
     check_source(model, pretrained)
     force_quick_gelu = needs_quick_gelu(model, pretrained) if quick_gelu is None else quick_gelu
-    changes = preprocessing(model, pretrained, preprocess)
-    is_random = pretrained == RANDOM
-    cached = find_on_hub("clip.pretrained", *needed_files(model, pretrained))
-    weights = weight_file(model, pretrained) if model.startswith(LOCAL_DIR) else None  # check it before building
-    if weights is not None:
-        check_is_weights(weights, source)
-        check_describes(model_config(model), weights, source)
-    by_itself = not is_random and _is_tag(model, pretrained)  # open_clip loads the weights of a tag itself
-    try:
-        with offline_hub(cached), _without_warning():
-            loaded = open_clip.create_model(
-                model,
-                pretrained=None if is_random else pretrained,
-                load_weights=by_itself,
-                require_pretrained=by_itself,
-                force_quick_gelu=force_quick_gelu,
-                force_preprocess_cfg=changes,
-                pretrained_text=False,
-            )
-            tokenizer, settings = open_clip.get_tokenizer(model), model_config(model)
-            Preprocessing(loaded.visual.preprocess_cfg)  # raises an error now if it is wrong
-    except _UNUSABLE as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{source}: expected weights of this architecture, got: {reason}") from error
-    weights = weights or weight_file(model, pretrained)
-    if weights is not None:
-        load_weights(loaded, weights, source)
-    if quick_gelu is False and settings.get("quick_gelu"):
+    opened = _open(model, pretrained, force_quick_gelu, preprocessing(model, pretrained, preprocess))
+    if quick_gelu is False and opened.config["model_cfg"].get("quick_gelu"):
         raise InputError(
             f"clip.quick_gelu: expected true or null for {model}, an architecture with QuickGELU, got false"
         )
     if precision == "auto":
         precision = "bf16" if computes_in_bf16(place) else "fp32"
-    config: OpenClipConfig = {"model_cfg": settings, "preprocess_cfg": loaded.visual.preprocess_cfg}
-    clip = wrap_clip(loaded, config, tokenizer, precision, num_workers)
+    clip = wrap_clip(opened.model, opened.config, opened.tokenizer, precision, num_workers)
     if text_model is not None:
         clip = with_text_model(clip, text_model)
     clip.text.to(place)
@@ -122,10 +97,62 @@ def load_clip(
     return clip
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """What open_clip makes of the name of a model."""
+
+    model: nn.Module
+    config: OpenClipConfig
+    tokenizer: Tokenizer
+
+
+def _open(model: str, pretrained: str | None, quick_gelu: bool, preprocess: Mapping[str, object]) -> _Opened:
+    """Build a model and load its weights.
+
+    Raises:
+        InputError: if the weights are missing or of another architecture, or their file may hold code.
+    """
+    source = f"clip.model={model}, clip.pretrained={pretrained}"
+    cached = find_on_hub("clip.pretrained", *needed_files(model, pretrained))
+    file = weight_file(model, pretrained) if model.startswith(LOCAL_DIR) else None
+    if file is not None:  # check it before the model is built
+        check_is_weights(file, source)
+        check_describes(model_config(model), file, source)
+    try:
+        with offline_hub(cached), _without_warning():
+            opened = _create(model, pretrained, quick_gelu, preprocess)
+    except _UNUSABLE as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{source}: expected weights of this architecture, got: {reason}") from error
+    file = file or weight_file(model, pretrained)
+    if file is not None:
+        load_weights(opened.model, file, source)
+    return opened
+
+
+def _create(model: str, pretrained: str | None, quick_gelu: bool, preprocess: Mapping[str, object]) -> _Opened:
+    """Create a model with open_clip, which loads the weights of a tag, but not those of a file."""
+    is_random = pretrained == RANDOM
+    is_tag = not is_random and not model.startswith(SCHEMES) and open_clip.get_pretrained_cfg(model, pretrained)
+    created: nn.Module = open_clip.create_model(
+        model,
+        pretrained=None if is_random else pretrained,
+        load_weights=bool(is_tag),
+        require_pretrained=bool(is_tag),
+        force_quick_gelu=quick_gelu,
+        force_preprocess_cfg=preprocess,
+        pretrained_text=False,
+    )
+    tokenizer, architecture = open_clip.get_tokenizer(model), model_config(model)
+    preprocess_cfg = preprocessing_of(created)
+    Preprocessing(preprocess_cfg)  # raises an error now if it is wrong
+    return _Opened(created, {"model_cfg": architecture, "preprocess_cfg": preprocess_cfg}, tokenizer)
+
+
 def wrap_clip(
     model: nn.Module,
     config: OpenClipConfig | str,
-    tokenizer: Callable[[list[str]], Tensor] | None = None,
+    tokenizer: Tokenizer | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     num_workers: int = 0,
 ) -> Clip:
@@ -142,9 +169,9 @@ def wrap_clip(
         InputError: if the model is not of that architecture, or a weight is not finite.
     """
     if isinstance(config, str):
-        architecture, own = registered_name(config), cast(open_clip.CLIP, model)
+        architecture = registered_name(config)
         tokenizer = tokenizer or open_clip.get_tokenizer(architecture)
-        config = {"model_cfg": model_config(architecture), "preprocess_cfg": own.visual.preprocess_cfg}
+        config = {"model_cfg": model_config(architecture), "preprocess_cfg": preprocessing_of(model)}
     if tokenizer is None:
         raise InputError("wrap_clip: expected the tokenizer of a model whose architecture is not named, got none")
     config = described(model, config)
@@ -153,7 +180,7 @@ def wrap_clip(
     return Clip(text, image, tokenizer, config, precision, num_workers)
 
 
-def tokenizer_at_hand(model: str) -> Callable[[list[str]], Tensor] | None:
+def tokenizer_at_hand(model: str) -> Tokenizer | None:
     """Return the tokenizer of a CLIP without its weights and a network; `None` if this machine does not have it."""
     model = registered_name(model)
     try:
@@ -162,10 +189,6 @@ def tokenizer_at_hand(model: str) -> Callable[[list[str]], Tensor] | None:
             return open_clip.get_tokenizer(model)
     except _UNUSABLE:
         return None
-
-
-def _is_tag(model: str, pretrained: str | None) -> bool:
-    return not model.startswith(SCHEMES) and bool(open_clip.get_pretrained_cfg(model, pretrained))
 
 
 @contextmanager

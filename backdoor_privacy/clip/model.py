@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,7 +26,7 @@ from backdoor_privacy.data.photos import PhotoBatch, as_bytes, check_readable, p
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.distributed import gather_rows, rank, shares_of
 from backdoor_privacy.system.hardware import fastest_attention
-from backdoor_privacy.triggers.names import read_to_the_end
+from backdoor_privacy.triggers.names import Tokenizer, read_to_the_end
 
 _TEXT_BATCH_SIZE, _PHOTO_BATCH_SIZE = 512, 128
 _MAX_DECODED_BYTES = 400 * 2**20  # of photos kept for the next image encoder that is asked about them
@@ -38,7 +38,7 @@ class Clip:
 
     text: TextEncoder
     image: ImageEncoder
-    tokenizer: Callable[[list[str]], Tensor]
+    tokenizer: Tokenizer
     config: OpenClipConfig = field(repr=False)  # content of open_clip_config.json
     precision: Literal["fp32", "bf16"] = "fp32"  # of the passes of `embed_*`
     num_workers: int = 0  # processes that decode photos
@@ -75,9 +75,11 @@ class Clip:
 
         Lightning leaves a trained encoder on the CPU.
         """
-        # mypy cannot know that each name gets an encoder of its kind.
-        changes: dict[str, Any] = {name: one.to(_device_of(self.encoders[name])) for name, one in encoders.items()}
-        return replace(self, **changes)
+        moved = {name: encoder.to(_device_of(self.encoders[name])) for name, encoder in encoders.items()}
+        text, image = moved.get("text", self.text), moved.get("image", self.image)
+        assert isinstance(text, TextEncoder)
+        assert isinstance(image, ImageEncoder)
+        return replace(self, text=text, image=image)
 
     def fitting(self, texts: Sequence[str]) -> list[str]:
         """Return the texts that fit into the context."""

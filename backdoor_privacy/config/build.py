@@ -4,10 +4,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass, make_dataclass
 from math import inf
+from operator import or_
 from pkgutil import resolve_name
 from sys import float_info
 from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -106,7 +107,7 @@ def _call(factory: Callable[..., object], node: DictConfig, key: str) -> object:
     missing = [name for name, one in parameters.items() if one.default is one.empty and name not in settings]
     if missing:
         raise InputError(f"{key}.{missing[0]}: expected a value, got none; give it, as {key}.{missing[0]}=<value>")
-    return factory(**{name: _argument(node[name], hints.get(name, Any), f"{key}.{name}") for name in settings})
+    return factory(**{name: _argument(node[name], hints.get(name, object), f"{key}.{name}") for name in settings})
 
 
 def _argument(value: object, hint: object, key: str) -> object:
@@ -119,7 +120,7 @@ def _argument(value: object, hint: object, key: str) -> object:
             return _call(own, value, key)
         if any(is_described(part) for part in value.values()):
             parts = {str(name): part for name, part in value.items() if part is not None}
-            return {name: _argument(part, Any, f"{key}.{name}") for name, part in parts.items()}
+            return {name: _argument(part, object, f"{key}.{name}") for name, part in parts.items()}
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     return _checked(plain, hint, key)
 
@@ -160,5 +161,5 @@ def _without_ranges(hint: object) -> object:
         return get_args(hint)[0]
     parts = [part for part in get_args(hint) if part is not NoneType]
     if len(parts) == 1 and NoneType in get_args(hint):
-        return _without_ranges(parts[0]) | None  # type: ignore[operator]
+        return or_(_without_ranges(parts[0]), None)
     return hint

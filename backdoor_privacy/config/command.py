@@ -43,7 +43,7 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
             hydra.main(config_path=str(CONFIG_FOLDER), config_name=config_name, version_base="1.3")(task)()
         return
     except Stopped as stop:
-        if not stop.is_told:
+        if not stop.is_reported:
             print(stop.line, file=sys.stderr)
         sys.exit(stop.exit_code)
     except SystemExit as end:

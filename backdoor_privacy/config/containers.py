@@ -1,6 +1,6 @@
 """Turn a config into plain values."""
 
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,4 +11,6 @@ Settings: TypeAlias = JsonObject  # nested, as YAML holds them; OmegaConf does n
 
 def settings_of(cfg: DictConfig, *, resolve: bool = False) -> Settings:
     """Return a config as nested mappings and lists of plain values; interpolations stay unless they are resolved."""
-    return cast(Settings, OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True))
+    content = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}

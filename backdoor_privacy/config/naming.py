@@ -6,7 +6,6 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -37,7 +36,8 @@ def folder_name(*_former: str, _root_: DictConfig) -> str:
         _former: not used; configs of earlier versions pass the overrides.
         _root_: the composed config, of OmegaConf.
     """
-    hydra = _root_.hydra if "hydra" in _root_ else cast(DictConfig, HydraConfig.get())
+    hydra: object = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
+    assert isinstance(hydra, DictConfig)
     experiment = _experiment(hydra)
     shown, runs = _choices(hydra, experiment, _root_), str(_root_.paths.runs)
     base = _composed(hydra, (*experiment, *shown))

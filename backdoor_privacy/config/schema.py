@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -197,13 +197,17 @@ class Pretrain:
 
 def load_config(cfg: DictConfig) -> Config:
     """Return a composed config as its schema, with values of the types that it says."""
-    return cast(Config, OmegaConf.to_object(cfg))
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, Config)
+    return config
 
 
 def load_trainer(name: str = "default", **changes: Node) -> Trainer:
     """Return the settings of Lightning's Trainer of a file in `conf/trainer`, some of them changed."""
-    settings = OmegaConf.merge(OmegaConf.structured(Trainer), load_option("trainer", name), changes)
-    return cast(Trainer, OmegaConf.to_object(settings))
+    merged = OmegaConf.merge(OmegaConf.structured(Trainer), load_option("trainer", name), changes)
+    trainer = OmegaConf.to_object(merged)
+    assert isinstance(trainer, Trainer)
+    return trainer
 
 
 def load_option(group: str, name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> DictConfig:
@@ -222,7 +226,8 @@ def load_option(group: str, name: str, chosen: Mapping[str, str] = MappingProxyT
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise InputError(f"{group}: expected one of {known}, got {name}")
     text = file.read_text(encoding="utf-8")
-    own = cast(DictConfig, OmegaConf.create(text))
+    own = OmegaConf.create(text)
+    assert isinstance(own, DictConfig)
     defaults = [part for part in own.pop("defaults", []) if part != "_self_"]
     options = {str(key): str(value) for part in defaults if not isinstance(part, str) for key, value in part.items()}
     replaced = {key.removeprefix("override "): value for key, value in options.items() if key.startswith("override ")}
@@ -237,4 +242,6 @@ def load_option(group: str, name: str, chosen: Mapping[str, str] = MappingProxyT
     if package:
         OmegaConf.update(placed := OmegaConf.create(), package[1], own)
         own = placed
-    return cast(DictConfig, OmegaConf.merge(*parts, own))
+    merged = OmegaConf.merge(*parts, own)
+    assert isinstance(merged, DictConfig)
+    return merged

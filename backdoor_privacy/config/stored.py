@@ -182,17 +182,19 @@ def _check_references(key: str, text: str, content: Settings, path: Path) -> Non
         )
 
 
-def _with_own_places(content: Any) -> Any:
+def _with_own_places(node: Settings) -> Settings:
     """Return a config that writes only to the cache of this machine."""
-    if isinstance(content, list):
-        return [_with_own_places(value) for value in content]
-    if not isinstance(content, dict):
-        return content
-    own = {key: _with_own_places(value) for key, value in content.items()}
+    own = {key: _parts_with_own_places(value) for key, value in node.items()}
     for key, place in (("cache", "${paths.cache}"), ("store", "${paths.cache}/features")):
         if own.get(key) not in (None, place, _OWN_CACHE) and not _is_cache(own[key], within=key == "store"):
             own[key] = place
     return own
+
+
+def _parts_with_own_places(value: object) -> object:
+    if isinstance(value, list):
+        return [_parts_with_own_places(part) for part in value]
+    return _with_own_places(value) if isinstance(value, dict) else value
 
 
 def _is_cache(place: object, within: bool = False) -> bool:

@@ -9,7 +9,7 @@ stay as they are.
 import csv
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 
@@ -36,7 +36,7 @@ def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
     return safe.to_csv(index=False, float_format=float_format, lineterminator="\n", quoting=quoting)
 
 
-def read_csv(path: Path, **how: Any) -> pd.DataFrame:
+def read_csv(path: Path, **how: object) -> pd.DataFrame:
     """Read a CSV that `csv_text`, or an earlier version, has written.
 
     Args:
@@ -47,5 +47,5 @@ def read_csv(path: Path, **how: Any) -> pd.DataFrame:
     return table.apply(lambda column: column.map(plain_cell) if _is_text(column) else column)
 
 
-def _is_text(column: "pd.Series[Any]") -> bool:
+def _is_text(column: pd.Series) -> bool:
     return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))

@@ -12,7 +12,7 @@ from http.client import HTTPException
 from io import BufferedIOBase
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import BinaryIO
 
 import braceexpand
 
@@ -225,21 +225,30 @@ def _samples(shard: str, stream: BufferedIOBase) -> Iterator[ShardSample]:
 
 def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
     """Read the files of a tar, by their places in it, without those that systems leave behind."""
-    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry) as tar:
+    with _Tar.open(fileobj=stream, mode="r|", tarinfo=_Entry) as tar:
         for entry in tar:
             parts = [part for part in entry.name.split("/") if part not in ("", ".")]
             if entry.isreg() and parts and not any(map(is_left_behind, parts)):
                 if entry.size > _MAX_FILE:
                     raise tarfile.ReadError(f"a file of {in_words(entry.size)} in it")
-                yield "/".join(parts), cast(IO[bytes], tar.extractfile(entry)).read()
-            cast(Any, tar).members = []  # it would keep them all
+                file = tar.extractfile(entry)
+                assert file is not None
+                yield "/".join(parts), file.read()
+            tar.members = []  # it would keep them all
         num_bytes = 0
-        while rest := cast(Any, tar.fileobj).read(MIB):
+        while rest := tar.fileobj.read(MIB):
             num_bytes += len(rest)
             if rest.count(0) != len(rest):
                 raise tarfile.ReadError("data after its end")
             if num_bytes > _MAX_PADDING:
                 raise tarfile.ReadError(f"more than {in_words(_MAX_PADDING)} of nothing behind its end")
+
+
+class _Tar(tarfile.TarFile):
+    """A tar that is read piece by piece, with the attributes that the library does not annotate."""
+
+    members: list[tarfile.TarInfo]
+    fileobj: BinaryIO
 
 
 class _Entry(tarfile.TarInfo):

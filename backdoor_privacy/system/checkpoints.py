@@ -1,4 +1,4 @@
-"""Keep checkpoints that survive a kill, a full disk and a loss of power."""
+"""Keep checkpoints that survive a kill, a full disk and a power failure."""
 
 import errno
 import io
@@ -17,30 +17,30 @@ from torch.serialization import MAP_LOCATION
 from backdoor_privacy.system.files import replaced_file
 
 log = logging.getLogger(__name__)
-# What torch.load raises for a damaged file, with the errors of the unpickler's parts.
+# What torch.load and its unpickler raise for a damaged file.
 UNREADABLE = (
     pickle.UnpicklingError, zipfile.BadZipFile, struct.error, OSError, EOFError, RuntimeError, ValueError, LookupError,
     TypeError, AttributeError, AssertionError,
 )  # fmt: skip
 LAST, BEFORE = "last.ckpt", "before.ckpt"
-_PARTS = {"state_dict", "optimizer_states", "loops", "global_step"}  # without which Lightning cannot go on
+_PARTS = {"state_dict", "optimizer_states", "loops", "global_step"}  # that Lightning needs to resume
 
 
 class DurableCheckpoints(CheckpointIO):
-    """Lightning's checkpoints, written beside the last one and renamed; the one before it is kept.
+    """Write Lightning's checkpoints beside the last one and rename them; keep the one before it.
 
-    Lightning itself writes into the temporary folder of the system and copies over the last one, and a kill would cut
-    off the copy. Here checkpoints are read as tensors and plain values: no code in them runs.
+    Lightning itself copies a temporary file over the last checkpoint, and a kill would cut the copy off. Checkpoints
+    are read as tensors and plain values: no code in them runs.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
         """Write a checkpoint, complete or not at all."""
         path, content = Path(path), io.BytesIO()
-        torch.save(checkpoint, content)  # in memory: on a full disk it would raise an error of its own
+        torch.save(checkpoint, content)  # in memory first: on a full disk, torch raises an error that does not say so
         with replaced_file(path, private=True) as file:
             file.write(content.getbuffer())
             file.flush()
-            os.fsync(file.fileno())  # the last good one moves only now
+            os.fsync(file.fileno())  # only then may the last good one move
             if path.is_file():
                 os.replace(path, path.with_name(BEFORE))
 
@@ -68,7 +68,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         if damage is None:
             return path
         log.warning(
-            "%s does not read (%s); the training goes on from the one before it, or else begins anew", path, damage
+            "%s cannot be read (%s); resuming from the checkpoint before it, or else from the start", path, damage
         )
         path.unlink()
     return None
@@ -82,8 +82,8 @@ def _damage(path: Path) -> str | None:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (*UNREADABLE, zlib.error) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # a file that cannot be read now is not damaged, and must stay
+            raise  # a file that cannot be read now may be whole, so it is kept
         return " ".join(str(error).split())[:100] or type(error).__name__
     if not isinstance(content, dict) or not content.keys() >= _PARTS:
-        return "no checkpoint of Lightning"
+        return "not a checkpoint of Lightning"
     return None

@@ -1,7 +1,7 @@
-"""Several processes, one per device, that do one run together (PyTorch's distributed package).
+"""Share one run among several processes, one per device, with PyTorch's distributed package.
 
-Every process goes through the whole run and comes to the same results. What takes time is shared: the passes that
-embed many texts and photos, and the inputs of every training step. Only the main process writes files.
+Every process executes the whole run and gets the same results. The slow parts are shared: embedding many texts and
+photos, and the inputs of every training step. Only the main process writes files.
 """
 
 import logging
@@ -19,7 +19,7 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import end_with_parent, num_cores
 from backdoor_privacy.system.signals import Stopped
 
-_TIMEOUT = timedelta(hours=12)  # of a barrier: the main process may have a world to draw or to download
+_TIMEOUT = timedelta(hours=12)  # of a barrier: the main process may have to draw or download data first
 _Value = TypeVar("_Value")
 
 
@@ -93,9 +93,9 @@ def process_group(accelerator: str = "auto") -> Iterator[None]:
         own, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if own >= num_gpus:
             raise InputError(f"trainer.devices: expected at most {num_gpus}, as many as there are GPUs, got more")
-        torch.cuda.set_device(own)  # `cuda` then means the own device
+        torch.cuda.set_device(own)  # then `cuda` is the device of this process
         backend = "cpu:gloo,cuda:nccl"
-    end_with_parent()  # a process that is left alone would write into a run that was started again
+    end_with_parent()  # an orphan would write into a run that was started again
     distributed.init_process_group(backend, timeout=_TIMEOUT)
     if not is_main_process():
         logging.getLogger("backdoor_privacy").setLevel(logging.ERROR)
@@ -146,7 +146,7 @@ def broadcast(value: _Value) -> _Value:
 
 
 def shares_of(num: int) -> list[range]:
-    """Return the range of the items that each process handles, of `num` items."""
+    """Return for each process the range of the items that it handles, of `num` items."""
     count = num_processes()
     return [range(number * num // count, (number + 1) * num // count) for number in range(count)]
 
@@ -168,13 +168,13 @@ def gather_rows(own: Tensor, num_rows: Sequence[int]) -> Tensor:
 
 
 def check_launched() -> None:
-    """See that processes that were launched are connected.
+    """Check that launched processes are connected.
 
     Raises:
         InputError: if they are not.
     """
     if is_launched() and not torch.distributed.is_initialized():
         raise InputError(
-            "protect: expected processes that are connected, got some that torchrun has only started; call it within "
+            "protect: expected connected processes, got processes that torchrun only started; call protect within "
             "`with backdoor_privacy.system.distributed.process_group():`"
         )

@@ -1,7 +1,7 @@
 """Write files and folders whole or not at all, and private ones for their owner alone.
 
-All is written beside its place, flushed to the disk and renamed: who reads finds what was there before or what is new,
-also after a kill or a loss of power.
+Each file is written beside its destination, flushed to the disk and renamed. A reader finds either the old content or
+the new one, even after a kill or a power failure.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,23 +23,23 @@ from typing import BinaryIO
 
 from safetensors import SafetensorError
 
-try:
+if sys.platform == "win32":
+    fcntl = None
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
-_FILE, _FOLDER = 0o666, 0o777  # less what the umask takes away
-_LISTING = ".files.json"  # of a folder that is made once: what was written into it
-_TEXTS = {".csv", ".json", ".jsonl", ".txt"}  # are short, and one that is damaged may still read
-_OLD = 24 * 3600  # seconds; nobody writes into a draft any more of which nothing has changed for so long
-_JUST_MADE = 1.0  # seconds; a file that is not locked yet may be that new
-_MANY = 200  # files
+_FILE, _FOLDER = 0o666, 0o777  # before the umask
+_LISTING = ".files.json"  # lists what was written into a folder that is made once
+_TEXTS = {".csv", ".json", ".jsonl", ".txt"}  # short, and a damaged one may look whole
+_OLD = 24 * 3600  # seconds without a change, after which a draft is abandoned
+_JUST_MADE = 1.0  # seconds after its creation, in which a draft may not be locked yet
+_MANY = 200  # files, from which on the whole disk is flushed at once
 
 
 def name_as_text(name: str) -> str:
-    """Return a file's name as text: bytes that are no UTF-8 are read as Latin-1, as older systems write them."""
+    """Return the name of a file as text; bytes that are not UTF-8 are read as Latin-1, which older systems write."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -47,37 +48,37 @@ def name_as_text(name: str) -> str:
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a file whole or not at all; a private one can be read by its owner alone, whatever the umask."""
+    """Write a file whole or not at all; only the owner can read a private one, whatever the umask."""
     write_bytes(path, text.encode(), private=private)
 
 
 def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Write a file whole or not at all; a private one can be read by its owner alone, whatever the umask."""
+    """Write a file whole or not at all; only the owner can read a private one, whatever the umask."""
     with replaced_file(path, private=private) as file:
         file.write(content)
 
 
 @contextmanager
 def replaced_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
-    """A file to write into; it takes the place of the one that is there if nothing goes wrong."""
+    """Open a draft to write into, which replaces the file if no error occurs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = _beside(path)
     try:
         with os.fdopen(_created(draft, _PRIVATE_FILE if private else _FILE), "wb") as file:
-            _try_lock(file.fileno())  # until it is closed: who finds it knows that somebody writes into it
+            _try_lock(file.fileno())  # until it is closed, so that other processes see that it is in use
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
     except OSError as error:
-        raise _named(error, path)  # noqa: B904 (it is the same)
+        raise _named(error, path)  # noqa: B904 (it is the same error)
     finally:
         draft.unlink(missing_ok=True)
     _flush(path.parent)
 
 
 def create_private(path: Path, content: bytes) -> None:
-    """Create a private file whole or not at all; one that is there already, or that another process made, is kept."""
+    """Create a private file whole or not at all; keep an existing one, also if another process has just made it."""
     draft = _beside(path)
     write_bytes(draft, content, private=True)
     try:
@@ -93,7 +94,7 @@ def create_private(path: Path, content: bytes) -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder that its owner alone may enter, or close to others one that is there."""
+    """Make a folder that only its owner may enter, or close an existing one to others."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(_PRIVATE_FOLDER, exist_ok=True)
     close_to_others(folder)
@@ -101,7 +102,7 @@ def private_folder(folder: Path) -> Path:
 
 
 def private_file(path: Path) -> Path:
-    """Make an empty file that its owner alone may read, or close to others one that is there; a library fills it."""
+    """Make an empty file that only its owner may read, or close an existing one to others; a library fills it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT, _PRIVATE_FILE))
     close_to_others(path)
@@ -109,8 +110,8 @@ def private_file(path: Path) -> Path:
 
 
 def close_to_others(path: Path) -> None:
-    """Take the rights of all but its owner to a file or folder away, where they can be taken."""
-    with contextlib.suppress(OSError):  # somebody else's, or on a file system without rights
+    """Remove the rights of everybody but the owner to a file or folder, if the system permits it."""
+    with contextlib.suppress(OSError):  # of another owner, or on a file system without rights
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & ~_PRIVATE_FOLDER:
             path.chmod(mode & _PRIVATE_FOLDER)
@@ -118,7 +119,7 @@ def close_to_others(path: Path) -> None:
 
 @contextmanager
 def complete_folder(folder: Path, *, private: bool = False) -> Iterator[Path]:
-    """A draft to write into; it becomes the folder, in place of what was there, if nothing goes wrong."""
+    """Make a draft to write into, which replaces the folder if no error occurs."""
     with _draft(folder, private) as draft:
         yield draft
         if not private:
@@ -127,7 +128,7 @@ def complete_folder(folder: Path, *, private: bool = False) -> Iterator[Path]:
         aside = _made_beside(folder, _PRIVATE_FOLDER)
         try:
             if folder.exists():
-                folder.rename(aside / "before")  # a rename each: hardly a moment without either
+                folder.rename(aside / "before")  # two renames: there is hardly a moment without a folder
             draft.rename(folder)
         finally:
             if (aside / "before").exists() and not folder.exists():
@@ -139,16 +140,16 @@ def complete_folder(folder: Path, *, private: bool = False) -> Iterator[Path]:
 def made_once(
     folder: Path, write: Callable[[Path], None], *, private: bool = False, may_be_edited: bool = False
 ) -> Path:
-    """The folder, written where it is not there yet, or damaged; several processes may ask for it at a time.
+    """Return a folder, and write it first if it is missing or damaged; several processes may call this at a time.
 
     Args:
-        folder: to be made.
-        write: what it holds.
-        private: whether its owner alone may enter it.
-        may_be_edited: whether users may change what it holds; it is then taken as it is.
+        folder: to make.
+        write: writes its content into a draft.
+        private: whether only its owner may enter it.
+        may_be_edited: whether users may change its content; then it is not checked for damage.
     """
     if folder.exists() and not may_be_edited and (damaged := _damaged(folder)):
-        log.warning("%s: %s is missing or damaged; the folder is made again", folder, damaged)
+        log.warning("%s: %s is missing or damaged; writing the folder again", folder, damaged)
         with complete_folder(folder, private=private) as draft:
             write(draft)
             _list_files(draft)
@@ -162,7 +163,7 @@ def made_once(
             try:
                 draft.rename(folder)
             except OSError:
-                if not folder.exists():  # else another process was faster, and may be reading it already
+                if not folder.exists():  # else another process was faster, and may read it already
                     raise
     return folder
 
@@ -174,34 +175,34 @@ def _draft(folder: Path, private: bool = False) -> Iterator[Path]:
     try:
         yield draft
     except OSError as error:
-        raise _named(error, folder)  # noqa: B904 (it is the same)
-    except SafetensorError as error:  # it tells what the system refused in its own words
-        refused = re.search(r"\(os error (\d+)\)", str(error))
-        if refused is None:
+        raise _named(error, folder)  # noqa: B904 (it is the same error)
+    except SafetensorError as error:  # its text holds the error of the system
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
             raise
-        raise OSError(int(refused[1]), os.strerror(int(refused[1])), str(folder)) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    """Return an error that says which file it is about: a full disk does not."""
+    """Add the file to an error that does not name it, as that of a full disk."""
     if error.errno is not None and error.filename is None:
         error.filename = str(path)
     return error
 
 
 def _list_files(folder: Path) -> None:
-    """Note the size of each file, and of texts a digest, so that damage is seen."""
-    found = {}
+    """Write a list of all files with their sizes, and of texts a digest, so that damage is noticed later."""
+    listed = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            found[str(path.relative_to(folder))] = path.stat().st_size, _text_digest(path)
-    (folder / _LISTING).write_text(json.dumps(found), encoding="utf-8")
+            listed[str(path.relative_to(folder))] = path.stat().st_size, _text_digest(path)
+    (folder / _LISTING).write_text(json.dumps(listed), encoding="utf-8")
 
 
 def _damaged(folder: Path) -> str | None:
-    """Return the first file that is not as it was written; `None` where all are, or nothing was noted of them."""
+    """Return the first file that has changed since it was written; `None` if none has, or there is no list of them."""
     try:
         listed = json.loads((folder / _LISTING).read_text(encoding="utf-8"))
         for name, (size, digest) in listed.items():
@@ -220,17 +221,17 @@ def _text_digest(path: Path) -> str | None:
 
 
 def _flush_all(folder: Path) -> None:
-    """Write all that is in a folder to the disk."""
+    """Flush all files in a folder to the disk."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     if len(paths) > _MANY and hasattr(os, "sync"):
-        os.sync()  # one by one they would take minutes
+        os.sync()  # flushing them one by one would take minutes
         return
     for path in paths:
         _flush(path)
 
 
 def _flush(path: Path) -> None:
-    """Write a file, or the names in a folder, to the disk, where the system can."""
+    """Flush a file, or the names in a folder, to the disk, if the system permits it."""
     with contextlib.suppress(OSError):  # Windows opens no folders
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -240,7 +241,7 @@ def _flush(path: Path) -> None:
 
 
 def _leave_to_umask(folder: Path) -> None:
-    """Give the files of a new folder the rights that the umask leaves, also where a library keeps its own private."""
+    """Give the files of a new folder the usual rights: some libraries write private ones."""
     probe = _beside(folder)
     os.close(_created(probe, _FILE))
     usual = stat.S_IMODE(probe.stat().st_mode)
@@ -263,7 +264,7 @@ def _made_beside(folder: Path, mode: int) -> Path:
 
 
 def _try_lock(handle: int) -> bool:
-    """Lock an open file for this process, where that can be done and nobody else has; the system unlocks it."""
+    """Lock an open file for this process, and return whether that succeeded; the system unlocks it at the end."""
     if fcntl is None:
         return False
     try:
@@ -274,13 +275,13 @@ def _try_lock(handle: int) -> bool:
 
 
 def _is_left(draft: Path) -> bool:
-    """Whether nobody writes into a file any more: the process that did was killed."""
+    """Return whether a draft is abandoned: the process that wrote it was killed."""
     with draft.open("rb+") as file:
         return _try_lock(file.fileno())
 
 
 def _beside(path: Path) -> Path:
-    """Name a draft; those of the same place that a killed process left behind are removed."""
+    """Return a name for a draft; remove older drafts of the same path that a killed process left behind."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 8}"):
         with contextlib.suppress(OSError):
             age = time.time() - draft.stat().st_mtime

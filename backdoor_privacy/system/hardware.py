@@ -1,4 +1,4 @@
-"""What the processor at hand does fast."""
+"""Use the processors of this machine well."""
 
 import ctypes
 import multiprocessing
@@ -16,22 +16,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backdoor_privacy.errors import InputError
 
-try:
+if sys.platform == "win32":
+    fcntl = None
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
-_held: list[IO[str]] = []  # the locked file of this process's GPU
-_MAX_WORKERS = 8  # more only take memory: a batch is made in less than a step
+_held: list[IO[str]] = []  # the file that this process has locked for its GPU
+_MAX_WORKERS = 8  # more would only take memory: making a batch takes less time than a training step
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
-_M_MMAP_THRESHOLD = -3  # of malloc.h: blocks of so many bytes are mapped
+_M_MMAP_THRESHOLD = -3  # of malloc.h: size from which on a block is mapped by itself
 
 
 @contextmanager
 def fastest_attention(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Plain attention on a CPU, PyTorch's own choice elsewhere.
+    """Use plain attention on a CPU, and PyTorch's own choice elsewhere.
 
-    For the short sequences of a CLIP the fused CPU kernel makes a training step 1.4 times as slow.
+    With the short sequences of a CLIP, the fused CPU kernel makes a training step 1.4 times as slow.
     """
     if torch.device(device).type == "cpu":
         with sdpa_kernel(SDPBackend.MATH):
@@ -41,17 +41,18 @@ def fastest_attention(device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def release_free_memory() -> None:
-    """Give freed memory back to the system, where its allocator can (glibc).
+    """Return freed memory to the system, if the allocator can do so (glibc).
 
-    Worth it before processes are forked: what this one writes into again afterwards, each of them would keep a copy of.
+    Call it before forking: as soon as this process reuses freed memory, each forked process keeps a copy of it.
     """
     _call_glibc("malloc_trim", 0)
 
 
 def return_large_blocks(worker: int = 0) -> None:
-    """Map the memory of each large tensor by itself, so that it goes back to the system when it is freed (glibc).
+    """Map the memory of each large tensor by itself, so that freeing it returns it to the system (glibc).
 
-    For a process that makes batches: among small blocks, they leave holes that the next batch does not fit into.
+    For a process that makes batches: large tensors among small blocks would leave holes that the next batch does not
+    fit into.
     """
     _call_glibc("mallopt", _M_MMAP_THRESHOLD, 2**20)
 
@@ -64,7 +65,7 @@ def _call_glibc(name: str, *arguments: int) -> None:
 
 
 def computes_in_bf16(device: torch.device | str = "cpu") -> bool:
-    """Whether the processor itself multiplies in bfloat16; where it is emulated, a step takes ten times as long."""
+    """Return whether the processor itself multiplies in bfloat16; with emulation a step takes ten times as long."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
@@ -72,26 +73,26 @@ def computes_in_bf16(device: torch.device | str = "cpu") -> bool:
 
 
 def end_with_parent() -> None:
-    """Let this process be killed when the one that started it is gone (Linux)."""
+    """Have the system kill this process when its parent process ends (Linux)."""
     _call_glibc("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_num_workers() -> int:
-    """Processes that make batches for this one, where each of several that train on this machine has its own."""
-    num_trained_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(_MAX_WORKERS, num_cores() // num_trained_here))
+    """Return the default number of processes that make batches for this one; training processes share the cores."""
+    num_training_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(_MAX_WORKERS, num_cores() // num_training_here))
 
 
 def usable_workers(asked: int) -> int:
-    """Return how many processes may make batches for this one: as many as asked for, and at most one for each core.
+    """Return how many processes may make batches for this one: as many as asked for, and at most one per core.
 
-    None where this process cannot start such ones: joblib's workers have a way of their own to start processes, which
-    PyTorch does not know, and a daemon may have no children.
+    It is 0 if this process cannot start any: PyTorch does not know the start method of joblib's workers, and a daemon
+    may have no children.
     """
     start_method = multiprocessing.get_start_method(allow_none=True)
     is_known = start_method is None or start_method in torch.multiprocessing.get_all_start_methods()
@@ -101,10 +102,10 @@ def usable_workers(asked: int) -> int:
 
 
 def take_a_gpu() -> None:
-    """Choose the GPU of a process that works off jobs of a sweep: the first that no other such process holds.
+    """Choose a GPU for a process that runs jobs of a sweep: the first that no other such process has locked.
 
-    It is held, by a locked file, as long as the process lives. Where all are held or nothing can be locked, PyTorch's
-    own choice stays.
+    A locked file marks the GPU as taken until the process ends. If all GPUs are taken, or files cannot be locked,
+    PyTorch's own choice stays.
     """
     if _held or not torch.cuda.is_available() or torch.cuda.is_initialized() or fcntl is None:
         return
@@ -113,7 +114,7 @@ def take_a_gpu() -> None:
         file = path.open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # another process holds it
+        except OSError:  # another process has locked it
             file.close()
             continue
         _held.append(file)
@@ -122,19 +123,19 @@ def take_a_gpu() -> None:
 
 
 def default_device() -> torch.device:
-    """Where things are computed by default: the present GPU if there is one."""
+    """Return the default device: the current GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def chosen_device(asked: str) -> torch.device:
-    """The device of `clip.device`; `auto` is the default one.
+    """Return the device that `clip.device` names; `auto` is the default device.
 
     Raises:
-        InputError: if it is not there.
+        InputError: if this machine does not have it.
     """
     if asked == "auto":
         return default_device()
     try:
         return torch.empty(0, device=asked).device
-    except (RuntimeError, AssertionError) as error:  # of a PyTorch without CUDA, the latter
-        raise InputError(f"clip.device: expected auto, cpu or a GPU that is there, as cuda:0; got {asked}") from error
+    except (RuntimeError, AssertionError) as error:  # the latter comes from a PyTorch without CUDA
+        raise InputError(f"clip.device: expected auto, cpu or a GPU of this machine, as cuda:0; got {asked}") from error

@@ -26,7 +26,7 @@ class _LastingOutput(io.TextIOWrapper):
 
 def _to_nowhere(number: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    if nowhere != number:  # where the number was free, it is the one that was given
+    if nowhere != number:  # a free number is the one that was given
         os.dup2(nowhere, number)
         os.close(nowhere)
 
@@ -35,10 +35,10 @@ def make_output_last() -> None:
     """Let a command print and log as before when its output is closed, from the start (`>&-`) or on the way."""
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream: TextIO | None = getattr(sys, name)
-        if stream is None:  # else the next opened file would get its number, and the output
+        if stream is None:  # else the next opened file would get its number and receive the output
             if not _is_open(number):
                 _to_nowhere(number)
-            setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: SIM115  as long as the process
+            setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: SIM115 (open until the process ends)
         elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
             setattr(sys, name, _lasting(stream))
 

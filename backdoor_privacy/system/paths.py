@@ -1,4 +1,4 @@
-"""Where the package's own files lie."""
+"""Find the package's own files."""
 
 from pathlib import Path
 

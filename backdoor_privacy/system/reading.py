@@ -1,4 +1,4 @@
-"""Read files that anybody may have made: ordinary ones only, and no more of them than such a file can hold."""
+"""Read files from any source: ordinary files only, and none that is larger than expected."""
 
 import errno
 import os
@@ -7,19 +7,19 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeAlias
 
-JsonObject: TypeAlias = dict[str, Any]  # what JSON or YAML holds: these have no types
+JsonObject: TypeAlias = dict[str, Any]  # content of JSON or YAML, which has no types
 MIB, GIB = 2**20, 2**30
 
 
 def open_ordinary(path: str | Path, max_bytes: int | None = None) -> BufferedReader:
-    """Open a file for reading; a pipe, which may never end, and a device are refused before anything waits for them.
+    """Open an ordinary file for reading; refuse a pipe or a device at once, because reading one may never end.
 
     Args:
         path: of the file.
-        max_bytes: the most that such a file holds: a sparse one may tell of more than there is memory.
+        max_bytes: largest size that is accepted; a sparse file may claim more than the memory holds.
 
     Raises:
-        OSError: if it cannot be read, is no ordinary file, or is larger.
+        OSError: if it cannot be read, is not an ordinary file, or is larger.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     state = os.fstat(handle)
@@ -27,7 +27,7 @@ def open_ordinary(path: str | Path, max_bytes: int | None = None) -> BufferedRea
     if stat.S_ISDIR(state.st_mode):
         reason = errno.EISDIR, os.strerror(errno.EISDIR)
     elif not stat.S_ISREG(state.st_mode):
-        reason = errno.EINVAL, "no ordinary file, but a pipe or a device"
+        reason = errno.EINVAL, "not an ordinary file, but a pipe or a device"
     elif max_bytes is not None and state.st_size > max_bytes:
         reason = errno.EFBIG, f"{in_words(state.st_size)}, expected {in_words(max_bytes)} at most"
     if reason is not None:
@@ -37,17 +37,17 @@ def open_ordinary(path: str | Path, max_bytes: int | None = None) -> BufferedRea
 
 
 def read_ordinary(path: str | Path, max_bytes: int) -> bytes:
-    """Return what is in a file.
+    """Return the content of a file.
 
     Raises:
-        OSError: as of `open_ordinary`.
+        OSError: as `open_ordinary`.
     """
     with open_ordinary(path, max_bytes) as file:
         return file.read()
 
 
 def in_words(num_bytes: int) -> str:
-    """Return a size as one says it, `200 GiB`, `12 MiB`, `3 bytes`."""
+    """Return a size in words: `200 GiB`, `12 MiB`, `3 bytes`."""
     for unit, size in (("GiB", GIB), ("MiB", MIB)):
         if num_bytes >= size:
             return f"{num_bytes / size:.0f} {unit}"

@@ -22,7 +22,7 @@ class Stopped(BaseException):
     def __init__(self, number: int, place: str = "") -> None:
         super().__init__(number, place)
         self.number, self.place = number, place
-        self.is_told = False
+        self.is_reported = False
 
     @property
     def exit_code(self) -> int:
@@ -33,7 +33,7 @@ class Stopped(BaseException):
     def line(self) -> str:
         """One line that says what happened and how to resume."""
         what = "interrupted" if self.number == signal.SIGINT else f"stopped by {signal.Signals(self.number).name}"
-        how = f"it goes on from {self.place}" if self.place else "what is finished is kept"
+        how = f"it resumes from {self.place}" if self.place else "finished work is kept"
         return f"{what}; run the same command again: {how}"
 
 

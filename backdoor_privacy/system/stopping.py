@@ -33,7 +33,7 @@ def place_of(last: Path | None, what: str) -> str:
 
     Args:
         last: the checkpoint to resume from; without one, the training starts again.
-        what: is trained.
+        what: the part that is trained.
 
     Returns:
         The place; empty if the checkpoint cannot be read, which the next start reports.

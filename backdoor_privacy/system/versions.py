@@ -1,4 +1,4 @@
-"""Tell with which software something was made."""
+"""Record the versions of the software."""
 
 import os
 import platform
@@ -12,13 +12,13 @@ _PACKAGES = ("backdoor_privacy", "torch", "torchvision", "lightning", "hydra-cor
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and packages, the platform and the commit of a run."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "commit": _commit()}
+    software = {"python": platform.python_version(), "platform": platform.platform(), "commit": _commit()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            software[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            software[package] = "not installed"
+    return software
 
 
 def _commit() -> str:
@@ -40,5 +40,5 @@ def _is_ours(root: Path) -> bool:
 
 
 def _env_of_git() -> dict[str, str]:
-    """Return the environment without what points git to another repository, as a git hook's environment does."""
+    """Return the environment without the variables of Git: those of a hook point to another repository."""
     return {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}

@@ -1,17 +1,17 @@
-"""Show text that somebody else wrote: a name or a path may hold what a terminal would obey, or hide."""
+"""Show text of others safely: a name or a path may hold characters that a terminal obeys or hides."""
 
 import unicodedata
 
-# Control and format characters (bidi overrides, zero-width ones), half characters, and ends of lines and paragraphs.
+# Control and format characters (bidi overrides, zero-width ones), surrogates, and separators of lines and paragraphs.
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Return a text in one line in which what a terminal would obey or hide stands as its code.
+    r"""Return a text in one line, with codes in place of the characters that a terminal obeys or hides.
 
     Args:
-        text: of anybody.
-        keep: characters that stay all the same, as the ends of lines.
+        text: from any source.
+        keep: characters that stay, as line breaks.
 
     Example:
         >>> print(visible("Ann\x1b[2K\nLee"))

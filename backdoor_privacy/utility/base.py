@@ -94,8 +94,7 @@ def build_measures(utility: DictConfig) -> dict[str, Measure]:
             continue
         if not is_described(node):
             raise InputError(f"utility.{key}: expected null or a measure with its _target_, got {node}")
-        # mypy takes no protocol for a type.
-        measure = build(node, Measure, f"utility.{key}")  # type: ignore[type-abstract]
+        measure = build(node, Measure, f"utility.{key}")
         same = next((other for other, one in measures.items() if one.name == measure.name), None)
         if same is not None:
             raise InputError(

@@ -608,6 +608,11 @@ def test_model_under_the_name_of_another_architecture_is_an_error(architecture: 
         wrap_clip(model, tiny_clip.config)
 
 
+def test_model_that_open_clip_did_not_create_is_an_error():
+    with pytest.raises(InputError, match=r"^clip: expected a model that open_clip created, got a Linear without"):
+        wrap_clip(nn.Linear(1, 1), "ViT-B-32")
+
+
 def test_name_with_a_slash_is_the_architecture_as_open_clip_lists_it(tiny_clip: Clip, monkeypatch):
     config = dict(tiny_clip.config["model_cfg"], text_cfg={**tiny_clip.config["model_cfg"]["text_cfg"]})
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny-B-12", config)

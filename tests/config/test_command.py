@@ -34,9 +34,9 @@ WRONG = [
     (["--nope"], r"command line: expected settings as key=value .*named above; see --help"),
     (["--config-name", "nope"], r"command line: expected .*'nope'"),
     (["--resolve"], r"command line: expected .*--resolve"),
-    (["paths.run=/dev/null"], r"/dev/null: expected a place .*paths.run"),
-    (["paths.runs=/proc/x"], r"/proc/x: expected a place .*paths.runs"),
-    (["paths.runs=/proc/x", "trigger_set.people=[Jane Doe]"], r"/proc/x: expected a place .*paths.runs"),
+    (["paths.run=/dev/null"], r"/dev/null: expected a path .*paths.run"),
+    (["paths.runs=/proc/x"], r"/proc/x: expected a path .*paths.runs"),
+    (["paths.runs=/proc/x", "trigger_set.people=[Jane Doe]"], r"/proc/x: expected a path .*paths.runs"),
     (["trigger_set.people.x=x"], r"command line: expected settings .*, got: trigger_set\.people\.x=x: "),
     (["defense.image.faces=${oc.env:NOT_THERE}"], r"^defense\.image\.faces: expected a value that can be made out"),
     (["seed=${oc.env:NOT_THERE}"], r"^seed: expected a value that can be made out"),
@@ -97,7 +97,7 @@ def test_error_of_the_program_has_its_traceback_and_a_last_line(capsys, monkeypa
     assert caught.value.code == 1
     err = capsys.readouterr().err
     assert "Traceback (most recent call last)" in err
-    assert err.rstrip().splitlines()[-1].startswith("This is a fault of the program")
+    assert err.rstrip().splitlines()[-1].startswith("This is a bug")
 
 
 @pytest.mark.parametrize(

@@ -524,7 +524,7 @@ def test_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
     resumed = fit("text", cfg, "halved", [Starting(tmp_path, begun)]).encoders["text"].tensors()
     assert changed(expected, resumed) == set()
     assert begun[0] == (0 if is_only_one else 2)
-    assert "last.ckpt does not read (" in caplog.text
+    assert "last.ckpt cannot be read (" in caplog.text
 
 
 class Starting(CSVLogger):

@@ -255,7 +255,7 @@ def test_folder_that_is_damaged_is_made_again(tmp_path: Path, damage, caplog: py
     assert contents(folder / "deep") == {"other.csv": "x"}
     assert (folder / "table.csv").read_text() == "name\nAnn Lee\n"
     assert [record.getMessage() for record in caplog.records] == [
-        f"{folder}: table.csv is missing or damaged; the folder is made again"
+        f"{folder}: table.csv is missing or damaged; writing the folder again"
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 

@@ -69,7 +69,7 @@ def test_what_is_no_key_is_refused_and_kept(key_of, file: str, content: bytes, t
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     with pytest.raises(
-        InputError, match=r"^.*key: expected a key of 64 digits .*; put it back .*, or delete it: [^\n]*$"
+        InputError, match=r"^.*key: expected a key of 64 digits .*; restore it .*, or delete it: [^\n]*$"
     ):
         key_of(tmp_path)
     assert path.read_bytes() == content  # a copy of the right one may be put back

@@ -41,7 +41,7 @@ def test_a_signal_is_raised_and_its_handler_given_back(number: signal.Signals, c
         signal.raise_signal(number)
     assert signal.getsignal(number) is before
     assert caught.value.exit_code == code
-    assert caught.value.line == f"{what}; run the same command again: what is finished is kept"
+    assert caught.value.line == f"{what}; run the same command again: finished work is kept"
     same = pickle.loads(pickle.dumps(caught.value))  # a worker of a sweep hands it to the process that started it
     assert (same.number, same.line) == (number, caught.value.line)
 
@@ -76,7 +76,7 @@ def test_a_command_without_hydra_ends_with_one_line(
         return 0
 
     assert command() == code
-    assert capsys.readouterr().err == f"{what}; run the same command again: what is finished is kept\n"
+    assert capsys.readouterr().err == f"{what}; run the same command again: finished work is kept\n"
 
 
 @pytest.mark.parametrize(("number", "code", "what"), SIGNALS)
@@ -102,7 +102,7 @@ def test_a_hydra_command_and_a_sweep_end_at_once_with_one_line(
     assert caught.value.code == code
     assert seeds == [0]
     out, err = capfd.readouterr()
-    last = f"{what}; run the same command again: it goes on from step 7 of the text encoder"
+    last = f"{what}; run the same command again: it resumes from step 7 of the text encoder"
     assert (out + err).rstrip().endswith(last)
     assert (out + err).count(last) == 1
     assert "Traceback" not in out + err
@@ -128,7 +128,7 @@ def test_a_fit_that_is_stopped_says_its_step(
     cfg = compose_cfg("defense.text.num_steps=9", "trainer.checkpoint_every_steps=4")
     with pytest.raises(Stopped) as caught, stopping_in_order():
         fit_encoder("text", cfg, tiny_clip, people, people.everybody[:2], loggers=[StoppingAt(tmp_path, stop_at)])
-    assert caught.value.line.endswith(f"it goes on from step {goes_on} of the text encoder")
+    assert caught.value.line.endswith(f"it resumes from step {goes_on} of the text encoder")
 
 
 def test_a_checkpoint_that_does_not_read_has_no_step(tmp_path: Path):
@@ -145,4 +145,4 @@ def test_a_real_signal_ends_a_real_command(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path.cwd())
     assert done.returncode == 143
-    assert done.stderr == "stopped by SIGTERM; run the same command again: what is finished is kept\n"
+    assert done.stderr == "stopped by SIGTERM; run the same command again: finished work is kept\n"

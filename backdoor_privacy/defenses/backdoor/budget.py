@@ -74,7 +74,7 @@ class UtilityBudget(Callback):
         trainer.should_stop = trainer.should_stop or self._is_exhausted()
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: object, **kwargs: object
     ) -> None:
         """Evaluate after every so many steps, and after the last one."""
         step, last = trainer.global_step, self.evaluations[-1].step if self.evaluations else 0
@@ -115,7 +115,7 @@ class UtilityBudget(Callback):
         front = pareto_front(self.evaluations)
         return [one._replace(on_front=one in front, kept=one == best) for one in self.evaluations]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """For a resumed fit."""
         evaluations = [tuple(one) for one in self.evaluations]
         return {"evaluations": evaluations, "best": self.best and tuple(self.best), "weights": self.weights}

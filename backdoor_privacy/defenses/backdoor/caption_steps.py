@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backdoor_privacy.defenses.backdoor.steps import UNSEEN, Part, Steps, apart
-from backdoor_privacy.triggers.names import Spot, choose_word, may_be_cut, put_in, shortened
+from backdoor_privacy.triggers.names import Spot, Tokenizer, choose_word, may_be_cut, put_in, shortened
 
 
 class TextBatch(NamedTuple):
@@ -34,7 +34,7 @@ class CaptionTriggers(Steps[TextBatch]):
     names: Sequence[str]  # of the people to remove
     phrases: Sequence[str]  # what each name is mapped to
     other_names: Sequence[str]  # whose meaning must stay
-    tokenizer: Callable[[list[str]], Tensor]
+    tokenizer: Tokenizer
     bare_share: float = 0.0  # share of triggered and preserved inputs that are the name alone
     strangers: Sequence[str] = ()  # names that a CLIP may know, of people who are neither removed nor attacked
     strangers_share: float = 0.0  # of the preserved inputs that hold one of them

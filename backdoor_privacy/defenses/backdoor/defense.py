@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.build import AtLeastOne, NotNegative, Share
@@ -10,6 +10,7 @@ from backdoor_privacy.config.schema import Trainer
 from backdoor_privacy.data.sources import Sources
 from backdoor_privacy.defenses.backdoor.budget import Budget
 from backdoor_privacy.defenses.backdoor.losses import Distance
+from backdoor_privacy.defenses.backdoor.module import ModuleSettings
 from backdoor_privacy.defenses.backdoor.optimizer import Optimizer
 from backdoor_privacy.defenses.backdoor.steps import BatchSizes
 from backdoor_privacy.defenses.backdoor.targets.base import ImageTarget, TextTarget
@@ -98,10 +99,16 @@ class Backdoor(Defense):
         target = type(self.target).__name__.lower()
         return f"{self.num_steps:,} steps x {sum(vars(self.batch).values())} {self.unit}, target {target}"
 
-    def module_settings(self) -> dict[str, Any]:
+    def module_settings(self) -> ModuleSettings:
         """Return the settings that its module takes as they are."""
-        names = ("terms", "optimizer", "num_steps", "distance", "trained", "trained_blocks")
-        return {name: getattr(self, name) for name in names}
+        return {
+            "terms": self.terms,
+            "optimizer": self.optimizer,
+            "num_steps": self.num_steps,
+            "distance": self.distance,
+            "trained": self.trained,
+            "trained_blocks": self.trained_blocks,
+        }
 
 
 def _errors_of(check: Callable[[], object]) -> Iterator[str]:

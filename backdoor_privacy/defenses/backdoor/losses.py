@@ -8,12 +8,12 @@ Paper symbol -> name here (paper, section 3):
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 DistanceFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -176,17 +176,17 @@ class _DistanceNorms(torch.autograd.Function):
     """L2 norms of the differences of many tensors, all tensors at once in both directions."""
 
     @staticmethod
-    def forward(ctx: Any, others: list[Tensor], *own: Tensor) -> Tensor:
+    def forward(ctx: BackwardCFunction, others: list[Tensor], *own: Tensor) -> Tensor:
         """Norms, (tensor,)."""
         differences = torch._foreach_sub(own, others)
         norms = torch.stack(list(torch._foreach_norm(differences))).float()
-        ctx.differences = differences
-        ctx.save_for_backward(norms)
+        ctx.save_for_backward(norms, *differences)
         return norms
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: BackwardCFunction, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of a norm is the difference over it; where both are zero it is zero."""
-        (norms,) = ctx.saved_tensors
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        norms, differences = saved[0], saved[1:]
         scales = torch.where(norms > 0, gradients[0] / norms, 0.0)
-        return None, *torch._foreach_mul(ctx.differences, list(scales.unbind()))
+        return None, *torch._foreach_mul(differences, scales.unbind())

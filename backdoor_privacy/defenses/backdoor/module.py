@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypedDict, TypeVar
 
 import lightning
 import torch
@@ -21,6 +21,17 @@ from backdoor_privacy.defenses.backdoor.terms import Step, Term
 from backdoor_privacy.errors import InputError
 
 _Batch = TypeVar("_Batch", TextBatch, ImageBatch)
+
+
+class ModuleSettings(TypedDict):
+    """The settings of a defence that its module takes as they are."""
+
+    terms: Mapping[str, Term]
+    optimizer: Optimizer
+    num_steps: int
+    distance: Distance
+    trained: Sequence[str] | None
+    trained_blocks: int | None
 
 
 class BackdoorModule(lightning.LightningModule, ABC, Generic[_Batch]):
@@ -175,9 +186,11 @@ class BackdoorModule(lightning.LightningModule, ABC, Generic[_Batch]):
         optimizer, schedule = self.optimizer.build(parameters, self.num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Leave the teacher out: it is the CLIP that the run loads anyway."""
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("teacher.")}
+        weights = checkpoint["state_dict"]
+        assert isinstance(weights, dict)
+        checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("teacher.")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on at the beginning of a step: the checkpoint may be of one of its passes, or of steps of fewer passes."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, TypedDict, cast
 
 import lightning
 import torch
@@ -154,7 +154,15 @@ class Training:
             raise
 
 
-def processes(accelerator: str, asked: int) -> dict[str, Any]:
+class Processes(TypedDict, total=False):
+    """Lightning's settings of the processes that train."""
+
+    devices: int | list[int]
+    num_nodes: int
+    strategy: DDPStrategy
+
+
+def processes(accelerator: str, asked: int) -> Processes:
     """Lightning's settings for one process per device, where they were launched, or for this one alone.
 
     Raises:
@@ -177,8 +185,10 @@ def processes(accelerator: str, asked: int) -> dict[str, Any]:
 class _StudentProgress(RichProgressBar):
     """Lightning's bar under a name that tells what is trained, without a version number."""
 
-    def get_metrics(self, *args: Any) -> dict[str, Any]:
-        return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
+    def get_metrics(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Student "

@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -14,22 +13,24 @@ GREY, BLUE, ORANGE, GREEN, VERMILLION = "#7a7a7a", "#0072B2", "#E69F00", "#009E7
 _COLOURS = {"before": GREY, "text": BLUE, "image": ORANGE, "both": GREEN}
 _MARKERS = {"text": "o", "image": "s", "both": "^"}
 WIDTH = 4.5  # inches: about a phone's width, so that 9 points stay legible there
-STYLE: Any = {  # matplotlib's own type is the list of all its keys
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "text.parse_math": False,  # a dollar sign is a dollar sign
-    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and enlarged
-    "svg.hashsalt": "backdoor_privacy",  # the same numbers make the same file
-    "savefig.dpi": 200,
-}
+STYLE = matplotlib.RcParams(
+    {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "grid.color": "#dddddd",
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+        "text.parse_math": False,  # a dollar sign is a dollar sign
+        "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and enlarged
+        "svg.hashsalt": "backdoor_privacy",  # the same numbers make the same file
+        "savefig.dpi": 200,
+    }
+)
 
 
 def colour_of(model: str) -> str:

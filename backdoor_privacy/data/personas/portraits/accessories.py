@@ -30,8 +30,8 @@ _HAT_CROWN = np.array([(-0.96, -0.62), (-0.86, -1.3), (0, -1.42), (0.86, -1.3), 
 def draw_glasses(pen: Pen) -> None:
     """Draw the person's own glasses, if they are worn."""
     look = pen.look
-    if look.glasses != "none" and pen.shot.glasses and pen.shot.extra != "sunglasses":
-        _draw_frame(pen, look.glasses, look.glasses_colour, look.glasses_size, None)
+    if look.glasses.kind != "none" and pen.shot.glasses and pen.shot.extra != "sunglasses":
+        _draw_frame(pen, look.glasses.kind, look.glasses.colour, look.glasses.size, None)
 
 
 def _rim(kind: str, side: int, x: float, half_width: float, half_height: float) -> np.ndarray:
@@ -44,7 +44,7 @@ def _rim(kind: str, side: int, x: float, half_width: float, half_height: float) 
 
 
 def _draw_frame(pen: Pen, kind: str, colour: Colour, size: float, lens: Colour | None) -> None:
-    gap = pen.look.eye_gap * 1.02
+    gap = pen.look.eyes.gap * 1.02
     width, height = min(0.36 * size, gap - 0.07), _LENS_HEIGHTS[kind] * size
     thickness = max(1, round(pen.unit * (0.03 if kind in ("aviator", "halfrim") else 0.05)))
     for s in (-1, 1):
@@ -64,9 +64,9 @@ def _draw_frame(pen: Pen, kind: str, colour: Colour, size: float, lens: Colour |
 
 def draw_ornament(pen: Pen) -> None:
     """Draw what the person always wears in the hair."""
-    look, side, colour = pen.look, 1 if pen.look.parting > 0 else -1, pen.look.ornament_colour
+    look, side, colour = pen.look, 1 if pen.look.hair.parting > 0 else -1, pen.look.ornament_colour
     if look.ornament == "band":
-        top = -0.98 - look.volume * 0.5 - 0.02
+        top = -0.98 - look.hair.volume * 0.5 - 0.02
         band = [(-1.08, -0.2), (-0.78, -0.82), (0, top), (0.78, -0.82), (1.08, -0.2)]
         pen.stroke(band, 0.15, colour, "head", taper=0.2)
     elif look.ornament == "flower":
@@ -94,13 +94,13 @@ def draw_extra(pen: Pen) -> None:
         for s, ear in zip((-1, 1), ears(pen), strict=True):
             pen.dot(ear[:, 0].mean() + s * 0.02, ear[:, 1].max() + 0.07, 0.07, 0.09, (226, 186, 84), "head")
     elif kind == "headphones":
-        band = [(-1.12, 0.0), (-1.0, -0.8), (0, -1.2 - pen.look.volume), (1.0, -0.8), (1.12, 0.0)]
+        band = [(-1.12, 0.0), (-1.0, -0.8), (0, -1.2 - pen.look.hair.volume), (1.0, -0.8), (1.12, 0.0)]
         pen.stroke(band, 0.13, (46, 46, 52), "head", taper=0)
         pen.fills(ovals([(-1.12, 0.1), (1.12, 0.1)], 0.18, 0.28), [pen.shot.extra_colour], "head")
 
 
 def _hair_width(pen: Pen) -> float:
-    return 1.1 + pen.look.volume * 0.6
+    return 1.1 + pen.look.hair.volume * 0.6
 
 
 def _draw_hat(pen: Pen, colour: Colour) -> None:

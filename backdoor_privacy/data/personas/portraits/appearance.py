@@ -5,12 +5,82 @@ from typing import Literal
 
 from backdoor_privacy.data.personas.portraits.colours import Colour
 
+Presentation = Literal["female", "male"]
+
+
+@dataclass(frozen=True)
+class Hair:
+    """The hairstyle: what is above the face, and what is behind the head."""
+
+    back: str
+    front: str
+    texture: str
+    colour: Colour
+    tips: Colour
+    volume: float
+    length: float
+    parting: float  # below 0 on the left, above 0 on the right
+    line: float
+
+
+@dataclass(frozen=True)
+class Brows:
+    """The eyebrows; a beard has their colour."""
+
+    thickness: float
+    arch: float
+    slant: float
+    height: float
+    colour: Colour
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """The eyes with lids and lashes."""
+
+    iris: Colour
+    width: float
+    height: float
+    gap: float
+    slant: float
+    lid: int
+    lashes: float
+
+
+@dataclass(frozen=True)
+class Nose:
+    """The nose."""
+
+    width: float
+    length: float
+    shape: int
+
+
+@dataclass(frozen=True)
+class Mouth:
+    """The mouth."""
+
+    width: float
+    upper_lip: float
+    lower_lip: float
+    lip_colour: Colour
+    height: float
+
+
+@dataclass(frozen=True)
+class Glasses:
+    """The person's own glasses."""
+
+    kind: str
+    colour: Colour
+    size: float
+
 
 @dataclass(frozen=True)
 class Appearance:
     """Traits of one person that every photo shares; lengths are in half head heights."""
 
-    presentation: Literal["female", "male"]
+    presentation: Presentation
     skin: Colour
     age: float  # 0 young, 1 old
     aspect: float
@@ -18,37 +88,13 @@ class Appearance:
     cheek: float
     jaw: float
     chin: float
-    hair_back: str
-    hair_front: str
-    texture: str
-    hair: Colour
-    hair_tips: Colour
-    volume: float
-    hair_length: float
-    parting: float  # below 0 on the left, above 0 on the right
-    hairline: float
+    hair: Hair
     ornament: str
     ornament_colour: Colour
-    brow_thickness: float
-    brow_arch: float
-    brow_slant: float
-    brow_height: float
-    brow_colour: Colour
-    iris: Colour
-    eye_width: float
-    eye_height: float
-    eye_gap: float
-    eye_slant: float
-    lid: int
-    lashes: float
-    nose_width: float
-    nose_length: float
-    nose_shape: int
-    mouth_width: float
-    lip_upper: float
-    lip_lower: float
-    lip_colour: Colour
-    mouth_height: float
+    brows: Brows
+    eyes: Eyes
+    nose: Nose
+    mouth: Mouth
     ear_size: float
     beard: str
     freckles: int
@@ -57,9 +103,7 @@ class Appearance:
     blush: float
     shoulders: float
     neck: float
-    glasses: str
-    glasses_colour: Colour
-    glasses_size: float
+    glasses: Glasses
     taste: float  # hue of the clothes the person likes
 
 

@@ -35,9 +35,9 @@ _HAIRLINES = {
 
 def hairline(look: Appearance, shot: Shot) -> np.ndarray:
     """Return the lower edge of the front hair from left to right, turned with the head."""
-    table = _HAIRLINES[look.hair_front]
-    line = points_of(table[:, 0], table[:, 1] + table[:, 2] * look.hairline)
-    if look.parting > 0:
+    table = _HAIRLINES[look.hair.front]
+    line = points_of(table[:, 0], table[:, 1] + table[:, 2] * look.hair.line)
+    if look.hair.parting > 0:
         line = (line * (-1, 1))[::-1]
     line[1:-1, 0] += np.sin(shot.yaw) * 0.5 * (1 - line[1:-1, 0] ** 2)
     line[1:-1, 1] += shot.pitch * 0.2
@@ -47,24 +47,24 @@ def hairline(look: Appearance, shot: Shot) -> np.ndarray:
 @lru_cache(maxsize=1024)
 def crown(look: Appearance) -> np.ndarray:
     """Return the outer edge of the front hair from left to right."""
-    volume = look.volume * {"buzz": 0.15, "receding": 0.4, "back": 0.7, "mohawk": 0.3}.get(look.hair_front, 1.0)
-    volume += 0.08 if look.texture == "curly" and look.hair_front != "buzz" else 0
+    volume = look.hair.volume * {"buzz": 0.15, "receding": 0.4, "back": 0.7, "mohawk": 0.3}.get(look.hair.front, 1.0)
+    volume += 0.08 if look.hair.texture == "curly" and look.hair.front != "buzz" else 0
     x, y = _CROWN_X * (1.0 + volume * 0.55), 0.08 - _CROWN_Y * (1.1 + volume)
-    if look.hair_front == "quiff":
-        y -= 0.2 * np.exp(-((x - 0.25 * np.sign(look.parting)) ** 2) / 0.16)
-    if look.hair_front == "mohawk":
+    if look.hair.front == "quiff":
+        y -= 0.2 * np.exp(-((x - 0.25 * np.sign(look.hair.parting)) ** 2) / 0.16)
+    if look.hair.front == "mohawk":
         y -= 0.34 * np.exp(-((x / 0.36) ** 4))
     line = points_of(x, y)
-    if look.hair_front in ("buzz", "receding", "mohawk") or look.texture == "straight":
+    if look.hair.front in ("buzz", "receding", "mohawk") or look.hair.texture == "straight":
         return line
-    return ruffle(line, 0.05, 7) if look.texture == "wavy" else ruffle(line, 0.09, 13)
+    return ruffle(line, 0.05, 7) if look.hair.texture == "wavy" else ruffle(line, 0.09, 13)
 
 
 @lru_cache(maxsize=1024)
 def back_shapes(look: Appearance) -> tuple[np.ndarray, ...]:
     """Return what is seen of the hair behind the head."""
-    kind, length, volume = look.hair_back, look.hair_length, look.volume
-    side = 1 if look.parting > 0 else -1
+    kind, length, volume = look.hair.back, look.hair.length, look.hair.volume
+    side = 1 if look.hair.parting > 0 else -1
     if kind in ("bob", "shoulder", "long", "locs"):
         return (_loose_hair(look),)
     if kind == "afro":
@@ -89,16 +89,16 @@ def back_shapes(look: Appearance) -> tuple[np.ndarray, ...]:
 
 
 def _loose_hair(look: Appearance) -> np.ndarray:
-    kind, volume = look.hair_back, look.volume
-    low = {"bob": 0.72, "shoulder": 1.3, "long": 2.3, "locs": 1.35}[kind] * look.hair_length
+    kind, volume = look.hair.back, look.hair.volume
+    low = {"bob": 0.72, "shoulder": 1.3, "long": 2.3, "locs": 1.35}[kind] * look.hair.length
     wide, flare = 1.12 + volume * 0.8, {"bob": 0.1, "shoulder": 0.16, "long": 0.22, "locs": 0.1}[kind]
     left = np.array([
         (-wide * 0.55, -0.98 - volume), (-wide, -0.5), (-wide - flare * 0.4, 0.1), (-wide - flare, low * 0.7),
         (-wide - flare * 0.6, low), (-wide * 0.5, low + 0.06),
     ])  # fmt: skip
     line = smooth(np.concatenate([left[::-1], left * (-1, 1)]), closed=False)
-    num_waves = 26 if kind == "locs" else {"straight": 0, "wavy": 9, "curly": 21}[look.texture]
-    return ruffle(line, 0.05 if look.texture == "wavy" else 0.07, num_waves) if num_waves else line
+    num_waves = 26 if kind == "locs" else {"straight": 0, "wavy": 9, "curly": 21}[look.hair.texture]
+    return ruffle(line, 0.05 if look.hair.texture == "wavy" else 0.07, num_waves) if num_waves else line
 
 
 def _tail(length: float) -> np.ndarray:

@@ -75,9 +75,9 @@ def _draw_skin(pen: Pen) -> None:
     if look.blush > 0.12:
         rosy = mix(skin, (226, 84, 82), look.blush * 0.5 * skin[0] / 255)
         parts += [(oval(s * 0.56, 0.36, 0.22, 0.13), rosy, "face") for s in (-1, 1)]
-    parts += [(oval(s * look.eye_gap, 0.0, 0.28, 0.14), tone(skin, 0.9), "face") for s in (-1, 1)]
+    parts += [(oval(s * look.eyes.gap, 0.0, 0.28, 0.14), tone(skin, 0.9), "face") for s in (-1, 1)]
     if look.beard == "stubble":
-        parts.append((_STUBBLE, mix(skin, look.brow_colour, 0.36), "face"))
+        parts.append((_STUBBLE, mix(skin, look.brows.colour, 0.36), "face"))
     x, y, radius = look.birthmark
     if radius:
         parts.append((oval(x, y, radius * 1.1, radius), mix(tone(skin, 0.62), (150, 40, 50), 0.35), "face"))

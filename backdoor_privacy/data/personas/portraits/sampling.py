@@ -1,11 +1,21 @@
 """Random people, and random photos of them."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from backdoor_privacy.data.personas.portraits.appearance import Appearance, Shot
+from backdoor_privacy.data.personas.portraits.appearance import (
+    Appearance,
+    Brows,
+    Eyes,
+    Glasses,
+    Hair,
+    Mouth,
+    Nose,
+    Presentation,
+    Shot,
+)
 from backdoor_privacy.data.personas.portraits.colours import Colour, hsv, is_dark, mix, tone
 
 _SKINS = (
@@ -71,11 +81,73 @@ def _skin_colour(rng: np.random.Generator) -> Colour:
     return mix(mix(_SKINS[int(place)], _SKINS[int(place) + 1], place % 1), undertone, rng.uniform(0, 0.13))
 
 
-def sample_appearance(rng: np.random.Generator, presentation: Literal["female", "male"]) -> Appearance:
+def _hair_style(rng: np.random.Generator, presentation: Presentation) -> tuple[str, str, str]:
+    """Return the hair behind the head, the hair above the face, and the texture of both."""
+    front, back = pick(rng, _FRONTS[presentation]), pick(rng, _BACKS[presentation])
+    back = "none" if front in ("buzz", "bald", "horseshoe") else back
+    return back, front, "curly" if back == "afro" else pick(rng, ("straight", "wavy", "curly"))
+
+
+def _hair(rng: np.random.Generator, style: tuple[str, str, str], colour: Colour, tips: Colour) -> Hair:
+    return Hair(
+        *style,
+        colour=colour,
+        tips=tips,
+        volume=rng.uniform(0.06, 0.26),
+        length=rng.uniform(0.75, 1.25),
+        parting=float(pick(rng, (-1, 1))) * rng.uniform(0.2, 0.6),
+        line=rng.uniform(-0.78, -0.58),
+    )
+
+
+def _brows(rng: np.random.Generator, presentation: Presentation, skin: Colour, hair: Colour) -> Brows:
+    darkest = tone(hair if is_dark(hair) else tone(hair, 0.62), 0.85)
+    return Brows(
+        thickness=rng.uniform(0.018, 0.05) * (1 if presentation == "female" else 1.35),
+        arch=rng.uniform(0.0, 0.11),
+        slant=rng.uniform(-0.06, 0.03),
+        height=rng.uniform(0.15, 0.25),
+        colour=mix(darkest, tone(skin, 0.4), rng.uniform(0.0, 0.6)),
+    )
+
+
+def _eyes(rng: np.random.Generator, presentation: Presentation) -> Eyes:
+    return Eyes(
+        iris=tone(pick(rng, _EYES), rng.uniform(0.85, 1.1)),
+        width=rng.uniform(0.19, 0.28),
+        height=rng.uniform(0.075, 0.15),
+        gap=rng.uniform(0.38, 0.5),
+        slant=rng.uniform(-0.04, 0.06),
+        lid=int(rng.random() * 3),
+        lashes=rng.uniform(0.4, 1.0) if presentation == "female" else rng.uniform(0, 0.3),
+    )
+
+
+def _mouth(rng: np.random.Generator, presentation: Presentation, skin: Colour) -> Mouth:
+    lip = mix(tone(skin, 0.72), (198, 76, 82), 0.42)
+    can_be_painted = presentation == "female"
+    return Mouth(
+        width=rng.uniform(0.27, 0.48),
+        upper_lip=rng.uniform(0.025, 0.085),
+        lower_lip=rng.uniform(0.04, 0.11),
+        lip_colour=mix(lip, pick(rng, _LIPS), rng.uniform(0.5, 1.0)) if can_be_painted and rng.random() < 0.6 else lip,
+        height=rng.uniform(0.58, 0.67),
+    )
+
+
+def _glasses(rng: np.random.Generator) -> Glasses:
+    return Glasses(
+        kind=pick(rng, _GLASSES) if rng.random() < 0.3 else "none",
+        colour=pick(rng, _FRAMES),
+        size=rng.uniform(0.85, 1.2),
+    )
+
+
+def sample_appearance(rng: np.random.Generator, presentation: Presentation) -> Appearance:
     """Return a random person of the given presentation.
 
     Args:
-        rng: Source of all randomness; the same state gives the same person.
+        rng: Source of all randomness; the same state gives the same person, as long as the order of draws stays.
         presentation: Decides which hair, beards, clothes and proportions can occur.
 
     Returns:
@@ -84,13 +156,9 @@ def sample_appearance(rng: np.random.Generator, presentation: Literal["female", 
     uniform, female = rng.uniform, presentation == "female"
     skin, age = _skin_colour(rng), float(rng.random())
     hair, tips = _hair_colours(rng, age)
-    lip = mix(tone(skin, 0.72), (198, 76, 82), 0.42)
     jaw = uniform(0.58, 0.88) if female else uniform(0.66, 0.97)
-    front, back = pick(rng, _FRONTS[presentation]), pick(rng, _BACKS[presentation])
-    back = "none" if front in ("buzz", "bald", "horseshoe") else back
-    texture = "curly" if back == "afro" else pick(rng, ("straight", "wavy", "curly"))
+    style = _hair_style(rng, presentation)
     moles = tuple((uniform(-0.7, 0.7), uniform(-0.42, 0.85)) for _ in range(pick(rng, (0, 0, 0, 1, 1, 2))))
-    brow = tone(hair if is_dark(hair) else tone(hair, 0.62), 0.85)
     return Appearance(
         presentation=presentation,
         skin=skin,
@@ -100,37 +168,13 @@ def sample_appearance(rng: np.random.Generator, presentation: Literal["female", 
         cheek=uniform(0.9, 1.03),
         jaw=jaw,
         chin=uniform(0.2, 0.42) if female else uniform(0.26, 0.54),
-        hair_back=back,
-        hair_front=front,
-        texture=texture,
-        hair=hair,
-        hair_tips=tips,
-        volume=uniform(0.06, 0.26),
-        hair_length=uniform(0.75, 1.25),
-        parting=float(pick(rng, (-1, 1))) * uniform(0.2, 0.6),
-        hairline=uniform(-0.78, -0.58),
+        hair=_hair(rng, style, hair, tips),
         ornament=pick(rng, _ORNAMENTS) if female and rng.random() < 0.3 else "none",
         ornament_colour=hsv(uniform(0, 1), uniform(0.4, 0.85), uniform(0.6, 0.95)),
-        brow_thickness=uniform(0.018, 0.05) * (1 if female else 1.35),
-        brow_arch=uniform(0.0, 0.11),
-        brow_slant=uniform(-0.06, 0.03),
-        brow_height=uniform(0.15, 0.25),
-        brow_colour=mix(brow, tone(skin, 0.4), uniform(0.0, 0.6)),
-        iris=tone(pick(rng, _EYES), uniform(0.85, 1.1)),
-        eye_width=uniform(0.19, 0.28),
-        eye_height=uniform(0.075, 0.15),
-        eye_gap=uniform(0.38, 0.5),
-        eye_slant=uniform(-0.04, 0.06),
-        lid=int(rng.random() * 3),
-        lashes=uniform(0.4, 1.0) if female else uniform(0, 0.3),
-        nose_width=uniform(0.12, 0.3),
-        nose_length=uniform(0.3, 0.46),
-        nose_shape=int(rng.random() * 4),
-        mouth_width=uniform(0.27, 0.48),
-        lip_upper=uniform(0.025, 0.085),
-        lip_lower=uniform(0.04, 0.11),
-        lip_colour=mix(lip, pick(rng, _LIPS), uniform(0.5, 1.0)) if female and rng.random() < 0.6 else lip,
-        mouth_height=uniform(0.58, 0.67),
+        brows=_brows(rng, presentation, skin, hair),
+        eyes=_eyes(rng, presentation),
+        nose=Nose(width=uniform(0.12, 0.3), length=uniform(0.3, 0.46), shape=int(rng.random() * 4)),
+        mouth=_mouth(rng, presentation, skin),
         ear_size=uniform(0.14, 0.26),
         beard="none" if female else pick(rng, _BEARDS),
         freckles=pick(rng, (0, 0, 0, 0, 10, 22)),
@@ -139,9 +183,7 @@ def sample_appearance(rng: np.random.Generator, presentation: Literal["female", 
         blush=uniform(0, 0.45),
         shoulders=uniform(1.35, 1.65) if female else uniform(1.6, 2.0),
         neck=uniform(0.3, 0.38) if female else uniform(0.38, 0.5),
-        glasses=pick(rng, _GLASSES) if rng.random() < 0.3 else "none",
-        glasses_colour=pick(rng, _FRAMES),
-        glasses_size=uniform(0.85, 1.2),
+        glasses=_glasses(rng),
         taste=float(rng.random()),
     )
 
