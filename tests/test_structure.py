@@ -37,7 +37,6 @@ LONG_MODULES = {"attacks.erased": 366, "attacks.inversion": 307, "data.personas.
 LONG_FUNCTIONS = {
     "clip.hugging_face.with_text_model": 49,
     "clip.loading.load_clip": 58,
-    "clip.pretraining.pretrain": 49,
     "data.personas.portraits.sampling.sample_appearance": 64,
     "protect.protect": 54,
     "run._run": 46,
