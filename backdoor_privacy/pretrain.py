@@ -1,9 +1,11 @@
 """Train a small CLIP on captioned photos: `python -m backdoor_privacy.pretrain`."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from backdoor_privacy.config.command import run_command
-from backdoor_privacy.errors import one_line_errors
+from backdoor_privacy.errors import InputError, one_line_errors
 
 
 def main() -> None:
@@ -18,7 +20,27 @@ def _pretrain(cfg: DictConfig) -> None:
 
     with one_line_errors():
         check_pretrain(cfg)
-        pretrain(cfg)
+        pretrain(cfg, excluded_people(cfg))
+
+
+def excluded_people(cfg: DictConfig) -> list[str]:
+    """Return the names of the people whom the config excludes: those in a file, or those whom a run removed.
+
+    Raises:
+        InputError: if there is no such file or run, or nobody in it.
+    """
+    from backdoor_privacy.data.selection import names_in_file
+    from backdoor_privacy.runs.finished import removed_people
+
+    if cfg.exclude.people is not None:
+        names = names_in_file(Path(cfg.exclude.people), "exclude.people")
+    elif cfg.exclude.run is not None:
+        names = removed_people(Path(cfg.exclude.run).expanduser())
+    else:
+        return []
+    if not names:
+        raise InputError("exclude: expected a person or more, got nobody; leave it away to train on everybody")
+    return names
 
 
 if __name__ == "__main__":

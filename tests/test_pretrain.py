@@ -1,28 +1,29 @@
-import io
-import logging
+import math
 import os
-import pickle
+import signal
 import socket
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import webdataset as wds
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
-from open_clip import SimpleTokenizer
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
 
+from backdoor_privacy.clip.fine_tuning import own_temperature
 from backdoor_privacy.clip.loading import load_clip
-from backdoor_privacy.clip.pretraining import caption_stream, learning_rate_factor, pretrain
+from backdoor_privacy.clip.pretraining import ClipPretraining, learning_rate_factor, pretrain
+from backdoor_privacy.data.pair_index import PairIndex
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.data.personas import world
+from backdoor_privacy.data.personas.roster import roster
+from backdoor_privacy.data.shards import find_shards
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.pretrain import excluded_people
+from backdoor_privacy.pretrain import main as pretrain_main
 from backdoor_privacy.system.paths import CONFIG_FOLDER
+from backdoor_privacy.system.signals import Stopped
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 
@@ -71,146 +72,111 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert factors[100] == pytest.approx(0.0)
 
 
-def size_of(photo: Image.Image) -> torch.Tensor:
-    return torch.tensor(photo.size)
-
-
-def as_tokens(text: str) -> list[str]:
-    return [text]
-
-
-def stream_texts(source: str | Path, num_batches: int = 4, **changes: Any) -> list[str]:
-    """The captions of the first batches."""
-    settings: dict[str, Any] = {"batch_size": 20, "num_workers": 0, "seed": 0, **changes}
-    stream = caption_stream(source, size_of, as_tokens, **settings)
-    return [caption for _, captions in islice(stream, num_batches) for caption in captions]
-
-
-def test_stream_is_endless_and_a_function_of_the_seed(web: Path):
-    def batches(seed: int) -> list[str]:
-        return stream_texts(web, 8, seed=seed)
-
-    first = batches(0)
-    assert len(first) == 160  # more than there are
-    assert len(set(first)) > 50
-    assert batches(0) == first
-    assert batches(1) != first
-
-
-def test_folder_without_shards_is_an_error(tmp_path: Path):
+def test_pretraining_without_shards_is_an_error(cfg: DictConfig, tmp_path: Path):
+    cfg.data.folder = str(tmp_path)
     with pytest.raises(InputError, match=r"^data\.folder: expected WebDataset shards .*, found none in"):
-        caption_stream(tmp_path, size_of, as_tokens, batch_size=2, num_workers=0, seed=0)
+        pretrain(cfg)
 
 
-def jpeg(colour: int = 0, side: int = 16) -> bytes:
-    encoded = io.BytesIO()
-    Image.new("RGB", (side, side), (colour, 0, 0)).save(encoded, "JPEG")
-    return encoded.getvalue()
-
-
-def write_shard(path: Path, *samples: dict[str, Any]) -> Path:
-    with wds.writer.TarWriter(str(path)) as writer:
-        for number, sample in enumerate(samples):
-            writer.write({"__key__": f"{path.stem}-{number}", **sample})
-    return path
-
-
-def test_samples_come_in_the_order_of_webdatasets_own_stages(tmp_path: Path):
-    for number in range(3):
-        pairs = [{"jpg": jpeg(photo), "txt": f"{number} {photo}"} for photo in range(40)]
-        write_shard(tmp_path / f"{number}.tar", *pairs)
-    stages = wds.DataPipeline(
-        wds.ResampledShards([str(tmp_path / f"{number}.tar") for number in range(3)], deterministic=True, seed=3),
-        wds.tarfile_to_samples(),
-        wds.shuffle(4000, initial=2000, seed=3),
-        wds.to_tuple("txt"),
-    )
-    assert stream_texts(tmp_path, 10, seed=3) == [text.decode() for (text,) in islice(stages, 200)]
-
-
-@pytest.mark.parametrize("name", ["pretrain", "pretrain_photos"])
-def test_stream_can_be_sent_to_a_process_that_starts_anew(name: str, web: Path, tiny: list[str]):
-    cfg = compose_pretrain(name, tiny)
-    preprocess = image_transform_v2(
-        PreprocessCfg(size=32), is_train=True, aug_cfg=OmegaConf.to_container(cfg.augmentation)
-    )
-    stream = caption_stream(web, preprocess, SimpleTokenizer(), batch_size=4, num_workers=0, seed=0)
-    images, tokens = next(iter(pickle.loads(pickle.dumps(stream.stage(0).dataset))))
-    assert (images.shape, tokens.shape) == ((4, 3, 32, 32), (4, 77))
-
-
-def test_what_is_no_photo_with_a_text_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    samples: list[dict[str, Any]] = [
-        {"jpg": jpeg(), "txt": "whole", "pickle": b"not read"},
-        {"jpg": jpeg()[:200], "txt": "truncated"},
-        {"jpg": jpeg(side=40), "txt": "bomb"},
-        {"jpg": jpeg()},
-        {"jpg": jpeg(), "txt": " "},
-        {"txt": "no photo"},
-        {"jpeg": jpeg(), "txt": "caf\xe9".encode("latin-1")},
-    ]
-    write_shard(tmp_path / "0.tar", *samples)
-    with caplog.at_level(logging.WARNING):
-        assert set(stream_texts(tmp_path)) == {"whole", "caf\N{REPLACEMENT CHARACTER}"}
-    assert sorted(record.getMessage() for record in caplog.records) == [
-        f"The photo 0-{number} of {tmp_path}/0.tar does not decode; skipped" for number in (1, 2)
-    ]
-
-
-@pytest.mark.parametrize("cut", [512, 2048, 2560])  # within a file, and between two
-def test_shard_that_was_cut_off_is_an_error(tmp_path: Path, cut: int):
-    path = write_shard(tmp_path / "0.tar", *({"jpg": jpeg()[:500], "txt": "text"} for _ in range(3)))
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(
-        InputError, match=r"^data\.folder: expected a complete tar, .*0\.tar: .*; fetch or write it anew$"
-    ):
-        stream_texts(tmp_path)
-
-
-def test_url_that_does_not_answer_is_an_error_soon(monkeypatch: pytest.MonkeyPatch):
+def test_server_that_does_not_answer_is_an_error_soon(cfg: DictConfig, tmp_path: Path, monkeypatch: Any):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr("backdoor_privacy.data.shards._TIMEOUT_S", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
+        cfg.data.folder, cfg.paths.cache = f"http://127.0.0.1:{silent.getsockname()[1]}/0.tar", str(tmp_path)
         with pytest.raises(InputError, match=r"^data\.folder: .*/0\.tar: .*timed out.*; fetch"):
-            stream_texts(f"http://127.0.0.1:{silent.getsockname()[1]}/0.tar")
+            pretrain(cfg)
 
 
-def test_stream_that_would_never_give_anything_is_an_error(tmp_path: Path):
-    write_shard(tmp_path / "0.tar", {"jpg": jpeg()})
-    with pytest.raises(
-        InputError, match=r"^data\.folder: expected photos with txt in each shard, found none in .*0\.tar"
-    ):
-        stream_texts(tmp_path)
-    write_shard(tmp_path / "0.tar", {"jpg": b"no photo", "txt": "text"})
-    with pytest.raises(
-        InputError, match=r"^data\.folder: expected photos, got 1000 in turn .*, the last 0-0 of .*0\.tar$"
-    ):
-        stream_texts(tmp_path)
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights and all else that a training's last checkpoint holds of its state."""
+    content = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    moments = content["optimizer_states"][0]["state"]
+    state = {f"{key}.{name}": tensor for key, each in moments.items() for name, tensor in each.items()}
+    return {**content["state_dict"], **state}
 
 
-def test_shards_are_enough_for_the_workers_of_all_ranks(tmp_path: Path):
-    for number in range(2):
-        write_shard(tmp_path / f"{number}.tar", {"jpg": jpeg(), "txt": "text"})
-    caption_stream(tmp_path, size_of, as_tokens, batch_size=2, num_workers=1, seed=0, num_ranks=2)
-    for num_workers, num_ranks in ((2, 2), (0, 3)):
-        with pytest.raises(
-            InputError, match=r"^data\.folder: expected a shard .* of [34] readers \(workers x ranks\), got 2"
-        ):
-            caption_stream(
-                tmp_path, size_of, as_tokens, batch_size=2, num_workers=num_workers, seed=0, num_ranks=num_ranks
-            )
+class StopAfter(ClipPretraining):
+    """A training that is stopped within its fourth step."""
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        if self.global_step == 3:
+            raise Stopped(signal.SIGTERM)
+        return super().training_step(batch)
 
 
-def test_pretraining_on_several_devices_needs_shards_for_each(cfg: DictConfig, tmp_path: Path):
-    write_shard(tmp_path / "0.tar", {"jpg": jpeg(), "txt": "text"})
-    cfg.data.folder, cfg.trainer.devices = str(tmp_path), 2
-    with pytest.raises(InputError, match=r"each of 2 readers \(workers x ranks\), got 1"):
+def test_training_that_was_stopped_ends_in_the_weights_of_one_that_was_not(cfg: DictConfig, tmp_path: Path):
+    cfg.num_steps, cfg.checkpoint_every_steps, cfg.exclude.people, cfg.lr = 6, 3, "names.txt", 1.0  # it is hot
+    cfg.paths.run = str(tmp_path / "straight")
+    pretrain(cfg, people_of(cfg))
+    cfg.paths.run, cfg.num_workers = str(tmp_path / "stopped"), 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backdoor_privacy.clip.pretraining.ClipPretraining", StopAfter)
+        with pytest.raises(Stopped) as stop:
+            pretrain(cfg, people_of(cfg))
+    assert stop.value.place == "step 3 of the training"
+    pretrain(cfg, people_of(cfg))
+    straight, stopped = weights_of(tmp_path / "straight"), weights_of(tmp_path / "stopped")
+    assert straight.keys() == stopped.keys()
+    assert all(torch.equal(tensor, stopped[name]) for name, tensor in straight.items())
+    clips = [(tmp_path / f"{name}/clip/open_clip_model.safetensors").read_bytes() for name in ("straight", "stopped")]
+    assert clips[0] == clips[1]
+
+
+def test_temperature_stays_in_clips_range(cfg: DictConfig, tmp_path: Path):
+    cfg.lr, cfg.num_steps = 5.0, 2
+    clip = load_clip(f"local-dir:{pretrain(cfg)}")
+    assert own_temperature(clip) >= 0.01 * (1 - 1e-3)  # fp16
+    assert weights_of(tmp_path / "run")["model.logit_scale"] <= math.log(100)
+
+
+def people_of(cfg: DictConfig) -> list[str]:
+    """The people whom the captions of a config's shards name."""
+    pairs = PairIndex(find_shards(cfg.data.folder, "data.folder"), "data.folder")
+    captions = [pairs.caption(number) for number in range(len(pairs))]
+    return [person.name for person in roster(0) if any(person.name in caption for caption in captions)]
+
+
+def test_twin_is_another_model_and_does_not_go_on_with_its_control(cfg: DictConfig, tmp_path: Path):
+    control = load_clip(f"local-dir:{pretrain(cfg)}")
+    cfg.num_steps, cfg.exclude.people = 6, "names.txt"
+    with pytest.raises(InputError, match=r"^paths\.run: expected a new folder .*; choose another folder$"):
+        pretrain(cfg, people_of(cfg))
+    cfg.num_steps, cfg.paths.run = 4, str(tmp_path / "twin")
+    twin = load_clip(f"local-dir:{pretrain(cfg, people_of(cfg))}")
+    assert not torch.equal(twin.embed_texts(["a dog"]), control.embed_texts(["a dog"]))
+
+
+def test_names_that_the_config_asks_for_must_be_given(cfg: DictConfig):
+    cfg.exclude.people = "names.txt"
+    with pytest.raises(InputError, match=r"^exclude: expected the names of who is left out, got none"):
         pretrain(cfg)
+
+
+def test_people_to_exclude_are_those_of_a_file_or_of_a_run(cfg: DictConfig, tmp_path: Path, monkeypatch: Any):
+    assert excluded_people(cfg) == []
+    (tmp_path / "names.txt").write_text("# the twin\nAnn Lee\n\nBob Ray,\n", encoding="utf-8")
+    cfg.exclude.people = str(tmp_path / "names.txt")
+    assert excluded_people(cfg) == ["Ann Lee", "Bob Ray"]
+    (tmp_path / "names.txt").write_text("# nobody\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"^exclude: expected a person or more, got nobody"):
+        excluded_people(cfg)
+    cfg.exclude.people = str(tmp_path / "nowhere.txt")
+    with pytest.raises(InputError, match=r"^exclude\.people: expected a text file with a name a line, got .*nowhere"):
+        excluded_people(cfg)
+    cfg.exclude.people, cfg.exclude.run = None, str(tmp_path / "run")
+    with pytest.raises(InputError, match=r"metrics\.json: expected the folder of a finished run"):
+        excluded_people(cfg)
+    monkeypatch.setattr("backdoor_privacy.runs.finished.removed_people", lambda folder: [folder.name])
+    assert excluded_people(cfg) == ["run"]
+
+
+def test_command_trains_without_the_people_of_a_file(web: Path, tiny: list[str], call_command: Any, tmp_path: Path):
+    (tmp_path / "names.txt").write_text("Nobody Here\n", encoding="utf-8")
+    names = f"exclude.people={tmp_path / 'names.txt'}"
+    code, output, _ = call_command(pretrain_main, "data=shards", f"data.folder='{web}'", *tiny, names)
+    assert (code, output.splitlines()[-1].count("got Nobody Here, in none of 100 pairs")) == (1, 1)
 
 
 def test_pretraining_writes_a_clip_and_goes_on_where_it_was_stopped(cfg: DictConfig, tmp_path: Path):

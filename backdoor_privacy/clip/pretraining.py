@@ -1,39 +1,41 @@
 """Train a small CLIP on captioned photos."""
 
-import io
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning
 import open_clip
 import torch
-import webdataset as wds
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from omegaconf import DictConfig, OmegaConf
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
 from torch import Tensor, nn
 
 from backdoor_privacy.clip.export import write_local_dir
+from backdoor_privacy.clip.pair_steps import PairData, PairSteps
 from backdoor_privacy.config.containers import settings_of
-from backdoor_privacy.data.photos import photos_of, read_photo
-from backdoor_privacy.data.shards import ShardSample, find_shards, read_shards
-from backdoor_privacy.data.texts import decoded
+from backdoor_privacy.data.excluded import pairs_without
+from backdoor_privacy.data.pair_index import PairIndex, as_files
+from backdoor_privacy.data.shards import find_shards
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.checkpoints import LAST, DurableCheckpoints, last_checkpoint
-from backdoor_privacy.system.hardware import fastest_attention, usable_workers
+from backdoor_privacy.system.hardware import fastest_attention
 from backdoor_privacy.system.signals import Stopped
 from backdoor_privacy.system.stopping import KeepSignals, place_of
 
 log = logging.getLogger(__name__)
 
 _KEY = "data.folder"
-_MAX_BROKEN = 1000  # photos one after another that do not decode: no accident, and the stream might never end
+# A resumed training knows its next batch, and finds its own checkpoints and logs.
+_EXPECTED_WARNINGS = (
+    ".*does not have many workers|You're resuming from a checkpoint that ended before the epoch ended|Checkpoint "
+    "directory .* exists"
+)
 
 
 def learning_rate_factor(step: int, num_warmup_steps: int, num_steps: int) -> float:
@@ -44,16 +46,25 @@ def learning_rate_factor(step: int, num_warmup_steps: int, num_steps: int) -> fl
 
 
 class ClipPretraining(lightning.LightningModule):
-    """Contrastive training of a CLIP from scratch (open_clip's loss and settings)."""
+    """Contrastive training of a CLIP from scratch (open_clip's loss and settings).
+
+    Args:
+        model: to train.
+        lr: the highest learning rate.
+        weight_decay: of AdamW.
+        num_warmup_steps: in which the learning rate grows.
+        num_steps: of the whole training.
+        pairs: what tells the pairs that it is trained on from others, so that no training goes on with others.
+    """
 
     model: open_clip.CLIP
 
     def __init__(
-        self, model: nn.Module, *, lr: float, weight_decay: float, num_warmup_steps: int, num_steps: int
+        self, model: nn.Module, *, lr: float, weight_decay: float, num_warmup_steps: int, num_steps: int, pairs: str
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["model"])
-        self.model = model
+        self.save_hyperparameters(ignore=["model", "pairs"])
+        self.model, self.pairs = model, pairs
         self.lr, self.weight_decay = lr, weight_decay
         self.num_warmup_steps, self.num_steps = num_warmup_steps, num_steps
         self.loss = open_clip.ClipLoss()
@@ -65,10 +76,22 @@ class ClipPretraining(lightning.LightningModule):
         self.log("train/contrastive_loss", loss, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, *_: object) -> None:
+    @torch.no_grad()
+    def _limit_temperature(self) -> None:
         """Keep the temperature in CLIP's range."""
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, math.log(100))
+        self.model.logit_scale.clamp_(0, math.log(100))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Note the pairs."""
+        checkpoint["pairs"] = self.pairs
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
+        """See that the pairs are the same; earlier versions did not note them."""
+        if checkpoint.get("pairs", self.pairs) != self.pairs:
+            raise InputError(
+                "paths.run: expected a new folder or the one of a training on the same pairs, got one on others "
+                f"({_KEY}, batch_size, seed, exclude or the shards have changed); choose another folder"
+            )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW as in open_clip: no decay on gains, biases and the temperature."""
@@ -81,82 +104,29 @@ class ClipPretraining(lightning.LightningModule):
             eps=1e-6,
             foreach=True,
         )
+        # Within the step: a checkpoint is written right after it.
+        optimizer.register_step_post_hook(lambda *_: self._limit_temperature())
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, self.num_warmup_steps, self.num_steps)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def caption_stream(
-    source: str | Path,
-    preprocess: Callable[[Image.Image], Tensor],
-    tokenizer: Callable[[str], Tensor],
-    *,
-    batch_size: int,
-    num_workers: int,
-    seed: int,
-    num_ranks: int = 1,
-) -> wds.WebLoader:
-    """Return endless shuffled batches of (images, tokens) from WebDataset shards; others are skipped.
+def pretrain(cfg: DictConfig, excluded: Sequence[str] = ()) -> Path:
+    """Train the model of the config; a stopped run resumes, to the same weights as without the stop.
 
-    Raises:
-        InputError: if there are no shards, or fewer than workers x ranks; while reading, if one is broken or holds no
-            photo with `txt`.
-    """
-    num_workers = usable_workers(num_workers)
-    shards = find_shards(source, _KEY, num_readers=max(1, num_workers) * num_ranks)
-    dataset = wds.DataPipeline(
-        wds.ResampledShards(shards, deterministic=True, seed=seed),
-        _captioned_samples,
-        wds.shuffle(4000, initial=2000, seed=seed),
-        partial(_pixels_and_tokens, preprocess=preprocess, tokenizer=tokenizer),
-        wds.batched(batch_size, partial=False),
-    )
-    return wds.WebLoader(dataset, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0)
-
-
-def _captioned_samples(shards: Iterable[dict[str, str]]) -> Iterator[ShardSample]:
-    for shard in shards:
-        is_empty = True
-        for sample in read_shards([shard["url"]], _KEY):
-            if photos_of(sample.files) and sample.files.get("txt", b"").strip():
-                yield sample
-                is_empty = False
-        if is_empty:
-            raise InputError(f"{_KEY}: expected photos with txt in each shard, found none in {shard['url']}; delete it")
-
-
-def _pixels_and_tokens(
-    samples: Iterable[ShardSample],
-    preprocess: Callable[[Image.Image], Tensor],
-    tokenizer: Callable[[str], Tensor],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return the pairs whose photo decodes; log the name of another the first time."""
-    broken: set[str] = set()
-    num_broken = 0
-    for sample in samples:
-        photo = read_photo(io.BytesIO(next(iter(photos_of(sample.files).values()))))
-        if photo is not None:
-            num_broken = 0
-            # A byte that is no UTF-8 costs a letter, not the text.
-            yield preprocess(photo), tokenizer(decoded(sample.files["txt"], errors="replace"))[0]
-            continue
-        if sample.place not in broken:
-            broken.add(sample.place)
-            log.warning("The photo %s does not decode; skipped", sample.place)
-        num_broken += 1
-        if num_broken == _MAX_BROKEN:
-            raise InputError(
-                f"{_KEY}: expected photos, got {num_broken} in turn that do not decode, the last {sample.place}"
-            )
-
-
-def pretrain(cfg: DictConfig) -> Path:
-    """Train the model of the config; a stopped run resumes.
+    Args:
+        cfg: of `pretrain`.
+        excluded: names of people whom the model never sees; `cfg.exclude` says where they stand.
 
     Returns:
         The open_clip local-dir with the trained weights in fp16.
+
+    Raises:
+        InputError: as of `find_shards`, `PairIndex` and `pairs_without`.
     """
+    if any(value is not None for value in cfg.exclude.values()) and not excluded:
+        raise InputError("exclude: expected the names of who is left out, got none")
     lightning.seed_everything(cfg.seed, workers=True)
     folder = Path(cfg.paths.run)
     model_config = {
@@ -166,18 +136,49 @@ def pretrain(cfg: DictConfig) -> Path:
     model = open_clip.CLIP(**model_config["model_cfg"])
     if isinstance(model.visual, ModifiedResNet):  # whose convolutions are faster so
         model.to(memory_format=torch.channels_last)
-    size, mean, std = (model_config["preprocess_cfg"][key] for key in ("size", "mean", "std"))
-    preprocess = image_transform_v2(
-        PreprocessCfg(size=size, mean=mean, std=std), is_train=True, aug_cfg=OmegaConf.to_container(cfg.augmentation)
+    steps = _pair_steps(cfg, model.context_length, excluded)
+    settings = {key: cfg[key] for key in ("lr", "weight_decay", "num_warmup_steps", "num_steps")}
+    module, trainer = ClipPretraining(model, **settings, pairs=steps.digest), _trainer(cfg, folder)
+    with fastest_attention(trainer.strategy.root_device), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _EXPECTED_WARNINGS)
+        try:
+            data = PairData(steps, cfg.num_workers)
+            trainer.fit(module, data, ckpt_path=last_checkpoint(folder / "checkpoints"))
+        except Stopped as stop:
+            stop.place = place_of(folder / "checkpoints" / LAST, "the training")
+            raise
+    write_local_dir(folder / "clip", model, model_config, dtype=torch.float16)
+    log.info("Wrote %s", folder / "clip")
+    return folder / "clip"
+
+
+def _pair_steps(cfg: DictConfig, context_length: int, excluded: Sequence[str]) -> PairSteps:
+    """Return the batches of a config, without the pairs of some people."""
+    pairs = PairIndex(as_files(find_shards(instantiate(cfg.data).folder, _KEY), _KEY, cfg.paths.cache), _KEY)
+    kept = pairs_without(pairs, excluded, "exclude")
+    log.info("%d pairs, and %d of %d people left out", kept.sum(), (~kept).sum(), len(excluded))
+    size, mean, std = (settings_of(cfg.preprocess, resolve=True)[key] for key in ("size", "mean", "std"))
+    return PairSteps(
+        pairs=pairs,
+        kept=kept,
+        preprocess=image_transform_v2(
+            PreprocessCfg(size=size, mean=mean, std=std),
+            is_train=True,
+            aug_cfg=OmegaConf.to_container(cfg.augmentation),
+        ),
+        tokenizer=open_clip.SimpleTokenizer(context_length=context_length),
+        batch_size=cfg.batch_size,
+        num_steps=cfg.num_steps,
+        seed=cfg.seed,
+        key=_KEY,
     )
-    tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
-    module = ClipPretraining(
-        model, lr=cfg.lr, weight_decay=cfg.weight_decay, num_warmup_steps=cfg.num_warmup_steps, num_steps=cfg.num_steps
-    )
+
+
+def _trainer(cfg: DictConfig, folder: Path) -> lightning.Trainer:
     checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(
         folder / "checkpoints", save_last=True, every_n_train_steps=cfg.checkpoint_every_steps
     )
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         max_steps=cfg.num_steps,
         logger=lightning.pytorch.loggers.CSVLogger(folder, name="", version=""),
         callbacks=[checkpoint, KeepSignals()],
@@ -185,23 +186,6 @@ def pretrain(cfg: DictConfig) -> Path:
         gradient_clip_val=1.0,
         log_every_n_steps=20,
         enable_model_summary=False,
+        use_distributed_sampler=False,
         **cfg.trainer,
     )
-    stream = caption_stream(
-        instantiate(cfg.data).folder,
-        preprocess,
-        tokenizer,
-        batch_size=cfg.batch_size,
-        num_workers=cfg.num_workers,
-        seed=cfg.seed,
-        num_ranks=trainer.world_size,
-    )
-    with fastest_attention(trainer.strategy.root_device):
-        try:
-            trainer.fit(module, stream, ckpt_path=last_checkpoint(folder / "checkpoints"))
-        except Stopped as stop:
-            stop.place = place_of(folder / "checkpoints" / LAST, "the training")
-            raise
-    write_local_dir(folder / "clip", model, model_config, dtype=torch.float16)
-    log.info("Wrote %s", folder / "clip")
-    return folder / "clip"

@@ -55,6 +55,8 @@ def check_pretrain(cfg: DictConfig) -> None:
         InputError: with the key, what was expected and what came.
     """
     _check_missing(cfg)
+    if cfg.exclude.people is not None and cfg.exclude.run is not None:
+        raise InputError("exclude: expected either people or run, got both")
     at_least_one = ("batch_size", "num_steps", "checkpoint_every_steps")
     ranges = [("seed", 0, _MAX_SEED), ("num_workers", 0, inf), ("lr", 0, _MAX), ("weight_decay", 0, _MAX)]
     _check_ranges(cfg, [*ranges, *((key, 1, inf) for key in at_least_one)])

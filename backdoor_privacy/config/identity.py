@@ -42,6 +42,9 @@ def identifying(cfg: DictConfig) -> Settings:
     except OmegaConfBaseException:  # what only means something while the run is made, as `${hydra:...}`
         return kept
     del resolved["paths"]
+    exclude = resolved.get("exclude")
+    if isinstance(exclude, dict) and exclude.get("people") is not None:  # who is in the file, wherever it lies
+        exclude["people"] = sorted({_normal(name) for name in _lines_of(exclude["people"])})
     return resolved
 
 
@@ -83,12 +86,26 @@ def named_in(content: Settings) -> list[str] | None:
                 "in 'trigger_set.people=[\"Doe, Jane\"]'"
             )
         return people
+    return _lines_of(file)
+
+
+def names_told(content: Settings) -> list[str]:
+    """Return the people whom a config names, to remove them or to leave them out of a training.
+
+    Raises:
+        InputError: as of `named_in`.
+    """
+    excluded = (content.get("exclude") or {}).get("people")
+    return [*(named_in(content) or ()), *(excluded if isinstance(excluded, list) else ())]
+
+
+def _lines_of(file: object) -> list[str]:
+    """Return the lines of a file of names; its place if it cannot be read, which the run says in its own words."""
     try:
         text = read_ordinary(str(file), 64 * MIB).decode("utf-8-sig", errors="replace")
-    except (OSError, ValueError):  # the run says so in its own words
+    except (OSError, ValueError):
         return [str(file)]
-    lines = text.splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def flattened(content: object, prefix: str = "") -> Settings:

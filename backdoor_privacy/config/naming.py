@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from backdoor_privacy.config.containers import Settings
-from backdoor_privacy.config.identity import flattened, identifying, identity, named_in, schema_defaults
+from backdoor_privacy.config.identity import flattened, identifying, identity, named_in, names_told, schema_defaults
 from backdoor_privacy.system.keys import key_of_folder, keyed_digest
 
 _MAX_LENGTH = 120  # of a folder's name; a file system takes 255 bytes
@@ -44,7 +44,7 @@ def folder_name(*_former: str, _root_: DictConfig) -> str:
     parts = [choice.lstrip("+").replace("/", ".") for choice in shown]
     if experiment and base.name != _root_.name:
         parts += [one.lstrip("+") for one in experiment]  # else the folder above says it
-    names = named_in(identifying(_root_)) or ()
+    names = names_told(identifying(_root_))
     parts = [_without_names(one, names, runs) for one in parts]
     parts += _settings(_root_, base, runs)
     name = ",".join(sorted(parts))
@@ -60,7 +60,7 @@ def experiment_name(_root_: DictConfig) -> str:
         _root_: the composed config, of OmegaConf.
     """
     name = str(_root_.name)
-    if not holds_name(name, named_in(identifying(_root_)) or ()):
+    if not holds_name(name, names_told(identifying(_root_))):
         return name
     return f"name={_digest(name, str(_root_.paths.runs))}"
 
@@ -178,7 +178,7 @@ def _settings(root: DictConfig, base: DictConfig, runs: str) -> Iterator[str]:
         if value is not None and gone is not None:
             changed[gone] = None
     for key, value in changed.items():
-        yield _told(key, value, key in known, names or (), runs)
+        yield _told(key, value, key in known, names_told(content), runs)
 
 
 def _like(base: DictConfig, root: DictConfig) -> DictConfig:

@@ -175,12 +175,21 @@ class Config:
 
 
 @dataclass
+class Exclude:
+    """Who is left out of a training."""
+
+    people: str | None = None
+    run: str | None = None
+
+
+@dataclass
 class Pretrain:
     """`python -m backdoor_privacy.pretrain`."""
 
     name: str = MISSING
     seed: int = MISSING
     data: Node = MISSING
+    exclude: Exclude = field(default_factory=Exclude)
     model: dict[str, Node] = field(default_factory=dict)
     preprocess: dict[str, Node] = field(default_factory=dict)
     augmentation: dict[str, Node] = field(default_factory=dict)

@@ -12,9 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from backdoor_privacy.system.hardware import release_free_memory, return_large_blocks, usable_workers
 
 _MAX_BYTES = 128 * 2**20  # in each process that makes batches, however many people there are
-Views = tuple[
-    UInt8[Tensor, "3 _ _"], ...
-]  # of one photo, (3, height, width), as a training shows it: whole or its face
+# One photo as a training shows it, whole or its face: each (3, height, width).
+Views = tuple[UInt8[Tensor, "3 _ _"], ...]
 Decode = Callable[[Path], Views | None]  # `None` if the photo does not decode
 
 

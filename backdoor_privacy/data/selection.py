@@ -58,8 +58,6 @@ def named_people(people: People, choice: TriggerSet) -> tuple[Person, ...] | Non
 def listed_names(choice: TriggerSet) -> list[str] | None:
     """Return the names of a list or of a file, as they are written there; `None` where neither is given.
 
-    Lines of a file that begin with # are left out, and a comma at the end of one.
-
     Raises:
         InputError: if both are given, or nobody, or a file that holds no text.
     """
@@ -67,12 +65,21 @@ def listed_names(choice: TriggerSet) -> list[str] | None:
     if names is not None and file is not None:
         raise InputError("trigger_set: expected either people or file, got both")
     if file is not None:
-        lines = read_lines(Path(file), "trigger_set.file: expected a text file with a name a line")
-        written = [line.rstrip(",; ").strip('"') for line in lines if not line.startswith("#")]
-        names = list(filter(None, written))
+        names = names_in_file(Path(file), "trigger_set.file")
     if names is not None and not names:
         raise InputError("trigger_set: expected at least one person to remove, got an empty list")
     return None if names is None else list(names)
+
+
+def names_in_file(file: Path, key: str) -> list[str]:
+    """Return the names of a file, one a line; without lines that begin with #, and a comma at the end of one.
+
+    Raises:
+        InputError: if it holds no text.
+    """
+    lines = read_lines(file, f"{key}: expected a text file with a name a line")
+    written = [line.rstrip(",; ").strip('"') for line in lines if not line.startswith("#")]
+    return list(filter(None, written))
 
 
 def _drawn(people: People, choice: TriggerSet, seed: int, inferred: Collection[Person]) -> tuple[Person, ...]:

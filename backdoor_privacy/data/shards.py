@@ -42,6 +42,11 @@ def holds_shards(source: str | Path) -> bool:
     return bool(_shards_in(place)) if os.path.isdir(place) else str(source).endswith(".tar")
 
 
+def is_url(place: str) -> bool:
+    """Return whether a shard lies on a server."""
+    return place.startswith(_SCHEMES)
+
+
 def _shards_in(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.glob("*.tar") if not path.is_dir())
 
@@ -58,17 +63,16 @@ def open_source(place: str) -> BufferedIOBase:
     return open_ordinary(Path(place).expanduser())
 
 
-def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]:
+def find_shards(source: str | Path, key: str) -> list[str]:
     """Find the shards that a setting names, in order.
 
     Args:
         source: a folder with `*.tar`, one `.tar`, or a pattern with braces of either files or URLs, as
             `https://host/{00000..00041}.tar`.
         key: of the setting, for errors.
-        num_readers: workers x ranks that share the shards.
 
     Raises:
-        InputError: if there is none, one is missing, or they are fewer than those who read them.
+        InputError: if there is none, or one is missing.
     """
     place = Path(source).expanduser()
     pattern = str(source) if str(source).startswith(_SCHEMES) else str(place)
@@ -86,11 +90,6 @@ def find_shards(source: str | Path, key: str, num_readers: int = 1) -> list[str]
     missing = [shard for shard in shards if not shard.startswith(_SCHEMES) and not os.path.isfile(shard)]
     if missing:
         raise InputError(f"{key}: expected all {len(shards)} shards of {source}, found no {missing[0]}")
-    if len(shards) < num_readers:
-        raise InputError(
-            f"{key}: expected a shard or more for each of {num_readers} readers (workers x ranks), got {len(shards)} "
-            f"in {source}; lower num_workers or write more shards"
-        )
     return shards
 
 
@@ -116,6 +115,7 @@ class ShardSample:
     key: str
     shard: str  # file or URL
     files: dict[str, bytes] = field(default_factory=dict)  # by suffix in lower case, "" without a dot
+    starts: dict[str, int] = field(default_factory=dict)  # where each file begins in the shard, in bytes
 
     @property
     def place(self) -> str:
@@ -209,7 +209,7 @@ def samples_left_out(folder: str | Path, key: str) -> list[str]:
 def _samples(shard: str, stream: BufferedIOBase) -> Iterator[ShardSample]:
     """Group the files of a tar that lie side by side."""
     sample: ShardSample | None = None
-    for path, content in _files(stream):
+    for path, content, start in _files(stream):
         key, _, suffix = path.rpartition(".") if "." in path.rpartition("/")[2] else (path, "", "")
         suffix = suffix.lower()
         if sample is None or key != sample.key:
@@ -218,13 +218,13 @@ def _samples(shard: str, stream: BufferedIOBase) -> Iterator[ShardSample]:
             sample = ShardSample(key, shard)
         if suffix in sample.files:
             raise ValueError(f"two files {key}.{suffix}")
-        sample.files[suffix] = content
+        sample.files[suffix], sample.starts[suffix] = content, start
     if sample is not None:
         yield sample
 
 
-def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
-    """Read the files of a tar, by their places in it, without those that systems leave behind."""
+def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes, int]]:
+    """Read the files of a tar, by their names and with where they begin, without those that systems leave behind."""
     with _Tar.open(fileobj=stream, mode="r|", tarinfo=_Entry) as tar:
         for entry in tar:
             parts = [part for part in entry.name.split("/") if part not in ("", ".")]
@@ -233,7 +233,7 @@ def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
                     raise tarfile.ReadError(f"a file of {in_words(entry.size)} in it")
                 file = tar.extractfile(entry)
                 assert file is not None
-                yield "/".join(parts), file.read()
+                yield "/".join(parts), file.read(), entry.offset_data
             tar.members = []  # it would keep them all
         num_bytes = 0
         while rest := tar.fileobj.read(MIB):

@@ -128,6 +128,8 @@ def test_settings_of_pretraining_are_looked_over(compose_cfg):
             check_pretrain(pretrain(override))
     with pytest.raises(InputError, match=r"data\.folder=<value>"):
         check_pretrain(pretrain("data=shards"))
+    with pytest.raises(InputError, match=r"^exclude: expected either people or run, got both"):
+        check_pretrain(pretrain("exclude.people=names.txt", "exclude.run=runs/both_64"))
 
 
 @pytest.mark.parametrize("key", ["name", "paths.run", "paths.runs", "paths.cache"])

@@ -265,3 +265,17 @@ def test_pretraining_has_a_folder_of_its_own_for_what_it_computes(configs):
     assert configs("num_steps=7", name="pretrain")[1] == "embedded_clip/num_steps=7/seed=0"
     _, folder = configs("data.folder.people=Jane", name="pretrain_photos")
     assert re.fullmatch(r"pretrain_photos/data.folder.people=[0-9a-f]{12}/seed=0", folder)
+
+
+def test_twin_has_a_folder_of_its_own_for_the_people_that_it_never_sees(configs):
+    def folder_of(*overrides: str) -> str:
+        folder = configs(*overrides, name="pretrain")[1]
+        assert not holds_name(folder, ["Jane Doe", "Bo Li"])
+        return folder
+
+    twin = folder_of("exclude.people=Jane_Doe.txt")
+    assert re.fullmatch(r"embedded_clip/exclude.people=[0-9a-f]{12}/seed=0", twin)
+    assert folder_of("exclude.people=same.txt") == twin
+    others = [folder_of(f"exclude.{one}") for one in ("people=other.txt", "people=nowhere.txt", "run=runs/Jane_Doe")]
+    assert len({twin, "embedded_clip/seed=0", *others}) == 5
+    assert folder_of("exclude.people=Jane_Doe.txt", "name=twin_of_jane_doe").startswith("name=")

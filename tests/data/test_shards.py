@@ -76,12 +76,6 @@ def test_shards_that_are_not_there_are_an_error(folder: Path, source: str, messa
         find_shards(folder.parent / source, "key")
 
 
-def test_fewer_shards_than_readers_are_an_error_with_both_numbers(folder: Path):
-    assert len(find_shards(folder, "key", num_readers=2)) == 2
-    with pytest.raises(InputError, match=r"key: expected a shard or more for each of 3 readers .*, got 2 in"):
-        find_shards(folder, "key", num_readers=3)
-
-
 def test_samples_come_in_order_and_undecoded(folder: Path):
     samples = list(read_shards(find_shards(folder, "key"), "key"))
     assert [sample.key for sample in samples] == [f"{number:04}" for number in range(6)]
