@@ -7,7 +7,8 @@ spellings of one setting are one run, and a file of people stands for the names 
 import json
 import unicodedata
 from collections.abc import Collection, Sequence
-from functools import cache
+from copy import deepcopy
+from functools import cache, lru_cache
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -38,7 +39,7 @@ def identifying(cfg: DictConfig) -> Settings:
     # Interpolations may point to places. The run's own folder is named after what is asked here, so it stays out.
     places = {key: value for key, value in (content.get("paths") or {}).items() if key != "run"}
     try:
-        resolved = settings_of(OmegaConf.create({**kept, "paths": places}), resolve=True)
+        resolved = deepcopy(_resolved(json.dumps({**kept, "paths": places})))
     except OmegaConfBaseException:  # what only means something while the run is made, as `${hydra:...}`
         return kept
     del resolved["paths"]
@@ -48,6 +49,12 @@ def identifying(cfg: DictConfig) -> Settings:
     return resolved
 
 
+@lru_cache(maxsize=64)
+def _resolved(content: str) -> Settings:
+    """Return what a JSON text says, resolved; cached, since a run asks for its identity several times."""
+    return settings_of(OmegaConf.create(json.loads(content)), resolve=True)
+
+
 def identity(cfg: DictConfig, named: Sequence[str] | None = None) -> Settings:
     """Return the identity of a run as a flat mapping, without settings that are null or the default of the schema.
 
@@ -55,7 +62,11 @@ def identity(cfg: DictConfig, named: Sequence[str] | None = None) -> Settings:
         cfg: of the run, or its part of `identifying`.
         named: the people to remove; `None`: as the config says.
     """
-    content = identifying(cfg)
+    return identity_of(identifying(cfg), named)
+
+
+def identity_of(content: Settings, named: Sequence[str] | None = None) -> Settings:
+    """Return the identity of a run, see `identity`, of which `identifying` gave the content."""
     flat = flattened(content)
     names = named_in(content) if named is None else list(named)
     if names is not None:

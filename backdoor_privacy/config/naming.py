@@ -14,7 +14,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from backdoor_privacy.config.containers import Settings
-from backdoor_privacy.config.identity import flattened, identifying, identity, named_in, names_told, schema_defaults
+from backdoor_privacy.config.identity import (
+    flattened,
+    identifying,
+    identity,
+    identity_of,
+    named_in,
+    names_told,
+    schema_defaults,
+)
 from backdoor_privacy.system.keys import key_of_folder, keyed_digest
 
 _MAX_LENGTH = 120  # of a folder's name; a file system takes 255 bytes
@@ -44,9 +52,10 @@ def folder_name(*_former: str, _root_: DictConfig) -> str:
     parts = [choice.lstrip("+").replace("/", ".") for choice in shown]
     if experiment and base.name != _root_.name:
         parts += [one.lstrip("+") for one in experiment]  # else the folder above says it
-    names = names_told(identifying(_root_))
+    content = identifying(_root_)
+    names = names_told(content)
     parts = [_without_names(one, names, runs) for one in parts]
-    parts += _settings(_root_, base, runs)
+    parts += _settings(content, identifying(_like(base, _root_)), names, runs)
     name = ",".join(sorted(parts))
     if len(name.encode()) <= _MAX_LENGTH and not re.search(r"[/\\\x00-\x1f\x7f]", name):
         return name
@@ -160,16 +169,14 @@ def _compose(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig, 
     return cfg, identity(cfg)
 
 
-def _settings(root: DictConfig, base: DictConfig, runs: str) -> Iterator[str]:
+def _settings(content: Settings, base: Settings, names: Sequence[str], runs: str) -> Iterator[str]:
     """Return the settings, as `defense.text.num_steps=200`, that differ from those of a base."""
-    content = identifying(root)
-    names = named_in(content)
-    own, other = flattened(content), flattened(identifying(_like(base, root)))
-    if names is not None:  # also where the experiment names them: another list is another run
+    own, other = flattened(content), flattened(base)
+    if named_in(content) is not None:  # also where the experiment names them: another list is another run
         own, other = (
             {key: value for key, value in one.items() if not key.startswith("trigger_set.")} for one in (own, other)
         )
-        own |= {key: value for key, value in identity(root).items() if key.startswith("trigger_set.")}
+        own |= {key: value for key, value in identity_of(content).items() if key.startswith("trigger_set.")}
     known = {**schema_defaults(), **other}
     changed = {key: value for key, value in own.items() if value != known.get(key)}
     held = [key for key, value in own.items() if value is not None]
@@ -178,7 +185,7 @@ def _settings(root: DictConfig, base: DictConfig, runs: str) -> Iterator[str]:
         if value is not None and gone is not None:
             changed[gone] = None
     for key, value in changed.items():
-        yield _told(key, value, key in known, names_told(content), runs)
+        yield _told(key, value, key in known, names, runs)
 
 
 def _like(base: DictConfig, root: DictConfig) -> DictConfig:
