@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import lightning
 import pandas as pd
 from lightning.pytorch.loggers import Logger
 
+from backdoor_privacy.attacks.base import Attack
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.names_alone import NamesAlone, summed_up
 from backdoor_privacy.clip.encoder import Encoder
@@ -70,6 +72,7 @@ def protect(
     defense: Mapping[str, Defense] | str = "both",
     *,
     attack: Idia | None = None,
+    attacks: Mapping[str, Attack] = MappingProxyType({}),
     measures: Sequence[Measure] = (),
     clean_photos: Sequence[Path] = (),
     seed: int = 0,
@@ -86,6 +89,7 @@ def protect(
         remove: names of people in `sources`, or how to draw them among those whom the attack infers.
         defense: methods by name, one after the other, or the name of a file in `conf/defense`.
         attack: IDIA with its settings; `None`: the published ones.
+        attacks: others that are to follow, which are asked what would stop them before anything is computed.
         measures: of what the CLIP is good for, as `ZeroShot`.
         clean_photos: to measure how alike the defended image encoder sees them.
         seed: of everything that is drawn.
@@ -103,7 +107,7 @@ def protect(
     attack = attack or Idia(num_candidates=1000, num_photos=20, threshold=1, seed=seed)
     options = trainer or load_trainer(progress_bar=False, num_workers=0)  # a script may lack a main guard
     people, watch = sources.people, Stopwatch()
-    plan = Plan(sources, attack, defenses, choice, options, seed)
+    plan = Plan(sources, attack, defenses, choice, options, seed, attacks)
     clip.check_fits([person.name for person in plan.named or ()])  # what is misspelt or too long ends it here
     check_plan(plan, clip)
     lightning.seed_everything(seed, workers=True, verbose=False)

@@ -31,16 +31,15 @@ UPWARD: dict[str, set[str]] = {}  # exceptions: imports against the stream, by m
 
 MAX_FILES_AT_THE_ROOT = 14
 MAX_LINES, MAX_LINES_OF_A_FUNCTION = 300, 40
-MAX_LOOSE_TYPES = 62  # aimed at: 40
+MAX_LOOSE_TYPES = 55  # aimed at: 40
 # Exceptions, each with its number of lines: data tables, and what is yet to be divided.
-LONG_MODULES = {"attacks.erased": 366, "attacks.inversion": 307, "data.personas.scenes": 421}
+LONG_MODULES = {"data.personas.scenes": 421}
 LONG_FUNCTIONS = {
     "clip.hugging_face.with_text_model": 49,
     "clip.loading.load_clip": 58,
     "clip.pretraining.pretrain": 49,
     "data.personas.portraits.sampling.sample_appearance": 64,
-    "protect.protect": 54,
-    "run._run": 46,
+    "protect.protect": 52,
 }
 
 
