@@ -31,7 +31,7 @@ UPWARD: dict[str, set[str]] = {}  # exceptions: imports against the stream, by m
 
 MAX_FILES_AT_THE_ROOT = 14
 MAX_LINES, MAX_LINES_OF_A_FUNCTION = 300, 40
-MAX_LOOSE_TYPES = 55  # aimed at: 40
+MAX_LOOSE_TYPES = 50  # aimed at: 40
 # Exceptions, each with its number of lines: data tables, and what is yet to be divided.
 LONG_MODULES = {"data.personas.scenes": 421}
 LONG_FUNCTIONS = {
