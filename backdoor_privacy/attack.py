@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from backdoor_privacy.attacks.names import attack_names, quick_attacks
+from backdoor_privacy.config.attacks import ALL, attack_names, attacks_of
 from backdoor_privacy.errors import CommandParser, ended_in_one_line, show_anything
 from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.system.visible import visible
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # without torch, --help comes at once
     from backdoor_privacy.attacks.scores import Score
 
 _ALLOW = "allow="
+_QUICK = "quick"
 
 
 def print_scores(found: "Mapping[str, Sequence[Score]]", folder: Path) -> None:
@@ -44,10 +45,10 @@ def _listed_in(text: str) -> list[str]:
 
 def _chosen(names: Sequence[str]) -> Sequence[str]:
     """Return the attacks that `all` and `quick` among these names stand for, and the others."""
-    if "all" in names:
+    if ALL in names:
         return attack_names()
-    if "quick" in names:
-        return list(dict.fromkeys([*quick_attacks(), *(name for name in names if name != "quick")]))
+    if _QUICK in names:
+        return list(dict.fromkeys([*attacks_of(_QUICK), *(name for name in names if name != _QUICK)]))
     return names
 
 

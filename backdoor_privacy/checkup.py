@@ -64,6 +64,7 @@ def check_data(cfg: DictConfig) -> Checkup:
     """
     from hydra.utils import instantiate
 
+    from backdoor_privacy.attacks.choice import check_attacks
     from backdoor_privacy.attacks.idia import Idia
     from backdoor_privacy.config.build import build
     from backdoor_privacy.config.schema import load_config
@@ -88,7 +89,8 @@ def check_data(cfg: DictConfig) -> Checkup:
             others[f"utility.{key}"], rows = _of_measure(contents, cfg.clip.num_workers)
             clean |= rows
     data = Data(sources, decoded, others)
-    plan = Plan(sources, build(cfg.attack, Idia), defenses, settings.trigger_set, settings.trainer, settings.seed)
+    idia, attacks = build(cfg.attack, Idia), check_attacks(cfg.attacks, 1)
+    plan = Plan(sources, idia, defenses, settings.trigger_set, settings.trainer, settings.seed, attacks)
     return Checkup(_people(data), clean, _use(plan), all_problems(plan, data), _contact_sheets(sources))
 
 

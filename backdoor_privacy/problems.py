@@ -1,9 +1,11 @@
 """What would stop a run, asked of data, attack and defences: `check_data` and the run ask the same."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from backdoor_privacy.attacks.base import Attack
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.config.schema import Trainer, TriggerSet
@@ -35,11 +37,18 @@ class Plan:
     choice: TriggerSet
     trainer: Trainer
     seed: int
+    attacks: Mapping[str, Attack] = field(default_factory=dict)  # others than IDIA, which follow
 
     @property
     def everybody(self) -> tuple[Person, ...]:
         """Who is attacked."""
         return self.sources.people.everybody
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the CLIPs that are audited: the original, each encoder defended alone, and all of them."""
+        encoders = dict.fromkeys(encoder for defense in self.defenses.values() for encoder in defense.encoders)
+        return ["before", *encoders, *(["both"] if len(encoders) > 1 else [])]
 
     @property
     def needs_photos(self) -> bool:
@@ -126,6 +135,7 @@ def problems(
             for text in defense.problems(clip, plan.sources, len(chosen), plan.trainer):
                 yield Problem(text, stops=True)
         yield from _too_few_captions(plan, chosen if is_known else ())
+        yield from _of_other_attacks(plan, clip, chosen, is_known=is_known)
     yield from _missing_parts(plan)
     yield from plan.attack.problems(plan.sources.people.with_photos.everybody)
 
@@ -158,6 +168,21 @@ def _too_few_captions(plan: Plan, removed: Sequence[Person]) -> Iterator[Problem
     least = max((defense.num_host_captions for defense in plan.defenses.values()), default=0)
     if plan.sources.captions is not None and least:
         yield from too_few_captions(plan.sources.captions, [person.name for person in removed], least)
+
+
+def _of_other_attacks(plan: Plan, clip: Clip | None, removed: Sequence[Person], *, is_known: bool) -> Iterator[Problem]:
+    """Yield why attacks besides IDIA cannot be run: the only one stops the run, one of several is left out."""
+    names = {person.name for person in removed if person.photos}
+    if not names:  # of names alone they measure nothing
+        return
+    people = plan.sources.people.with_photos
+    clips = {} if clip is None else {"before": clip}
+    context = AttackContext(clips, people, [name for name in people.names if name in names], plan.attack, plan.seed)
+    nobody = replace(context, removed=())
+    for attack in plan.attacks.values():
+        whoever = set(attack.problems(nobody, plan.models))  # what does not depend on who is removed
+        for text in attack.problems(context, plan.models):
+            yield Problem(text, stops=len(plan.attacks) == 1 and (is_known or text in whoever))
 
 
 def all_problems(plan: Plan, data: Data) -> list[Problem]:

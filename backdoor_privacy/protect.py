@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import lightning
 import pandas as pd
 from lightning.pytorch.loggers import Logger
 
+from backdoor_privacy.attacks.base import Attack
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.names_alone import NamesAlone, summed_up
 from backdoor_privacy.clip.encoder import Encoder
@@ -75,6 +77,7 @@ def protect(
     defense: Mapping[str, Defense] | str = "both",
     *,
     attack: Idia | None = None,
+    attacks: Mapping[str, Attack] = MappingProxyType({}),
     measures: Sequence[Measure] = (),
     clean_photos: Sequence[Path] = (),
     seed: int = 0,
@@ -91,6 +94,7 @@ def protect(
         remove: names of people in `sources`, or how to draw them among those whom the attack infers.
         defense: methods by name, one after the other, or the name of a file in `conf/defense`.
         attack: IDIA with its settings; `None`: the published ones.
+        attacks: others that are to follow, which are asked what would stop them before anything is computed.
         measures: of what the CLIP is good for, as `ZeroShot`.
         clean_photos: to measure how alike the defended image encoder sees them.
         seed: of everything that is drawn.
@@ -103,15 +107,14 @@ def protect(
         InputError: on anything that the caller can mend.
     """
     check_launched()
-    plan, watch = _plan(sources, remove, defense, attack, trainer, seed), Stopwatch()
+    plan, watch = _plan(sources, remove, defense, attack, attacks, trainer, seed), Stopwatch()
     check_plan(plan, clip)  # what is misspelt or too long ends it here
     lightning.seed_everything(seed, workers=True, verbose=False)
 
     before = _audit({"before": clip}, plan, measures, watch)["before"]
     removed, kept = _select(plan, before)
     check_plan(plan, clip, removed)
-    if checkpoints is not None and is_main_process():
-        _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(plan.defenses)}")
+    _claim(checkpoints, f"{clip.sha256()} {[person.name for person in removed]} {seed} {dict(plan.defenses)}")
 
     reserved = _reserved(plan.attack, sources.people, removed)
     removal = Removal(clip, clip, removed, kept, sources, reserved, seed, max_held_out, clean_photos)
@@ -134,6 +137,7 @@ def _plan(
     remove: TriggerSet | Sequence[str],
     defense: Mapping[str, Defense] | str,
     attack: Idia | None,
+    attacks: Mapping[str, Attack],
     trainer: Trainer | None,
     seed: int,
 ) -> Plan:
@@ -145,6 +149,7 @@ def _plan(
         remove if isinstance(remove, TriggerSet) else TriggerSet(people=list(remove)),
         trainer or load_trainer(progress_bar=False, num_workers=0),  # a script may lack a main guard
         seed,
+        attacks,
     )
 
 
@@ -242,12 +247,14 @@ def _names_alone(
     }
 
 
-def _claim(checkpoints: Path, fit: str) -> None:
-    """Note what is fitted, so that it is resumed under the same settings only.
+def _claim(checkpoints: Path | None, fit: str) -> None:
+    """Note what is fitted, so that it is resumed under the same settings only; the main process does.
 
     Raises:
         InputError: if the folder holds checkpoints of something else, or no key to tell by.
     """
+    if checkpoints is None or not is_main_process():
+        return
     path, is_begun = checkpoints / "fit", any(checkpoints.rglob("*.ckpt"))
     known = path.read_text(encoding="utf-8") if path.is_file() else ""
     plain = hashlib.sha256(fit.encode()).hexdigest()  # what earlier versions noted: a list of suspects tests it

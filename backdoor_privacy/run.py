@@ -56,7 +56,7 @@ from backdoor_privacy.system.distributed import (
 )
 from backdoor_privacy.system.keys import check_keys
 from backdoor_privacy.system.versions import versions
-from backdoor_privacy.utility.base import build_measures, clean_photos, labels_of
+from backdoor_privacy.utility.base import Measure, build_measures, clean_photos, labels_of
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,6 @@ def run(cfg: DictConfig) -> Metrics:
         InputError: on anything that the user can mend.
     """
     defenses = check_run(cfg)
-    check_attacks(cfg.attacks, num_processes())
     folder = Path(cfg.paths.run)
     with main_process_first():
         if is_main_process():
@@ -98,6 +97,7 @@ def check_run(cfg: DictConfig) -> dict[str, Defense]:
         InputError: naming the key, what was expected and what came.
     """
     check(cfg)
+    check_attacks(cfg.attacks, num_processes())
     defenses = build_defenses(cfg.defense)
     settings = load_config(cfg)
     for one in defenses.values():  # now, before a process for each device is started, and anything is loaded
@@ -130,6 +130,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
             settings.trigger_set,
             defenses,
             attack=build(cfg.attack, Idia),
+            attacks=check_attacks(cfg.attacks, num_processes()),
             measures=list(measures.values()),
             clean_photos=clean_photos(measures),
             seed=cfg.seed,
@@ -138,7 +139,7 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
             checkpoints=folder / "checkpoints",
             loggers=tracker.loggers,
         )
-    metrics = _metrics(cfg, clip, done, defenses, labels_of(measures, done.rates["before"]), watch.seconds)
+    metrics = _metrics(cfg, clip, done, measures, defenses, watch.seconds)
     if is_main_process():
         with watch.stage("write"):
             _write_results(folder, done, sources.people)
@@ -157,28 +158,30 @@ def _metrics(
     cfg: DictConfig,
     clip: Clip,
     done: Protected,
+    measures: Mapping[str, Measure],
     defenses: Mapping[str, Defense],
-    labels: Mapping[str, Mapping[str, str]],
     seconds: Mapping[str, float],
 ) -> Metrics:
-    """Return what `metrics.json` holds."""
+    """Return what `metrics.json` holds of a run."""
     return {
         "experiment": experiment_name(cfg),
         "seed": cfg.seed,
         "before": done.rates["before"],
         "after": {name: done.rates[name] for name in done.models},
-        "utility": labels,
+        "utility": labels_of(measures, done.rates["before"]),
         "seconds": {**seconds, **done.seconds},
-        "defenses": {
-            name: {
-                "encoders": list(defense.encoders),
-                "description": defense.describe(),
-                "limits": list(defense.limits),
-            }
-            for name, defense in defenses.items()
-        },
+        "defenses": {name: _told(one) for name, one in defenses.items()},
         "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
         "versions": versions(),
+    }
+
+
+def _told(defense: Defense) -> dict[str, object]:
+    """Return what a defence says of itself."""
+    return {
+        "encoders": list(defense.encoders),
+        "description": defense.describe(),
+        "limits": list(defense.limits),
     }
 
 

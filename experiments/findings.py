@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_privacy.attacks.headlines import MEASURES, headlines
+from backdoor_privacy.attacks.headlines import headlines, headlines_of
 from backdoor_privacy.attacks.record import read_scores
 from backdoor_privacy.attacks.scores import paired_p
+from backdoor_privacy.config.attacks import attack_names
 
 _MAX_LENGTH = 40  # characters
 _COLUMNS = ("run", "setting", "measure", "kind", "model", "before", "value", "never_seen", "num_people", "outcomes")
@@ -85,8 +86,8 @@ def _worst_first(values: pd.DataFrame) -> list[str]:
     changed = (values["value"] - values["before"]).abs().fillna(1).groupby(values["measure"]).max()
     values = values[values["measure"].map(changed) > 0]
     means = values.groupby(["measure", "setting"], sort=False)["value"].mean().groupby("measure").last()
-    measures = {label: measure for label, measure in MEASURES.items() if label in means.index}
-    return sorted(measures, key=lambda label: measures[label].rank(means[label]))
+    known = {one.label: one for own in headlines_of(attack_names()).values() for one in own if one.label in means.index}
+    return sorted(known, key=lambda label: known[label].rank(means[label]))
 
 
 def _values(rows: pd.DataFrame, num_runs: int) -> str:

@@ -10,7 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from backdoor_privacy.attacks.choice import check_attacks, make_attack
+from backdoor_privacy.attacks.choice import check_attacks
+from backdoor_privacy.attacks.idia import Idia
+from backdoor_privacy.config.build import build
 from backdoor_privacy.config.checks import check
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 from fuzz.cases import UNKNOWN, Case
@@ -51,7 +53,7 @@ def _composed(folder: Path, settings: list[str]) -> DictConfig:
         cfg = compose("config", [*base, f"paths.run={folder / 'out' / 'run'}", *settings])
     check(cfg)
     check_attacks(cfg.attacks, 1)
-    make_attack(cfg.attack)
+    build(cfg.attack, Idia)
     return cfg
 
 

@@ -12,19 +12,19 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_privacy.attack import main
+from backdoor_privacy.attacks.base import Approach, Attack, Headline, above_chance
 from backdoor_privacy.attacks.choice import check_attacks, load_attacks, make_attack
-from backdoor_privacy.attacks.context import Attack, AttackContext
-from backdoor_privacy.attacks.headlines import above_chance, headlines
-from backdoor_privacy.attacks.names import attack_names, default_attacks
+from backdoor_privacy.attacks.context import AttackContext
+from backdoor_privacy.attacks.headlines import headlines, headlines_of
 from backdoor_privacy.attacks.record import read_scores
 from backdoor_privacy.attacks.scores import Score
+from backdoor_privacy.config.attacks import ATTACK_SETTINGS, attack_names, attack_options, attacks_of
 from backdoor_privacy.data.people import load_people
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.report.html import render
 from backdoor_privacy.run import run
 from backdoor_privacy.runs.attacks import attack_finished, load_context, missing_attacks, run_attacks
 from backdoor_privacy.runs.finished import read_run
-from backdoor_privacy.system.paths import CONFIG_FOLDER
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 
@@ -87,6 +87,8 @@ class Counter(Attack):
     """An attack that counts how often it was run."""
 
     runs = 0
+    headlines = (Headline("how often it was run", "removed", "TPR", "count"),)
+    approach = Approach.others
 
     def __init__(self, step: int = 1) -> None:
         self.step = step
@@ -132,7 +134,7 @@ def test_finished_run_is_only_attacked(cfg: DictConfig, folder: Path, monkeypatc
 def test_several_processes_run_the_default_attacks_and_refuse_others(
     compose_cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    check_attacks(load_attacks(default_attacks()), num_processes=2)
+    check_attacks(load_attacks(attacks_of("default")), num_processes=2)
     check_attacks(load_attacks(attack_names()), num_processes=1)
     monkeypatch.setattr("backdoor_privacy.run.num_processes", lambda: 2)
     message = "attack: expected attack=default or attack=idia in a run of 2 processes, got probe; attack the finished"
@@ -142,8 +144,8 @@ def test_several_processes_run_the_default_attacks_and_refuse_others(
 
 
 def test_every_run_ends_with_what_the_verdict_needs(compose_cfg):
-    assert default_attacks() == ["tower_swap", "variants"]
-    assert list(compose_cfg().attacks) == default_attacks()
+    assert attacks_of("default") == ["tower_swap", "variants"]
+    assert list(compose_cfg().attacks) == attacks_of("default")
     assert not compose_cfg("attack=idia").attacks
 
 
@@ -167,7 +169,7 @@ def test_finished_run_of_before_is_only_read_where_its_data_is_gone(
     config = OmegaConf.load(moved / ".hydra/config.yaml")
     OmegaConf.update(config, "clip.model", "local-dir:/nowhere")
     OmegaConf.save(config, moved / ".hydra/config.yaml")
-    assert not attack_finished(load_attacks(default_attacks()), moved)
+    assert not attack_finished(load_attacks(attacks_of("default")), moved)
     assert "tower_swap, variants: not measured: " in caplog.text
     with pytest.raises((InputError, InstantiationException), match="nowhere"):
         attack_finished(load_attacks(["probe"]), moved)
@@ -246,14 +248,14 @@ def test_what_a_run_lost_is_said_in_one_line(
 
 
 class Picky(Attack):
-    """An attack that is none for this model."""
+    """An attack that cannot be run on this model."""
 
     def run(self, context: AttackContext) -> list[Score]:
         """Refuse."""
         raise InputError("picky: expected another model")
 
 
-def test_attack_that_is_none_for_a_model_is_left_out(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_attack_that_cannot_be_run_is_left_out(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     picky, counter = (OmegaConf.create({"_target_": f"{__name__}.{name}"}) for name in ("Picky", "Counter"))
     assert set(run_attacks(load_context(folder), {"picky": picky, "counter": counter}, tmp_path)) == {"counter"}
     assert "picky is left out: picky: expected another model" in caplog.text
@@ -322,6 +324,44 @@ def test_headlines_are_the_worst_of_removed_people_and_then_what_others_pay():
     assert [row.control for row in rows] == [None, found["tower_swap"][2], None, None]
 
 
+def test_equally_bad_headlines_keep_their_order():
+    labels = {name: [headline.label for headline in own] for name, own in headlines_of(attack_names()).items()}
+    seen = "who was erased, told from never-seen people"
+    assert list(labels) == [
+        *("erased", "probe", "inversion", "tower_swap", "variants", "compression", "benign", "relearning"),
+        *("idia_sweep", "neighbors"),
+    ]
+    assert [label for own in labels.values() for label in own] == [
+        f"{seen}, with the original at hand (AUC)",
+        f"{seen} (AUC)",
+        f"{seen} by one score chosen on other people (AUC)",
+        f"{seen} by the best score of names (AUC)",
+        f"{seen} by the best score of faces (AUC)",
+        "who was erased, told from kept people (AUC)",
+        "who was erased, told from decoys (AUC)",
+        "same person or not, from two photos (AUC)",
+        "linear probe of removed faces, over chance",
+        "k-NN of removed faces, over chance",
+        "a soft token finds the photos (rank 1)",
+        "a soft token is nearer to the name than random names' are (closeness)",
+        "worst tower swap (TPR)",
+        "worst held-out spelling, text encoder alone (TPR)",
+        "mean of held-out spellings, text encoder alone (TPR)",
+        "worst held-out spelling (TPR)",
+        "mean of held-out spellings (TPR)",
+        "mean of those that find half of the people before (TPR)",
+        "a quarter or half of the original weights mixed in (TPR)",
+        "a tenth to a third of the weights pruned (TPR)",
+        "4-bit weights (TPR)",
+        "benign fine-tuning, worst step (TPR)",
+        "relearning with 5 photos, worst step (TPR)",
+        "relearning with 5 photos: steps, over those of never-seen people (below 1: easier)",
+        "IDIA with other photos or thresholds, the worst (TPR)",
+        "namesakes wrongly unlearned",
+        "nearest faces wrongly unlearned",
+    ]
+
+
 def test_what_few_candidates_find_by_chance_is_no_headline():
     few, photos = (
         Score(kind, "both", "removed", "TPR", value, 0, 1, 4)
@@ -333,9 +373,25 @@ def test_what_few_candidates_find_by_chance_is_no_headline():
 
 def test_every_attack_has_its_config():
     for name in attack_names():
-        assert (CONFIG_FOLDER / "attack" / f"{name}.yaml").is_file(), name
-        assert f"attacks.{name}: {name}\n" in (CONFIG_FOLDER / "attack/all.yaml").read_text()
         assert isinstance(make_attack(load_attacks([name])[name]), Attack)
+
+
+def test_attack_is_found_by_the_file_of_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    usual, settings = attack_names(), shutil.copytree(ATTACK_SETTINGS, tmp_path / "also")
+    (settings / "counter.yaml").write_text(f"_target_: {__name__}.Counter\nstep: 2\n")
+    for module in ("config.attacks", "attacks.choice", "attacks.headlines"):
+        monkeypatch.setattr(f"backdoor_privacy.{module}.ATTACK_SETTINGS", settings)
+    assert attacks_of("counter") == ["counter"]
+    assert attacks_of("all") == attack_names() == sorted([*usual, "counter"])
+    options = attack_options()
+    assert options["counter"] == {"defaults": ["idia", {"also@_global_.attacks.counter": "counter"}]}
+    assert {"also@_global_.attacks.counter": "counter"} in options["all"]["defaults"]
+    attack = check_attacks(load_attacks(["counter"]), num_processes=1)["counter"]
+    assert isinstance(attack, Counter)
+    assert attack.step == 2
+    (row,) = headlines({"counter": [Score("count", "both", "removed", "TPR", 0.5, 0.25, 0.75, 2)]})
+    assert (row.attack, row.label) == ("counter", "how often it was run")
+    assert list(headlines_of(attack_names()))[-2:] == ["counter", "neighbors"]
 
 
 def test_report_shows_attacks_and_says_which_were_run(folder: Path):

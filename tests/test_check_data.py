@@ -313,6 +313,45 @@ def test_what_stops_a_run_after_its_first_audit_stops_it_before_in_the_same_word
     assert str(error.value) == said
 
 
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["benign", "attacks.benign.models=[image]"], "benign.models: expected some of before, text, got image"),
+        (["benign", "attacks.benign.num_candidates=1"], "benign.num_candidates: expected at least 2"),
+        (["relearning", "attacks.relearning.num_candidates=1"], "relearning.num_candidates: expected at least 2"),
+        (["compression", "attacks.compression.models=[x]"], "compression.models: expected some of before, text, got x"),
+    ],
+)
+def test_attack_that_cannot_be_run_stops_a_run_before_anything_is_computed(
+    overrides: list[str], problem: str, look: Look, compose_cfg, data: Path, monkeypatch
+):
+    attack, setting = overrides
+    names = ["trigger_set.people=[Ann Lee,Bob Ray]", "defense.image=null", setting]
+    said = only(look(f"attack={attack}", *names).problems, problem)
+    among_others = look(f"attack=[{attack},tower_swap]", *names)
+    assert among_others.problems == []
+    assert only(among_others.warnings, problem) == said
+    places = (f"{part}.folder={data / part}" for part in ("people", "strangers", "images"))
+    cfg = compose_cfg(*places, f"captions.file={data / 'captions.txt'}", f"attack={attack}", *names)
+    monkeypatch.setattr(protect_module, "audit", lambda *_: pytest.fail("computed something"))
+    with pytest.raises(InputError) as error:
+        run(cfg)
+    assert str(error.value) == said
+
+
+def test_drawn_people_do_not_hide_what_stops_an_attack_whoever_they_are(look: Look):
+    wrong = look("attack=compression", "attacks.compression.models=[x]")
+    assert only(wrong.problems, "compression.models: expected some of before, text, image, both, got x")
+    lonely = look("attack=benign", "people.min_photos=6", "trigger_set.num_people=3")  # depends on who is left
+    assert lonely.problems == []
+    assert only(lonely.warnings, "benign: expected photos of three people or more who were not removed")
+
+
+def test_attack_whose_settings_are_of_no_use_stops_the_check(look: Look):
+    with pytest.raises(InputError, match=r"^probe\.num_neighbors: expected 1 or more, got 0$"):
+        look("attack=probe", "attacks.probe.num_neighbors=0")
+
+
 def test_stranger_who_is_attacked_stops_a_run(look: Look, data: Path):
     (data / "strangers/Gus_Bell").rename(data / "strangers/Ann_Lee")
     assert only(look().problems, "strangers: expected people who are not attacked, got Ann Lee")

@@ -9,7 +9,6 @@ from types import ModuleType
 import pytest
 from hydra import compose, initialize_config_dir
 
-from backdoor_privacy.attacks.names import attack_names
 from backdoor_privacy.attacks.record import write_scores
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.runs.sweeps import asked_attacks, recorded_sweep
@@ -219,12 +218,6 @@ def cells_of(table: str) -> list[list[str]]:
     """The rows of the first table in Markdown."""
     lines = "\n".join(line for line in table.splitlines() if line.startswith("|") or not line).strip().split("\n\n")[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines()]
-
-
-def test_measures_are_of_attacks_that_there_are():
-    from backdoor_privacy.attacks.headlines import MEASURES
-
-    assert {measure.attack for measure in MEASURES.values()} <= set(attack_names())
 
 
 @pytest.mark.parametrize(("sweep", "encoder"), [("hardening_names", "text"), ("hardening_faces", "image")])

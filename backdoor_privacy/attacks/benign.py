@@ -1,13 +1,15 @@
 """Benign fine-tuning: do removed people come back while somebody teaches the CLIP people of their own?"""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from typing import ClassVar
 
 import torch
 
-from backdoor_privacy.attacks.context import AttackContext
+from backdoor_privacy.attacks.base import REMOVED, Approach, Attack, Headline, refusals
+from backdoor_privacy.attacks.context import AttackContext, chosen_models, with_candidates
 from backdoor_privacy.attacks.relearning import checked_steps, whole_lesson
 from backdoor_privacy.attacks.scores import Score, mean_score
 from backdoor_privacy.clip.fine_tuning import FineTuning, Lesson
@@ -16,12 +18,17 @@ from backdoor_privacy.errors import InputError
 
 
 @dataclass(frozen=True)
-class BenignFineTuning:
-    """Fine-tuning on a random half of the people who were not removed, IDIA on everybody else after some steps.
+class BenignFineTuning(Attack):
+    """Fine-tune on a random half of the people who were not removed, and run IDIA on everybody else after some steps.
 
     Nothing that is taught has to do with the removed people. Of the other half, no more people are attacked than were
     removed, for comparison. Candidates and photos are the same after each step and for each model.
     """
+
+    headlines: ClassVar[Sequence[Headline]] = (
+        Headline("benign fine-tuning, worst step (TPR)", REMOVED, "TPR", lambda kind: True),
+    )
+    approach: ClassVar[Approach] = Approach.training
 
     steps: Sequence[int]  # after which to measure; 0 is before the fine-tuning
     batch_size: int
@@ -34,20 +41,27 @@ class BenignFineTuning:
         self._fine_tuning()
         checked_steps("benign", self.steps)
 
+    def problems(self, context: AttackContext, models: Sequence[str]) -> Iterator[str]:
+        """Yield that there is no such model, nobody to teach, or more attacked people than candidates."""
+
+        def check_candidates() -> None:
+            num_people = sum(map(len, self.people(context)[1].values()))
+            with_candidates(context.idia, "benign", self.num_candidates, num_people)
+
+        yield from refusals(lambda: chosen_models("benign", self.models, models), check_candidates)
+
     def run(self, context: AttackContext) -> list[Score]:
         """Attack the chosen models.
 
         Raises:
-            InputError: if there is no such model, or nobody but the removed people.
+            InputError: as of `problems`.
         """
-        models = context.models("benign", self.models)
+        models = chosen_models("benign", self.models, context.clips)
         steps = checked_steps("benign", self.steps)
         taught, attacked = self.people(context)
-        idia = (
-            context.idia if self.num_candidates is None else replace(context.idia, num_candidates=self.num_candidates)
-        )
         settings = self._fine_tuning()
         everybody = [person for people in attacked.values() for person in people]
+        idia = with_candidates(context.idia, "benign", self.num_candidates, len(everybody))
         scores = []
         for model in models:
             clip = context.clips[model]
@@ -64,7 +78,7 @@ class BenignFineTuning:
         return FineTuning(self.batch_size, self.learning_rate, self.temperature)
 
     def people(self, context: AttackContext) -> tuple[list[Lesson], dict[str, list[Person]]]:
-        """What is taught, and who is attacked, by group.
+        """Return what is taught, and who is attacked by group.
 
         Raises:
             InputError: if nobody is left to teach.

@@ -4,14 +4,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.prune import L1Unstructured
 
-from backdoor_privacy.attacks.context import AttackContext
+from backdoor_privacy.attacks.base import REMOVED, Approach, Attack, Headline, refusals
+from backdoor_privacy.attacks.context import AttackContext, chosen_models
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.encoder import Encoder
 from backdoor_privacy.clip.model import Clip
@@ -25,12 +26,21 @@ Change = Callable[[str, Tensor], Tensor]  # of a tensor and its name
 
 
 @dataclass(frozen=True)
-class Compression:
+class Compression(Attack):
     """IDIA on copies whose weights are rounded, pruned, or moved towards the original ones.
 
     Rounding and pruning leave biases and norms as they are, "fp16" rounds everything. The original CLIP is rounded and
     pruned in the same way, as a control; only defended models have an original to be moved to.
     """
+
+    headlines: ClassVar[Sequence[Headline]] = (
+        Headline(
+            "a quarter or half of the original weights mixed in (TPR)", REMOVED, "TPR", lambda kind: "original" in kind
+        ),
+        Headline("a tenth to a third of the weights pruned (TPR)", REMOVED, "TPR", lambda kind: "pruned" in kind),
+        Headline("4-bit weights (TPR)", REMOVED, "TPR", "int4"),
+    )
+    approach: ClassVar[Approach] = Approach.weights
 
     fp16: bool  # whether to round all weights to half precision
     bits: Sequence[int]  # of the integers that each output channel is rounded to
@@ -45,6 +55,10 @@ class Compression:
             if wrong:
                 raise InputError(f"compression.{key}: expected values from {low} to {high}, got {wrong[0]}")
 
+    def problems(self, context: AttackContext, models: Sequence[str]) -> Iterator[str]:
+        """Yield that there is no such model."""
+        yield from refusals(lambda: chosen_models("compression", self.models, models))
+
     def run(self, context: AttackContext) -> list[Score]:
         """Attack the chosen models.
 
@@ -52,7 +66,7 @@ class Compression:
             InputError: if there is no such model.
         """
         scores = []
-        for model in context.models("compression", self.models):
+        for model in chosen_models("compression", self.models, context.clips):
             for kind, clip in self.changed(
                 context.clips[model], None if model == "before" else context.clips["before"]
             ):
@@ -60,7 +74,7 @@ class Compression:
         return scores
 
     def changed(self, clip: Clip, original: Clip | None) -> Iterator[tuple[str, Clip]]:
-        """The CLIP as it is, and changed copies of it, one after the other, each with its kind."""
+        """Yield the CLIP as it is, then changed copies of it, each with its kind."""
         yield _NOTHING, clip
         changes: dict[str, Change] = {"fp16": lambda _, tensor: as_half(tensor)} if self.fp16 else {}
         for bits in self.bits:
@@ -76,15 +90,15 @@ class Compression:
 
 
 def as_half(tensor: Tensor) -> Tensor:
-    """Values that half precision has, in the tensor's own type; whole numbers, as counters, stay."""
+    """Round values to half precision, and keep the tensor's type; whole numbers, as counters, stay."""
     return tensor.half().to(tensor.dtype) if tensor.is_floating_point() else tensor
 
 
 def rounded(name: str, tensor: Tensor, bits: int) -> Tensor:
-    """A matrix or convolution rounded to the nearest of 2^bits - 1 equally spaced values per output channel.
+    """Round a matrix or convolution to the nearest of 2^bits - 1 equally spaced values per output channel.
 
-    They are symmetric around zero, and the largest magnitude of each channel is one of them. What has fewer than two
-    dimensions stays.
+    They are symmetric around zero, and the largest magnitude of each channel is one of them. A tensor with fewer than
+    two dimensions stays.
 
     Args:
         name: of the tensor; it tells which dimension is that of the output channels.
@@ -102,7 +116,7 @@ def rounded(name: str, tensor: Tensor, bits: int) -> Tensor:
 
 
 def pruned(tensor: Tensor, share: float) -> Tensor:
-    """A matrix or convolution with its smallest magnitudes set to zero; tensors of fewer dimensions stay.
+    """Set the smallest magnitudes of a matrix or convolution to zero; tensors of fewer dimensions stay.
 
     Args:
         tensor: weights of any shape.
@@ -118,7 +132,7 @@ def _pruning(share: float) -> Change:
 
 
 def changed(encoder: _OneEncoder, change: Change) -> _OneEncoder:
-    """A copy with changed tensors: all parameters, and all buffers that are saved."""
+    """Return a copy with changed tensors: all parameters, and all buffers that are saved."""
     copy = encoder.copy()
     with torch.no_grad():
         for name, tensor in copy.state_dict().items():
@@ -127,7 +141,7 @@ def changed(encoder: _OneEncoder, change: Change) -> _OneEncoder:
 
 
 def mixed(encoder: _OneEncoder, original: _OneEncoder, share: float) -> _OneEncoder:
-    """A copy whose tensors are means of its own, with a weight of 1 - share, and the original ones.
+    """Return a copy whose tensors are means of its own, with a weight of 1 - share, and the original ones.
 
     Raises:
         InputError: if the two encoders do not have the same tensors.
@@ -145,5 +159,5 @@ def mixed(encoder: _OneEncoder, original: _OneEncoder, share: float) -> _OneEnco
 def between(
     defended: Float[Tensor, "*shape"], original: Float[Tensor, "*shape"], share: float
 ) -> Float[Tensor, "*shape"]:
-    """A place on the line from the defended weights (share 0) to the original ones (share 1)."""
+    """Return the point on the line from the defended weights (share 0) to the original ones (share 1)."""
     return torch.lerp(defended, original, share)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -73,7 +73,7 @@ def cast_votes(
 def majority(
     votes: Int[Tensor, "photo prompt"], person_index: Int[Tensor, "photo"], num_people: int
 ) -> Int[Tensor, "person prompt"]:
-    """The candidate with most votes of a person's photos; -1 for a tie for first place, and where nobody voted."""
+    """Return the candidate with most votes of a person's photos; -1 for a tie for first place, or without votes."""
     num_prompts = votes.shape[1]
     if not votes.numel():
         return votes.new_full((num_people, num_prompts), -1)
@@ -96,11 +96,11 @@ class Answers(NamedTuple):
     correct_prompts: Int[Tensor, "person"]  # whose answer is the person's own name
     own_votes: Int[Tensor, "person prompt"]  # photos that voted for it
     margins: Float[Tensor, "person"]  # mean over photos and prompts, see `Ballots`; not a number where no photo voted
-    others: Int[Tensor, "person prompt"]  # the answer if the own name did not stand for election, see `majority`
+    others: Int[Tensor, "person prompt"]  # the answer without the own name among the candidates, see `majority`
 
 
 class IdiaVotes(Metric):
-    """Collects the votes of photos; `compute` gives everybody's `Answers`.
+    """Collect the votes of photos; `compute` returns everybody's `Answers`.
 
     Its memory is photos x prompts whatever the number of candidates, and the votes of ranks come together.
 
@@ -116,8 +116,8 @@ class IdiaVotes(Metric):
     others: list[Tensor]
     person_index: list[Tensor]
 
-    def __init__(self, true_candidates: Int[Tensor, "person"], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, true_candidates: Int[Tensor, "person"], *, sync_on_compute: bool = True) -> None:
+        super().__init__(sync_on_compute=sync_on_compute)
         self.true_candidates = true_candidates
         for state in ("votes", "margins", "others", "person_index"):
             self.add_state(state, [], dist_reduce_fx="cat")
@@ -135,8 +135,8 @@ class IdiaVotes(Metric):
         self.others.append(ballots.others)
         self.person_index.append(person_index)
 
-    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        """Keep the shapes: torchmetrics turns a tensor of one element into a number, and so a person into none."""
+    def _wrap_compute(self, compute: Callable[..., Answers]) -> Callable[..., Answers]:
+        """Keep the shapes: torchmetrics turns a tensor of one element into a number."""
         squeezed = super()._wrap_compute(compute)
 
         @wraps(squeezed)
@@ -149,7 +149,7 @@ class IdiaVotes(Metric):
         return answers
 
     def compute(self) -> Answers:
-        """Everybody's answers.
+        """Return everybody's answers.
 
         Raises:
             ValueError: if no photo has voted.
@@ -210,9 +210,9 @@ class IdiaResult:
 
     @property
     def measured(self) -> dict[str, bool]:
-        """Whether each person was inferred of whom there was a photo that could be read; of others nothing is known."""
+        """Whether each person with a readable photo was inferred; nothing is known of the others."""
         counts = zip(self.inferred.items(), self.num_photos, strict=True)
-        return {name: found for (name, found), num_photos in counts if num_photos}
+        return {name: is_inferred for (name, is_inferred), num_photos in counts if num_photos}
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ class Idia:
     def run(
         self, clip: Clip, people: Sequence[Person], everybody: Sequence[str] | None = None, *, warn: bool = False
     ) -> IdiaResult:
-        """Attack these people; where nobody is, nobody is found.
+        """Attack these people; an attack on nobody finds nobody.
 
         Args:
             clip: to attack.

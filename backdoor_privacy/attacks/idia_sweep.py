@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from backdoor_privacy.attacks.base import REMOVED, Approach, Attack, Headline
 from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia, cast_votes, majority
 from backdoor_privacy.attacks.photos import Photos, see_photos
@@ -22,7 +23,7 @@ def name_ranks(
     text_features: Float[Tensor, "prompt candidate dim"],
     own_candidates: Int[Tensor, "photo"],
 ) -> Int[Tensor, "photo prompt"]:
-    """The place of the true name among all candidates by similarity: 1 for the best; it comes first among equals.
+    """Return the rank of the true name among all candidates by similarity: 1 for the best; it leads its equals.
 
     Args:
         image_features: of unit length.
@@ -42,20 +43,20 @@ def name_ranks(
 def person_means(
     values: Float[Tensor, "photo"], person_index: Int[Tensor, "photo"], num_people: int
 ) -> Float[Tensor, "person"]:
-    """The mean over each person's photos; not a number where there is none."""
+    """Return the mean over each person's photos; not a number where there is none."""
     sums = values.new_zeros(num_people).index_add(0, person_index, values)
     return sums / torch.bincount(person_index, minlength=num_people)
 
 
 class Names(NamedTuple):
-    """What a text encoder makes of the candidates in all prompts, and where those are whom the attack is after."""
+    """What a text encoder makes of the candidates in all prompts, and the names of the attacked people."""
 
     features: Float[Tensor, "prompt candidate dim"]
     candidates: list[str]
     people: list[str]
 
     def among(self, candidates: Sequence[str]) -> tuple[Float[Tensor, "prompt some dim"], Int[Tensor, "person"]]:
-        """The features of some of the candidates, and the place of each person among these."""
+        """Return the features of some of the candidates, and the place of each attacked person among these."""
         column = {name: number for number, name in enumerate(self.candidates)}
         place = {name: number for number, name in enumerate(candidates)}
         chosen = self.features[:, [column[name] for name in candidates]]
@@ -63,8 +64,8 @@ class Names(NamedTuple):
 
 
 @dataclass(frozen=True)
-class IdiaSweep:
-    """IDIA over its own settings; what is not swept is as IDIA's settings say.
+class IdiaSweep(Attack):
+    """IDIA with other settings; the settings that are not swept are IDIA's own.
 
     Kinds and measures:
 
@@ -79,6 +80,17 @@ class IdiaSweep:
 
     Margin and rank leave out people of whom no photo could be read; such people are not inferred.
     """
+
+    headlines: ClassVar[Sequence[Headline]] = (
+        # Not with fewer candidates: of ten names the right one is often found by chance.
+        Headline(
+            "IDIA with other photos or thresholds, the worst (TPR)",
+            REMOVED,
+            "TPR",
+            lambda kind: not kind.endswith(" candidates"),
+        ),
+    )
+    approach: ClassVar[Approach] = Approach.settings
 
     num_photos: Sequence[int]  # of each person
     num_candidates: Sequence[int]  # names
@@ -111,7 +123,7 @@ class IdiaSweep:
         return scores
 
     def _values(self, photos: Photos, names: Names, idia: Idia) -> dict[str, tuple[str, Float[Tensor, "person"]]]:
-        """By kind, the measure and its value for each person."""
+        """Return the measure of each kind, and everybody's value of it."""
         text_features, own = names.among(idia.candidates(names.people))
         own_of_photo, num_people = own[photos.person_index], len(own)
         ballots = cast_votes(photos.features, text_features, own_of_photo)
@@ -125,32 +137,32 @@ class IdiaSweep:
         num_known = int(photos.numbers.max()) + 1
         for size in self.num_photos:
             if size <= num_known:
-                found = correct_prompts(ballots.votes, photos.person_index, own, photos.numbers < size)
-                values[counted(size, "photo")] = "TPR", (found >= idia.threshold).float()
+                num_correct = correct_prompts(ballots.votes, photos.person_index, own, photos.numbers < size)
+                values[counted(size, "photo")] = "TPR", (num_correct >= idia.threshold).float()
         for size in self.num_candidates:
             if size >= num_people:
                 fewer, own_of_fewer = names.among(replace(idia, num_candidates=size).candidates(names.people))
                 votes = cast_votes(photos.features, fewer, own_of_fewer[photos.person_index]).votes
             else:
-                votes, own_of_fewer = votes_among_strangers(photos, names, size), torch.full_like(own, size - 1)
-            found = correct_prompts(votes, photos.person_index, own_of_fewer, is_shown)
-            values[counted(size, "candidate")] = "TPR", (found >= idia.threshold).float()
+                votes, own_of_fewer = votes_among_random_names(photos, names, size), torch.full_like(own, size - 1)
+            num_correct = correct_prompts(votes, photos.person_index, own_of_fewer, is_shown)
+            values[counted(size, "candidate")] = "TPR", (num_correct >= idia.threshold).float()
         for kind, of_photo in (("margin", ballots.margins), ("rank", ranks.float())):
             means = person_means(of_photo[is_shown].mean(1), photos.person_index[is_shown], num_people)
             values[kind] = kind, means
         return values
 
 
-def votes_among_strangers(photos: Photos, names: Names, num_candidates: int) -> Int[Tensor, "photo prompt"]:
-    """Votes where each person's own name, the last candidate, stands beside random ones, the same for everybody."""
+def votes_among_random_names(photos: Photos, names: Names, num_candidates: int) -> Int[Tensor, "photo prompt"]:
+    """Return the votes where each person's own name, the last candidate, competes with the same random names."""
     people = set(names.people)
-    strangers = [name for name in names.candidates if name not in people][: num_candidates - 1]
-    others, own = names.among([*strangers, *names.people])
+    unknown = [name for name in names.candidates if name not in people][: num_candidates - 1]
+    others, own = names.among([*unknown, *names.people])
     votes = photos.person_index.new_empty(len(photos.features), len(others))
     for person in photos.person_index.unique().tolist():
         rows = photos.person_index == person
-        candidates = others[:, [*range(len(strangers)), int(own[person])]]
-        last = torch.full((int(rows.sum()),), len(strangers))
+        candidates = others[:, [*range(len(unknown)), int(own[person])]]
+        last = torch.full((int(rows.sum()),), len(unknown))
         votes[rows] = cast_votes(photos.features[rows], candidates, last).votes
     return votes
 
@@ -161,7 +173,7 @@ def correct_prompts(
     own_candidates: Int[Tensor, "person"],
     is_shown: Bool[Tensor, "photo"],
 ) -> Int[Tensor, "person"]:
-    """Prompts whose answer is the person's own name, if only these photos vote."""
+    """Count the prompts whose answer is the person's own name, if only these photos vote."""
     if not is_shown.any():
         return torch.zeros_like(own_candidates)
     answers = majority(votes[is_shown], person_index[is_shown], len(own_candidates))
@@ -169,5 +181,5 @@ def correct_prompts(
 
 
 def counted(number: int, thing: str) -> str:
-    """`1 photo`, `5 photos`."""
+    """Return a number and its thing, as `1 photo` or `5 photos`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -5,52 +5,50 @@ Attacks on Aligned Language Models" (search for tokens along gradients).
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from backdoor_privacy.attacks.base import REMOVED, Approach, Attack, Headline, refusals
 from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.photos import halves
 from backdoor_privacy.attacks.scores import Score, interval, mean_score
+from backdoor_privacy.attacks.soft_prompts import (
+    PROMPT,
+    TEXTS_PER_CHUNK,
+    Prompt,
+    check_invertible,
+    features_of,
+    free_prompt,
+    read,
+)
 from backdoor_privacy.clip.model import Clip
-from backdoor_privacy.clip.text import OpenClipTextEncoder
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import Person
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.system.hardware import fastest_attention
 
-_PROMPT = "a photo of {}"
-_PLACEHOLDERS = ("person", "thing")  # where texts with the one and the other differ, tokens are exchanged
-_TEXTS_PER_CHUNK = 512  # with their gradients
 _NUM_RESAMPLES = 1000
 
 
 class Gallery(NamedTuple):
-    """Everybody of whom there are two readable photos, by their mean photos of unit length."""
+    """Mean photos, of unit length, of everybody with two readable photos."""
 
     fitted: Float[Tensor, "person dim"]  # what prompts are fitted to: photos at even places
     held_out: Float[Tensor, "person dim"]  # what they are to find: photos at odd places
 
 
-class Prompt(NamedTuple):
-    """A text with some tokens to be exchanged."""
-
-    tokens: Int[Tensor, "context"]
-    places: Int[Tensor, "free"]  # of the tokens to be exchanged
-    special: Int[Tensor, "special"]  # tokens that no user can type
-
-
 @dataclass(frozen=True)
-class Inversion:
-    """Prompts are fitted to half of a person's photos, and have to find the other half among everybody's.
+class Inversion(Attack):
+    """Fit prompts to half of a person's photos, which then have to find the other half among everybody's.
 
     A prompt is "a photo of *". As `soft token`, the input embeddings of the star are optimised with Adam; as `token
-    search`, hill climbing replaces one of its tokens at a time: the gradient proposes, the loss decides. Both go down
+    search`, hill climbing replaces one of its tokens at a time: the gradient proposes, the loss decides. Both minimise
     the cross-entropy of the person's fitted photos among those of everybody. A person is found if the held-out photos
     fit the prompt better than those of everybody else: `rank-1` is the share of these people, `MRR` the mean of
     1 / rank.
@@ -60,6 +58,19 @@ class Inversion:
     still ties them to their names is `closeness`: how much closer the soft prompt comes to the person's own name than
     to random names, in cosine similarity.
     """
+
+    headlines: ClassVar[Sequence[Headline]] = (
+        Headline(
+            "a soft token finds the photos (rank 1)", REMOVED, "rank-1", lambda kind: kind.startswith("soft token")
+        ),
+        Headline(
+            "a soft token is nearer to the name than random names' are (closeness)",
+            REMOVED,
+            "closeness",
+            lambda kind: kind.startswith("soft token"),
+        ),
+    )
+    approach: ClassVar[Approach] = Approach.prompts
 
     max_people: int  # of each group, to fit prompts for
     num_soft_tokens: int
@@ -72,23 +83,35 @@ class Inversion:
     num_tries: int
     num_proposals: int  # tokens by gradient, for each place, that tries are drawn from
 
+    def problems(self, context: AttackContext, models: Sequence[str]) -> Iterator[str]:
+        """Yield that a text encoder cannot read embeddings, that tokens do not fit, or that one person is alone."""
+        num_people = sum(all(halves(person)) for person in context.people.everybody)
+        yield from refusals(lambda: _check_num_people(num_people))
+        for clip in context.clips.values():
+            yield from refusals(partial(self._check, clip))
+
+    def _check(self, clip: Clip) -> None:
+        """Check that a CLIP can read the prompts.
+
+        Raises:
+            InputError: if it cannot, as a text encoder of Hugging Face, or if tokens do not fit.
+        """
+        check_invertible(clip)
+        for num_tokens in (self.num_soft_tokens, *([self.num_tokens] if self.num_tokens else [])):
+            free_prompt(clip, num_tokens)
+
     def run(self, context: AttackContext) -> list[Score]:
         """Attack every CLIP of the context.
 
         Raises:
-            InputError: if a text encoder cannot read embeddings, as one of Hugging Face, or if there is one person
-                alone, whose photos every prompt finds.
+            InputError: as of `problems`.
         """
         scores = []
         for clip in context.clips.values():
-            check_invertible(clip)
+            self._check(clip)
         for model, clip in context.clips.items():
             gallery, place = see_gallery(clip, context.people.everybody)
-            if len(place) == 1:
-                raise InputError(
-                    "inversion: expected two people or more with two photos to attack with, among whom a prompt is to "
-                    "find one, got 1; add people, or leave inversion out"
-                )
+            _check_num_people(len(place))
             attacked = self.people(context, place)
             if not attacked:
                 continue
@@ -100,29 +123,29 @@ class Inversion:
                 features["token search"] = self.search(clip, gallery.fitted, own, context.seed)
             closeness = self._closeness(clip, context, everybody, soft)
             rows = {group: [everybody.index(person) for person in people] for group, people in attacked.items()}
-            for kind, found in features.items():
-                measures = {"rank-1": (ranks := ranks_of(found, gallery.held_out, own)) == 1, "MRR": 1 / ranks}
+            for kind, prompts in features.items():
+                measures = {"rank-1": (ranks := ranks_of(prompts, gallery.held_out, own)) == 1, "MRR": 1 / ranks}
                 if kind == "soft token":
                     measures["closeness"] = closeness
                 scores += inversion_scores(measures, rows, f"{kind} finds the photos", model)
         return scores
 
     def people(self, context: AttackContext, place: Mapping[str, int]) -> dict[str, list[Person]]:
-        """Some removed people, and as many of each other group; only those who are in the gallery."""
-        found = {
+        """Draw removed people, and as many of each other group, among those in the gallery."""
+        groups = {
             group: [person for person in people if person.name in place] for group, people in context.groups.items()
         }
-        num_people = min(self.max_people, len(found.get("removed", ())) or self.max_people)
+        num_people = min(self.max_people, len(groups.get("removed", ())) or self.max_people)
         return {
             group: random.Random(f"{context.seed} inversion {group}").sample(people, min(num_people, len(people)))
-            for group, people in found.items()
+            for group, people in groups.items()
             if people
         }
 
     def fit_soft(
         self, clip: Clip, fitted: Float[Tensor, "person dim"], own: Int[Tensor, "prompt"]
     ) -> Float[Tensor, "prompt dim"]:
-        """Unit-length features of the prompts with optimised embeddings; each is optimised as if it were alone."""
+        """Return unit-length features of prompts whose embeddings are optimised, each as if it were alone."""
         prompt, table = free_prompt(clip, self.num_soft_tokens), clip.text.table().weight.detach()
         soft = table[prompt.tokens[prompt.places].to(table.device)].expand(len(own), -1, -1).clone()
         soft.requires_grad_()
@@ -135,7 +158,7 @@ class Inversion:
     def search(
         self, clip: Clip, fitted: Float[Tensor, "person dim"], own: Int[Tensor, "prompt"], seed: int
     ) -> Float[Tensor, "prompt dim"]:
-        """Unit-length features of the prompts that hill climbing ends with."""
+        """Return unit-length features of the prompts that hill climbing ends with."""
         prompt, table = free_prompt(clip, self.num_tokens), clip.text.table().weight.detach()
         generator = torch.Generator().manual_seed(seed)
         tokens = prompt.tokens[prompt.places].expand(len(own), -1).clone()
@@ -150,10 +173,10 @@ class Inversion:
             tries.scatter_(2, drawn.unsqueeze(2), proposals[row, drawn, which].unsqueeze(2))
             flat = tries.flatten(0, 1)
             features = torch.cat(
-                [read(clip, prompt, table[part.to(table.device)]) for part in flat.split(_TEXTS_PER_CHUNK)]
+                [read(clip, prompt, table[part.to(table.device)]) for part in flat.split(TEXTS_PER_CHUNK)]
             )
-            found = self._losses(features, fitted, own.repeat_interleave(self.num_tries))
-            best, place = found.unflatten(0, tries.shape[:2]).min(1)
+            losses_of_tries = self._losses(features, fitted, own.repeat_interleave(self.num_tries))
+            best, place = losses_of_tries.unflatten(0, tries.shape[:2]).min(1)
             tokens = torch.where((best < losses).unsqueeze(1), tries[row.squeeze(1), place], tokens)
         return read(clip, prompt, table[tokens.to(table.device)])
 
@@ -163,11 +186,11 @@ class Inversion:
     def _gradient(
         self, clip: Clip, prompt: Prompt, embeddings: Tensor, fitted: Tensor, own: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of each prompt's loss with respect to its free embeddings, on their device, and the losses."""
+        """Return the gradient of each prompt's loss by its free embeddings, on their device, and the losses."""
         gradients, losses = [], []
-        for part, rows in zip(embeddings.split(_TEXTS_PER_CHUNK), own.split(_TEXTS_PER_CHUNK), strict=True):
+        for part, rows in zip(embeddings.split(TEXTS_PER_CHUNK), own.split(TEXTS_PER_CHUNK), strict=True):
             leaf = part.detach().requires_grad_()
-            loss = self._losses(_features(clip, prompt, leaf).cpu(), fitted, rows)
+            loss = self._losses(features_of(clip, prompt, leaf).cpu(), fitted, rows)
             gradients.append(torch.autograd.grad(loss.sum(), leaf)[0])  # nothing else gets a gradient
             losses.append(loss.detach())
         return torch.cat(gradients), torch.cat(losses)
@@ -176,12 +199,25 @@ class Inversion:
         self, clip: Clip, context: AttackContext, people: Sequence[Person], features: Float[Tensor, "person dim"]
     ) -> Float[Tensor, "person"]:
         names = random_names(self.num_names, context.seed, exclude=context.people.names)
-        own = clip.embed_texts([_PROMPT.format(person.name) for person in people])
-        return closeness(features, own, clip.embed_texts([_PROMPT.format(name) for name in names]))
+        own = clip.embed_texts([PROMPT.format(person.name) for person in people])
+        return closeness(features, own, clip.embed_texts([PROMPT.format(name) for name in names]))
+
+
+def _check_num_people(num_people: int) -> None:
+    """Check that nobody is alone: every prompt would find the only person's photos.
+
+    Raises:
+        InputError: if somebody is.
+    """
+    if num_people == 1:
+        raise InputError(
+            "inversion: expected two people or more with two photos to attack with, among whom a prompt is to find "
+            "one, got 1; add people, or leave inversion out"
+        )
 
 
 def see_gallery(clip: Clip, people: Sequence[Person]) -> tuple[Gallery, dict[str, int]]:
-    """Mean photos, and everybody's row by their name; who has no two readable photos is left out."""
+    """Return mean photos, and everybody's row by name; people without two readable photos are left out."""
     photos = [[path for path in half] for person in people for half in halves(person)]
     features, readable = clip.embed_photos([path for half in photos for path in half])
     which = torch.repeat_interleave(torch.arange(len(photos)), torch.tensor([len(half) for half in photos]))
@@ -195,7 +231,7 @@ def see_gallery(clip: Clip, people: Sequence[Person]) -> tuple[Gallery, dict[str
 def ranks_of(
     features: Float[Tensor, "prompt dim"], gallery: Float[Tensor, "person dim"], own: Int[Tensor, "prompt"]
 ) -> Float[Tensor, "prompt"]:
-    """The place of each prompt's person among all, from 1, by cosine similarity; who is as similar comes before."""
+    """Return the rank of each prompt's person among all, from 1, by cosine similarity; equals come before."""
     similarities = features @ gallery.T
     true = similarities.gather(1, own.unsqueeze(1))
     return (similarities >= true).sum(1).float()
@@ -204,7 +240,7 @@ def ranks_of(
 def closeness(
     features: Float[Tensor, "person dim"], own: Float[Tensor, "person dim"], others: Float[Tensor, "name dim"]
 ) -> Float[Tensor, "person"]:
-    """Cosine similarity to each person's own name minus the mean of that to random names; all of unit length."""
+    """Return the cosine similarity to each own name minus the mean one to random names; all are of unit length."""
     return (features * own).sum(-1) - (features @ others.T).mean(1)
 
 
@@ -214,7 +250,7 @@ def proposed(
     special: Int[Tensor, "special"],
     num_proposals: int,
 ) -> Int[Tensor, "prompt free proposal"]:
-    """For each place the tokens that lower the loss most, as far as its gradient tells; no special ones."""
+    """Return the tokens for each place that lower the loss most, as far as its gradient tells; no special ones."""
     worth = -gradient @ table.T
     worth[..., special.to(worth.device)] = -torch.inf
     return worth.topk(min(num_proposals, len(table) - len(special)), dim=-1).indices.cpu()
@@ -226,7 +262,7 @@ def inversion_scores(
     kind: str,
     model: str,
 ) -> list[Score]:
-    """Means of each group, and by how much more removed people are found than never-seen ones."""
+    """Return the means of each group, and by how much more removed people are found than never-seen ones."""
     scores = [
         mean_score(values[list(own)], kind=kind, model=model, group=group, measure=measure)
         for group, own in rows.items()
@@ -244,50 +280,3 @@ def inversion_scores(
         group = "removed / never seen"
         scores.append(Score(kind, model, group, "difference", difference, low, high, num_people))
     return scores
-
-
-def check_invertible(clip: Clip) -> None:
-    """See that the text encoder reads embeddings in place of tokens.
-
-    Raises:
-        InputError: if it does not.
-    """
-    if clip.text.token_embedding is None:
-        raise InputError(
-            "inversion: expected a text encoder of open_clip, got one of Hugging Face; leave inversion out"
-        )
-
-
-def free_prompt(clip: Clip, num_free: int) -> Prompt:
-    """The prompt with so many tokens to exchange.
-
-    Raises:
-        InputError: if they are no tokens of their own, or do not fit.
-    """
-    texts = [_PROMPT.format(" ".join([word] * num_free)) for word in _PLACEHOLDERS]
-    first, second = clip.tokenizer(texts)
-    places = (first != second).nonzero().flatten()
-    if len(places) != num_free or num_free < 1:
-        raise InputError(
-            f"inversion: expected a number of tokens that fits into a text, 1 or more, got {num_free} of which "
-            f"{len(places)} are read"
-        )
-    return Prompt(first, places, clip.tokenizer([""]).unique())
-
-
-def read(clip: Clip, prompt: Prompt, embeddings: Float[Tensor, "prompt free width"]) -> Float[Tensor, "prompt dim"]:
-    """Unit-length features, on the CPU, of the prompt with these embeddings at its free places."""
-    with torch.no_grad():
-        parts = [_features(clip, prompt, part) for part in embeddings.split(_TEXTS_PER_CHUNK)]
-        return torch.cat(parts).cpu()
-
-
-def _features(clip: Clip, prompt: Prompt, embeddings: Tensor) -> Tensor:
-    """The same with gradients, on the encoder's device, by open_clip's own pass."""
-    text = clip.text
-    if not isinstance(text, OpenClipTextEncoder):
-        raise TypeError("`check_invertible` lets only text encoders of open_clip pass")
-    device = embeddings.device
-    with fastest_attention(device):
-        features = text.embed_soft(prompt.tokens.to(device), prompt.places.to(device), embeddings)
-    return normalize(features.float(), dim=-1)

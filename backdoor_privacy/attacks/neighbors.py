@@ -1,13 +1,15 @@
-"""Neighbours: whom does a removal harm who was not removed?"""
+"""Neighbours (collateral damage): whom does a removal harm who was not removed?"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from backdoor_privacy.attacks.base import KEPT, Approach, Attack, Headline
 from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import IdiaResult
 from backdoor_privacy.attacks.scores import Score, mean_score
@@ -19,8 +21,8 @@ _NUM_LOOK_ALIKES = 5  # of each removed person
 
 
 @dataclass(frozen=True)
-class Neighbors:
-    """Of kept people whom IDIA infers before, the share that it does not infer from each defended model.
+class Neighbors(Attack):
+    """Share of kept people, inferred by IDIA before, whom it no longer infers from a defended model.
 
     Kinds, all of the group `kept`:
 
@@ -33,6 +35,17 @@ class Neighbors:
 
     A kind with nobody in it has no score.
     """
+
+    headlines: ClassVar[Sequence[Headline]] = (
+        Headline(
+            "namesakes wrongly unlearned",
+            KEPT,
+            MEASURE,
+            lambda kind: kind.startswith("a removed person's ") and "name" in kind,
+        ),
+        Headline("nearest faces wrongly unlearned", KEPT, MEASURE, "a removed person's nearest faces"),
+    )
+    approach: ClassVar[Approach] = Approach.others
 
     slices: Sequence[Sequence[str]]  # each is a list of phrases, of which a face is most similar to one
     max_values: int  # of an attribute; one with more is no group of people but, say, a number of each
@@ -59,7 +72,7 @@ class Neighbors:
     def _kinds(
         self, original: Clip, before: IdiaResult, removed: Sequence[str], kept: set[str]
     ) -> dict[str, list[str]]:
-        """By kind, the names of those kept people who are of it, in the order of the collection."""
+        """Return the names of the kept people of each kind, in the order of the collection."""
         table = neighbors_table(before, set(removed))
         of_kind = {
             "a removed person's first name": set(table.loc[table["kind"] == "first name", "name"]),
@@ -77,7 +90,7 @@ class Neighbors:
         }
 
     def _attributes(self, everybody: Sequence[Person], kept: set[str]) -> dict[str, list[str]]:
-        """The same by what the collection says of people."""
+        """Return the names of the kept people of each kind that the collection tells of."""
         of_kind: dict[str, dict[str, list[str]]] = {}
         for person in everybody:
             for attribute, value in person.attributes:
@@ -110,5 +123,5 @@ def neighbors_table(before: IdiaResult, removed: Collection[str]) -> pd.DataFram
 
 
 def most_similar(faces: Float[Tensor, "person dim"], phrases: Float[Tensor, "phrase dim"]) -> list[int]:
-    """For each face the phrase with the highest cosine similarity, by its place; both are of unit length."""
+    """Return the place of the phrase with the highest cosine similarity to each face; both are of unit length."""
     return (faces @ phrases.T).argmax(1).tolist()

@@ -34,7 +34,7 @@ class Shown(Person):
 
 
 def see_photos(clip: Clip, shown: Sequence[Sequence[Path]]) -> Photos:
-    """Embed each person's photos."""
+    """Embed each person's photos; those that cannot be read are left out."""
     features, readable = clip.embed_photos([path for photos in shown for path in photos])
     counts = torch.tensor([len(photos) for photos in shown])
     person_index = torch.repeat_interleave(torch.arange(len(shown)), counts)
@@ -43,11 +43,11 @@ def see_photos(clip: Clip, shown: Sequence[Sequence[Path]]) -> Photos:
 
 
 def distinct_photos(person: Person) -> tuple[Path, ...]:
-    """The photos of a person that attacks may see, exact duplicates once."""
+    """Return the photos of a person that attacks may see, exact duplicates once."""
     return tuple({person.hashes[path]: path for path in person.attack_photos}.values())
 
 
 def halves(person: Person) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """These photos, cut in two by their position: even ones and odd ones."""
+    """Return the photos that attacks may see in two halves: those at even and those at odd places."""
     photos = distinct_photos(person)
     return photos[::2], photos[1::2]

@@ -1,8 +1,9 @@
 """Probe: can removed people still be told apart by the image encoder alone, without any name?"""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from backdoor_privacy.attacks.base import REMOVED, Approach, Attack, Headline
 from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.photos import distinct_photos
 from backdoor_privacy.attacks.scores import Score, interval, mean_score
@@ -27,7 +29,7 @@ _OF_ROC = ("AUC", "EER", "TPR at 1 % FPR")
 
 
 class Faces(NamedTuple):
-    """Photos of some people, of whom each has two or more."""
+    """Photos of some people, two or more of each."""
 
     features: Float[Tensor, "photo dim"]  # of unit length
     person_index: Int[Tensor, "photo"]  # from 0 to the number of people, ascending
@@ -37,11 +39,11 @@ class Faces(NamedTuple):
 
     @property
     def num_people(self) -> int:
-        """How many people there are."""
+        """Number of people."""
         return len(self.person_index.unique())
 
     def of(self, people: list[int]) -> "Faces":
-        """The photos of some of the people, who are numbered anew in this order."""
+        """Return the photos of some of the people, who are numbered anew in this order."""
         rows = [torch.nonzero(self.person_index == person).flatten() for person in people]
         person_index = torch.repeat_interleave(torch.arange(len(people)), torch.tensor([len(own) for own in rows]))
         chosen = torch.cat(rows)
@@ -65,7 +67,7 @@ class Verification(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(Attack):
     """Identification among the people of a group, and face verification, with the image encoder alone.
 
     Measures of `linear probe` and `k-NN`: `accuracy`, the mean over people of the share of their photos that is right,
@@ -73,6 +75,13 @@ class Probe:
     the other groups as many people are drawn. Measures of `face verification`, over all people of a group: `AUC`,
     `EER` and `TPR at 1 % FPR`. A person with fewer than two photos is left out, and a group with fewer than two people.
     """
+
+    headlines: ClassVar[Sequence[Headline]] = (
+        Headline("same person or not, from two photos (AUC)", REMOVED, "AUC", "face verification"),
+        Headline("linear probe of removed faces, over chance", REMOVED, "excess over chance", "linear probe"),
+        Headline("k-NN of removed faces, over chance", REMOVED, "excess over chance", "k-NN"),
+    )
+    approach: ClassVar[Approach] = Approach.features
 
     num_photos: int | None  # of each person, at most
     num_neighbors: int  # of k-NN
@@ -134,11 +143,11 @@ class Probe:
         pairs = draw_pairs(faces.person_index, self.num_pairs, seed)
         similarities = (faces.features[pairs.left] * faces.features[pairs.right]).sum(-1)
         people = torch.stack([faces.person_index[pairs.left], faces.person_index[pairs.right]])
-        found = verification(similarities, pairs.is_same)
+        measured = verification(similarities, pairs.is_same)
         resampled = torch.tensor(resampled_verification(similarities, pairs.is_same, people), dtype=torch.float64)
         return [
             Score("face verification", "", group, measure, value, *interval(drawn), faces.num_people)
-            for measure, value, drawn in zip(_OF_ROC, found, resampled.unbind(1), strict=True)
+            for measure, value, drawn in zip(_OF_ROC, measured, resampled.unbind(1), strict=True)
         ]
 
 
@@ -165,7 +174,7 @@ def linear_probe(
     inverse_regularization: float,
     max_iterations: int,
 ) -> Int[Tensor, "asked"]:
-    """What a logistic regression on standardised features answers."""
+    """Classify photos by a logistic regression on standardised features."""
     # Standardised, what a defence made small is as large as the rest. In double precision, since it may be very small.
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=inverse_regularization, max_iter=max_iterations))
     probe.fit(known.double().numpy(), labels.numpy())
@@ -178,14 +187,14 @@ def nearest_neighbors(
     asked: Float[Tensor, "asked dim"],
     num_neighbors: int,
 ) -> Int[Tensor, "asked"]:
-    """What the most similar photos say, by cosine; a closer one has a greater say (1 / distance)."""
+    """Classify photos by the most similar ones, by cosine; a closer one counts more (1 / distance)."""
     votes = KNeighborsClassifier(min(num_neighbors, len(known)), weights="distance", metric="cosine", algorithm="brute")
     votes.fit(known.double().numpy(), labels.numpy())
     return torch.from_numpy(votes.predict(asked.double().numpy()))
 
 
 def accuracy_by_person(answers: Int[Tensor, "photo"], true: Int[Tensor, "photo"]) -> Float[Tensor, "person"]:
-    """The share of right answers over the photos of each person; everybody has some."""
+    """Return the share of right answers over the photos of each person; everybody has some."""
     return torch.bincount(true, weights=(answers == true).double()).div(torch.bincount(true)).float()
 
 
@@ -202,11 +211,11 @@ def draw_pairs(person_index: Int[Tensor, "photo"], num_pairs: int, seed: int) ->
     starts = counts.cumsum(0) - counts
 
     def below(limits: Tensor) -> Tensor:
-        """A random whole number below each limit."""
+        """Draw a whole number below each limit."""
         return (torch.rand(len(limits), generator=generator, dtype=torch.float64) * limits).long()
 
     def another(first: Tensor, limits: Tensor) -> Tensor:
-        """The same, but not the first number again."""
+        """Draw a whole number below each limit that is not the first one again."""
         second = below(limits - 1)
         return second + (second >= first)
 
@@ -223,7 +232,7 @@ def draw_pairs(person_index: Int[Tensor, "photo"], num_pairs: int, seed: int) ->
 def verification(
     similarities: Float[Tensor, "pair"], is_same: Bool[Tensor, "pair"], weights: Float[Tensor, "pair"] | None = None
 ) -> Verification:
-    """Telling the same person from another by a threshold, each pair counted as often as its weight."""
+    """Tell the same person from another by a threshold; each pair counts as often as its weight says."""
     own = None if weights is None else weights.numpy()
     wrongly, rightly, _ = roc_curve(is_same.numpy(), similarities.numpy(), sample_weight=own, drop_intermediate=False)
     # Errors are equal where wrongly accepted = wrongly rejected = 1 - rightly accepted, between two thresholds or so.
@@ -237,14 +246,14 @@ def verification(
 def resampled_verification(
     similarities: Float[Tensor, "pair"], is_same: Bool[Tensor, "pair"], people: Int[Tensor, "two pair"]
 ) -> list[Verification]:
-    """The same for people drawn again and again: a pair counts as often as its people were drawn (together)."""
+    """Repeat it for people drawn again and again; a pair counts as often as its people were drawn (together)."""
     generator = torch.Generator().manual_seed(0)
     num_people = int(people.max()) + 1
-    found: list[Verification] = []
-    while len(found) < _NUM_RESAMPLES:
+    verifications: list[Verification] = []
+    while len(verifications) < _NUM_RESAMPLES:
         drawn = torch.randint(num_people, (num_people,), generator=generator)
         times = torch.bincount(drawn, minlength=num_people).double()
         weights = torch.where(is_same, times[people[0]], times[people[0]] * times[people[1]])
         if weights[is_same].any() and weights[~is_same].any():  # not one person all over
-            found.append(verification(similarities, is_same, weights))
-    return found
+            verifications.append(verification(similarities, is_same, weights))
+    return verifications

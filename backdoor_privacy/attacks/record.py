@@ -23,7 +23,7 @@ def write_scores(
     settings: JsonObject | None = None,
     version: int = 0,
 ) -> None:
-    """One file for an attack, whole or not at all.
+    """Write the file of an attack, whole or not at all.
 
     Args:
         path: of the file.
@@ -83,7 +83,7 @@ def read_seconds(path: Path) -> float:
 
 
 def read_scores(path: Path) -> tuple[str, list[Score]]:
-    """The digest of what was attacked with which settings, and what was found.
+    """Return the digest of what was attacked with which settings, and the scores.
 
     Raises:
         InputError: if another version of the package wrote it, or it is broken.

@@ -1,14 +1,16 @@
 """Relearning: how few photos with names does it take an attacker to teach a defended CLIP the removed people again?"""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from backdoor_privacy.attacks.context import AttackContext
+from backdoor_privacy.attacks.base import NEVER_SEEN, REMOVED, Approach, Attack, Headline, refusals
+from backdoor_privacy.attacks.context import AttackContext, chosen_models, with_candidates
 from backdoor_privacy.attacks.photos import Shown, distinct_photos, halves
 from backdoor_privacy.attacks.scores import Score, interval, mean_score
 from backdoor_privacy.clip.fine_tuning import FineTuning, Lesson
@@ -22,8 +24,8 @@ _NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Relearning:
-    """Fine-tuning on some photos of the removed people with their names, IDIA on other ones after some steps.
+class Relearning(Attack):
+    """Fine-tune on some photos of the removed people with their names, and run IDIA on others after some steps.
 
     Of each person's photos that attacks may see, those at even places teach, and IDIA sees those at odd places. Where a
     person has fewer photos at even places than an attack asks for, it takes what there is. The same attack on as many
@@ -37,6 +39,24 @@ class Relearning:
     come that far, to as far as they come; where that is below 0.25 or not above their start, nothing is known, and it
     is left out.
     """
+
+    headlines: ClassVar[Sequence[Headline]] = (
+        Headline(
+            "relearning with 5 photos, worst step (TPR)",
+            REMOVED,
+            "TPR",
+            lambda kind: kind.startswith("5 photos"),
+            is_taught=True,
+        ),
+        Headline(
+            "relearning with 5 photos: steps, over those of never-seen people (below 1: easier)",
+            NEVER_SEEN,
+            "ratio",
+            lambda kind: kind.startswith("5 photos"),
+            is_taught=True,
+        ),
+    )
+    approach: ClassVar[Approach] = Approach.training
 
     num_photos: Sequence[int]  # of each person, that teach; each number is an attack of its own
     steps: Sequence[int]  # after which to measure; 0 is before the fine-tuning
@@ -55,21 +75,23 @@ class Relearning:
         if self.max_people is not None and self.max_people < 1:
             raise InputError(f"relearning.max_people: expected 1 or more, got {self.max_people}")
 
+    def problems(self, context: AttackContext, models: Sequence[str]) -> Iterator[str]:
+        """Yield that there is no such model, one person alone to teach, or more attacked people than candidates."""
+        yield from refusals(
+            lambda: chosen_models("relearning", self.models, models),
+            lambda: self._check(context, self.people(context)),
+        )
+
     def run(self, context: AttackContext) -> list[Score]:
         """Attack the chosen models.
 
         Raises:
-            InputError: if there is no such model, or if there is one person alone: nothing is learnt of one pair.
+            InputError: as of `problems`.
         """
-        models = context.models("relearning", self.models)
+        models = chosen_models("relearning", self.models, context.clips)
         steps = checked_steps("relearning", self.steps)
         groups = self.people(context)
-        alone = [group for group, people in groups.items() if len(people) == 1]
-        if alone and not any(whole_lesson(person).photos for person in context.groups.get("kept", ())):
-            raise InputError(
-                "relearning: expected kept people with photos, or two people or more to teach, since a pair is learnt "
-                f"by telling it from others, got one {alone[0]} person alone; add people, or leave relearning out"
-            )
+        self._check(context, groups)
         most = max([len(halves(person)[0]) for people in groups.values() for person in people], default=0)
         numbers = sorted({min(asked, most) for asked in self.num_photos})
         scores = []
@@ -79,23 +101,38 @@ class Relearning:
                 for group, people in groups.items()
             }
             for num_photos in numbers if groups else ():
-                found = {group: by_photos[num_photos] for group, by_photos in curves.items()}
-                scores += curve_scores(found, steps, f"{num_photos} photos", model)
+                inferred = {group: by_photos[num_photos] for group, by_photos in curves.items()}
+                scores += curve_scores(inferred, steps, f"{num_photos} photos", model)
         return scores
 
+    def _check(self, context: AttackContext, groups: Mapping[str, Sequence[Person]]) -> None:
+        """Check that people can be taught and attacked.
+
+        Raises:
+            InputError: if they cannot.
+        """
+        alone = [group for group, people in groups.items() if len(people) == 1]
+        if alone and not any(whole_lesson(person).photos for person in context.groups.get("kept", ())):
+            raise InputError(
+                "relearning: expected kept people with photos, or two people or more to teach, since a pair is learnt "
+                f"by telling it from others, got one {alone[0]} person alone; add people, or leave relearning out"
+            )
+        for people in groups.values():
+            with_candidates(context.idia, "relearning", self.num_candidates, len(people))
+
     def people(self, context: AttackContext) -> dict[str, list[Person]]:
-        """Who is taught: removed people and as many never-seen ones, who have two photos or more."""
-        found = {
+        """Draw who is taught: removed people and as many never-seen ones, each with two photos or more."""
+        groups = {
             group: [person for person in context.groups.get(group, ()) if len(distinct_photos(person)) > 1]
             for group in ("removed", "never seen")
         }
-        found = {group: people for group, people in found.items() if people}
-        num_people = min([len(people) for people in found.values()], default=0)
+        groups = {group: people for group, people in groups.items() if people}
+        num_people = min([len(people) for people in groups.values()], default=0)
         if self.max_people is not None:
             num_people = min(num_people, self.max_people)
         return {
             group: random.Random(f"{context.seed} relearning {group}").sample(people, num_people)
-            for group, people in found.items()
+            for group, people in groups.items()
         }
 
     def _fine_tuning(self) -> FineTuning:
@@ -104,10 +141,8 @@ class Relearning:
     def _curves(
         self, context: AttackContext, clip: Clip, people: Sequence[Person], steps: Sequence[int], numbers: Sequence[int]
     ) -> dict[int, Bool[Tensor, "step person"]]:
-        """Who is inferred after each step, for each number of photos."""
-        idia = (
-            context.idia if self.num_candidates is None else replace(context.idia, num_candidates=self.num_candidates)
-        )
+        """Return who is inferred after each step, for each number of photos."""
+        idia = with_candidates(context.idia, "relearning", self.num_candidates, len(people))
         settings = self._fine_tuning()
         teaching = {person.name: halves(person)[0] for person in people}
         shown = [Shown(person.name, person.photos, person.member, shown=halves(person)[1]) for person in people]
@@ -117,21 +152,21 @@ class Relearning:
             return torch.tensor(list(idia.run(model, shown).inferred.values()))
 
         start = [inferred(clip)] if steps[0] == 0 else []
-        found: dict[int, Tensor] = {}
+        curves: dict[int, Tensor] = {}
         for num_photos in numbers:
             taught = [Lesson(name, photos[:num_photos]) for name, photos in teaching.items()]
             tuned = settings.run(clip, taught, others, [step for step in steps if step], context.seed)
-            found[num_photos] = torch.stack([*start, *(inferred(model) for _, model in tuned)])
-        return found
+            curves[num_photos] = torch.stack([*start, *(inferred(model) for _, model in tuned)])
+        return curves
 
 
 def whole_lesson(person: Person) -> Lesson:
-    """All photos of a person that attacks may see."""
+    """Return all photos of a person that attacks may see, to teach them."""
     return Lesson(person.name, distinct_photos(person))
 
 
 def checked_steps(attack: str, steps: Sequence[int]) -> list[int]:
-    """The steps after which to measure, ascending, each once.
+    """Return the steps after which to measure, ascending, each once.
 
     Raises:
         InputError: if there are none, or one is negative.
@@ -144,19 +179,19 @@ def checked_steps(attack: str, steps: Sequence[int]) -> list[int]:
 def curve_scores(
     inferred: dict[str, Bool[Tensor, "step person"]], steps: Sequence[int], kind: str, model: str
 ) -> list[Score]:
-    """TPR after each step, steps to recover, and the ratio of the two groups' steps."""
+    """Return the TPR after each step, the steps to recover, and the ratio of the two groups' steps."""
     scores = []
-    for group, found in inferred.items():
+    for group, curve in inferred.items():
         scores += [
             mean_score(row, kind=f"{kind}, {step} steps", model=model, group=group)
-            for step, row in zip(steps, found, strict=True)
+            for step, row in zip(steps, curve, strict=True)
         ]
     kind = f"{kind}, steps to recover"
     rates, resampled = {}, {}
-    for number, (group, found) in enumerate(inferred.items()):
-        num_people, generator = found.shape[1], torch.Generator().manual_seed(number)
+    for number, (group, curve) in enumerate(inferred.items()):
+        num_people, generator = curve.shape[1], torch.Generator().manual_seed(number)
         drawn = torch.randint(num_people, (_NUM_RESAMPLES, num_people), generator=generator)
-        rates[group], resampled[group] = found.double().mean(1), found[:, drawn].double().mean(-1).T
+        rates[group], resampled[group] = curve.double().mean(1), curve[:, drawn].double().mean(-1).T
         low, high = interval(torch.tensor([steps_to_recover(steps, row) for row in resampled[group]]))
         value = steps_to_recover(steps, rates[group])
         scores.append(Score(kind, model, group, "steps", value, low, high, num_people))
@@ -166,7 +201,7 @@ def curve_scores(
             pairs = zip(resampled["removed"], resampled["never seen"], strict=True)
             known = [one for pair in pairs if (one := ratio_of_steps(steps, *pair)) is not None]
             low, high = interval(torch.tensor(known))
-            num_people = sum(found.shape[1] for found in inferred.values())
+            num_people = sum(curve.shape[1] for curve in inferred.values())
             scores.append(Score(kind, model, "removed / never seen", "ratio", ratio, low, high, num_people))
     return scores
 
@@ -174,7 +209,7 @@ def curve_scores(
 def ratio_of_steps(
     steps: Sequence[int], removed: Float[Tensor, "step"], never_seen: Float[Tensor, "step"]
 ) -> float | None:
-    """The steps that removed people take over those that never-seen ones take, each at least 1.
+    """Return the steps that removed people take over those that never-seen ones take, each at least 1.
 
     Args:
         steps: ascending.
@@ -195,7 +230,7 @@ def ratio_of_steps(
 
 
 def steps_to_recover(steps: Sequence[int], rates: Float[Tensor, "step"], wanted: float = _RECOVERED) -> float:
-    """The first step with a wanted rate, on straight lines between the measured steps.
+    """Return the first step with a wanted rate, on straight lines between the measured steps.
 
     Args:
         steps: ascending.

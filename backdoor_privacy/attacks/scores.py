@@ -19,7 +19,7 @@ _CONFIDENCE = 0.95
 
 
 class Score(NamedTuple):
-    """One number that an attack found out, with its 95 % interval: Wilson's of a rate of people, else the bootstrap."""
+    """One number that an attack found, with its 95 % interval: Wilson's of a rate of people, else the bootstrap."""
 
     kind: str  # what of the attack, as `initials` of the name variants
     model: str  # of `AttackContext.clips`
@@ -70,7 +70,7 @@ def chance_scores(chance: Chance, removed: Sequence[int], *, kind: str, model: s
 
 
 def paired_p(one: Sequence[float], other: Sequence[float]) -> float:
-    """How likely so uneven a change of the same people's outcomes is by chance, two-sided.
+    """Return how likely so uneven a change of the same people's outcomes is by chance, two-sided.
 
     McNemar's exact test where they are found or not, Wilcoxon's signed-rank test where they are found more or less.
 
@@ -88,7 +88,7 @@ def paired_p(one: Sequence[float], other: Sequence[float]) -> float:
 def auc_score(
     positives: Float[Tensor, "person"], negatives: Float[Tensor, "other"], *, kind: str, model: str, group: str
 ) -> Score:
-    """How well a score tells two groups apart: the area under the ROC curve, 0.5 for chance."""
+    """Measure how well a score tells two groups apart: the area under the ROC curve, 0.5 for chance."""
     generator = torch.Generator().manual_seed(0)
     resampled = []
     for _ in range(_NUM_RESAMPLES // 5):
@@ -109,7 +109,7 @@ def _auc(positives: Tensor, negatives: Tensor) -> float:
 
 
 def interval(resampled: Float[Tensor, "resample"]) -> tuple[float, float]:
-    """The 95 % of a resampled measure that lie in the middle."""
+    """Return the bounds of the middle 95 % of a resampled measure."""
     tail = (1 - _CONFIDENCE) / 2
     low, high = resampled.double().quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high

@@ -3,11 +3,12 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from backdoor_privacy.attacks.base import REMOVED, Attack, Headline
 from backdoor_privacy.attacks.chance import ranks_of
 from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Answers, Chance, IdiaVotes
@@ -55,7 +56,7 @@ def written(
 
 
 @dataclass(frozen=True)
-class NameVariants:
+class NameVariants(Attack):
     """IDIA with all candidates written in another form.
 
     It looks for the removed people, and for the never-seen ones as the null. The measure is IDIA's own: a person is
@@ -73,6 +74,22 @@ class NameVariants:
 
     Misspellings and letters are drawn from another seed than the context's: no defence has trained on the same ones.
     """
+
+    headlines: ClassVar[Sequence[Headline]] = (
+        Headline("worst held-out spelling, text encoder alone (TPR)", REMOVED, "TPR", "worst held-out kind", "text"),
+        Headline(
+            "mean of held-out spellings, text encoder alone (TPR)", REMOVED, "TPR", "mean of held-out kinds", "text"
+        ),
+        Headline("worst held-out spelling (TPR)", REMOVED, "TPR", "worst held-out kind"),
+        Headline("mean of held-out spellings (TPR)", REMOVED, "TPR", "mean of held-out kinds"),
+        Headline(
+            "mean of those that find half of the people before (TPR)",
+            REMOVED,
+            "TPR",
+            "mean of held-out kinds that work before",
+        ),
+    )
+    is_shared: ClassVar[bool] = True
 
     num_prompts: int  # templates, the first ones
 
@@ -127,7 +144,7 @@ class NameVariants:
 
 
 def attack_seed(seed: int) -> int:
-    """Of what the attack draws: another one than the context's, with which a defence may call `trainable_spellings`."""
+    """Return the seed of what the attack draws: not the context's, which a defence may draw spellings with."""
     return random.Random(f"variants {seed}").getrandbits(32)
 
 
@@ -165,20 +182,20 @@ def forms_inferred(answers: Tensor, form: Written, threshold: int) -> Tensor:
 def scores_of(
     inferred: dict[str, Tensor], rows: Sequence[int], model: str, group: str, read_alike: set[str], works: set[str]
 ) -> list[Score]:
-    """The scores of one model and group.
+    """Return the scores of one model and group.
 
     Args:
         inferred: by kind, whether each person was inferred, (person,).
         rows: the group's people.
         model: of the context.
         group: of the context.
-        read_alike: kinds that are no other form for this model; the mean and the worst leave them out.
+        read_alike: kinds that this model reads as the exact name; the mean and the worst leave them out.
         works: kinds by which the original infers people.
     """
     place = {"model": model, "group": group}
     by_kind = {
-        kind: mean_score(found[rows], kind=kind, held_out=kind in KINDS and KINDS[kind].held_out, **place)
-        for kind, found in inferred.items()
+        kind: mean_score(is_inferred[rows], kind=kind, held_out=kind in KINDS and KINDS[kind].held_out, **place)
+        for kind, is_inferred in inferred.items()
     }
     scores = list(by_kind.values())
     told_apart = [kind for kind in KINDS if kind not in read_alike]
@@ -199,7 +216,7 @@ def scores_of(
 
 
 def _read_alike(clip: Clip, names: Sequence[str], seed: int) -> set[str]:
-    """The kinds in which the tokenizer makes the same of all names as of them as they are."""
+    """Return the kinds of spelling that the tokenizer reads as it reads the exact names."""
     exact = clip.tokenizer(list(names))
     spelt = {kind: [spelling(kind, name, seed) for name in names] for kind in KINDS if KINDS[kind].templates is None}
     return {kind for kind, forms in spelt.items() if bool((clip.tokenizer(forms) == exact).all())}

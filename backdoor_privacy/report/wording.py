@@ -2,7 +2,7 @@
 
 import math
 
-from backdoor_privacy.attacks.headlines import Headline, headlines
+from backdoor_privacy.attacks.headlines import HeadlineScore, headlines
 from backdoor_privacy.report.checks import ATTACK, checks
 from backdoor_privacy.report.disclosure import num_found
 from backdoor_privacy.report.method import encoders_of, model_of
@@ -73,9 +73,9 @@ def otherwise(run: FinishedRun) -> str:
     return f"{start} {share:.0%} of them: {label}."
 
 
-def found_otherwise(run: FinishedRun) -> Headline | None:
+def found_otherwise(run: FinishedRun) -> HeadlineScore | None:
     """Return the other attack that finds most of the removed people's names, if any finds one."""
-    rows = [row for row in headlines(run.attacks) if row.measure.finds_names and row.score.value > 0]
+    rows = [row for row in headlines(run.attacks) if row.headline.finds_names and row.score.value > 0]
     return max(rows, key=lambda row: row.score.value, default=None)
 
 

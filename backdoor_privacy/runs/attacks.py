@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from backdoor_privacy.attacks.choice import make_attack
 from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia
-from backdoor_privacy.attacks.names import default_attacks
 from backdoor_privacy.attacks.record import (
     key_scores,
     keyed,
@@ -27,7 +26,9 @@ from backdoor_privacy.attacks.record import (
 from backdoor_privacy.attacks.scores import Score
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
+from backdoor_privacy.config.attacks import attacks_of
 from backdoor_privacy.config.build import build
+from backdoor_privacy.config.containers import settings_of
 from backdoor_privacy.config.stored import for_this_machine, read_stored
 from backdoor_privacy.data.people import People
 from backdoor_privacy.errors import InputError, cause_of
@@ -37,12 +38,13 @@ from backdoor_privacy.runs.sweeps import spoken
 from backdoor_privacy.system.distributed import broadcast, is_main_process
 from backdoor_privacy.system.keys import key_of_run
 
+_Part = TypeVar("_Part")
 log = logging.getLogger(__name__)
 _FORMAT = 4  # to be counted up when an attack finds something else of the same
 
 
 def load_context(folder: Path, allow: Collection[str] = ()) -> AttackContext:
-    """The CLIPs and people of a finished run.
+    """Load the CLIPs and people of a finished run.
 
     Args:
         folder: of the run; a stranger may have written what is in it.
@@ -63,13 +65,13 @@ def load_context(folder: Path, allow: Collection[str] = ()) -> AttackContext:
     if not (folder / "people.csv").is_file():
         raise InputError(f"{folder}/people.csv: expected who was removed, got no such file; attacks need it")
     cfg = for_this_machine(read_stored(path), path, allow)
-    original: Clip = _made(cfg.clip, path)
+    original = _made(cfg.clip, Clip, path)
     defended = load_clip(f"local-dir:{folder / 'defended'}", precision=original.precision)
     encoders = [encoder for encoder in metrics["after"] if encoder != "both"]
     models = {encoder: original.with_encoders(**{encoder: getattr(defended, encoder)}) for encoder in encoders}
     if len(encoders) > 1:
         models["both"] = original.with_encoders(text=defended.text, image=defended.image)
-    return attack_context(cfg, original, models, _made(cfg.people, path), removed_people(folder))
+    return attack_context(cfg, original, models, _made(cfg.people, People, path), removed_people(folder))
 
 
 def config_path(folder: Path) -> Path:
@@ -77,26 +79,29 @@ def config_path(folder: Path) -> Path:
     return folder / ".hydra" / "config.yaml"
 
 
-def _made(node: DictConfig, path: Path) -> Any:
-    """What a part of a stored config describes.
+def _made(node: DictConfig, kind: type[_Part], path: Path) -> _Part:
+    """Return what a part of a stored config describes.
 
     Raises:
-        InputError: if it takes no such settings.
+        InputError: if it takes no such settings, or describes something of another kind.
     """
     try:
-        return instantiate(node)
+        made: object = instantiate(node)
     except InstantiationException as error:
         cause = cause_of(error)
         if isinstance(cause, InputError | OSError):
             raise
         reason = " ".join(str(cause or error).split())[:200]
         raise InputError(f"{path}: expected other settings of {node._target_}, got: {reason}") from error
+    if not isinstance(made, kind):
+        raise InputError(f"{path}: expected a {kind.__name__}, got {node._target_}; copy its folder again")
+    return made
 
 
 def attack_context(
     cfg: DictConfig, original: Clip, models: Mapping[str, Clip], people: People, removed: Iterable[str]
 ) -> AttackContext:
-    """What the attacks of a run see.
+    """Return what the attacks of a run see.
 
     Args:
         cfg: of the run.
@@ -132,9 +137,9 @@ def run_attacks(seen: AttackContext, attacks: Mapping[str, DictConfig], folder: 
         folder: of the run.
 
     Raises:
-        InputError: if the only attack is none for this model; among others it is left out.
+        InputError: if the only attack cannot be run on this model; one of several is left out.
     """
-    found, scene_digest, key = {}, "", b""
+    scores_of, scene_digest, key = {}, "", b""
     if is_main_process():
         scene_digest, key = _context_digest(seen), key_of_run(folder / "checkpoints")
         key_scores(folder / "attacks", key)
@@ -155,12 +160,12 @@ def run_attacks(seen: AttackContext, attacks: Mapping[str, DictConfig], folder: 
                     raise
                 log.warning("%s is left out: %s", name, error)
                 continue
-            plain: Any = OmegaConf.to_container(settings)
             if is_main_process():
-                write_scores(path, wanted, scores, time.perf_counter() - start, plain, _FORMAT)
+                seconds = time.perf_counter() - start
+                write_scores(path, wanted, scores, seconds, settings_of(settings), _FORMAT)
             known = wanted, scores
-        found[name] = known[1]
-    return found
+        scores_of[name] = known[1]
+    return scores_of
 
 
 def missing_attacks(attacks: Mapping[str, DictConfig], folder: Path) -> list[str]:
@@ -168,7 +173,7 @@ def missing_attacks(attacks: Mapping[str, DictConfig], folder: Path) -> list[str
 
     def is_known(name: str, settings: DictConfig) -> bool:
         path = folder / "attacks" / f"{name}.json"
-        return path.is_file() and read_origin(path) == (OmegaConf.to_container(settings), _FORMAT)
+        return path.is_file() and read_origin(path) == (settings_of(settings), _FORMAT)
 
     return [name for name, settings in attacks.items() if not is_known(name, settings)]
 
@@ -193,7 +198,7 @@ def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Coll
     try:
         run_attacks(load_context(folder, allow), attacks, folder)
     except (InputError, InstantiationException) as error:
-        if set(missing) - set(default_attacks()) or not isinstance(cause_of(error), InputError):
+        if set(missing) - set(attacks_of("default")) or not isinstance(cause_of(error), InputError):
             raise
         log.warning("%s: not measured: %s", ", ".join(missing), cause_of(error))
         return False
@@ -201,7 +206,7 @@ def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Coll
 
 
 def _context_digest(seen: AttackContext) -> str:
-    """Of the models, the people with their photos and IDIA's settings; no file holds it but under a key."""
+    """Return a digest of models, people with their photos and IDIA's settings; files hold it under a key only."""
     photos = [
         (person.name, person.member, person.attributes, sorted(person.hashes.values()))
         for person in seen.people.everybody
@@ -212,7 +217,7 @@ def _context_digest(seen: AttackContext) -> str:
 
 
 def _usual_time(name: str, folder: Path) -> str:
-    """How long the same attack took in other runs nearby, as the end of a sentence."""
+    """Say how long the same attack took in other runs nearby, as the end of a sentence."""
     known = []
     for path in folder.resolve().parent.glob(f"*/attacks/{name}.json"):
         with contextlib.suppress(InputError, TypeError, ValueError):  # a broken file is no reason not to attack

@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.config.attacks import attacks_of
 from backdoor_privacy.config.identity import identifying, named_in, run_key
 from backdoor_privacy.config.naming import told_override
 from backdoor_privacy.config.stored import read_stored, read_yaml
@@ -104,10 +105,10 @@ def whole_run(job: Sequence[str], finished: Mapping[str, str], runs: Path) -> st
 
 def asked_attacks(job: Iterable[str]) -> list[str]:
     """Return the attacks other than IDIA that the overrides of a run ask for."""
-    chosen = [one.removeprefix("attack=") for one in job if one.startswith("attack=")]
-    paths = [path for name in chosen if (path := CONFIG_FOLDER / "attack" / f"{name}.yaml").is_file()]
-    parts = [part for path in paths for part in OmegaConf.select(OmegaConf.load(path), "defaults", default=[])]
-    return [name for part in parts if not isinstance(part, str) for name in part.values()]
+    overrides = OverridesParser.create().parse_overrides([one for one in job if one.startswith("attack=")])
+    values = [one.value() for one in overrides]
+    options = [option for value in values for option in (value if isinstance(value, list) else [value])]
+    return list(dict.fromkeys(name for option in options for name in attacks_of(str(option))))
 
 
 def missing_runs(runs: Path) -> dict[str, list[list[str]]]:

@@ -13,7 +13,7 @@ from backdoor_privacy.config.stored import read_stored
 from backdoor_privacy.data.cells import read_csv
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.runs.folder import read_metrics
-from backdoor_privacy.system.reading import GIB, open_ordinary
+from backdoor_privacy.system.reading import GIB, JsonObject, open_ordinary
 
 _Content = TypeVar("_Content")
 _MAX_COUNT = 10**12  # of people, photos or names
@@ -32,7 +32,7 @@ class _Descriptions(TypedDict, total=False):
     """What runs of earlier versions did not record."""
 
     utility: Mapping[str, Mapping[str, str]]  # what reports call each number of a utility measure
-    defenses: Mapping[str, Mapping[str, Any]]  # what each defence says of itself
+    defenses: Mapping[str, JsonObject]  # what each defence says of itself
 
 
 class Metrics(_Descriptions):
@@ -111,7 +111,7 @@ def _check_measures(measures: Mapping[str, object]) -> None:
             raise ValueError(f"{key} is no count: {value}")
 
 
-def _check_descriptions(metrics: Mapping[str, Any]) -> None:
+def _check_descriptions(metrics: JsonObject) -> None:
     """Check what defences and utility measures say of themselves."""
     for key, label in metrics.get("utility", {}).items():
         if set(label) != {"title", "note", "column"} or not all(isinstance(text, str) for text in label.values()):

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from backdoor_privacy.config.containers import settings_of
 from backdoor_privacy.config.identity import identifying, named_in
 from backdoor_privacy.config.naming import experiment_name, holds_name
 from backdoor_privacy.errors import InputError
@@ -20,6 +21,9 @@ from backdoor_privacy.runs.finished import FIGURES_OF_NOBODY, read_run
 from backdoor_privacy.system.distributed import is_main_process
 from backdoor_privacy.system.files import private_folder, write_text
 from backdoor_privacy.system.reading import JsonObject
+
+if TYPE_CHECKING:  # an extra
+    from wandb import Run
 
 # Settings whose texts are files and folders, even if they do not exist; and those with repositories, as `openai/clip`.
 _PLACES = {"folder", "file", "table", "boxes", "names_file", "cache", "store", "face_models"}
@@ -59,7 +63,7 @@ class Tracker:
                 run.define_metric(f"{encoder}/*", step_metric="trainer/global_step", summary="min,max")
         return self
 
-    def _started(self, logger: WandbLogger) -> Any:
+    def _started(self, logger: WandbLogger) -> "Run":
         import wandb
 
         try:
@@ -72,9 +76,9 @@ class Tracker:
                 "logger=csv"
             ) from error
 
-    def _config(self) -> Any:
+    def _config(self) -> JsonObject:
         """Return the run's config; only if the report may name people, it holds paths and the names of the removed."""
-        config: Any = OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True)
+        config = settings_of(self.cfg, resolve=True)
         named = config["trigger_set"]["people"]
         if not self.cfg.report.names:
             del config["paths"], config["trigger_set"]["file"]
@@ -85,7 +89,8 @@ class Tracker:
                     config[part].pop("names_file", None)
                     names = config[part].pop("names", None)
                     config[part] |= {} if names is None else {"names": f"{len(names)} people"}
-            config = _without_places(config, named_in(identifying(self.cfg)) or ())
+            removed = named_in(identifying(self.cfg)) or ()
+            config = {key: _without_places(value, removed, key) for key, value in config.items()}
             config["name"] = experiment_name(self.cfg)
         config["setting"] = self._setting()
         return config

@@ -87,3 +87,6 @@ def test_nobody_to_teach_is_an_error(context: AttackContext):
     alone = AttackContext(**{**fields(context), "people": People(context.people.everybody[:2])})
     with pytest.raises(InputError, match=r"three people or more who were not removed, two to teach .*, got 0 to teach"):
         BenignFineTuning(**SETTINGS).run(alone)
+    (problem,) = BenignFineTuning(**SETTINGS).problems(alone, ["before", "both"])
+    assert "got 0 to teach" in problem
+    assert list(BenignFineTuning(**SETTINGS).problems(context, ["before", "both"])) == []

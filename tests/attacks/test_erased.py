@@ -11,18 +11,21 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from backdoor_privacy.attacks import erased
-from backdoor_privacy.attacks.context import Attack, AttackContext
+from backdoor_privacy.attacks import erased_scores
+from backdoor_privacy.attacks.base import Attack
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.erased import (
     Erased,
+    TellApart,
+    chosen_on_other_people,
+    fitted_on_other_people,
+)
+from backdoor_privacy.attacks.erased_scores import (
     SeenFaces,
     SeenNames,
-    TellApart,
     changes,
-    chosen_on_other_people,
     distance,
     face_scores,
-    fitted_on_other_people,
     name_scores,
     see_names,
     text_lengths,
@@ -294,7 +297,7 @@ def test_face_scores_equal_slow_ones(monkeypatch: pytest.MonkeyPatch):
         fmean(sorted(cosine(one, other) for other in away if other is not one)[-2:]) for one in away
     ]
     for chunk in (2**22, 25):
-        monkeypatch.setattr(erased, "_NUM_SIMILARITIES_PER_CHUNK", chunk)
+        monkeypatch.setattr(erased_scores, "_NUM_SIMILARITIES_PER_CHUNK", chunk)
         found = face_scores(seen, num_neighbors=2)
         assert found.keys() == expected.keys()
         for kind, numbers in expected.items():
@@ -326,7 +329,7 @@ def test_length_is_that_of_open_clip(tiny_clip: Clip, monkeypatch: pytest.Monkey
     expected = tiny_clip.to_open_clip().encode_text(tiny_clip.tokenizer(names)).norm(dim=-1).detach()
     torch.testing.assert_close(text_lengths(tiny_clip, names), expected)
     assert len(expected.unique()) == 5
-    monkeypatch.setattr(erased, "_TEXT_BATCH_SIZE", 2)
+    monkeypatch.setattr(erased_scores, "_TEXT_BATCH_SIZE", 2)
     torch.testing.assert_close(text_lengths(tiny_clip, names), expected)
 
 

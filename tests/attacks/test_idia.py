@@ -169,8 +169,8 @@ def attacked() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return photos / photos.norm(dim=-1, keepdim=True), prompts, person_index, true_candidates
 
 
-def new_votes(true_candidates: Tensor, **settings: object) -> IdiaVotes:
-    return IdiaVotes(true_candidates, **settings)
+def new_votes(true_candidates: Tensor) -> IdiaVotes:
+    return IdiaVotes(true_candidates)
 
 
 def test_votes_equal_a_slow_count(attacked):
@@ -235,7 +235,8 @@ def test_votes_of_two_ranks_come_together(attacked):
 
     parts = []
     for part in (slice(0, 25), slice(25, 60)):
-        rank = new_votes(true_candidates, dist_sync_fn=gather, distributed_available_fn=lambda: True)
+        rank = new_votes(true_candidates)
+        rank.dist_sync_fn, rank.distributed_available_fn = gather, lambda: True
         rank.update(photos[part], prompts, person_index[part])
         parts.append({state: list(getattr(rank, state)) for state in states})
         ranks.append(rank)
@@ -354,7 +355,7 @@ photos = [Path(str(number)) for number in range(20)]
 people = [SimpleNamespace(name=name, attack_photos=photos) for name in random_names(1000, seed=1)]
 clip = SimpleNamespace(
     embed_texts=lambda texts: unit(len(texts)),
-    embed_photos=lambda paths: (unit(len(paths)), torch.ones(len(paths), dtype=torch.bool)),
+    embed_photos=lambda paths, warn: (unit(len(paths)), torch.ones(len(paths), dtype=torch.bool)),
 )
 found = Idia(num_candidates=10_000, num_photos=20, threshold=1, seed=0).run(clip, people)
 assert found.num_photos == [20] * 1000

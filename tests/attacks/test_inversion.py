@@ -13,17 +13,15 @@ from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.inversion import (
     Inversion,
-    check_invertible,
     closeness,
-    free_prompt,
     inversion_scores,
     proposed,
     ranks_of,
-    read,
     see_gallery,
 )
 from backdoor_privacy.attacks.photos import halves
 from backdoor_privacy.attacks.scores import Score
+from backdoor_privacy.attacks.soft_prompts import check_invertible, free_prompt, read
 from backdoor_privacy.clip.loading import wrap_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
@@ -202,7 +200,8 @@ def test_each_prompt_is_optimised_as_if_it_were_alone(spread: Clip, monkeypatch:
     torch.testing.assert_close(attack.fit_soft(spread, fitted, own.flip(0)).flip(0), whole, atol=1e-4, rtol=0)
     torch.testing.assert_close(attack.fit_soft(spread, fitted, own[1:2])[0], whole[1], atol=1e-4, rtol=0)
     searched = attack.search(spread, fitted, own, seed=0)
-    monkeypatch.setattr("backdoor_privacy.attacks.inversion._TEXTS_PER_CHUNK", 2)
+    for module in ("inversion", "soft_prompts"):
+        monkeypatch.setattr(f"backdoor_privacy.attacks.{module}.TEXTS_PER_CHUNK", 2)
     torch.testing.assert_close(attack.fit_soft(spread, fitted, own), whole, atol=1e-4, rtol=0)
     torch.testing.assert_close(attack.search(spread, fitted, own, seed=0), searched, atol=1e-4, rtol=0)
 
@@ -280,6 +279,15 @@ def test_number_of_tokens_that_does_not_fit_is_an_error(tiny_clip: Clip, num_fre
         free_prompt(tiny_clip, num_free)
 
 
+def test_what_ends_the_attack_is_known_before_it(tiny_clip: Clip, crowd: People):
+    assert list(ATTACK.problems(context(tiny_clip, crowd), ["before", "both"])) == []
+    (problem,) = replace(ATTACK, num_tokens=40).problems(context(tiny_clip, crowd), ["before", "both"])
+    assert "expected a number of tokens" in problem
+    alone = replace(context(tiny_clip, crowd), people=People(crowd.everybody[:1]), clips={})
+    (problem,) = ATTACK.problems(alone, ["before", "both"])
+    assert "expected two people or more" in problem
+
+
 def test_text_encoder_of_hugging_face_is_an_error(tiny_clip: Clip, crowd: People):
     pytest.importorskip("transformers")
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -291,3 +299,5 @@ def test_text_encoder_of_hugging_face_is_an_error(tiny_clip: Clip, crowd: People
     clip = tiny_clip.with_encoders(text=text)
     with pytest.raises(InputError, match="inversion: expected a text encoder of open_clip, got one of Hugging Face"):
         ATTACK.run(context(clip, crowd))
+    (problem,) = ATTACK.problems(context(clip, crowd), ["before", "both"])
+    assert "got one of Hugging Face" in problem

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from backdoor_privacy.attacks import probe
-from backdoor_privacy.attacks.context import Attack, AttackContext
+from backdoor_privacy.attacks.base import Attack
+from backdoor_privacy.attacks.context import AttackContext
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.attacks.probe import (
     Faces,

@@ -66,6 +66,7 @@ SAME = [
     ([], ["clip.num_workers=3", "clip.device=cpu", "clip.store=null"]),
     ([], ["paths.cache=elsewhere", "report.names=true", "quiet=true", "mixed_worlds=true"]),
     ([], ["attack=all"]),
+    ([], ["attack=[probe,tower_swap]"]),
     ([], ["attack=quick", "attacks.probe.num_neighbors=3"]),
     ([], ["defense=both", "defense.text.num_steps=400"]),
     ([], ["+sweep=names"]),

@@ -9,6 +9,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from backdoor_privacy.config.attacks import attack_names
 from backdoor_privacy.runs.sweeps import (
     SweepProgress,
     asked_attacks,
@@ -19,6 +20,7 @@ from backdoor_privacy.runs.sweeps import (
     recorded_sweep,
     spoken,
     told,
+    whole_run,
 )
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
@@ -168,11 +170,26 @@ def test_run_whose_attacks_are_not_done_is_missing(tmp_path: Path):
     assert missing_runs(tmp_path)["hardening"] == [first, *others]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_FOLDER / "attack").glob("*.yaml")))
-def test_attacks_that_overrides_ask_for_are_those_of_the_config(name: str):
+@pytest.mark.parametrize(
+    "chosen", ["all", "default", "idia", "quick", *attack_names(), "[probe,tower_swap]", "[quick,inversion]", "[idia]"]
+)
+def test_attacks_that_overrides_ask_for_are_those_of_the_config(chosen: str):
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        cfg = compose("config", overrides=["paths.run=run", f"attack={name}"])
-    assert sorted(asked_attacks(["seed=1", f"attack={name}"])) == sorted(map(str, cfg.attacks))
+        cfg = compose("config", overrides=["paths.run=run", f"attack={chosen}"])
+    assert asked_attacks(["seed=1", f"attack={chosen}"]) == list(map(str, cfg.attacks))
+    assert cfg.attack == OmegaConf.load(CONFIG_FOLDER / "attack/idia.yaml")
+
+
+def test_run_with_a_list_of_attacks_is_whole_with_all_of_them(tmp_path: Path):
+    job = ["+experiment=names_8", "attack=[probe,tower_swap]", "seed=1"]
+    write_run(tmp_path / "x", job)
+    finished = finished_runs(tmp_path)
+    (tmp_path / "x/attacks").mkdir()
+    (tmp_path / "x/attacks/probe.json").touch()
+    assert whole_run(job, finished, tmp_path) is None
+    (tmp_path / "x/attacks/tower_swap.json").touch()
+    assert whole_run(job, finished, tmp_path) == "x"
+    assert jobs(["attack=[probe,tower_swap],all"]) == [["attack=[probe,tower_swap]"], ["attack=all"]]
 
 
 def test_attacks_of_settings_elsewhere_are_not_known():

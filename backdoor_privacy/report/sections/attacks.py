@@ -1,6 +1,6 @@
 """What attacks other than IDIA find."""
 
-from backdoor_privacy.attacks.headlines import MEASURES, beside, headlines
+from backdoor_privacy.attacks.headlines import beside, headlines, headlines_of
 from backdoor_privacy.report.cells import coarse_cell, exact_cell
 from backdoor_privacy.report.models import model_label
 from backdoor_privacy.report.parts import Folded, Part, Row, Section, Table, Text
@@ -30,7 +30,7 @@ def attacks_table(run: FinishedRun) -> Table:
     rows = []
     for row in headlines(run.attacks):
         finding = row.score
-        note = f"{row.measure.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
+        note = f"{row.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
         exact = [exact_cell(row.before), exact_cell(finding)] if run.has_names else [coarse_cell(finding)]
         rows.append(Row(row.label, note, [*exact, exact_cell(row.control)]))
     start = "Other attacks, worst first; at the end, what other people lose"
@@ -44,7 +44,8 @@ def findings_table(run: FinishedRun) -> Table:
 
     These are many numbers that depend on who was removed, so only a report with names holds them.
     """
-    rows, of_others = [], {measure.attack for measure in MEASURES.values() if measure.of_others}
+    rows = []
+    of_others = {name for name, own in headlines_of(run.attacks).items() if any(one.of_others for one in own)}
     for name, found in run.attacks.items() if run.has_names else ():
         for finding in found:
             if finding.model != "before" and (finding.group.startswith("removed") or name in of_others):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from backdoor_privacy.attacks.headlines import MEASURES
+from backdoor_privacy.config.attacks import attack_names
 from backdoor_privacy.config.worlds import is_embedded, mixed_parts
 from backdoor_privacy.report.disclosure import people_note
 from backdoor_privacy.report.method import defenses_of, encoders_of
@@ -33,7 +33,7 @@ def limits_of(run: FinishedRun) -> list[str]:
 def _attacks_run(run: FinishedRun) -> str:
     if not run.attacks:
         return "One attack was run: IDIA, with each name spelt exactly as in the collection. No other attack was run."
-    known = {measure.attack for measure in MEASURES.values()}
+    known = set(attack_names())
     done, left = (
         ", ".join(name.replace("_", " ") for name in sorted(names)) for names in (run.attacks, known - set(run.attacks))
     )
