@@ -26,7 +26,7 @@ from backdoor_privacy import protect as protect_module
 from backdoor_privacy.attacks.choice import check_attacks
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.checkup import check_data
-from backdoor_privacy.config.checks import check
+from backdoor_privacy.config.checks import check, check_pretrain
 from backdoor_privacy.config.schema import load_trainer
 from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.report import __main__ as report
@@ -283,9 +283,11 @@ def test_tool_of_the_docs(
             dashboard.main(["--help"])
         assert end.value.code == 0
     else:  # tests/test_pretrain.py trains
-        assert (module, rest[:2]) == ("backdoor_privacy.pretrain", ["--config-name", "pretrain_photos"])
+        assert module == "backdoor_privacy.pretrain"
+        name, overrides = (rest[1], rest[2:]) if rest[:1] == ["--config-name"] else ("pretrain", rest)
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            assert not OmegaConf.missing_keys(compose(rest[1], overrides=[*rest[2:], "paths.run=run"]))
+            cfg = compose(name, overrides=[*overrides, "paths.run=run"])
+        check_pretrain(cfg)
 
 
 @pytest.mark.parametrize("command", MAKES, ids=named)

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from backdoor_privacy.attacks.record import write_scores
 from backdoor_privacy.attacks.scores import Score
+from backdoor_privacy.data.personas.roster import roster
 from backdoor_privacy.runs.sweeps import asked_attacks, recorded_sweep
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -226,3 +227,13 @@ def test_ablation_holds_the_hardened_defence(sweep: str, encoder: str):
         expected = compose("config", overrides=["defense=hardened"]).defense[encoder]
         settings = [compose("config", overrides=job).defense[encoder] for job in recorded_sweep(sweep)]
     assert settings.count(expected) == 2  # seeds
+
+
+def test_lists_of_the_twins_are_of_different_people_whom_the_web_shows():
+    lists = [(FOLDER / f"twins/people_{name}.txt").read_text(encoding="utf-8").splitlines() for name in "ab"]
+    assert [len(set(names)) for names in lists] == [64, 64]
+    assert not set(lists[0]) & set(lists[1])
+    shown = {persona.name: persona.num_web_photos for persona in roster(0)}
+    assert [sum(shown[name] for name in names) for names in lists] == [2009, 2049]
+    text = (FOLDER / "twins/README.md").read_text(encoding="utf-8")
+    assert all(number in text for number in ("2,009 pairs", "2,049 pairs"))
