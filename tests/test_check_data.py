@@ -340,9 +340,10 @@ def test_attack_that_cannot_be_run_stops_a_run_before_anything_is_computed(
 
 
 def test_drawn_people_do_not_hide_what_stops_an_attack_whoever_they_are(look: Look):
-    wrong = look("attack=compression", "attacks.compression.models=[x]")
+    drawn = "trigger_set.require_inferred=true"
+    wrong = look(drawn, "attack=compression", "attacks.compression.models=[x]")
     assert only(wrong.problems, "compression.models: expected some of before, text, image, both, got x")
-    lonely = look("attack=benign", "people.min_photos=6", "trigger_set.num_people=3")  # depends on who is left
+    lonely = look(drawn, "attack=benign", "trigger_set.num_people=3")  # depends on who is left
     assert lonely.problems == []
     assert only(lonely.warnings, "benign: expected photos of three people or more who were not removed")
 
