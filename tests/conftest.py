@@ -17,6 +17,14 @@ os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", OMP_NUM_THREADS="1"
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
 import jaxtyping
+
+# Check annotated shapes and types at run time where there are tensors; an int passes for a float.
+CHECKED = ("attacks", "clip", "data", "defenses", "evaluation", "protect", "runs.evidence", "triggers", "utility")
+jaxtyping.install_import_hook(
+    [f"backdoor_privacy.{module}" for module in CHECKED],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
+
 import numpy as np
 import open_clip
 import pytest
