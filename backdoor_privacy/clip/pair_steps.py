@@ -106,7 +106,7 @@ def _order(seed: int, in_pass: int, num_pairs: int) -> Int64[np.ndarray, " pair"
 
 def _seed_augmentation(seed: int, step: int, number: int) -> None:
     """Make what is random in an augmentation depend on pair and step alone; timm's draws from all three of these."""
-    own = int.from_bytes(hashlib.blake2b(f"{seed} {step} {number}".encode(), digest_size=4).digest())
+    own = int.from_bytes(hashlib.blake2b(f"{seed} {step} {number}".encode(), digest_size=4).digest(), "big")
     torch.default_generator.manual_seed(own)
     np.random.seed(own)
     random.seed(own)
