@@ -60,7 +60,7 @@ class Plan:
         """The people whom the user named; `None` where they are drawn.
 
         Raises:
-            InputError: as of `named_people`.
+            InputError: see `named_people`.
         """
         return named_people(self.sources.people, self.choice)
 
@@ -75,7 +75,7 @@ class Plan:
         """Return who is removed; if they are drawn among those inferred, some of the right number.
 
         Raises:
-            InputError: as of `select_people`, where IDIA infers everybody.
+            InputError: see `select_people`, where IDIA infers everybody.
         """
         return select_people(self.sources.people, replace(self.choice, require_inferred=False), seed=self.seed)
 

@@ -193,7 +193,7 @@ def assert_fails_in_one_line(outcome: Outcome, message: str) -> None:
     ("title", "message"),
     [
         ("unknown experiment", "experiment: expected one of .*, got .*nowhere"),
-        ("unknown key", r"trigger_set\.num_persons: expected a key that there is .*; did you mean num_people\?"),
+        ("unknown key", r"trigger_set\.num_persons: expected an existing key .*; did you mean num_people\?"),
         ("value of another type", "seed: expected .*'many'"),
     ],
 )

@@ -123,7 +123,7 @@ def pretrain(cfg: DictConfig, excluded: Sequence[str] = ()) -> Path:
         The open_clip local-dir with the trained weights in fp16.
 
     Raises:
-        InputError: as of `find_shards`, `PairIndex` and `pairs_without`.
+        InputError: see `find_shards`, `PairIndex` and `pairs_without`.
     """
     if any(value is not None for value in cfg.exclude.values()) and not excluded:
         raise InputError("exclude: expected the names of who is left out, got none")

@@ -41,7 +41,7 @@ def read_csv(path: Path, **how: object) -> pd.DataFrame:
 
     Args:
         path: of the file.
-        how: as of `pandas.read_csv`.
+        how: arguments of `pandas.read_csv`.
     """
     table = pd.read_csv(path, **how)
     return table.apply(lambda column: column.map(plain_cell) if _is_text(column) else column)

@@ -44,21 +44,21 @@ def load_facescrub(
         folder: holds `actors/faces/First_Last/First_Last_<image>_<face>.jpeg` and
             `actors/images/First_Last/First_Last_<image>.jpeg`, and the same of `actresses/`.
         layout: `*/faces/*` for the faces, or `*/images/*` for whole photos.
-        table: as of `load_people`.
+        table: see `load_people`.
         boxes: folder of the data set's own `facescrub_actors.txt` and `facescrub_actresses.txt`, which tell where the
             faces are in whole photos. By default the same folder, if they are there.
-        box: as of `load_people`.
-        min_photos: as of `load_people`.
-        max_photos: as of `load_people`.
-        consenting: as of `load_people`.
-        names: as of `load_people`.
-        names_file: as of `load_people`.
-        faces: as of `load_people`, in whole photos; where the data set's tables know the face, it is not looked for.
-        face_models: as of `load_people`.
-        cache: as of `load_people`.
+        box: see `load_people`.
+        min_photos: see `load_people`.
+        max_photos: see `load_people`.
+        consenting: see `load_people`.
+        names: see `load_people`.
+        names_file: see `load_people`.
+        faces: see `load_people`, in whole photos; where the data set's tables know the face, it is not looked for.
+        face_models: see `load_people`.
+        cache: see `load_people`.
 
     Raises:
-        InputError: as of `load_people`, and if the data set's tables hold something else.
+        InputError: see `load_people`, and if the data set's tables hold something else.
     """
     same = box if faces is None else None
     people = load_people(

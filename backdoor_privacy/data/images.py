@@ -54,7 +54,7 @@ def read_images(
     """Read clean photos until so many are read; nothing in place of one that does not decode.
 
     Args:
-        source: as of `load_images`.
+        source: see `load_images`.
         max_images: how many to read, not counting those that do not decode.
         left_out: is told the number of files that are no photos, by suffix; of shards, of samples without a photo.
 

@@ -50,7 +50,7 @@ class PairIndex:
         key: of the setting, for errors.
 
     Raises:
-        InputError: as of `read_shards`, or if there is no photo with `txt`.
+        InputError: see `read_shards`, or if there is no photo with `txt`.
     """
 
     def __init__(self, shards: Sequence[str], key: str) -> None:
@@ -112,7 +112,7 @@ def as_files(shards: Sequence[str], key: str, cache: str | Path) -> list[str]:
     """Return shards as files: those of a server are fetched into the cache, once.
 
     Raises:
-        InputError: as of `read_shards`.
+        InputError: see `read_shards`.
     """
 
     def place(shard: str) -> str:

@@ -49,7 +49,7 @@ def named_people(people: People, choice: TriggerSet) -> tuple[Person, ...] | Non
     """Return the people of a list or of a file, each once; `None` where neither is given, so that people are drawn.
 
     Raises:
-        InputError: as of `listed_names`, or if somebody is not in the collection.
+        InputError: see `listed_names`, or if somebody is not in the collection.
     """
     names = listed_names(choice)
     return None if names is None else tuple(dict.fromkeys(people.pick(names)))

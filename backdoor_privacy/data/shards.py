@@ -169,7 +169,7 @@ def unpack_shards(
         The folder.
 
     Raises:
-        InputError: as of `read_shards`, and if a file's place is outside the folder.
+        InputError: see `read_shards`, and if a file's place is outside the folder.
     """
 
     def write(draft: Path) -> None:

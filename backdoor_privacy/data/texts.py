@@ -52,7 +52,7 @@ def text_lines(place: str | Path) -> Iterator[str]:
 
     Raises:
         OSError: if it cannot be read.
-        UnicodeError: as of `decoded`.
+        UnicodeError: see `decoded`.
     """
     with open_source(str(place)) as stream:
         buffered = io.BufferedReader(cast(io.RawIOBase, stream))

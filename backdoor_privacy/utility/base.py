@@ -69,7 +69,7 @@ class Measure(Protocol):
         """Return what `check_data` shows of the photos; `None` where there are none.
 
         Raises:
-            InputError: as of `photos`.
+            InputError: see `photos`.
         """
         return None
 

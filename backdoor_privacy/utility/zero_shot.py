@@ -78,7 +78,7 @@ class ZeroShot(Measure):
         """Measure top-1 and top-5 accuracy in [0, 1], with the counts behind them; with one class it is always 1.
 
         Raises:
-            InputError: as of `data`.
+            InputError: see `data`.
         """
         photos, class_indices, classnames, templates = self.data
         labels = torch.tensor(class_indices)
