@@ -17,7 +17,7 @@ def never(cfg: DictConfig) -> None:
 
 
 WRONG = [
-    (["trigger_set.num_persons=3"], r"trigger_set.num_persons: expected a key .*did you mean num_people\?"),
+    (["trigger_set.num_persons=3"], r"trigger_set.num_persons: expected an existing key .*did you mean num_people\?"),
     (["foo=bar"], r"foo: expected an existing key \(.*trigger_set.*\), got foo"),
     (["seed=many"], r"seed: expected .*'many'.*Integer"),
     (["clip.precision=fp8"], r"clip.precision: expected .*'fp8', expected one of \[fp32"),
