@@ -189,8 +189,8 @@ def explain_left_out(people: Sequence[PersonFaces], nobody_is_left: bool) -> Non
         raise InputError(
             f"people.faces=found: expected photos with a face that is theirs, of "
             f"{some(person.name for person in people)}, got none in {num_photos}: "
-            f"{'; '.join(texts)}; add photos, or say where the face is in a table with file, left, top, right and bottom "
-            "as people.boxes"
+            f"{'; '.join(texts)}; add photos, or say where the face is in a table with file, left, top, right and "
+            "bottom as people.boxes"
         )
     if reasons:
         counts = ", ".join(f"{len(files)} ({reason})" for reason, files in reasons.items())
