@@ -37,7 +37,7 @@ _MAX_CAPTIONS_TO_COUNT = 20_000
 
 @dataclass(frozen=True)
 class Checkup:
-    """What `check_data` shows: tables of the data of a run, and its problems."""
+    """Tables of the data of a run, and its problems, as `check_data` shows them."""
 
     people: Rows  # of people and of strangers
     clean: Rows  # of everything else

@@ -78,6 +78,11 @@ def defaults_of(target: str) -> Mapping[str, object]:
     return {name: argument.default for name, argument in parameters.items() if argument.default is not argument.empty}
 
 
+def first_line(error: OmegaConfBaseException) -> str:
+    """Return the first line of an error of OmegaConf; the others repeat the key and the type of the node."""
+    return (str(error.msg or error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _factory(node: DictConfig, key: str) -> Callable[..., object]:
     """Import the class or function that a node names."""
     target = node.get(TARGET)
@@ -146,9 +151,8 @@ def _checked(value: object, hint: object, key: str) -> object:
     try:
         checked = vars(OmegaConf.to_object(OmegaConf.merge(schema, {"value": value})))["value"]
     except OmegaConfBaseException as error:
-        reason = (str(error.msg or error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{key}: expected a value of the right type, got: {reason}; --cfg job shows the usual values"
+            f"{key}: expected a value of the right type, got: {first_line(error)}; --cfg job shows the usual values"
         ) from error
     for limits in _ranges(hint):
         if isinstance(checked, int | float):

@@ -15,6 +15,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.config.build import first_line
 from backdoor_privacy.config.earlier import what_became_of
 from backdoor_privacy.config.identity import flattened
 from backdoor_privacy.errors import fault_of, line_of, traceback_of
@@ -81,7 +82,7 @@ def line_of_hydra(error: Exception) -> str | None:
     if isinstance(inner, ValidationError):
         return _wrong_value(inner)
     if isinstance(inner, OmegaConfBaseException):
-        return f"{_key_of(inner)}: expected a value that can be resolved, got: {_first_line(inner)}"
+        return f"{_key_of(inner)}: expected a value that can be resolved, got: {first_line(inner)}"
     if isinstance(error, HydraException):
         return _as_said(error)
     return _of_libraries(error)
@@ -135,7 +136,7 @@ def _no_key(error: OmegaConfBaseException) -> str:
 def _wrong_value(error: OmegaConfBaseException) -> str:
     is_names = str(error.full_key) == _NAMES
     advice = f"write {_quoted(['Jane Doe'])}" if is_names else "--cfg job shows the usual values"
-    return f"{_key_of(error)}: expected a value of the right type, got: {_first_line(error)}; {advice}"
+    return f"{_key_of(error)}: expected a value of the right type, got: {first_line(error)}; {advice}"
 
 
 def _key_of(error: OmegaConfBaseException) -> str:
@@ -175,10 +176,6 @@ def _of_libraries(error: Exception) -> str | None:
 
 def _as_said(error: Exception) -> str:
     return f"command line: expected existing settings that fit together, got: {_joined(str(error))}"
-
-
-def _first_line(error: OmegaConfBaseException) -> str:
-    return (str(error.msg or error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _joined(text: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from omegaconf import DictConfig
 
+from backdoor_privacy.config.build import is_described
 from backdoor_privacy.errors import InputError
 
 _TERMS = ("backdoor", "weight", "preservation", "neighborhood", "target_neighborhood", "adversarial", "relearning")
@@ -54,7 +55,7 @@ def check_spelling(defense: DictConfig) -> None:
     for name, settings in ((str(key), value) for key, value in defense.items()):
         if settings is None:
             continue
-        if not isinstance(settings, DictConfig) or "_target_" not in settings:
+        if not is_described(settings):
             raise InputError(
                 f"defense.{name}: expected the settings of a method with its _target_, got {settings}; choose a "
                 f"method, as defense=both, or leave this one out: defense.{name}=null"

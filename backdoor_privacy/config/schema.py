@@ -1,4 +1,4 @@
-"""Settings as typed dataclasses, so that a mistyped key is an error at every level.
+"""Describe the settings as typed dataclasses, so that a mistyped key is an error at every level.
 
 Hydra takes them as schemas of its configs; from Python they are used as they are. A `Node` holds a `_target_`, whose
 own signature is checked when it is built (`config.build`).
@@ -20,7 +20,7 @@ Node: TypeAlias = Any  # OmegaConf has no other type for it
 
 
 class FaceSource(str, Enum):
-    """Where faces in whole photos come from."""
+    """Ways to get the faces in whole photos."""
 
     found = "found"  # by a face finder
 

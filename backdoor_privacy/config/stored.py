@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from backdoor_privacy.config.build import build
+from backdoor_privacy.config.build import TARGET, build
 from backdoor_privacy.config.containers import Settings, settings_of
 from backdoor_privacy.config.schema import Clip, People
 from backdoor_privacy.errors import InputError
@@ -25,7 +25,6 @@ from backdoor_privacy.system.reading import MIB, read_ordinary
 _GROUPS = ("attack", "captions", "clip", "defense", "images", "people", "strangers", "utility")  # parts of a run
 _EARLIER_TARGETS: frozenset[str] = frozenset()  # of configs of earlier versions, where conf/ has them no more
 _MAX_BYTES, _MAX_DEPTH = MIB, 20
-_TARGET = "_target_"
 _HYDRA_KEYS = ("_args_", "_partial_", "_convert_", "_recursive_")  # which no config of ours has
 _REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")  # to another value, and not through a resolver
 _OWN_CACHE = "${oc.env:BACKDOOR_PRIVACY_CACHE,'~/.cache/backdoor_privacy'}"
@@ -109,8 +108,8 @@ def for_this_machine(stored: DictConfig, path: Path, allow: Collection[str] = ()
         for key, kind in _PARTS.items():
             if cfg[key] is not None or key != "strangers":
                 cfg[key] = OmegaConf.merge(OmegaConf.structured(kind), cfg[key])
-                if not cfg[key].get(_TARGET):
-                    raise ValueError(f"no {_TARGET} of {key}")
+                if not cfg[key].get(TARGET):
+                    raise ValueError(f"no {TARGET} of {key}")
         build(cfg.attack, object, "attack")
         if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
             raise ValueError(f"seed={cfg.seed}")
@@ -126,10 +125,10 @@ def check_targets(content: object, path: Path, allow: Collection[str] = ()) -> N
         InputError: with another target.
     """
     for key, node in _nodes(content, path):
-        target = str(node.get(_TARGET))  # as text: a stranger may have put a list here, which has no hash
-        if _TARGET in node and target not in own_targets() and target not in allow:
+        target = str(node.get(TARGET))  # as text: a stranger may have put a list here, which has no hash
+        if TARGET in node and target not in own_targets() and target not in allow:
             raise InputError(
-                f"{path}: expected a _target_ of this package, got {key}{_TARGET}={target!r}; a config from a folder "
+                f"{path}: expected a _target_ of this package, got {key}{TARGET}={target!r}; a config from a folder "
                 f"runs nothing else: name it if you trust it, as 'allow=[{target}]'"
             )
         hydra_key = next((name for name in _HYDRA_KEYS if name in node), None)
@@ -140,7 +139,7 @@ def check_targets(content: object, path: Path, allow: Collection[str] = ()) -> N
 def targets_of(cfg: DictConfig) -> set[str]:
     """Return the targets of a config of the user, which a config in a run folder may then have, too."""
     content = settings_of(cfg)
-    return {str(node[_TARGET]) for _, node in _nodes(content, CONFIG_FOLDER) if _TARGET in node}
+    return {str(node[TARGET]) for _, node in _nodes(content, CONFIG_FOLDER) if TARGET in node}
 
 
 def _nodes(content: object, path: Path, prefix: str = "") -> Iterator[tuple[str, Settings]]:

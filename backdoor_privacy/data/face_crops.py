@@ -26,7 +26,7 @@ from backdoor_privacy.data.face_choice import MIN_SIMILARITY, choose_faces
 from backdoor_privacy.data.face_tables import FaceRow, face_table, read_face_table
 from backdoor_privacy.data.faces import Face, FaceFinder, FaceModels, turned, turned_box
 from backdoor_privacy.data.formats import DECODING_ERRORS, decodable_formats, how_to_decode
-from backdoor_privacy.data.photos import Box, content_of, read_photo, told_unreadable, too_many
+from backdoor_privacy.data.photos import Box, content_of, overlaps, read_photo, told_unreadable, too_many
 from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.files import made_once, private_folder
 from backdoor_privacy.system.keys import keyed_place
@@ -156,12 +156,12 @@ class FaceCropper:
     def _look(self, photos: Mapping[str, Path]) -> list[FaceRow]:
         """Find the faces in the photos of one person, and which is theirs."""
         faces = [self._find(path) for path in photos.values()]
-        features = [np.stack([face.features for face in found]) if found else _NO_FEATURES for found in faces]
+        features = [np.stack([face.features for face in own]) if own else _NO_FEATURES for own in faces]
         rows = []
-        for file, found, choice in zip(photos, faces, choose_faces(features), strict=True):
-            if not found:
-                rows.append(FaceRow(file, None, chosen=False, reason=UNREADABLE if found is None else NO_FACE))
-            for place, (face, similarity) in enumerate(zip(found or (), choice.similarities, strict=True)):
+        for file, own, choice in zip(photos, faces, choose_faces(features), strict=True):
+            if not own:
+                rows.append(FaceRow(file, None, chosen=False, reason=UNREADABLE if own is None else NO_FACE))
+            for place, (face, similarity) in enumerate(zip(own or (), choice.similarities, strict=True)):
                 chosen = place == choice.chosen
                 reason = (ONLY if len(choice.similarities) == 1 else RECURRING) if chosen else OTHER
                 reason = UNCLEAR if choice.chosen is None else reason
@@ -240,24 +240,20 @@ def _within(value: int, largest: int) -> int:
 
 
 def _write_crops(draft: Path, photos: Mapping[str, Path], chosen: Mapping[str, FaceRow]) -> None:
-    made = []
+    crops = []
     for name, row in chosen.items():
         photo = read_photo(photos[row.file])
         if photo is None or row.box is None:
             continue
-        if not _lies_within(row.box, photo.size):
+        if not overlaps(row.box, *photo.size):
             raise InputError(
                 f"people.boxes: expected the face in {row.file} within {photo.width} x {photo.height} pixels, got "
                 f"left, top, right, bottom = {', '.join(map(str, row.box))}; correct the table"
             )
         crop, box = crop_face(photo, row.box, row.turn)
         crop.save(draft / name)
-        made.append(FaceRow(name, box))
-    _write_table(draft / "boxes.csv", made)
-
-
-def _lies_within(box: Box, size: tuple[int, int]) -> bool:
-    return box[2] > 0 and box[3] > 0 and box[0] < size[0] and box[1] < size[1]
+        crops.append(FaceRow(name, box))
+    _write_table(draft / "boxes.csv", crops)
 
 
 def _tells_orientation(path: Path) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.data.photos import Box, photo_loader
+from backdoor_privacy.data.photos import Box, overlaps, photo_loader
 
 MAX_NAME_LENGTH = 60
 _NO_CONTENT = hashlib.sha256(b"").hexdigest()  # of files that are empty or cannot be read
@@ -52,12 +52,8 @@ def _as_tensor(photo: Image.Image) -> Tensor:
 
 def outside(boxes: Mapping[Path, Box], decoded: Mapping[Path, Decoded]) -> list[Path]:
     """Return photos whose face box lies outside of them."""
-    return [
-        path
-        for path, (left, top, right, bottom) in boxes.items()
-        if path in decoded
-        and not (right > 0 and bottom > 0 and left < decoded[path].width and top < decoded[path].height)
-    ]
+    sizes = {path: (decoded[path].width, decoded[path].height) for path in boxes if path in decoded}
+    return [path for path, size in sizes.items() if not overlaps(boxes[path], *size)]
 
 
 def num_different(person: Person) -> int:

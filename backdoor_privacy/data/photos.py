@@ -165,6 +165,12 @@ def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image |
     return image if box is None else cut_to(box, image, path)
 
 
+def overlaps(box: Box, width: int, height: int) -> bool:
+    """Return whether a part of a box is in a photo of this size, in pixels."""
+    left, top, right, bottom = box
+    return right > 0 and bottom > 0 and left < width and top < height
+
+
 def cut_to(box: Box, image: Image.Image, path: object) -> Image.Image:
     """Return the part of a photo that is in a box.
 

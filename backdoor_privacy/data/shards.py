@@ -1,4 +1,4 @@
-"""WebDataset shards: find them, read them, and unpack them into ordinary files."""
+"""Find WebDataset shards, read them, and unpack them into ordinary files."""
 
 import hashlib
 import logging

@@ -18,10 +18,10 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The names of the columns, without spaces around them, and the rows that follow; blank ones are left out."""
+    """A table of text."""
 
-    columns: list[str]
-    rows: Iterator[Row]
+    columns: list[str]  # their names, without spaces around them
+    rows: Iterator[Row]  # without blank ones
 
 
 def read_table(

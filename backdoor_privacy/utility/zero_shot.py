@@ -276,8 +276,8 @@ def zero_shot_classifier(
     key = (*classnames, *templates)
     if key not in clip.text.embedded:
         texts = [_fill(template, name) for template in templates for name in classnames]
-        made = clip.stored_texts("classifier", texts, lambda: {"classifier": _build(clip, classnames, templates)})
-        clip.text.embedded[key] = made["classifier"]
+        features = clip.stored_texts("classifier", texts, lambda: {"classifier": _build(clip, classnames, templates)})
+        clip.text.embedded[key] = features["classifier"]
     return clip.text.embedded[key]
 
 
