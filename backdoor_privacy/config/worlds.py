@@ -72,7 +72,8 @@ def _parts_read(content: Settings, only_audits: bool) -> Iterator[tuple[str, obj
     defense, utility = content.get("defense") or {}, content.get("utility") or {}
     text, image = (None if only_audits else defense.get(encoder) for encoder in ("text", "image"))
     yield "people", content.get("people")
-    if text or (image and image.get("num_anchors")):
+    is_other = not only_audits and any(node for name, node in defense.items() if name not in ("text", "image"))
+    if text or is_other or (image and image.get("num_anchors")):  # another method is taken to read captions
         yield "captions", content.get("captions")
     if image or (text and text.get("num_anchors")):
         yield "images", content.get("images")
