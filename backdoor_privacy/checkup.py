@@ -27,7 +27,7 @@ from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.problems import Plan, all_problems
 from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.triggers.names import read_to_the_end
-from backdoor_privacy.utility.base import Contents, build_measures
+from backdoor_privacy.utility.base import Contents, Measure, build_measures
 
 Rows = dict[str, tuple[str, ...]]
 _MAX_SHEETS = 10  # that are named on the screen
@@ -76,22 +76,15 @@ def check_data(cfg: DictConfig) -> Checkup:
     measures = build_measures(cfg.utility)
     everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
     decoded = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
-    others, clean = {}, _captions(sources.captions, sources.people.names)
+    clean = _captions(sources.captions, sources.people.names)
     if sources.captions is not None:
         model = cfg.clip.model  # of the embedded CLIP, a node that says where it lies
         clean |= _long_captions(sources.captions, instantiate(model) if isinstance(model, DictConfig) else str(model))
-    if sources.images is not None:
-        others["images"], rows = _images(sources.images, sources.max_images)
-        clean |= rows
-    for key, measure in measures.items():
-        contents = measure.contents()
-        if contents is not None:
-            others[f"utility.{key}"], rows = _of_measure(contents, cfg.clip.num_workers)
-            clean |= rows
+    others, rows = _clean_photos(sources, measures, cfg.clip.num_workers)
     data = Data(sources, decoded, others)
     idia, attacks = build(cfg.attack, Idia), check_attacks(cfg.attacks, 1)
     plan = Plan(sources, idia, defenses, settings.trigger_set, settings.trainer, settings.seed, attacks)
-    return Checkup(_people(data), clean, _use(plan), all_problems(plan, data), _contact_sheets(sources))
+    return Checkup(_people(data), clean | rows, _use(plan), all_problems(plan, data), _contact_sheets(sources))
 
 
 def _contact_sheets(sources: Sources) -> dict[str, Path]:
@@ -127,6 +120,22 @@ def _long_captions(captions: Sequence[str], model: str) -> Rows:
     about = "" if len(sample) == len(captions) else "about "
     use = ", shortened around a name that would be cut off" if num_long else ""
     return {"too long for the CLIP": (f"{about}{round(share * len(captions)):,} ({share:.0%}){use}",)}
+
+
+def _clean_photos(
+    sources: Sources, measures: Mapping[str, Measure], num_workers: int
+) -> tuple[dict[str, Photos], Rows]:
+    """Decode the clean photos and those of the utility measures, by key, and return them with the rows about them."""
+    photos: dict[str, Photos] = {}
+    rows: Rows = {}
+    if sources.images is not None:
+        photos["images"], rows = _images(sources.images, sources.max_images)
+    for key, measure in measures.items():
+        contents = measure.contents()
+        if contents is not None:
+            photos[f"utility.{key}"], own = _of_measure(contents, num_workers)
+            rows |= own
+    return photos, rows
 
 
 def _images(source: str | Path, max_images: int) -> tuple[Photos, Rows]:
