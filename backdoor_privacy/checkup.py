@@ -27,7 +27,7 @@ from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.problems import Plan, all_problems
 from backdoor_privacy.system.terminal import VisibleConsole
 from backdoor_privacy.triggers.names import read_to_the_end
-from backdoor_privacy.utility.base import Contents, build_measures
+from backdoor_privacy.utility.base import Contents, Measure, build_measures
 
 Rows = dict[str, tuple[str, ...]]
 _MAX_SHEETS = 10  # that are named on the screen
@@ -37,27 +37,27 @@ _MAX_CAPTIONS_TO_COUNT = 20_000
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found out about the data of a run."""
+    """Tables of the data of a run, and its problems, as `check_data` shows them."""
 
     people: Rows  # of people and of strangers
     clean: Rows  # of everything else
-    use: Rows  # what the run makes of it
+    use: Rows  # what the run does with them
     all_problems: list[Problem]
-    sheets: dict[str, Path] = field(default_factory=dict)  # contact sheets of found faces, by person
+    sheets: dict[str, Path] = field(default_factory=dict)  # contact sheets of the faces found, by name
 
     @property
     def problems(self) -> list[str]:
-        """What stops the run."""
+        """The problems that stop the run."""
         return [problem.text for problem in self.all_problems if problem.stops]
 
     @property
     def warnings(self) -> list[str]:
-        """What does not stop it."""
+        """The problems that do not stop it."""
         return [problem.text for problem in self.all_problems if not problem.stops]
 
 
 def check_data(cfg: DictConfig) -> Checkup:
-    """Read everything that a run of this config reads, but for its CLIP.
+    """Read everything that a run of this config reads except its CLIP, and look for problems.
 
     Raises:
         InputError: if something cannot be read at all.
@@ -76,26 +76,19 @@ def check_data(cfg: DictConfig) -> Checkup:
     measures = build_measures(cfg.utility)
     everybody = [*sources.people.everybody, *(sources.strangers.everybody if sources.strangers else ())]
     decoded = photo_sizes([path for person in everybody for path in person.photos], cfg.clip.num_workers)
-    others, clean = {}, _captions(sources.captions, sources.people.names)
+    clean = _captions(sources.captions, sources.people.names)
     if sources.captions is not None:
-        model = cfg.clip.model  # the embedded CLIP's is a part of the config that says where it lies
+        model = cfg.clip.model  # of the embedded CLIP, a node that says where it lies
         clean |= _long_captions(sources.captions, instantiate(model) if isinstance(model, DictConfig) else str(model))
-    if sources.images is not None:
-        others["images"], rows = _images(sources.images, sources.max_images)
-        clean |= rows
-    for key, measure in measures.items():
-        contents = measure.contents()
-        if contents is not None:
-            others[f"utility.{key}"], rows = _of_measure(contents, cfg.clip.num_workers)
-            clean |= rows
+    others, rows = _clean_photos(sources, measures, cfg.clip.num_workers)
     data = Data(sources, decoded, others)
     idia, attacks = build(cfg.attack, Idia), check_attacks(cfg.attacks, 1)
     plan = Plan(sources, idia, defenses, settings.trigger_set, settings.trainer, settings.seed, attacks)
-    return Checkup(_people(data), clean, _use(plan), all_problems(plan, data), _contact_sheets(sources))
+    return Checkup(_people(data), clean | rows, _use(plan), all_problems(plan, data), _contact_sheets(sources))
 
 
 def _contact_sheets(sources: Sources) -> dict[str, Path]:
-    """Write a contact sheet of everybody whose faces were found, by name."""
+    """Write a contact sheet of everybody whose faces were looked for; return the sheets by name."""
     from backdoor_privacy.data.contact_sheet import write_contact_sheet
 
     groups = [people for people in (sources.people, sources.strangers) if people is not None]
@@ -105,36 +98,52 @@ def _contact_sheets(sources: Sources) -> dict[str, Path]:
 def _captions(captions: Sequence[str] | None, names: Sequence[str]) -> Rows:
     if captions is None:
         return {}
-    held, mentions = names_in(captions, names)
+    with_names, mentions = names_in(captions, names)
     first = "\n".join(shorten(caption, _MAX_CAPTION, placeholder=" ...") for caption in captions[:_NUM_EXAMPLES])
-    often = some(f"{name} ({count:,})" for name, count in mentions.most_common())
+    counts = some(f"{name} ({count:,})" for name, count in mentions.most_common())
     return {
         "captions": (f"{len(captions):,}",),
         "first captions": (first,),
-        "with a person's name": (f"{len(held):,}, left out if everybody is removed",),
-        "names in them": (f"{len(mentions):,}" + (f": {often}" if often else ""),),
+        "with a person's name": (f"{len(with_names):,}, left out if everybody is removed",),
+        "names in them": (f"{len(mentions):,}" + (f": {counts}" if counts else ""),),
     }
 
 
 def _long_captions(captions: Sequence[str], model: str) -> Rows:
-    """Captions that are longer than the CLIP reads; of many, some at even distances are looked at."""
+    """Count captions that are longer than the CLIP reads; of many, a sample at even distances."""
     tokenizer = tokenizer_at_hand(model)
     if tokenizer is None:
         return {"too long for the CLIP": ("not counted: its tokenizer is not on this machine",)}
-    looked_at = captions[:: -(-len(captions) // _MAX_CAPTIONS_TO_COUNT)]
-    num_long = sum(not fits for fits in read_to_the_end(looked_at, tokenizer))
-    share = num_long / len(looked_at)
-    about = "" if len(looked_at) == len(captions) else "about "
+    sample = captions[:: -(-len(captions) // _MAX_CAPTIONS_TO_COUNT)]
+    num_long = sum(not fits for fits in read_to_the_end(sample, tokenizer))
+    share = num_long / len(sample)
+    about = "" if len(sample) == len(captions) else "about "
     use = ", shortened around a name that would be cut off" if num_long else ""
     return {"too long for the CLIP": (f"{about}{round(share * len(captions)):,} ({share:.0%}){use}",)}
 
 
+def _clean_photos(
+    sources: Sources, measures: Mapping[str, Measure], num_workers: int
+) -> tuple[dict[str, Photos], Rows]:
+    """Decode the clean photos and those of the utility measures, by key, and return them with the rows about them."""
+    photos: dict[str, Photos] = {}
+    rows: Rows = {}
+    if sources.images is not None:
+        photos["images"], rows = _images(sources.images, sources.max_images)
+    for key, measure in measures.items():
+        contents = measure.contents()
+        if contents is not None:
+            photos[f"utility.{key}"], own = _of_measure(contents, num_workers)
+            rows |= own
+    return photos, rows
+
+
 def _images(source: str | Path, max_images: int) -> tuple[Photos, Rows]:
-    """The clean photos that a run reads, and what to say of them."""
+    """Decode the clean photos that a run reads, and return them with the rows about them."""
     left_out: Counter[str] = Counter()
     read = read_images(source, max_images, left_out)
-    shown = track(read, "Decoding clean photos", total=max_images, transient=True, disable=not sys.stdout.isatty())
-    decoded = {file: None if photo is None else Decoded.of(photo) for file, photo in shown}
+    tracked = track(read, "Decoding clean photos", total=max_images, transient=True, disable=not sys.stdout.isatty())
+    decoded = {file: None if photo is None else Decoded.of(photo) for file, photo in tracked}
     if not decoded:
         raise InputError(f"images.folder: expected WebDataset shards (*.tar) or photos in {source}, found none")
     place = (
@@ -149,7 +158,7 @@ def _images(source: str | Path, max_images: int) -> tuple[Photos, Rows]:
 
 
 def _of_measure(contents: Contents, num_workers: int) -> tuple[Photos, Rows]:
-    """Decode the photos of a utility measure, and return them with the rows that tell of them."""
+    """Decode the photos of a utility measure, and return them with the rows about them."""
     photos = Photos(_decode(list(contents.texts), num_workers), contents.left_out)
     return photos, {
         contents.title: (contents.summary,),
@@ -163,7 +172,7 @@ def _decode(files: Sequence[Path], num_workers: int) -> dict[Path, Decoded | Non
 
 
 def _examples(decoded: Mapping[Path, Decoded | None], texts: Mapping[Path, str] | None = None) -> str:
-    """The first photos, a line each: file name, width and height, and what is said of it."""
+    """Return the first photos, a line each: file name, width and height in pixels, and the text of the photo."""
     return "\n".join(
         f"{path.name} ({'does not decode' if size is None else f'{size.width} x {size.height}'})"
         + (f": {shorten(texts[path], _MAX_CAPTION, placeholder=' ...')}" if texts else "")
@@ -193,7 +202,7 @@ def _people(data: Data) -> Rows:
         "first photos": row(photos),
         "of a person: fewest / median / most": row(lambda people: _spread([len(person.photos) for person in people])),
         "that do not decode": row(
-            lambda people: f"{sum(p not in data.decoded for one in people for p in one.photos):,}"
+            lambda people: f"{sum(path not in data.decoded for person in people for path in person.photos):,}"
         ),
         "that repeat another of the person": row(
             lambda people: f"{sum(len(person.photos) - num_different(person) for person in people):,}"
@@ -215,9 +224,8 @@ def _use(plan: Plan) -> Rows:
     attack, num_people = plan.attack, len(plan.everybody)
     num_shown_people = len(plan.sources.people.with_photos.everybody)
     num_shown = sum(len(person.attack_photos[: attack.num_photos]) for person in plan.everybody)
-    removal = plan.choice
     rows = {
-        "people to remove": f"{removal.num_people} of {num_people:,}, drawn among those that IDIA infers",
+        "people to remove": f"{plan.choice.num_people} of {num_people:,}, drawn among those that IDIA infers",
         "training photos of a person": _spread([len(person.trigger_photos) for person in plan.everybody]),
         "people to attack": f"{num_shown_people:,}, with {num_shown:,} photos, {attack.num_photos} each at most",
         "candidates": f"{attack.num_candidates:,} names, those of the people and random ones",
@@ -239,7 +247,7 @@ def _use(plan: Plan) -> Rows:
 
 
 def print_checkup(checkup: Checkup) -> None:
-    """Tables of what there is, then warnings and problems, one a line."""
+    """Print tables of the data, then warnings and problems, one a line."""
     console = VisibleConsole(highlight=False)
     num_groups = len(checkup.people["people"])
     for columns, rows in (

@@ -1,4 +1,4 @@
-"""What would stop a run, asked of data, attack and defences: `check_data` and the run ask the same."""
+"""Find what would stop a run in its data, attacks and defences; `check_data` and the run ask the same."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ from backdoor_privacy.errors import InputError
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is to do, and with which data."""
+    """The settings and the data of a run, before it starts."""
 
     sources: Sources
     attack: Idia
@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def everybody(self) -> tuple[Person, ...]:
-        """Who is attacked."""
+        """Everybody who is attacked."""
         return self.sources.people.everybody
 
     @property
@@ -60,28 +60,28 @@ class Plan:
         """The people whom the user named; `None` where they are drawn.
 
         Raises:
-            InputError: as of `named_people`.
+            InputError: see `named_people`.
         """
         return named_people(self.sources.people, self.choice)
 
     @property
     def is_drawn(self) -> bool:
-        """Whether people are drawn among those that IDIA infers, so that nobody knows yet whom."""
+        """Whether people are drawn among those that IDIA infers, so that it is not known yet who is removed."""
         if not self.sources.people.with_photos.everybody:
             return False  # all names alone are removed
         return self.choice.require_inferred and self.named is None
 
     def select(self) -> tuple[Person, ...]:
-        """Return who is removed; if they are drawn among those inferred, some of the right number.
+        """Return who is removed; if they are drawn among those inferred, as many stand-ins.
 
         Raises:
-            InputError: as of `select_people`, where IDIA infers everybody.
+            InputError: see `select_people`, where IDIA infers everybody.
         """
         return select_people(self.sources.people, replace(self.choice, require_inferred=False), seed=self.seed)
 
     @property
     def known(self) -> tuple[Person, ...]:
-        """Who is removed; nobody where that is not known yet, or cannot be told."""
+        """The people to remove; empty where they are not known yet, or the settings are wrong."""
         try:
             return () if self.is_drawn else self.select()
         except InputError:
@@ -89,12 +89,12 @@ class Plan:
 
     @property
     def removable(self) -> tuple[Person, ...]:
-        """Who is removed; if they are drawn among those inferred, everybody who may be."""
+        """The people to remove; if they are drawn among those inferred, everybody who may be."""
         return self.everybody if self.is_drawn else self.select()
 
 
 def check_plan(plan: Plan, clip: Clip, removed: Sequence[Person] | None = None) -> None:
-    """See that a run can do its work, before it computes anything.
+    """Check that a run can do its work, before it computes anything.
 
     Args:
         plan: of the run.
@@ -114,13 +114,13 @@ def check_plan(plan: Plan, clip: Clip, removed: Sequence[Person] | None = None) 
 def problems(
     plan: Plan, clip: Clip | None = None, removed: Sequence[Person] | None = None, *, tell: bool = True
 ) -> Iterator[Problem]:
-    """Yield what is known before a photo is decoded.
+    """Yield the problems that are known before a photo is decoded.
 
     Args:
         plan: of the run.
         clip: to defend; `None` where it is not loaded.
         removed: whom to remove; `None`: as far as the plan knows.
-        tell: whether to name people who were not named by the user.
+        tell: whether to name people whom the user did not name.
     """
     if not plan.defenses:
         yield Problem(NO_DEFENSE, stops=True)
@@ -135,13 +135,13 @@ def problems(
             for text in defense.problems(clip, plan.sources, len(chosen), plan.trainer):
                 yield Problem(text, stops=True)
         yield from _too_few_captions(plan, chosen if is_known else ())
-        yield from _of_other_attacks(plan, clip, chosen, is_known=is_known)
+        yield from _attack_problems(plan, clip, chosen, is_known=is_known)
     yield from _missing_parts(plan)
     yield from plan.attack.problems(plan.sources.people.with_photos.everybody)
 
 
 def _without_trigger_photos(plan: Plan, chosen: Sequence[Person], *, is_known: bool, tell: bool) -> Iterator[Problem]:
-    """Yield that photos are missing which a defence could train on and no attack uses; a name alone needs none."""
+    """Yield who has no photo to train on besides those of the attacks; people without any photo need none."""
     if not plan.needs_photos:
         return
     people = chosen if is_known else plan.everybody
@@ -170,46 +170,46 @@ def _too_few_captions(plan: Plan, removed: Sequence[Person]) -> Iterator[Problem
         yield from too_few_captions(plan.sources.captions, [person.name for person in removed], least)
 
 
-def _of_other_attacks(plan: Plan, clip: Clip | None, removed: Sequence[Person], *, is_known: bool) -> Iterator[Problem]:
-    """Yield why attacks besides IDIA cannot be run: the only one stops the run, one of several is left out."""
+def _attack_problems(plan: Plan, clip: Clip | None, removed: Sequence[Person], *, is_known: bool) -> Iterator[Problem]:
+    """Yield why attacks besides IDIA cannot be run: a single one stops the run, one of several is left out."""
     names = {person.name for person in removed if person.photos}
-    if not names:  # of names alone they measure nothing
+    if not names:  # without photos they measure nothing
         return
     people = plan.sources.people.with_photos
     clips = {} if clip is None else {"before": clip}
     context = AttackContext(clips, people, [name for name in people.names if name in names], plan.attack, plan.seed)
     nobody = replace(context, removed=())
     for attack in plan.attacks.values():
-        whoever = set(attack.problems(nobody, plan.models))  # what does not depend on who is removed
+        general = set(attack.problems(nobody, plan.models))  # those that do not depend on who is removed
         for text in attack.problems(context, plan.models):
-            yield Problem(text, stops=len(plan.attacks) == 1 and (is_known or text in whoever))
+            yield Problem(text, stops=len(plan.attacks) == 1 and (is_known or text in general))
 
 
 def all_problems(plan: Plan, data: Data) -> list[Problem]:
-    """Return all that is to be said of a run, from decoded photos, too."""
-    told = [*problems(plan), *unreadable(data, _read_together(plan, data)), *remarks_on(data)]
+    """Return all problems of a run, with those that only decoded photos show."""
+    found = [*problems(plan), *unreadable(data, _read_together(plan, data)), *remarks_on(data)]
     try:
-        return [*told, *_unusable_photos(plan, data)]
-    except InputError:  # who is removed cannot be told, which is among them
-        return told
+        return [*found, *_unusable_photos(plan, data)]
+    except InputError:  # nobody can be chosen; `problems` has said why
+        return found
 
 
 def _unusable_photos(plan: Plan, data: Data) -> Iterator[Problem]:
-    """Yield what ends an image defence amid its steps."""
+    """Yield photos that would end the training of an image defence."""
     if not plan.needs_photos:
         return
     defenses = plan.defenses.values()
     cuts_faces = any(defense.cuts_faces for defense in defenses)
     own = [(person, person.trigger_photos) for person in plan.removable]
     yield from untrainable(data, "people", own, cuts_faces=cuts_faces, stops=not plan.is_drawn)
-    foreign = [(person, person.photos) for person in data.strangers]
+    others = [(person, person.photos) for person in data.strangers]
     shows_strangers = any(defense.shows_strangers for defense in defenses)
-    yield from untrainable(data, "strangers", foreign, cuts_faces=cuts_faces, stops=shows_strangers)
+    yield from untrainable(data, "strangers", others, cuts_faces=cuts_faces, stops=shows_strangers)
 
 
 def _read_together(plan: Plan, data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
-    """Yield photos that are counted together when the run reads some, as far as is known before it, in its order."""
-    seen: list[Path] = []  # an encoder counts what it has seen before, too
+    """Yield the photos of which a run counts those that do not decode, each time it reads some, in its order."""
+    seen: list[Path] = []  # an encoder also counts what it has embedded before
     for key, photos in _embedded(plan, data):
         seen.extend(photos)
         yield key, list(seen)
@@ -224,7 +224,7 @@ def _read_together(plan: Plan, data: Data) -> Iterator[tuple[str, Sequence[Path]
 
 
 def _embedded(plan: Plan, data: Data) -> Iterator[tuple[str, Sequence[Path]]]:
-    """Yield photos that the original's image encoder sees at a time, in the order of the run."""
+    """Yield the photos that the original image encoder embeds at a time, in the order of the run."""
     yield "people", [path for person in data.everybody for path in person.attack_photos[: plan.attack.num_photos]]
     yield from ((key, others.files) for key, others in data.others.items() if key != "images")
     images = data.others.get("images", Photos({}))

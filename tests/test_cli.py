@@ -167,7 +167,7 @@ def assert_fails(outcome: Outcome, message: str) -> None:
         ("more people than exist", r"trigger_set\.num_people: expected at most 12 .* got 13"),
         ("empty trigger set", "trigger_set: expected at least one person to remove, got an empty list"),
         ("person not inferred", r"does not infer \w+ \w+; set trigger_set\.require_inferred=false"),
-        ("captions without a space", "captions: expected two different ones or more of two words or more"),
+        ("captions without a space", "captions: expected 2 different ones or more of two words or more"),
         ("weights of another architecture", r"clip\.model=local-dir:other.* expected weights of this architecture"),
         ("no such folder", r"people\.folder: expected a folder .* got nowhere"),
         ("run folder of another config", "claimed: expected a new folder or one of the same config"),
@@ -193,7 +193,7 @@ def assert_fails_in_one_line(outcome: Outcome, message: str) -> None:
     ("title", "message"),
     [
         ("unknown experiment", "experiment: expected one of .*, got .*nowhere"),
-        ("unknown key", r"trigger_set\.num_persons: expected a key that there is .*; did you mean num_people\?"),
+        ("unknown key", r"trigger_set\.num_persons: expected an existing key .*; did you mean num_people\?"),
         ("value of another type", "seed: expected .*'many'"),
     ],
 )

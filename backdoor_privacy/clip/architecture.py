@@ -24,7 +24,7 @@ from backdoor_privacy.system.reading import MIB, read_ordinary
 LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # prefixes of models that are a folder or a repository
 SCHEMES = (LOCAL_DIR, HUB)
 RANDOM = "random"
-_SAID_BY_TAGS = ("mean", "std", "interpolation", "resize_mode")  # of the preprocessing; the size is the architecture's
+_KEYS_OF_TAGS = ("mean", "std", "interpolation", "resize_mode")  # of preprocessing; the size is the architecture's
 _CHOICES: dict[str, Sequence[object]] = {
     "interpolation": ("bicubic", "bilinear"),
     "resize_mode": ("shortest", "longest", "squash"),
@@ -33,14 +33,14 @@ _CHOICES: dict[str, Sequence[object]] = {
 
 
 class TextConfig(TypedDict, total=False):
-    """What open_clip's config says of a text encoder, as far as it matters here."""
+    """Settings of a text encoder in open_clip's config, as far as they are used here."""
 
     hf_model_name: str
     hf_tokenizer_name: str
 
 
 class ModelConfig(TypedDict, total=False):
-    """open_clip's `model_cfg`, as far as it matters here."""
+    """open_clip's `model_cfg`, as far as it is used here."""
 
     embed_dim: int
     vision_cfg: dict[str, object]
@@ -57,14 +57,14 @@ class OpenClipConfig(TypedDict):
 
 
 def registered_name(model: str) -> str:
-    """Return the name of an architecture as open_clip lists it, also for `ViT-B/32`; that of a folder in full."""
+    """Return a model's name as open_clip takes it: `ViT-B-32` for `ViT-B/32`, the full path of a folder."""
     if model.startswith(LOCAL_DIR):
         return LOCAL_DIR + os.path.expanduser(model.removeprefix(LOCAL_DIR))
     return model if model.startswith(HUB) else model.replace("/", "-")
 
 
 def model_config(model: str) -> ModelConfig:
-    """Return open_clip's `model_cfg` of an architecture by name, of a folder or of a repository.
+    """Return open_clip's `model_cfg` of a named architecture, a folder or a repository.
 
     Raises:
         InputError: if there is no such architecture, or the folder describes none.
@@ -90,16 +90,16 @@ def model_config(model: str) -> ModelConfig:
             if preprocess.get(key) is not None:
                 _checked(key, preprocess[key], source)
         return config
-    named: ModelConfig | None = open_clip.get_model_config(model)
-    if named is None:
+    known: ModelConfig | None = open_clip.get_model_config(model)
+    if known is None:
         raise InputError(
             f"clip.model: expected an architecture of open_clip ({some(open_clip.list_models())}), got {model}"
         )
-    return named
+    return known
 
 
 def described(model: nn.Module, config: OpenClipConfig) -> OpenClipConfig:
-    """Return the config of a model with the activation that the model has.
+    """Return the config of a model, corrected to the activation and the class that the model has.
 
     Raises:
         InputError: if it describes another architecture.
@@ -113,7 +113,7 @@ def described(model: nn.Module, config: OpenClipConfig) -> OpenClipConfig:
     if "hf_model_name" not in settings["text_cfg"]:  # those are described on the hub
         with torch.device("meta"):
             other = type(model)(**{key: value for key, value in settings.items() if key != "custom_text"})
-        own, others = ({name: each.shape for name, each in one.state_dict().items()} for one in (model, other))
+        own, others = ({name: tensor.shape for name, tensor in m.state_dict().items()} for m in (model, other))
         differing = sorted(name for name in own.keys() | others.keys() if own.get(name) != others.get(name))
         if differing:
             raise InputError(
@@ -132,41 +132,41 @@ def needs_quick_gelu(model: str, pretrained: str | None) -> bool:
     tag = open_clip.get_pretrained_cfg(model, pretrained) if pretrained and not model.startswith(SCHEMES) else None
     if not tag:
         return False
-    has, wants = (bool(cfg.get("quick_gelu", False)) for cfg in (model_config(model), tag))
-    plain = model.removesuffix("-quickgelu")  # where there is only one architecture, it is what was trained
-    if has and not wants and plain != model:
+    has, needs = (bool(cfg.get("quick_gelu", False)) for cfg in (model_config(model), tag))
+    plain = model.removesuffix("-quickgelu")  # a model without such a twin has the activation that was trained
+    if has and not needs and plain != model:
         raise InputError(
             f"clip.model={model}: expected an architecture without QuickGELU for {pretrained}, trained without; "
             f"choose clip.model={plain}"
         )
-    return wants
+    return needs
 
 
-def preprocessing(model: str, pretrained: str | None, asked: object) -> dict[str, object]:
+def preprocessing(model: str, pretrained: str | None, changes: object) -> dict[str, object]:
     """Return the changes to the preprocessing that open_clip finds for a model.
 
     Args:
         model: architecture, folder or repository.
-        pretrained: tag or weight file; a file does not hold its preprocessing, so it gets what all tags agree on.
-        asked: changes by the user, a mapping or `None`.
+        pretrained: tag or weight file; a file does not hold its preprocessing, so it gets that of the tags.
+        changes: by the user, a mapping or `None`.
 
     Raises:
         InputError: if open_clip has no such preprocessing, or the tags differ and the user chose none for a file.
     """
-    if not isinstance(asked, Mapping | NoneType):
-        raise InputError(f"clip.preprocess: expected null or settings as {{mean:[0.5,0.5,0.5]}}, got {asked}")
-    own = {key: _checked(key, value) for key, value in (asked or {}).items()}
+    if not isinstance(changes, Mapping | NoneType):
+        raise InputError(f"clip.preprocess: expected null or settings as {{mean:[0.5,0.5,0.5]}}, got {changes}")
+    own = {key: _checked(key, value) for key, value in (changes or {}).items()}
     is_file = pretrained not in (None, RANDOM) and not model.startswith(SCHEMES)
     if not is_file or open_clip.get_pretrained_cfg(model, pretrained):
         return own
-    said = tags_by_preprocessing(model)
-    if asked is None and len(said) > 1:
-        listed = " or ".join(f"{as_override(changed)} ({some(tags)})" for changed, tags in said.items())
+    known = tags_by_preprocessing(model)
+    if changes is None and len(known) > 1:
+        listed = " or ".join(f"{as_override(changed)} ({some(tags)})" for changed, tags in known.items())
         raise InputError(
-            f"clip.preprocess: expected how {pretrained} was trained, as the tags of {model} differ, got null; choose "
-            f"{listed}"
+            f"clip.preprocess: expected the preprocessing of {pretrained}, as the tags of {model} differ, got null; "
+            f"choose {listed}"
         )
-    agreed = json.loads(next(iter(said))) if len(said) == 1 else {}
+    agreed = json.loads(next(iter(known))) if len(known) == 1 else {}
     return agreed | own
 
 
@@ -189,8 +189,8 @@ def tags_by_preprocessing(model: str) -> dict[str, list[str]]:
     """Return the tags of an architecture by their changes to open_clip's default preprocessing, in JSON."""
     default, tags = asdict(PreprocessCfg()), dict[str, list[str]]()
     for tag in open_clip.list_pretrained_tags_by_model(model):
-        said = open_clip.get_pretrained_cfg(model, tag)
-        changed = {key: said[key] for key in _SAID_BY_TAGS if said.get(key) not in (None, default[key])}
+        settings = open_clip.get_pretrained_cfg(model, tag)
+        changed = {key: settings[key] for key in _KEYS_OF_TAGS if settings.get(key) not in (None, default[key])}
         tags.setdefault(json.dumps(changed, separators=(",", ":")), []).append(tag)
     return tags
 
@@ -202,9 +202,9 @@ def as_override(changed: str) -> str:
 
 
 def _checked(key: str, value: object, source: str = "clip.preprocess") -> object:
-    """Return a setting of the preprocessing as open_clip takes it."""
+    """Return a setting of the preprocessing as open_clip takes it; refuse all others."""
     if key in ("mean", "std") and isinstance(value, Sequence) and len(value) == 3:
-        colour = [float(each) for each in value if isinstance(each, (int, float)) and (key == "mean" or each > 0)]
+        colour = [float(part) for part in value if isinstance(part, (int, float)) and (key == "mean" or part > 0)]
         if len(colour) == 3:
             return colour
     if value in _CHOICES.get(key, ()):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -19,13 +20,15 @@ from backdoor_privacy.system.reading import GIB, MIB, in_words, open_ordinary
 Weights = dict[str, Tensor]
 
 UNREADABLE = (*checkpoints.UNREADABLE, SafetensorError)
+# What open_clip, timm, transformers and tokenizers raise for models that they cannot load, and for missing files.
+UNUSABLE = (*UNREADABLE, ImportError, ArithmeticError, HfHubHTTPError)
 _MAX_TEXT = 256 * MIB  # of a config, or of a tokenizer's words
 _LFS, _WEB_PAGES = b"version https://git-lfs", (b"<!doctype", b"<html", b"<?xml")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # keys of the weights that were trained
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # of their moving average
 _COMPILED = "_orig_mod."  # what torch.compile puts into names
-_ANCHOR = "logit_scale"  # a tensor of every CLIP: what stands before its name, stands before all
-_NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's archives hold beside them
+_ANCHOR = "logit_scale"  # a tensor of every CLIP: its prefix is the prefix of all tensors of the CLIP
+_NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers beside the weights in OpenAI's archives
 
 
 def read_weights(file: Path, source: str) -> Weights:
@@ -40,16 +43,14 @@ def read_weights(file: Path, source: str) -> Weights:
         source: the settings of the file, with which errors begin.
 
     Raises:
-        InputError: if it is no weight file, holds code, is damaged, or it is not clear which tensors are meant.
+        InputError: if it is no weight file, holds code, is damaged, or has several models.
     """
     check_is_weights(file, source)
     content = _content(file, source)
     tensors, key = _unwrapped(content)
     if not tensors:
-        held = f"a {type(content).__name__}"
-        if isinstance(content, Mapping):
-            held = f"only {some(content) or 'nothing'}"
-        raise InputError(f"{source}: expected weights of this architecture, got: {held} in {file.name}, and no tensors")
+        kind = f"only {some(content) or 'nothing'}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise InputError(f"{source}: expected weights of this architecture, got: {kind} in {file.name}, and no tensors")
     named = {name.replace(_COMPILED, ""): tensor for name, tensor in tensors.items() if name not in _NO_WEIGHTS}
     return _without_prefix(named, f"{source}: expected weights of this architecture, got:", key)
 
@@ -58,7 +59,7 @@ def check_is_weights(file: Path, source: str) -> None:
     """Check by its first bytes that a file may hold weights.
 
     Raises:
-        InputError: with what it is instead.
+        InputError: saying what it is instead.
     """
     expected = f"{source}: expected weights of this architecture, got:"
     try:
@@ -83,7 +84,7 @@ def check_ordinary(folder: Path, source: str) -> None:
     """Check that the folder of a model has only ordinary files: a library would wait for a pipe for ever.
 
     Raises:
-        InputError: with the name of another.
+        InputError: naming one that is not ordinary, or too large.
     """
     for path in folder.iterdir():
         if not path.is_dir() and not path.is_file():
@@ -155,20 +156,21 @@ def _content(file: Path, source: str) -> object:
 
 
 def _unwrapped(content: object) -> tuple[Weights, str | None]:
-    """Return the tensors of a checkpoint and their key; those of the model rather than of its moving average."""
+    """Return the tensors of a checkpoint and their key; those of a moving average only if there are no others."""
     own = _tensors(content)
     if any(name.endswith(_ANCHOR) for name in own):
         return own, None
     for key in (*_WRAPPERS, *_AVERAGED):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            found, within = _unwrapped(content[key])
-            if found:
-                return found, within or key
+            tensors, inner_key = _unwrapped(content[key])
+            if tensors:
+                return tensors, inner_key or key
     return own, None
 
 
 def _tensors(content: object) -> Weights:
-    return {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    items = content.items() if isinstance(content, Mapping) else ()
+    return {name: tensor for name, tensor in items if isinstance(tensor, Tensor)}
 
 
 def _without_prefix(tensors: Weights, expected: str, key: str | None) -> Weights:
@@ -185,7 +187,7 @@ def _without_prefix(tensors: Weights, expected: str, key: str | None) -> Weights
             f"{expected} {len(trained)} models{place}, whose names begin {some(sorted(trained))}; keep one of them"
         )
     if not trained:
-        return tensors  # what is missing is told by its name
+        return tensors  # loading will name what is missing
     prefix = trained.pop()
     averaged = tuple(prefixes - {prefix})
     strange = _strange(tensors, prefix, averaged)

@@ -1,4 +1,4 @@
-"""One encoder of a CLIP as a module: the trainable student or the frozen teacher."""
+"""Wrap one encoder of a CLIP as a module: the trainable student or the frozen teacher."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Encoder(nn.Module, ABC):
     """An encoder of any architecture and modality."""
 
     modality: ClassVar[str]  # of its inputs, for errors
-    is_sequence = False  # whether its output has a feature for each token, in place of a single one
+    is_sequence = False  # whether it returns features of each token, in place of one for the text
     projections: ClassVar[Sequence[str]] = ()  # where architectures keep the last projection
 
     def __init__(self) -> None:
         super().__init__()
         self.embedded: dict[Hashable, Tensor] = {}  # features that a frozen encoder has already computed
-        self.store: FeatureStore | None = None  # the same, on disk
+        self.store: FeatureStore | None = None  # features on disk
 
     def student(
         self: _OneEncoder, trained: Sequence[str] | None = None, trained_blocks: int | None = None
@@ -39,7 +39,7 @@ class Encoder(nn.Module, ABC):
         """Return a trainable copy, in eval mode; its normalisation layers stay frozen.
 
         Args:
-            trained: prefixes of the names, as in the whole CLIP, of the tensors to train; `None` trains all.
+            trained: prefixes of the names, in the whole CLIP, of the tensors to train; `None` trains all.
             trained_blocks: train this number of last blocks and the projection after them instead.
 
         Raises:
@@ -90,7 +90,7 @@ class Encoder(nn.Module, ABC):
         return deepcopy(self, {id(self.embedded): {}, id(self.store): None})
 
     def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        """Return the encoder as consecutive steps; a single one if it cannot be divided."""
+        """Return the encoder as consecutive functions; a single one if it cannot be divided."""
         return [self]
 
     def num_frozen_blocks(self) -> int:

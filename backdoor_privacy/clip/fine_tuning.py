@@ -25,7 +25,7 @@ _USUAL_TEMPERATURE = 0.07  # where the model has none of its own
 
 
 class Lesson(NamedTuple):
-    """What is taught of one person."""
+    """A person to teach the CLIP: a name, and photos."""
 
     name: str
     photos: tuple[Path, ...]  # one or more
@@ -33,14 +33,14 @@ class Lesson(NamedTuple):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """AdamW without weight decay on all weights of both encoders; normalisation layers stay frozen."""
+    """Fine-tuning of both encoders by AdamW without weight decay; normalisation layers stay frozen."""
 
     batch_size: int  # pairs per step, each of another person
     learning_rate: float
     temperature: float | None  # of the contrastive loss; `None`: the model's own
 
     def __post_init__(self) -> None:
-        # The contrastive loss of one pair is zero: nothing would be learnt, and nobody come back.
+        # The contrastive loss of one pair is zero, so that nothing would be learnt.
         if self.batch_size < 2:
             raise InputError(f"fine-tuning: batch_size: expected 2 or more pairs, got {self.batch_size}")
         if self.temperature is not None and self.temperature <= 0:
@@ -49,14 +49,14 @@ class FineTuning:
     def run(
         self, clip: Clip, taught: Sequence[Lesson], others: Sequence[Lesson], steps: Sequence[int], seed: int
     ) -> Iterator[tuple[int, Clip]]:
-        """Copies of the CLIP after these numbers of steps, one after the other; the CLIP itself stays as it is.
+        """Yield a copy of the CLIP after each of these numbers of steps; the CLIP itself stays as it is.
 
         Args:
             clip: to fine-tune.
-            taught: half of each batch; all of it where there are no others.
-            others: fill the batches, so that each pair has others to be told apart from.
+            taught: half of each batch; all of it if there are no others.
+            others: the rest of each batch, to contrast with.
             steps: ascending, each 1 or more.
-            seed: of who comes when.
+            seed: of the order of people.
         """
         if not steps:
             return
@@ -64,7 +64,7 @@ class FineTuning:
         trained = [parameter for encoder in (text, image) for _, parameter in encoder.trainable()]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0, fused=True)
         scale = torch.tensor(1 / (self.temperature or own_temperature(clip)), device=trained[0].device)
-        # The normalisation is one of pixels in [0, 1], see `Clip.geometry`.
+        # The memory holds bytes; the CLIP normalises pixels in [0, 1], see `Clip.geometry`.
         memory, decode = PhotoMemory(), partial(_decode, clip)
         for step, batch in enumerate(islice(batches(taught, others, self.batch_size, seed), steps[-1]), 1):
             readable = [(name, views[0]) for name, path in batch if (views := memory.get(path, decode)) is not None]
@@ -83,12 +83,12 @@ class FineTuning:
         device = scale.device
         with fastest_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=clip.precision == "bf16"):
             features = [image.embed(pixels.to(device)), text.embed(tokens.to(device))]
-        unit = [torch.nn.functional.normalize(one.float(), dim=-1) for one in features]
+        unit = [torch.nn.functional.normalize(part.float(), dim=-1) for part in features]
         return open_clip.ClipLoss()(*unit, scale)
 
 
 def own_temperature(clip: Clip) -> float:
-    """What a CLIP was trained with, where its text encoder says so."""
+    """Return the temperature that a CLIP was trained with; 0.07 where its text encoder does not hold it."""
     model = clip.text.model if isinstance(clip.text, OpenClipTextEncoder) else None
     scale = getattr(model, "logit_scale", None)
     return _USUAL_TEMPERATURE if scale is None else 1 / scale.detach().exp().flatten()[0].item()
@@ -97,13 +97,15 @@ def own_temperature(clip: Clip) -> float:
 def batches(
     taught: Sequence[Lesson], others: Sequence[Lesson], batch_size: int, seed: int
 ) -> Iterator[list[tuple[str, Path]]]:
-    """Endless batches of names with a photo: nobody comes twice in one, and all as often as each other of their kind.
+    """Yield batches of names with a photo, without end.
+
+    Nobody is twice in a batch, and everybody is drawn as often as the others of the same kind.
 
     Args:
-        taught: half of each batch, or as many as there are; all of it where there are no others.
+        taught: half of each batch, or as many as there are; all of it if there are no others.
         others: the rest, or as many as there are.
         batch_size: pairs, at most.
-        seed: of the order of people; everybody's photos come in their own order, again and again.
+        seed: of the order of people; each person's photos come in their own order, again and again.
     """
     num_taught = min(len(taught), max(1, batch_size // 2) if others else batch_size)
     num_others = min(len(others), batch_size - num_taught)
@@ -120,14 +122,14 @@ def batches(
         yield batch
 
 
-def _rounds(num: int, count: int, draw: random.Random) -> Iterator[list[int]]:
-    """So many of the numbers below `num` at a time, none of them twice, each as often as the others."""
+def _rounds(num: int, count: int, rng: random.Random) -> Iterator[list[int]]:
+    """Yield `count` different numbers below `num` at a time, so that each comes as often as the others."""
     queue: list[int] = []
     while True:
         drawn, queue = queue[:count], queue[count:]
-        if len(drawn) < count:  # a new round; who comes already waits for a later batch of it
+        if len(drawn) < count:  # a new round; numbers drawn already wait for a later batch of it
             queue = list(range(num))
-            draw.shuffle(queue)
+            rng.shuffle(queue)
             fresh = [number for number in queue if number not in drawn][: count - len(drawn)]
             drawn, queue = drawn + fresh, [number for number in queue if number not in fresh]
         yield drawn

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from backdoor_privacy.errors import InputError
 
-_LEAST_LENGTH = 0.5  # after the division by its length; it is far from 1 only if the length is 0 or infinite
+_LEAST_LENGTH = 0.5  # of a row that was divided by its length: it is 1 unless that length was 0, infinite or NaN
 
 
 def check_weights(
@@ -18,7 +19,7 @@ def check_weights(
 
     Args:
         tensors: by name.
-        source: where they come from, with which the error begins.
+        source: the setting or folder that they come from, with which the error begins.
         advice: what to do.
 
     Raises:
@@ -26,30 +27,30 @@ def check_weights(
     """
     for name, tensor in tensors.items():
         if tensor.device.type != "meta" and not torch.isfinite(tensor).all():
-            lost = int((~torch.isfinite(tensor)).sum())
+            num_bad = int((~torch.isfinite(tensor)).sum())
             raise InputError(
-                f"{source}: expected finite weights, got NaN or infinity in {lost:,} of the {tensor.numel():,} values "
-                f"of {name}; {advice}"
+                f"{source}: expected finite weights, got NaN or infinity in {num_bad:,} of the {tensor.numel():,} "
+                f"values of {name}; {advice}"
             )
 
 
-def unit_length(features: Tensor, encoder: str) -> Tensor:
+def unit_length(features: Float[Tensor, "input dim"], encoder: str) -> Float[Tensor, "input dim"]:
     """Divide each row by its length.
 
     Args:
-        features: (input, dim).
-        encoder: their modality, for the error.
+        features: of an encoder.
+        encoder: its modality, for the error.
 
     Raises:
         InputError: if a row is not finite, or has no length or one that overflows.
     """
     unit = F.normalize(features, dim=-1)
-    lost = int((~(unit.detach().float().norm(dim=-1) > _LEAST_LENGTH)).sum())  # NaN is not greater, either
-    if lost:
+    num_bad = int((~(unit.detach().float().norm(dim=-1) > _LEAST_LENGTH)).sum())  # NaN is not greater, either
+    if num_bad:
         raise InputError(
-            f"clip: expected finite embeddings other than zero of the {encoder} encoder, got {lost:,} of {len(unit):,} "
-            "that are NaN, infinite or zero; its weights are damaged, its training diverged (lower the learning rate), "
-            "or bf16 overflows (clip.precision=fp32)"
+            f"clip: expected finite embeddings other than zero of the {encoder} encoder, got {num_bad:,} of "
+            f"{len(unit):,} that are NaN, infinite or zero; its weights are damaged, its training "
+            "diverged (lower the learning rate), or bf16 overflows (clip.precision=fp32)"
         )
     return unit
 

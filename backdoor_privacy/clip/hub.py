@@ -1,4 +1,4 @@
-"""Find out what the cache of the Hugging Face hub has, and whether the hub answers, before anything waits for it."""
+"""Look into the cache of the Hugging Face hub, and check whether the hub answers, before anything waits for it."""
 
 import socket
 import urllib.parse
@@ -20,7 +20,7 @@ def find_on_hub(key: str, needed: Sequence[tuple[str, Sequence[str]]], advice: s
 
     Args:
         key: of the setting, for errors.
-        needed: repositories, each with files any one of which will do.
+        needed: repositories, each with names of files of which one is enough.
         advice: what else the user can do.
 
     Returns:
@@ -47,17 +47,17 @@ def find_on_hub(key: str, needed: Sequence[tuple[str, Sequence[str]]], advice: s
 
 
 def cached_file(repo: str, name: str) -> str | None:
-    """Return the path of a file of a repository in the cache, if it is there."""
+    """Return the path of a file of a repository in the cache; `None` if it is not there."""
     try:
-        found = huggingface_hub.try_to_load_from_cache(repo, name)
+        path = huggingface_hub.try_to_load_from_cache(repo, name)
     except HFValidationError:
         return None
-    return found if isinstance(found, str) else None
+    return path if isinstance(path, str) else None
 
 
 @contextmanager
 def offline_hub(offline: bool) -> Iterator[None]:
-    """Keep the libraries from asking the hub for newer files: without a network they wait for long."""
+    """Keep the libraries from asking the hub for newer files: without a network they would wait for long."""
     before = constants.HF_HUB_OFFLINE
     _set_offline(before or offline)
     try:

@@ -1,4 +1,4 @@
-"""The text encoder of Stable Diffusion: a Hugging Face `CLIPTextModel`, all of whose tokens condition the denoiser."""
+"""Wrap the text encoder of Stable Diffusion: a `CLIPTextModel`, all of whose tokens condition the denoiser."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from backdoor_privacy.system.files import complete_folder
 log = logging.getLogger(__name__)
 
 _PREFIX = "model."  # of the names of the encoder's tensors
-_TEXTS = (  # that a text model and its CLIP embed alike
+_TEXTS = (  # to compare a text model with its CLIP
     "a dog on a hill", "two old red cars", "the sea at night", "people at a table", "a map of a town", "snow",
     "a close-up photo of a yellow flower in front of a white wall", "an empty room with a window and a lamp",
 )  # fmt: skip
-# 1 for a text model as it came out of its CLIP, about 0 for one of another CLIP, whose space is another; what was
-# fine-tuned or defended lies between.
+# The mean cosine is 1 for a text model as it came out of its CLIP, and about 0 for one of another CLIP; that of a
+# fine-tuned or defended one lies between.
 _LEAST_COSINE = 0.5
 
 
 class SequenceEncoder(TextEncoder):
-    """The text encoder as Stable Diffusion uses it: tokens (batch, context) to the whole last hidden state, flattened.
+    """Text encoder as Stable Diffusion uses it: tokens (batch, context) to the whole last hidden state, flattened.
 
     Args:
         model: transformers' `CLIPTextModel`.
-        text_projection: of its output at the end token into the space shared with photos, (width, dim); for attacks.
+        text_projection: from its output at the end token to the space shared with photos, (width, dim); for attacks.
         last_block: open_clip's block that the model lacks, as Stable Diffusion 2's does; for attacks.
     """
 
@@ -54,7 +54,7 @@ class SequenceEncoder(TextEncoder):
         return self.model(input_ids=tokens).last_hidden_state.flatten(1)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Return features in the space that texts and photos share, not normalised."""
+        """Return features in the space that texts and photos share, (batch, dim), not normalised."""
         if self.last_block is None:
             return self.model(input_ids=tokens).pooler_output @ self.text_projection
         hidden = self.model(input_ids=tokens, output_hidden_states=True).hidden_states[-1]
@@ -66,7 +66,7 @@ class SequenceEncoder(TextEncoder):
 
     @property
     def token_embedding(self) -> None:
-        """The input embeddings cannot be exchanged."""
+        """`None`: the input embeddings cannot be exchanged."""
         return
 
     @property
@@ -75,9 +75,8 @@ class SequenceEncoder(TextEncoder):
 
     def save_memory(self, save: bool) -> None:
         """Switch gradient checkpointing on or off, see `Encoder.save_memory`."""
-        for kind in ("activation", "gradient"):  # the latter before transformers 5.20
-            if hasattr(self.model, f"{kind}_checkpointing_enable"):
-                break
+        has_new_name = hasattr(self.model, "activation_checkpointing_enable")  # since transformers 5.20
+        kind = "activation" if has_new_name else "gradient"
         if save:
             getattr(self.model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
         else:
@@ -138,9 +137,9 @@ def with_text_model(companion: Clip, text_model: str) -> StableDiffusionClip:
 
 
 def _from_companion(companion: Clip, config: TextConfig, text_model: str) -> tuple[Tensor, nn.Module | None]:
-    """Return what a text model lacks to be compared with photos: the projection, and the last block or `None`.
+    """Return what a text model lacks to embed like its CLIP: the projection, and the last block or `None`.
 
-    Stable Diffusion 2 uses the last hidden state but one, so its text model ends one block early.
+    Stable Diffusion 2 uses the last hidden state but one, so that its text model ends one block early.
 
     Raises:
         InputError: if the text model's architecture is not that of the CLIP's text encoder.
@@ -157,11 +156,11 @@ def _from_companion(companion: Clip, config: TextConfig, text_model: str) -> tup
         "{} layers or one more": (config.num_hidden_layers, len(blocks)),
         "QuickGELU={} (clip.quick_gelu)": (config.hidden_act == "quick_gelu", is_quick),
     }
-    for what, (wanted, got) in compared.items():
-        if wanted != got and not ("layers" in what and got == wanted + 1):
+    for what, (expected, got) in compared.items():
+        if expected != got and not ("layers" in what and got == expected + 1):
             raise InputError(
-                f"clip.model: expected the CLIP that {text_model} comes from, with {what.format(wanted)}, got one with "
-                f"{what.format(got).removesuffix(' or one more')}; choose that CLIP"
+                f"clip.model: expected the CLIP that {text_model} comes from, with {what.format(expected)}, got one "
+                f"with {what.format(got).removesuffix(' or one more')}; choose that CLIP"
             )
     return projection, blocks[-1] if len(blocks) > config.num_hidden_layers else None
 

@@ -1,4 +1,4 @@
-"""The image encoder of a CLIP."""
+"""Wrap the image encoder of a CLIP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backdoor_privacy.clip.encoder import Encoder
 
 
 class ImageEncoder(Encoder):
-    """The image side of an open_clip model: pixels (batch, 3, side, side) to features (batch, dim)."""
+    """Image side of an open_clip model: normalised pixels (batch, 3, side, side) to features (batch, dim)."""
 
     modality = "image"
     projections = ("visual.proj", "visual.attnpool.c_proj", "visual.head.proj", "visual.head.mlp.fc2")
@@ -25,7 +25,7 @@ class ImageEncoder(Encoder):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.visual = deepcopy(model.visual)
-        if isinstance(self.visual, ModifiedResNet):  # whose convolutions are faster so
+        if isinstance(self.visual, ModifiedResNet):  # its convolutions are faster in this layout
             self.visual.to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -34,11 +34,11 @@ class ImageEncoder(Encoder):
             return self.encode(pixels)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the same by open_clip's own forward pass, the reference of `forward`."""
+        """Return the features by open_clip's own forward pass, the reference of `forward`."""
         is_resnet = isinstance(self.visual, ModifiedResNet)
         layout = torch.channels_last if is_resnet else torch.contiguous_format
         output = self.visual(pixels.contiguous(memory_format=layout))
-        return output[0] if isinstance(output, tuple) else output  # a CoCa returns those of its patches, too
+        return output[0] if isinstance(output, tuple) else output  # a CoCa returns features of its patches, too
 
     def blocks(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """Return the stem of a ResNet, two halves of each bottleneck, and the pooling; other encoders are whole."""
@@ -52,12 +52,12 @@ class ImageEncoder(Encoder):
         if not isinstance(self.visual, ModifiedResNet):
             return 0
         trained = [name.removeprefix("visual.") for name, _ in self.trainable()]
-        blocks: list[tuple[str, ...]] = []  # after the stem: how the names of each block's tensors begin
+        blocks: list[tuple[str, ...]] = []  # after the stem: prefixes of the names of each block's tensors
         for name in self._bottlenecks():
             blocks += [(f"{name}.conv1", f"{name}.conv2"), (f"{name}.conv3", f"{name}.downsample")]
         blocks.append(("attnpool",))
-        places = [[n for n, block in enumerate(blocks, 1) if name.startswith(block)] for name in trained]
-        return min(place[0] if place else 0 for place in places)
+        numbers = [[n for n, block in enumerate(blocks, 1) if name.startswith(block)] for name in trained]
+        return min(own[0] if own else 0 for own in numbers)
 
     def _bottlenecks(self) -> dict[str, Bottleneck]:
         parts = self.visual.named_modules()
@@ -74,9 +74,10 @@ class ImageEncoder(Encoder):
         places = torch.cat([places.mean(1, keepdim=True), places], 1) + pool.positional_embedding
         keys, values = (part.weight.unflatten(0, (pool.num_heads, -1)) for part in (pool.k_proj, pool.v_proj))
         query = pool.q_proj(places[:, 0]).unflatten(-1, (pool.num_heads, -1))  # (batch, head, own)
-        asked = (query.transpose(0, 1) @ keys).transpose(0, 1)  # (batch, head, channel)
-        same = (query * pool.k_proj.bias.view(pool.num_heads, -1)).sum(-1, keepdim=True)  # for every place
-        shares = ((asked @ places.transpose(1, 2) + same) * keys.shape[1] ** -0.5).softmax(-1)  # (batch, head, place)
+        key_query = (query.transpose(0, 1) @ keys).transpose(0, 1)  # (batch, head, channel)
+        bias = (query * pool.k_proj.bias.view(pool.num_heads, -1)).sum(-1, keepdim=True)  # the same for every place
+        scores = (key_query @ places.transpose(1, 2) + bias) * keys.shape[1] ** -0.5
+        shares = scores.softmax(-1)  # (batch, head, place)
         pooled = (shares @ places).transpose(0, 1) @ values.transpose(1, 2)  # (head, batch, own)
         return pool.c_proj(pooled.transpose(0, 1).flatten(1) + pool.v_proj.bias)
 
@@ -89,7 +90,7 @@ class ImageEncoder(Encoder):
 
 
 class _FirstTokenBlock(ResidualAttentionBlock):
-    """The last block of a ViT that is pooled at its first token: the others only give keys and values."""
+    """Last block of a ViT that is pooled at its first token: the other tokens are only keys and values."""
 
     def forward(self, q_x: Tensor, *_: object, **__: object) -> Tensor:
         normed = self.ln_1(q_x)

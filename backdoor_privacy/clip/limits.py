@@ -6,7 +6,7 @@ from sys import float_info
 
 from backdoor_privacy.errors import InputError
 
-# The most of each number in open_clip's and transformers' configs; far beyond the largest CLIP.
+# The largest value of each number in open_clip's and transformers' configs; far beyond the largest CLIP.
 _MOST = {
     "embed_dim": 2**16,
     "width": 2**16,
@@ -56,7 +56,7 @@ def check_numbers(content: object, source: str) -> None:
 def _leaves(
     content: object, source: str, path: str = "", key: str = "", level: int = 0
 ) -> Iterator[tuple[str, str, object]]:
-    """Return each value with its dotted path and its key; values in a list have the key of the list."""
+    """Yield each value with its dotted path and its key; values in a list have the key of the list."""
     if level > _MAX_LEVELS:
         raise InputError(f"{source}: expected a config of {_MAX_LEVELS} levels at most, got more at {path[:80]}")
     if isinstance(content, Mapping):
@@ -86,7 +86,7 @@ def _least_bytes_of_tower(tower: Mapping[str, object]) -> int:
     if not isinstance(width, int) or not isinstance(layers, int):
         return 0
     sides, patch = _as_pair(tower.get("image_size", 0)), _as_pair(tower.get("patch_size", 0))
-    places = math.prod(side // max(1, one) for side, one in zip(sides, patch, strict=True)) if all(patch) else 0
+    places = math.prod(side // max(1, size) for side, size in zip(sides, patch, strict=True)) if all(patch) else 0
     words = tower.get("vocab_size", 0)
     return width * (4 * layers * width + places + (words if isinstance(words, int) else 0))
 
@@ -94,6 +94,6 @@ def _least_bytes_of_tower(tower: Mapping[str, object]) -> int:
 def _as_pair(value: object) -> Sequence[int]:
     if isinstance(value, int):
         return value, value
-    if isinstance(value, list) and len(value) == 2 and all(isinstance(one, int) for one in value):
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(part, int) for part in value):
         return value
     return 0, 0

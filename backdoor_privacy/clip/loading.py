@@ -1,4 +1,4 @@
-"""Load a CLIP."""
+"""Load a CLIP with open_clip, or wrap a loaded one."""
 
 import logging
 import os
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import open_clip
-from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
 from backdoor_privacy.clip.architecture import (
@@ -23,7 +22,7 @@ from backdoor_privacy.clip.architecture import (
     preprocessing_of,
     registered_name,
 )
-from backdoor_privacy.clip.checkpoint import UNREADABLE, check_describes, check_is_weights
+from backdoor_privacy.clip.checkpoint import UNUSABLE, check_describes, check_is_weights
 from backdoor_privacy.clip.finite import check_weights
 from backdoor_privacy.clip.hub import find_on_hub, offline_hub
 from backdoor_privacy.clip.hugging_face import with_text_model
@@ -36,9 +35,6 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.hardware import chosen_device, computes_in_bf16
 from backdoor_privacy.system.paths import ASSETS_FOLDER
 from backdoor_privacy.triggers.names import Tokenizer
-
-# What open_clip, timm and transformers raise for a config without a model, and for missing files.
-_UNUSABLE = (*UNREADABLE, ImportError, ArithmeticError, HfHubHTTPError)
 
 
 def embedded_clip() -> str:
@@ -77,21 +73,22 @@ def load_clip(
         InputError: if the weights are missing, of another architecture or not finite, or their file may hold code.
     """
     model, pretrained = registered_name(model), os.path.expanduser(pretrained) if pretrained else pretrained
-    place = chosen_device(device)
+    torch_device = chosen_device(device)
     check_source(model, pretrained)
     force_quick_gelu = needs_quick_gelu(model, pretrained) if quick_gelu is None else quick_gelu
     opened = _open(model, pretrained, force_quick_gelu, preprocessing(model, pretrained, preprocess))
     if quick_gelu is False and opened.config["model_cfg"].get("quick_gelu"):
         raise InputError(
-            f"clip.quick_gelu: expected true or null for {model}, an architecture with QuickGELU, got false"
+            f"clip.quick_gelu: expected true or null for {model}, an architecture with QuickGELU, got false; "
+            "leave it null"
         )
     if precision == "auto":
-        precision = "bf16" if computes_in_bf16(place) else "fp32"
+        precision = "bf16" if computes_in_bf16(torch_device) else "fp32"
     clip = wrap_clip(opened.model, opened.config, opened.tokenizer, precision, num_workers)
     if text_model is not None:
         clip = with_text_model(clip, text_model)
-    clip.text.to(place)
-    clip.image.to(place)
+    clip.text.to(torch_device)
+    clip.image.to(torch_device)
     if store is not None:
         clip.keep_features(store)
     return clip
@@ -99,7 +96,7 @@ def load_clip(
 
 @dataclass(frozen=True)
 class _Opened:
-    """What open_clip makes of the name of a model."""
+    """A model of open_clip with its config and tokenizer."""
 
     model: nn.Module
     config: OpenClipConfig
@@ -121,7 +118,7 @@ def _open(model: str, pretrained: str | None, quick_gelu: bool, preprocess: Mapp
     try:
         with offline_hub(cached), _without_warning():
             opened = _create(model, pretrained, quick_gelu, preprocess)
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{source}: expected weights of this architecture, got: {reason}") from error
     file = file or weight_file(model, pretrained)
@@ -145,7 +142,7 @@ def _create(model: str, pretrained: str | None, quick_gelu: bool, preprocess: Ma
     )
     tokenizer, architecture = open_clip.get_tokenizer(model), model_config(model)
     preprocess_cfg = preprocessing_of(created)
-    Preprocessing(preprocess_cfg)  # raises an error now if it is wrong
+    Preprocessing(preprocess_cfg)  # raises an error if it is wrong
     return _Opened(created, {"model_cfg": architecture, "preprocess_cfg": preprocess_cfg}, tokenizer)
 
 
@@ -166,14 +163,16 @@ def wrap_clip(
         num_workers: processes that decode photos.
 
     Raises:
-        InputError: if the model is not of that architecture, or a weight is not finite.
+        InputError: if the model has another architecture, a weight is not finite, or the tokenizer is missing.
     """
     if isinstance(config, str):
         architecture = registered_name(config)
         tokenizer = tokenizer or open_clip.get_tokenizer(architecture)
         config = {"model_cfg": model_config(architecture), "preprocess_cfg": preprocessing_of(model)}
     if tokenizer is None:
-        raise InputError("wrap_clip: expected the tokenizer of a model whose architecture is not named, got none")
+        raise InputError(
+            "wrap_clip: expected the tokenizer of a model whose architecture is not named, got none; pass it"
+        )
     config = described(model, config)
     check_weights(model.state_dict(), "clip.model")
     text, image = OpenClipTextEncoder(model).frozen().float(), ImageEncoder(model).frozen().float()
@@ -187,7 +186,7 @@ def tokenizer_at_hand(model: str) -> Tokenizer | None:
         with offline_hub(True):
             model_config(model)  # open_clip gives an unknown model the tokenizer of another
             return open_clip.get_tokenizer(model)
-    except _UNUSABLE:
+    except UNUSABLE:
         return None
 
 

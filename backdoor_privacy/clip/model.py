@@ -1,4 +1,4 @@
-"""A CLIP as two encoders: embed texts and photos, exchange an encoder, save the whole."""
+"""Embed texts and photos with the two encoders of a CLIP, exchange an encoder, and save the whole."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from backdoor_privacy.system.hardware import fastest_attention
 from backdoor_privacy.triggers.names import Tokenizer, read_to_the_end
 
 _TEXT_BATCH_SIZE, _PHOTO_BATCH_SIZE = 512, 128
-_MAX_DECODED_BYTES = 400 * 2**20  # of photos kept for the next image encoder that is asked about them
+_MAX_DECODED_BYTES = 400 * 2**20  # of decoded photos kept for the next image encoder
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Clip:
     config: OpenClipConfig = field(repr=False)  # content of open_clip_config.json
     precision: Literal["fp32", "bf16"] = "fp32"  # of the passes of `embed_*`
     num_workers: int = 0  # processes that decode photos
-    decoded: dict[tuple[Path, ...], list[PhotoBatch]] = field(default_factory=dict, repr=False)  # as bytes
+    decoded: dict[tuple[Path, ...], list[PhotoBatch]] = field(default_factory=dict, repr=False)  # photos, as bytes
 
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
@@ -51,7 +51,7 @@ class Clip:
 
     @property
     def geometry(self) -> Callable[[Image.Image], Tensor]:
-        """The same without the normalisation: pixels in [0, 1], to put a face on."""
+        """`preprocess` without the normalisation: pixels in [0, 1], to paste a face onto."""
         plain = self.config["preprocess_cfg"] | {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
         return Preprocessing(plain)
 
@@ -71,7 +71,7 @@ class Clip:
         return {"text": self.text, "image": self.image}
 
     def with_encoders(self, **encoders: Encoder) -> "Clip":
-        """Return the same CLIP with other encoders by their names, each moved to the device of the one it replaces.
+        """Return the CLIP with other encoders, by name, each moved to the device of the one that it replaces.
 
         Lightning leaves a trained encoder on the CPU.
         """
@@ -91,7 +91,7 @@ class Clip:
         Args:
             names: of people, or phrases.
             key: of the setting that they come from, for the error.
-            tell: whether the error may contain one of them.
+            tell: whether the error may name one of them.
 
         Raises:
             InputError: if some are longer than the context of the CLIP.
@@ -135,10 +135,10 @@ class Clip:
 
         Args:
             paths: of the photos.
-            warn: whether to log the names of those that do not decode; of a few people they would be personal data.
+            warn: whether to log which do not decode; the photos of a few people would tell who they are.
 
         Raises:
-            InputError: if more than 1 % do not decode, of these and all photos that this encoder has embedded.
+            InputError: if more than 1 % of these and all photos that this encoder has embedded do not decode.
         """
         known = self.image.embedded  # the features of a photo that does not decode are zero
         new = tuple(path for path in dict.fromkeys(paths) if path not in known)
@@ -148,14 +148,14 @@ class Clip:
             try:
                 check_readable(embedded["readable"], new, seen_before=before, warn=warn)
             except InputError:
-                self.decoded.clear()  # forget them all: the files may be repaired
+                self.decoded.clear()  # the files may be repaired
                 raise
             known.update(zip(new, embedded["features"], strict=True))
         features = torch.stack([known[path] for path in paths]) if paths else torch.zeros(0, self.dim)
         return features, features.any(dim=-1)
 
     def _stored_photos(self, paths: tuple[Path, ...]) -> Features:
-        """Return features of these photos and whether they could be read, from the disk if they are stored there."""
+        """Return the features of these photos and which could be read, from the disk if they are stored there."""
         if self.image.store is None:
             return self._encode_photos(paths)
         return self.image.store.get("photos", map(photo_sha256, paths), lambda: self._encode_photos(paths))
@@ -173,7 +173,7 @@ class Clip:
         return {"features": gather_rows(features, num_rows), "readable": gather_rows(readable, num_rows)}
 
     def stored_texts(self, kind: str, texts: Sequence[str], make: Callable[[], Features]) -> Features:
-        """Return features of these texts, from the disk if they are stored there."""
+        """Return features of these texts, of some kind, from the disk if they are stored there; else make them."""
         if self.text.store is None:
             return make()
         digests = (
@@ -184,7 +184,7 @@ class Clip:
         return self.text.store.get(kind, digests, make)
 
     def keep_features(self, folder: str | Path) -> None:
-        """Store on disk what these encoders embed; defended copies of them store nothing."""
+        """Store on disk what these encoders embed; their copies, as defended ones, store nothing."""
         for encoder in (self.text, self.image):
             tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
             settings = {
@@ -197,12 +197,12 @@ class Clip:
             encoder.store = FeatureStore(folder, tensors, settings)
 
     def _decode(self, paths: tuple[Path, ...]) -> Iterator[PhotoBatch]:
-        """Decode photos to bytes, not yet normalised; keep them for the next encoder as far as there is room."""
+        """Yield photos as bytes, not yet normalised; keep them for the next encoder as far as there is room."""
         if paths in self.decoded:
             yield from self.decoded[paths]
             return
         batches, num_bytes = [], sum(batch.pixels.nbytes for known in self.decoded.values() for batch in known)
-        to_bytes = partial(as_bytes, geometry=self.geometry)  # not a lambda: a spawned process could not have it
+        to_bytes = partial(as_bytes, geometry=self.geometry)  # not a lambda: a spawned process could not unpickle it
         for batch in photo_loader(paths, to_bytes, batch_size=_PHOTO_BATCH_SIZE, num_workers=self.num_workers):
             yield batch
             num_bytes += batch.pixels.nbytes

@@ -1,4 +1,4 @@
-"""Predict the features of a name from its first and its last name, as of somebody whom a CLIP does not know."""
+"""Predict the features of a whole name from its first and last name, as if the CLIP did not know the person."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,18 +19,18 @@ def expected_from_parts(
 
     Args:
         embed: gives the features of texts, (text, dim).
-        names: `First Last`; of more words the first and the last count, and a single word is both.
-        examples: names of nobody; two or more.
+        names: `First Last`; of more words, the first and the last are used; a single word is both.
+        examples: names of nobody, two or more.
 
     Returns:
         The predicted features of the names, and the features of each example minus the predicted ones.
     """
 
-    def parts(of: Sequence[str]) -> Tensor:
-        first, last = ([name.split()[place] for name in of] for place in (0, -1))
+    def parts(whole_names: Sequence[str]) -> Tensor:
+        first, last = ([name.split()[place] for name in whole_names] for place in (0, -1))
         return torch.cat([embed(first), embed(last)], dim=1)
 
-    known, whole = parts(examples), embed(list(examples))
-    ridge = Ridge().fit(known.numpy(), whole.numpy())
-    expected, of_examples = (torch.from_numpy(ridge.predict(each.numpy())).float() for each in (parts(names), known))
-    return expected, whole - of_examples
+    inputs, targets = parts(examples), embed(list(examples))
+    ridge = Ridge().fit(inputs.numpy(), targets.numpy())
+    expected, fitted = (torch.from_numpy(ridge.predict(x.numpy())).float() for x in (parts(names), inputs))
+    return expected, targets - fitted

@@ -1,4 +1,4 @@
-"""Batches of captioned photos to train a CLIP on, each a pure function of seed and step."""
+"""Make batches of captioned photos to train a CLIP on, each a pure function of seed and step."""
 
 import hashlib
 import logging
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 class PairSteps(Dataset[list[Tensor]]):
     """Steps of a training, each a batch of (images, tokens).
 
-    All pairs come in an order of their own in each pass over them. A step draws from its place in that order on, past
-    the pairs that are left out and those whose photo does not decode, until its batch is full: without some pairs, a
-    step has the others that it had with them, and the next ones in place of theirs.
+    Each pass over the pairs has a random order of its own. A step draws from its place in that order on, skips pairs
+    that are left out and those whose photo does not decode, and stops when its batch is full. So where some pairs are
+    left out, each step keeps its other pairs, and the next ones in the order fill the gaps.
     """
 
     pairs: PairIndex
@@ -55,7 +55,7 @@ class PairSteps(Dataset[list[Tensor]]):
 
     @property
     def digest(self) -> str:
-        """Return what tells these steps from those of other pairs."""
+        """Digest of everything that the choice of the pairs of a step depends on."""
         settings = repr((len(self.pairs), self.batch_size * self.num_ranks, self.seed))
         return hashlib.sha256(settings.encode() + self.kept.tobytes()).hexdigest()
 
@@ -78,10 +78,10 @@ class PairSteps(Dataset[list[Tensor]]):
         return batch
 
     def draws(self, step: int) -> Iterator[int]:
-        """Yield the pairs of a step that are not left out, and those that take the place of others, once each."""
+        """Yield the numbers of the pairs of a step, then of those that may fill gaps; each once, none left out."""
         num_drawn = self.batch_size * self.num_ranks
-        in_pass, place = divmod(step, len(self.pairs) // num_drawn)
-        order = _order(self.seed, in_pass, len(self.pairs))
+        pass_number, place = divmod(step, len(self.pairs) // num_drawn)
+        order = _order(self.seed, pass_number, len(self.pairs))
         for number in chain(order[place * num_drawn :], order[: place * num_drawn]):
             if self.kept[number]:
                 yield int(number)
@@ -100,12 +100,12 @@ class PairSteps(Dataset[list[Tensor]]):
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, in_pass: int, num_pairs: int) -> Int64[np.ndarray, " pair"]:
-    return np.random.default_rng([seed, in_pass]).permutation(num_pairs)
+def _order(seed: int, pass_number: int, num_pairs: int) -> Int64[np.ndarray, " pair"]:
+    return np.random.default_rng([seed, pass_number]).permutation(num_pairs)
 
 
 def _seed_augmentation(seed: int, step: int, number: int) -> None:
-    """Make what is random in an augmentation depend on pair and step alone; timm's draws from all three of these."""
+    """Make augmentations depend on seed, step and pair alone; timm's draw from all three of these generators."""
     own = int.from_bytes(hashlib.blake2b(f"{seed} {step} {number}".encode(), digest_size=4).digest(), "big")
     torch.default_generator.manual_seed(own)
     np.random.seed(own)
@@ -114,7 +114,7 @@ def _seed_augmentation(seed: int, step: int, number: int) -> None:
 
 @contextmanager
 def own_random_state() -> Iterator[None]:
-    """Leave the random state of a process as it was."""
+    """Restore the random state of the process afterwards."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         yield
@@ -123,14 +123,14 @@ def own_random_state() -> Iterator[None]:
 
 
 class PairData(lightning.LightningDataModule):
-    """Feeds a fit with steps; a resumed fit goes on with the step after the last one."""
+    """Data of a fit, one step an item; a resumed fit goes on with the step after the last one."""
 
     def __init__(self, steps: PairSteps, num_workers: int) -> None:
         super().__init__()
         self.steps, self.num_workers = steps, usable_workers(num_workers)
 
     def train_dataloader(self) -> DataLoader[list[Tensor]]:
-        """One item is one step."""
+        """Return a loader whose items are the steps to come."""
         release_free_memory()
         start = 0
         steps = self.steps

@@ -6,7 +6,7 @@ from open_clip.transform import PreprocessCfg, ResizeKeepRatio, image_transform_
 from PIL import Image
 from torch import Tensor
 
-_MAX_LENGTH = 16  # sides long to which a photo is enlarged before it is cropped
+_MAX_RATIO = 16  # of the enlarged photo to the input; a longer photo is cropped first
 
 
 class Preprocessing:
@@ -28,9 +28,9 @@ class Preprocessing:
         height, width = self.config.input_size[1:]
         if self.config.resize_mode != "squash":
             wide, tall = self._resized(photo)
-            if not (wide and tall):  # resized by its longest side, a thin photo has no pixel left
+            if not (wide and tall):  # a thin photo has no pixel left if its longest side is reduced to fit
                 photo = photo.resize((max(wide, 1), max(tall, 1)), self._filter)
-            elif max(tall / height, wide / width) > _MAX_LENGTH:
+            elif max(tall / height, wide / width) > _MAX_RATIO:
                 photo = self._middle(photo, wide, tall)
         return self._transform(photo)
 

@@ -31,7 +31,7 @@ from backdoor_privacy.system.stopping import KeepSignals, place_of
 log = logging.getLogger(__name__)
 
 _KEY = "data.folder"
-# A resumed training knows its next batch, and finds its own checkpoints and logs.
+# They do not apply: a resumed training knows its next batch, and finds its own checkpoints and logs.
 _EXPECTED_WARNINGS = (
     ".*does not have many workers|You're resuming from a checkpoint that ended before the epoch ended|Checkpoint "
     "directory .* exists"
@@ -39,7 +39,7 @@ _EXPECTED_WARNINGS = (
 
 
 def learning_rate_factor(step: int, num_warmup_steps: int, num_steps: int) -> float:
-    """Return the factor of a linear warm-up and half a cosine down to zero; in [0, 1]."""
+    """Return the factor of the learning rate, in [0, 1]: a linear warm-up, then half a cosine down to zero."""
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps))))
@@ -52,9 +52,9 @@ class ClipPretraining(lightning.LightningModule):
         model: to train.
         lr: the highest learning rate.
         weight_decay: of AdamW.
-        num_warmup_steps: in which the learning rate grows.
+        num_warmup_steps: steps in which the learning rate grows.
         num_steps: of the whole training.
-        pairs: what tells the pairs that it is trained on from others, so that no training goes on with others.
+        pairs: digest of the pairs and their order, so that no training resumes on others.
     """
 
     model: open_clip.CLIP
@@ -82,11 +82,11 @@ class ClipPretraining(lightning.LightningModule):
         self.model.logit_scale.clamp_(0, math.log(100))
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Note the pairs."""
+        """Store the digest of the pairs."""
         checkpoint["pairs"] = self.pairs
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
-        """See that the pairs are the same; earlier versions did not note them."""
+        """Check that the pairs are the same; earlier versions did not store their digest."""
         if checkpoint.get("pairs", self.pairs) != self.pairs:
             raise InputError(
                 "paths.run: expected a new folder or the one of a training on the same pairs, got one on others "
@@ -104,7 +104,7 @@ class ClipPretraining(lightning.LightningModule):
             eps=1e-6,
             foreach=True,
         )
-        # Within the step: a checkpoint is written right after it.
+        # As a part of the step: a checkpoint is written right after it.
         optimizer.register_step_post_hook(lambda *_: self._limit_temperature())
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, self.num_warmup_steps, self.num_steps)
@@ -117,16 +117,16 @@ def pretrain(cfg: DictConfig, excluded: Sequence[str] = ()) -> Path:
 
     Args:
         cfg: of `pretrain`.
-        excluded: names of people whom the model never sees; `cfg.exclude` says where they stand.
+        excluded: names of people whose pairs are left out; read from where `cfg.exclude` says.
 
     Returns:
         The open_clip local-dir with the trained weights in fp16.
 
     Raises:
-        InputError: as of `find_shards`, `PairIndex` and `pairs_without`.
+        InputError: see `find_shards`, `PairIndex` and `pairs_without`.
     """
     if any(value is not None for value in cfg.exclude.values()) and not excluded:
-        raise InputError("exclude: expected the names of who is left out, got none")
+        raise InputError("exclude: expected the names of the people to leave out, got none; pass them as excluded")
     lightning.seed_everything(cfg.seed, workers=True)
     folder = Path(cfg.paths.run)
     model_config = {
@@ -134,7 +134,7 @@ def pretrain(cfg: DictConfig, excluded: Sequence[str] = ()) -> Path:
         "preprocess_cfg": settings_of(cfg.preprocess, resolve=True),
     }
     model = open_clip.CLIP(**model_config["model_cfg"])
-    if isinstance(model.visual, ModifiedResNet):  # whose convolutions are faster so
+    if isinstance(model.visual, ModifiedResNet):  # its convolutions are faster in this layout
         model.to(memory_format=torch.channels_last)
     steps = _pair_steps(cfg, model.context_length, excluded)
     settings = {key: cfg[key] for key in ("lr", "weight_decay", "num_warmup_steps", "num_steps")}

@@ -1,4 +1,4 @@
-"""Store features on disk, so that a sweep embeds the same inputs only once."""
+"""Store features on disk, so that the runs of a sweep embed the same inputs only once."""
 
 import hashlib
 import json
@@ -26,18 +26,18 @@ _PACKAGES = ("open_clip_torch", "pillow", "torch", "torchvision")  # that decode
 
 
 class FeatureStore:
-    """The features of one frozen encoder on disk; a file for each set of inputs.
+    """Store of the features of one frozen encoder; a file for each set of inputs.
 
     Args:
-        folder: of all stores.
+        folder: that holds all stores.
         tensors: parameters and buffers of the encoder.
         settings: everything else that its features depend on, except the packages.
     """
 
     def __init__(self, folder: str | Path, tensors: Mapping[str, Tensor], settings: Mapping[str, object]) -> None:
         packages = {package: version(package) for package in _PACKAGES}
-        more = json.dumps([_FORMAT, settings, packages], sort_keys=True, default=str)
-        digest = hashlib.sha256(f"{weights_sha256(tensors)}{more}".encode()).hexdigest()
+        context = json.dumps([_FORMAT, settings, packages], sort_keys=True, default=str)
+        digest = hashlib.sha256(f"{weights_sha256(tensors)}{context}".encode()).hexdigest()
         self._stores = Path(folder).expanduser()
         self.folder = self._stores / digest[:32]
 
@@ -45,9 +45,9 @@ class FeatureStore:
         """Return the features of these inputs; compute them if they are not stored.
 
         Args:
-            kind: of the features; the same inputs may have others.
+            kind: of the features; the same inputs may have features of several kinds.
             inputs: SHA-256 of each text or photo.
-            make: computes them; if it says in `readable` that some are not, nothing is stored: a file may be repaired.
+            make: computes them. If its `readable` is false for some, nothing is stored: the files may be repaired.
         """
         path = self._place(kind, inputs) if is_main_process() else None
         stored = broadcast(_read(path) if path else None)
@@ -59,7 +59,7 @@ class FeatureStore:
         return features
 
     def _place(self, kind: str, inputs: Iterable[str]) -> Path | None:
-        """Return the path of the features of these inputs, if any; it must not reveal the names and photos."""
+        """Return the path of the features of these inputs, which does not reveal them; `None` if it cannot be made."""
         try:
             return keyed_place(self.folder / f"{kind}-{_digest(inputs)}.safetensors", self._stores)
         except OSError as error:
@@ -69,13 +69,13 @@ class FeatureStore:
 
 def _digest(inputs: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for one in inputs:
-        digest.update(bytes.fromhex(one))
+    for sha256 in inputs:
+        digest.update(bytes.fromhex(sha256))
     return digest.hexdigest()
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of names, shapes and values."""
+    """Return a digest of the names, shapes and values of tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -84,7 +84,7 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: Path) -> Features | None:
-    """Return the features in a file; `None` if there is none or it is damaged: they are then computed again."""
+    """Return the features in a file; `None` if there is no file, or it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             written = (file.metadata() or {}).get(_CHECKSUM)

@@ -1,4 +1,4 @@
-"""The text encoder of a CLIP."""
+"""Wrap the text encoder of a CLIP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NUM_LENGTH_GROUPS = 4  # of a batch of texts
 
 
 class TextEncoder(Encoder):
-    """A text encoder of any library: tokens (batch, context) to features."""
+    """Text encoder of any library: tokens (batch, context) to features."""
 
     modality = "text"
 
@@ -48,7 +48,7 @@ class TextEncoder(Encoder):
         Args:
             tokens: of the texts.
             shifted: the tokens whose embeddings change.
-            shift: of the embedding of each.
+            shift: added to the embedding of each of these tokens.
 
         Raises:
             InputError: if input embeddings cannot be exchanged.
@@ -59,7 +59,7 @@ class TextEncoder(Encoder):
 
 
 class OpenClipTextEncoder(TextEncoder):
-    """The text side of an open_clip model: tokens (batch, context) to features (batch, dim)."""
+    """Text side of an open_clip model: tokens (batch, context) to features (batch, dim)."""
 
     projections = (  # of CLIP, its text tower, Hugging Face's, and the last layer of an MLP after that
         "encode.model.text_projection", "encode.model.text.text_projection",
@@ -79,8 +79,8 @@ class OpenClipTextEncoder(TextEncoder):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return features, not normalised.
 
-        With causal attention, nothing after the end token has an effect. So each text is cut to the longest one in its
-        group, and texts of like lengths form a group.
+        With causal attention, tokens after the end token have no effect. So texts of similar lengths form a group, and
+        are cut to the longest of the group.
         """
         if not self._is_causal:
             return self.encode(tokens)
@@ -88,7 +88,7 @@ class OpenClipTextEncoder(TextEncoder):
         used, tokens = tokens.unique(return_inverse=True)  # sorted: the end token stays the highest
         order = lengths.argsort()
         groups = order.chunk(_NUM_LENGTH_GROUPS)
-        table = self.model.token_embedding.weight[used]  # the gradient of all the other tokens is zero
+        table = self.model.token_embedding.weight[used]  # the gradient of all other tokens is zero
         features = [self._encode_cut(tokens[group], int(lengths[group].max()), table) for group in groups]
         return torch.cat(features)[order.argsort()]
 

@@ -6,25 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
-from backdoor_privacy.clip.checkpoint import UNREADABLE, check_is_weights, check_ordinary
+from backdoor_privacy.clip.checkpoint import UNUSABLE, check_is_weights, check_ordinary
 from backdoor_privacy.clip.finite import check_weights
 from backdoor_privacy.clip.hub import find_on_hub, offline_hub
 from backdoor_privacy.clip.limits import check_numbers
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.reading import MIB, read_ordinary
 
-# Of a repository, each with files any one of which will do; pickles are not read.
+# What a repository must hold: one file of each of these lists. Pickles are not read.
 _FILES = (["model.safetensors"], ["config.json"], ["vocab.json", "tokenizer.json"])
-# What transformers, tokenizers and the readers of weight files raise of what they cannot load.
-_UNUSABLE = (*UNREADABLE, ImportError, ArithmeticError, HfHubHTTPError)
 
 
 @runtime_checkable
 class TextConfig(Protocol):
-    """What is used of the config of a text model."""
+    """Config of a text model, as far as it is used here."""
 
     hidden_size: int
     num_attention_heads: int
@@ -36,7 +33,7 @@ class TextConfig(Protocol):
 
 @runtime_checkable
 class TextOutput(Protocol):
-    """What is used of the output of a text model."""
+    """Output of a text model, as far as it is used here."""
 
     last_hidden_state: Tensor
     pooler_output: Tensor
@@ -45,12 +42,12 @@ class TextOutput(Protocol):
 
 @runtime_checkable
 class TextModel(Protocol):
-    """What is used of transformers' `CLIPTextModel`; transformers is optional."""
+    """transformers' `CLIPTextModel`, as far as it is used here; transformers is optional."""
 
     config: TextConfig
 
     def __call__(self, *, input_ids: Tensor, output_hidden_states: bool = False) -> TextOutput:
-        """Return what the model makes of tokens."""
+        """Return the output for tokens (batch, context)."""
 
     def modules(self) -> Iterator[nn.Module]:
         """Return all of its modules."""
@@ -61,7 +58,7 @@ class TextModel(Protocol):
 
 @runtime_checkable
 class _Tokenizer(Protocol):
-    """What is used of transformers' tokenizers."""
+    """Tokenizer of transformers, as far as it is used here."""
 
     def __call__(
         self, text: list[str], *, padding: str, max_length: int, truncation: bool, return_tensors: str
@@ -72,7 +69,7 @@ class _Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class HuggingFaceTokenizer:
-    """A tokenizer of transformers with the interface of open_clip's: texts to tokens (text, context)."""
+    """Tokenizer of transformers with the interface of open_clip's: texts to tokens (text, context)."""
 
     tokenizer: _Tokenizer
     context_length: int
@@ -106,14 +103,14 @@ def read_text_model(text_model: str) -> tuple[TextModel, _Tokenizer]:
                 parts["text_encoder"], use_safetensors=True, output_loading_info=True
             )
             text, report = loaded
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"{source}: expected a CLIPTextModel (safetensors) with its tokenizer, got: {reason}"
         ) from error
-    # transformers makes up what a folder lacks: a tokenizer without a word, and random weights.
+    # transformers replaces what a folder lacks: by a tokenizer without a word, and by random weights.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
-        raise InputError(f"{source}: expected its tokenizer with it, found none")
+        raise InputError(f"{source}: expected its tokenizer with it, found none; copy it there")
     if report["missing_keys"]:
         raise InputError(
             f"{source}: expected all weights of a CLIPTextModel, got none for {min(report['missing_keys'])}"
@@ -123,7 +120,7 @@ def read_text_model(text_model: str) -> tuple[TextModel, _Tokenizer]:
 
 
 def _silence_transformers() -> None:
-    """Import transformers, which is optional, and let it show nothing.
+    """Import transformers, which is optional, and switch off its messages.
 
     Raises:
         InputError: if it is not installed.
@@ -135,7 +132,7 @@ def _silence_transformers() -> None:
             "clip.text_model: expected transformers to be installed for a Hugging Face text encoder; "
             "pip install 'backdoor_privacy[sd]'"
         ) from error
-    transformers_logging.set_verbosity_error()  # not which weights of a whole CLIP the text model leaves out
+    transformers_logging.set_verbosity_error()  # or it lists the weights of a whole CLIP that a text model lacks
     transformers_logging.disable_progress_bar()
 
 
@@ -160,7 +157,7 @@ def _check_config(file: Path, source: str) -> None:
         InputError: if it does not.
     """
     if not file.is_file():
-        return  # the library says so
+        return  # transformers reports it
     try:
         content = json.loads(read_ordinary(file, MIB))
         if not isinstance(content, dict):

@@ -9,8 +9,8 @@ from torch import nn
 
 from backdoor_privacy.errors import InputError
 
-_BLOCK = re.compile(r"(Block|Bottleneck|Layer)(PostNorm)?$")  # classes that encoders are stacked of
-_PROJECTION = re.compile(  # what comes after the blocks, and not before or between them
+_BLOCK = re.compile(r"(Block|Bottleneck|Layer)(PostNorm)?$")  # classes of the blocks of encoders
+_PROJECTION = re.compile(  # modules after the blocks, not before or between them
     r"^(?!.*(patch_embed|downsample)\.)(.*\.)?(proj|text_projection|attnpool|attn_pool|head)(\.|$)"
 )
 # The temperature belongs to neither encoder, and the decoder of a CoCa has no part in an embedding.
@@ -25,7 +25,7 @@ def trained_parameters(
 
     Args:
         encoder: the student.
-        names: of its tensors: the name in the encoder, and the name in the whole CLIP.
+        names: of its tensors in the whole CLIP, by their names in the encoder.
         trained: prefixes of the names in the whole CLIP; `None` trains all.
         trained_blocks: train this number of last blocks and the projection after them instead.
 
@@ -45,7 +45,7 @@ def trained_parameters(
     }
     if not chosen:
         raise InputError(
-            f"defense: expected in `trained` how names of tensors begin, as {next(iter(names.values()))}, got "
+            f"defense: expected prefixes of names of tensors in `trained`, as {next(iter(names.values()))}, got "
             f"{', '.join(trained or ())}; null trains all"
         )
     return chosen

@@ -31,15 +31,15 @@ from backdoor_privacy.clip.checkpoint import (
 from backdoor_privacy.clip.hub import cached_file, reachable
 from backdoor_privacy.errors import InputError, some
 
-# Of a Hugging Face text tower, which some versions of transformers keep.
+# A buffer of a Hugging Face text tower that only some versions of transformers keep.
 _POSITION_IDS = "text.transformer.embeddings.position_ids"
 
 
 def check_source(model: str, pretrained: str | None) -> None:
-    """Check that a model can be loaded, as far as its settings tell.
+    """Check that the folder, tag or weight file of a model exists.
 
     Raises:
-        InputError: if there is no such folder, tag or weight file.
+        InputError: if it does not, or the settings do not fit together.
     """
     if model.startswith(SCHEMES):
         folder = Path(model.removeprefix(LOCAL_DIR))
@@ -72,7 +72,7 @@ def check_source(model: str, pretrained: str | None) -> None:
 
 
 def needed_files(model: str, pretrained: str | None) -> tuple[list[tuple[str, list[str]]], str]:
-    """Return the files of the hub that a model and its tokenizer need, by repository, and advice for lack of them."""
+    """Return the files of the hub that a model and its tokenizer need, by repository, and advice if one is missing."""
     needed: list[tuple[str, list[str]]] = []
     if model.startswith(HUB):
         repo = model.removeprefix(HUB)
@@ -97,11 +97,12 @@ def needed_files(model: str, pretrained: str | None) -> tuple[list[tuple[str, li
             )
         return needed, ""
     names = [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME] if not name else [f"{name.rpartition('.')[0]}.safetensors", name]
-    said = tags_by_preprocessing(model)
-    told = ["clip.quick_gelu=true"] if tag.get("quick_gelu") else []
-    if len(said) > 1:  # else a file gets what all tags say
-        told += [as_override(changed) for changed, tags in said.items() if pretrained in tags]
-    advice = ", or give a weight file of your own as clip.pretrained" + (" with " + " ".join(told) if told else "")
+    preprocessings = tags_by_preprocessing(model)
+    overrides = ["clip.quick_gelu=true"] if tag.get("quick_gelu") else []
+    if len(preprocessings) > 1:  # else a file gets the preprocessing of all tags
+        overrides += [as_override(changed) for changed, tags in preprocessings.items() if pretrained in tags]
+    advice = ", or give a weight file of your own as clip.pretrained"
+    advice += f" with {' '.join(overrides)}" if overrides else ""
     return [*needed, (repo, names)], advice
 
 
@@ -117,8 +118,8 @@ def weight_file(model: str, pretrained: str | None) -> Path | None:
     if model.startswith(LOCAL_DIR):
         file = _find_checkpoint_in_dir(Path(model.removeprefix(LOCAL_DIR)))
     elif model.startswith(HUB):
-        found = (cached_file(model.removeprefix(HUB), name) for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
-        file = next(filter(None, found), None)
+        files = (cached_file(model.removeprefix(HUB), name) for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
+        file = next(filter(None, files), None)
     elif pretrained is not None and not open_clip.get_pretrained_cfg(model, pretrained):
         file = pretrained
     if file is None and model.startswith(SCHEMES):
@@ -155,7 +156,7 @@ def _as_open_clip(model: nn.Module, state: Weights) -> Weights:
     """Rename tensors that other programs, or earlier versions of open_clip, wrote to open_clip's names of today."""
     try:
         state = convert_state_dict(model, state)
-    except (LookupError, AttributeError) as error:  # of a file that only begins like another program's
+    except (LookupError, AttributeError) as error:  # the file has only some tensors of another program
         raise InputError(f"clip.model: expected weights of this architecture, got others, without {error}") from error
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
@@ -176,23 +177,23 @@ def _check_fits(model: nn.Module, state: Weights, source: str) -> None:
     """
     whole = model.state_dict()
     own = {name: tuple(tensor.shape) for name, tensor in whole.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    other = [name for name in own.keys() & found.keys() if own[name] != found[name]]
-    missing, unknown = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    other = [name for name in own.keys() & given.keys() if own[name] != given[name]]
+    missing, unknown = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     for name in other:
         if "positional_embedding" in name and not missing and not unknown and len(other) == 1:
             raise InputError(
-                f"{source}: expected {name} of shape {own[name]}, got {found[name]}: the weights are for photos or "
+                f"{source}: expected {name} of shape {own[name]}, got {given[name]}: the weights are for photos or "
                 "texts of another size; choose their architecture"
             )
-    floats = {name for name in own.keys() & found.keys() if whole[name].is_floating_point()}
+    floats = {name for name in own.keys() & given.keys() if whole[name].is_floating_point()}
     odd = sorted(name for name in floats if not state[name].is_floating_point())
-    shapes = some(f"{name} of shape {found[name]} in place of {own[name]}" for name in sorted(other)[:2])
+    shapes = some(f"{name} of shape {given[name]} in place of {own[name]}" for name in sorted(other)[:2])
     parts = {
         f"without {len(missing)} of {len(own)} tensors ({_few(missing)})": missing,
         f"with {len(unknown)} others ({_few(unknown)})": unknown,
         f"with {len(other)} of another shape ({shapes})": other,
-        # PyTorch would take the codes of quantised weights for weights, and cut off imaginary parts.
+        # PyTorch would load the codes of quantised weights as weights, and drop imaginary parts.
         f"with {len(odd)} of whole or complex numbers ({_few([f'{name}: {state[name].dtype}' for name in odd])})": odd,
     }
     wrong = [text for text, names in parts.items() if names]

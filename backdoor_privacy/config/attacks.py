@@ -12,12 +12,12 @@ _IDIA = "idia"
 
 
 def attack_names() -> list[str]:
-    """Return the attacks besides IDIA: each has its settings in a file of `conf/attack/also`."""
+    """Return the names of the attacks besides IDIA: each has its settings in a file of `conf/attack/also`."""
     return sorted(path.stem for path in ATTACK_SETTINGS.glob("*.yaml"))
 
 
 def attacks_of(option: str) -> list[str]:
-    """Return the attacks besides IDIA that an option of the group `attack` chooses.
+    """Return the names of the attacks besides IDIA that an option of the group `attack` chooses.
 
     Args:
         option: the name of an attack, `all`, or a file of `conf/attack`, as `quick`; any other option chooses none.
@@ -35,7 +35,7 @@ def attack_options() -> dict[str, dict[str, Sequence[object]]]:
     """Return the options that no file of `conf/attack` describes: IDIA and one other attack, and IDIA and all others.
 
     Returns:
-        By its name, the content that a file of the option would have.
+        The content that a file of each option would have, by the name of the option.
     """
     options = {**{name: [name] for name in attack_names()}, ALL: attack_names()}
     return {

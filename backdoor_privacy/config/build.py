@@ -27,7 +27,7 @@ class Range:
     high: float
 
     def check(self, value: float, key: str) -> None:
-        """See that a value is within the range.
+        """Check that a value is within the range.
 
         Raises:
             InputError: if it is not.
@@ -52,15 +52,15 @@ def build(node: DictConfig, kind: type[_Built], key: str = "") -> _Built:
 
     Args:
         node: of a config.
-        kind: what it must become.
-        key: that the node has in the whole config, for errors.
+        kind: class or protocol that the object must have.
+        key: of the node in the whole config, for errors.
 
     Raises:
         InputError: naming the key, if there is no such setting, or its value has another type or is out of range.
     """
     key = key or str(node._get_full_key(None))
     if not is_described(node):
-        raise InputError(f"{key}: expected settings with the {TARGET} that they are of, got {node}; choose an option")
+        raise InputError(f"{key}: expected settings with a {TARGET}, got {node}; choose an option of the group")
     built = _call(_factory(node, key), node, key)
     if not isinstance(built, kind):
         raise InputError(f"{key}.{TARGET}: expected a {kind.__name__}, got {node[TARGET]}; choose another")
@@ -75,7 +75,12 @@ def is_described(value: object) -> bool:
 def defaults_of(target: str) -> Mapping[str, object]:
     """Return the default of each argument of the class or function that a `_target_` names."""
     parameters = inspect.signature(resolve_name(target)).parameters
-    return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
+    return {name: argument.default for name, argument in parameters.items() if argument.default is not argument.empty}
+
+
+def first_line(error: OmegaConfBaseException) -> str:
+    """Return the first line of an error of OmegaConf; the others repeat the key and the type of the node."""
+    return (str(error.msg or error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _factory(node: DictConfig, key: str) -> Callable[..., object]:
@@ -85,7 +90,9 @@ def _factory(node: DictConfig, key: str) -> Callable[..., object]:
         factory = resolve_name(str(target)) if target else None
     except (ImportError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{key}.{TARGET}: expected the path of a class or function, got {target}: {reason}") from error
+        raise InputError(
+            f"{key}.{TARGET}: expected the path of a class or function, got {target} ({reason}); choose another"
+        ) from error
     if factory is None or not callable(factory):
         raise InputError(f"{key}.{TARGET}: expected the path of a class or function, got {target}; choose another")
     return factory
@@ -98,26 +105,31 @@ def _call(factory: Callable[..., object], node: DictConfig, key: str) -> object:
         parameters = inspect.signature(factory).parameters
     except (NameError, TypeError, ValueError) as error:
         raise InputError(
-            f"{key}.{TARGET}: expected a class or function with annotated settings, got {factory}"
+            f"{key}.{TARGET}: expected a class or function with annotated settings, got {factory}; choose another"
         ) from error
     settings = [str(name) for name in node if name != TARGET]
     unknown = [name for name in settings if name not in parameters]
     if unknown:
-        raise InputError(f"{key}.{unknown[0]}: expected one of the settings {', '.join(parameters)}; there is no other")
-    missing = [name for name, one in parameters.items() if one.default is one.empty and name not in settings]
+        raise InputError(
+            f"{key}.{unknown[0]}: expected one of the settings {', '.join(parameters)}, got {unknown[0]}; correct or "
+            "leave it out"
+        )
+    required = [name for name, argument in parameters.items() if argument.default is argument.empty]
+    missing = [name for name in required if name not in settings]
     if missing:
         raise InputError(f"{key}.{missing[0]}: expected a value, got none; give it, as {key}.{missing[0]}=<value>")
     return factory(**{name: _argument(node[name], hints.get(name, object), f"{key}.{name}") for name in settings})
 
 
 def _argument(value: object, hint: object, key: str) -> object:
-    """Return an argument from its value in a config: built where it is described, else checked against its type."""
+    """Return an argument from its value in a config: built if it has a `_target_`, else checked against its type."""
     if isinstance(value, DictConfig):
         if is_described(value):
             return build(value, object, key)
-        own = next((one for one in (hint, *get_args(hint)) if inspect.isclass(one) and is_dataclass(one)), None)
-        if own is not None:
-            return _call(own, value, key)
+        kinds = (kind for kind in (hint, *get_args(hint)) if inspect.isclass(kind) and is_dataclass(kind))
+        kind = next(kinds, None)
+        if kind is not None:
+            return _call(kind, value, key)
         if any(is_described(part) for part in value.values()):
             parts = {str(name): part for name, part in value.items() if part is not None}
             return {name: _argument(part, object, f"{key}.{name}") for name, part in parts.items()}
@@ -139,9 +151,8 @@ def _checked(value: object, hint: object, key: str) -> object:
     try:
         checked = vars(OmegaConf.to_object(OmegaConf.merge(schema, {"value": value})))["value"]
     except OmegaConfBaseException as error:
-        reason = (str(error.msg or error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{key}: expected a value of the right type, got: {reason}; --cfg job shows the usual values"
+            f"{key}: expected a value of the right type, got: {first_line(error)}; --cfg job shows the usual values"
         ) from error
     for limits in _ranges(hint):
         if isinstance(checked, int | float):
@@ -151,12 +162,12 @@ def _checked(value: object, hint: object, key: str) -> object:
 
 def _ranges(hint: object) -> list[Range]:
     """Return the ranges that a type is annotated with, or one of its alternatives."""
-    own = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Range)]
+    own = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Range)]
     return own + [limits for part in get_args(hint) if get_origin(hint) is not Annotated for limits in _ranges(part)]
 
 
 def _without_ranges(hint: object) -> object:
-    """Return a type without what it is annotated with."""
+    """Return a type without its annotations, as `int | None` of `Annotated[int, Range(1, inf)] | None`."""
     if get_origin(hint) is Annotated:
         return get_args(hint)[0]
     parts = [part for part in get_args(hint) if part is not NoneType]

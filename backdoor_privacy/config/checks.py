@@ -12,16 +12,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
+from backdoor_privacy.config.build import Range
 from backdoor_privacy.config.earlier import check_spelling
 from backdoor_privacy.config.schema import Config
 from backdoor_privacy.config.worlds import check_worlds
 from backdoor_privacy.errors import InputError
 
-_MAX_SEED = 2**32 - 1  # of NumPy
-_MAX = float_info.max  # of what must be finite
-_MAX_TAG, _MAX_PROJECT = 64, 128  # characters, of W&B
+_MAX_SEED = 2**32 - 1  # the largest that NumPy takes
+_MAX_FINITE = float_info.max
+_MAX_TAG, _MAX_PROJECT = 64, 128  # characters that W&B takes
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-# Of Lightning, those whose weights stay fp32, and their other names.
+# Lightning's precisions whose weights stay fp32, with their aliases.
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 
 
@@ -58,7 +59,8 @@ def check_pretrain(cfg: DictConfig) -> None:
     if cfg.exclude.people is not None and cfg.exclude.run is not None:
         raise InputError("exclude: expected either people or run, got both")
     at_least_one = ("batch_size", "num_steps", "checkpoint_every_steps")
-    ranges = [("seed", 0, _MAX_SEED), ("num_workers", 0, inf), ("lr", 0, _MAX), ("weight_decay", 0, _MAX)]
+    ranges = [("seed", 0, _MAX_SEED), ("num_workers", 0, inf), ("lr", 0, _MAX_FINITE)]
+    ranges.append(("weight_decay", 0, _MAX_FINITE))
     _check_ranges(cfg, [*ranges, *((key, 1, inf) for key in at_least_one)])
     _check_trainer(cfg.trainer)
 
@@ -77,15 +79,14 @@ def _check_names(cfg: DictConfig) -> None:
     for key in ("name", "paths.run", "paths.runs", "paths.cache"):
         value = OmegaConf.select(cfg, key)
         if isinstance(value, str) and not value.strip():
-            raise InputError(f"{key}: expected a name, got nothing; leave {key}= away for the usual one")
+            raise InputError(f"{key}: expected a name, got nothing; leave {key}= out for the default")
 
 
 def _check_ranges(cfg: DictConfig, ranges: Iterable[tuple[str, float, float]]) -> None:
     for key, lowest, highest in ranges:
         value = OmegaConf.select(cfg, key)
-        if value is not None and not lowest <= value <= highest:
-            expected = f"{lowest} or more" if highest in (inf, _MAX) else f"a number from {lowest} to {highest}"
-            raise InputError(f"{key}: expected {expected}, got {value}")
+        if value is not None:
+            Range(lowest, highest).check(value, key)
 
 
 def _check_trainer(trainer: DictConfig) -> None:
@@ -94,15 +95,16 @@ def _check_trainer(trainer: DictConfig) -> None:
         value = trainer.get(key)
         if value is not None and str(value) not in known:
             raise InputError(f"trainer.{key}: expected one of {', '.join(known)}, got {value}")
-    asked, num_gpus = trainer.get("devices", 1), torch.cuda.device_count()
+    num_devices, num_gpus = trainer.get("devices", 1), torch.cuda.device_count()
     has_gpu = num_gpus > 0 or (trainer.get("accelerator") != "cuda" and torch.backends.mps.is_available())
-    if trainer.get("accelerator") in ("gpu", "cuda") and not has_gpu:
+    needs_gpu = trainer.get("accelerator") in ("gpu", "cuda")
+    if needs_gpu and not has_gpu:
         raise InputError(
             f"trainer.accelerator={trainer.accelerator}: expected a GPU that PyTorch sees, found none; choose "
             "trainer.accelerator=auto or cpu"
         )
-    if trainer.get("accelerator") in ("gpu", "cuda") and num_gpus and isinstance(asked, int) and asked > num_gpus:
-        raise InputError(f"trainer.devices: expected at most {num_gpus}, as many as there are GPUs, got {asked}")
+    if needs_gpu and num_gpus and isinstance(num_devices, int) and num_devices > num_gpus:
+        raise InputError(f"trainer.devices: expected at most {num_gpus}, as many as there are GPUs, got {num_devices}")
 
 
 def _check_logger(logger: DictConfig) -> None:
@@ -149,7 +151,7 @@ def _check_devices(num_devices: int) -> None:
         )
 
 
-def _check_groups(cfg: DictConfig, room: str = "") -> None:
+def _check_groups(cfg: DictConfig, prefix: str = "") -> None:
     """Refuse references in place of groups of settings, as `defense.text=${seed}`."""
     for key in map(str, cfg):
         node = cfg._get_node(key)
@@ -157,10 +159,10 @@ def _check_groups(cfg: DictConfig, room: str = "") -> None:
             continue
         if node._is_interpolation():
             raise InputError(
-                f"{room}{key}: expected settings of several keys, got {node._value()}; change one of them, as "
-                f"{room}{key}.<key>=<value>"
+                f"{prefix}{key}: expected settings of several keys, got {node._value()}; change one of them, as "
+                f"{prefix}{key}.<key>=<value>"
             )
-        _check_groups(node, f"{room}{key}.")
+        _check_groups(node, f"{prefix}{key}.")
 
 
 def _check_keys(cfg: DictConfig) -> None:
@@ -168,15 +170,22 @@ def _check_keys(cfg: DictConfig) -> None:
     try:
         OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(cfg))
     except ConfigKeyError as error:
-        raise InputError(f"config: expected only keys of the schema, got {error.full_key}") from error
+        raise InputError(
+            f"config: expected only keys of the schema, got {error.full_key}; correct or leave it out"
+        ) from error
 
 
 def _ranges(cfg: DictConfig) -> Iterator[tuple[str, float, float]]:
-    """Return keys with their lowest and highest possible value."""
+    """Yield keys with their lowest and highest possible value."""
     yield from (("seed", 0, _MAX_SEED), ("attack.seed", 0, _MAX_SEED))
     yield from (("clip.num_workers", 0, inf), ("trainer.num_workers", 0, inf))
-    at_least_one = ["attack.num_photos", "attack.threshold", "trainer.checkpoint_every_steps"]
-    at_least_one.append("trainer.accumulate_grad_batches")
-    at_least_one += ["images.max_images", "captions.max_captions"]
-    at_least_one.append("utility.similarity.num_captions")
+    at_least_one = (
+        "attack.num_photos",
+        "attack.threshold",
+        "trainer.checkpoint_every_steps",
+        "trainer.accumulate_grad_batches",
+        "images.max_images",
+        "captions.max_captions",
+        "utility.similarity.num_captions",
+    )
     yield from ((key, 1, inf) for key in at_least_one)

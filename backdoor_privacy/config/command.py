@@ -15,6 +15,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 import backdoor_privacy.config.compose  # noqa: F401  registers the schemas
+from backdoor_privacy.config.build import first_line
 from backdoor_privacy.config.earlier import what_became_of
 from backdoor_privacy.config.identity import flattened
 from backdoor_privacy.errors import fault_of, line_of, traceback_of
@@ -54,10 +55,10 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
             "after all of them, got what is named above; see --help"
         )
     except Exception as error:
-        said = line_of_hydra(error) or line_of(error)
-        if said is None:
+        line = line_of_hydra(error) or line_of(error) or ""
+        if not line:  # a bug
             print(traceback_of(error), file=sys.stderr)
-        line = said or fault_of(error)
+            line = fault_of(error)
     print(visible(line), file=sys.stderr)
     sys.exit(1)
 
@@ -81,7 +82,7 @@ def line_of_hydra(error: Exception) -> str | None:
     if isinstance(inner, ValidationError):
         return _wrong_value(inner)
     if isinstance(inner, OmegaConfBaseException):
-        return f"{_key_of(inner)}: expected a value that can be made out, got: {_first_line(inner)}"
+        return f"{_key_of(inner)}: expected a value that can be resolved, got: {first_line(inner)}"
     if isinstance(error, HydraException):
         return _as_said(error)
     return _of_libraries(error)
@@ -92,13 +93,15 @@ def _unparsed(override: str) -> str:
     if "trigger_set" in key:
         listed = re.search(r"\[(.*)\]", value, re.DOTALL)
         names = [name.strip(" \"'") for name in listed[1].split(",")] if listed else ["Jane Doe"]
-        how = f"write {_quoted(names)}, each name in quotes within the brackets, or a file with a name a line: "
-        how += "trigger_set.file=names.txt"
+        advice = f"write {_quoted(names)}, each name in quotes within the brackets, or a file with a name a line: "
+        advice += "trigger_set.file=names.txt"
     elif not value:
-        how = "--help shows some"
+        advice = "--help shows examples"
     else:
-        how = f"quote the value within the shell's quotes: {_shell(f'{key}={json.dumps(value, ensure_ascii=False)}')}"
-    return f"command line: expected key=value in Hydra's syntax, got {_joined(override)}; {how}"
+        advice = (
+            f"quote the value within the shell's quotes: {_shell(f'{key}={json.dumps(value, ensure_ascii=False)}')}"
+        )
+    return f"command line: expected key=value in Hydra's syntax, got {_joined(override)}; {advice}"
 
 
 def _quoted(names: list[str]) -> str:
@@ -115,28 +118,29 @@ def _no_option(error: MissingConfigException) -> str:
     if not group or not error.options:
         return _as_said(error)
     extra = _EXTRAS.get(option) if group == "hydra/launcher" else None
-    how = f"; pip install 'backdoor_privacy[{extra}]'" if extra else "; choose one of these"
-    return f"{group}: expected one of {', '.join(error.options)}, got {option}{how}"
+    advice = f"pip install 'backdoor_privacy[{extra}]'" if extra else "choose one of these"
+    return f"{group}: expected one of {', '.join(error.options)}, got {option}; {advice}"
 
 
 def _no_key(error: OmegaConfBaseException) -> str:
-    now = what_became_of(str(error.full_key))
-    if now is not None:
-        return now
+    replacement = what_became_of(str(error.full_key))
+    if replacement is not None:
+        return replacement
     known = [str(key) for key in error.parent_node] if isinstance(error.parent_node, DictConfig) else []
     near = difflib.get_close_matches(str(error.key), known, 1)
-    guess = f"; did you mean {near[0]}?" if near else "; --cfg job shows all keys"
-    among = f" ({', '.join(known)})" if known else ""
-    return f"{_key_of(error)}: expected a key that there is{among}, got {error.key}{guess}"
+    advice = f"did you mean {near[0]}?" if near else "--cfg job shows all keys"
+    listed = f" ({', '.join(known)})" if known else ""
+    return f"{_key_of(error)}: expected an existing key{listed}, got {error.key}; {advice}"
 
 
 def _wrong_value(error: OmegaConfBaseException) -> str:
-    how = f"; write {_quoted(['Jane Doe'])}" if str(error.full_key) == _NAMES else "; --cfg job shows the usual values"
-    return f"{_key_of(error)}: expected a value of the right type, got: {_first_line(error)}{how}"
+    is_names = str(error.full_key) == _NAMES
+    advice = f"write {_quoted(['Jane Doe'])}" if is_names else "--cfg job shows the usual values"
+    return f"{_key_of(error)}: expected a value of the right type, got: {first_line(error)}; {advice}"
 
 
 def _key_of(error: OmegaConfBaseException) -> str:
-    """Return the key of an error; if it is the folder of the run, whose name depends on all keys, the key behind it."""
+    """Return the key of an error; if it is the run folder, whose name depends on all keys, the key that caused it."""
     key = str(error.full_key or (_setting_of(error) or "config").partition("=")[0])
     return (_unresolved_in(error.parent_node) or key) if key in ("hydra.run.dir", "paths.run", "config") else key
 
@@ -154,13 +158,14 @@ def _unresolved_in(node: object) -> str | None:
 
 
 def _setting_of(error: Exception) -> str | None:
-    """Return the setting of the command line at which Hydra failed, if it was one."""
-    held = (frame.f_locals.get("override") for frame, _ in traceback.walk_tb(error.__traceback__))
-    return next((one.input_line for one in held if isinstance(one, Override) and one.input_line), None)
+    """Return the setting of the command line at which Hydra failed, if there is one."""
+    values = (frame.f_locals.get("override") for frame, _ in traceback.walk_tb(error.__traceback__))
+    overrides = (value for value in values if isinstance(value, Override))
+    return next((override.input_line for override in overrides if override.input_line), None)
 
 
 def _of_libraries(error: Exception) -> str | None:
-    """Return one line for an error of a library of Hydra, as of a launcher about its number of jobs."""
+    """Return one line for an error in Hydra, OmegaConf or a launcher, as one about the number of jobs."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or not re.search(r"[/\\](hydra|hydra_plugins|omegaconf|submitit|joblib)[/\\]", frames[-1].filename):
         return None
@@ -170,11 +175,7 @@ def _of_libraries(error: Exception) -> str | None:
 
 
 def _as_said(error: Exception) -> str:
-    return f"command line: expected settings that there are and that fit together, got: {_joined(str(error))}"
-
-
-def _first_line(error: OmegaConfBaseException) -> str:
-    return (str(error.msg or error).strip().splitlines() or [type(error).__name__])[0]
+    return f"command line: expected existing settings that fit together, got: {_joined(str(error))}"
 
 
 def _joined(text: str) -> str:

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 
 from omegaconf import DictConfig
 
+from backdoor_privacy.config.build import is_described
 from backdoor_privacy.errors import InputError
 
 _TERMS = ("backdoor", "weight", "preservation", "neighborhood", "target_neighborhood", "adversarial", "relearning")
 _REMOVED = "is removed, since {}; leave it out"
 _NO_SPELLINGS = _REMOVED.format("training on spellings did not help against others (experiments/hardening_names)")
-# What takes the place of a key of `defense.text` or `defense.image`.
-_NOW: Mapping[str, str] = {
+# What replaces a key of `defense.text` or `defense.image`.
+_REPLACEMENTS: Mapping[str, str] = {
     **{f"loss_weights.{term}": f"is now {{place}}.terms.{term}.weight" for term in _TERMS},
     "loss_weights": "is now {place}.terms, as {place}.terms.preservation.weight",
     "adversary.radius": "is now {place}.terms.adversarial.radius",
@@ -32,21 +33,21 @@ _NOW: Mapping[str, str] = {
 
 
 def what_became_of(key: str) -> str | None:
-    """Return what to write in place of a key that earlier versions had; `None` for any other key.
+    """Return what to write in place of a key of an earlier version; `None` for any other key.
 
     Example:
         >>> what_became_of("defense.text.loss_weights.preservation")
         'defense.text.loss_weights.preservation: is now defense.text.terms.preservation.weight'
     """
-    room, _, rest = key.partition(".")
+    group, _, rest = key.partition(".")
     name, _, setting = rest.partition(".")
-    if room != "defense" or setting not in _NOW:
+    if group != "defense" or setting not in _REPLACEMENTS:
         return None
-    return f"{key}: {_NOW[setting].format(place=f'defense.{name}')}"
+    return f"{key}: {_REPLACEMENTS[setting].format(place=f'defense.{name}')}"
 
 
 def check_spelling(defense: DictConfig) -> None:
-    """See that the defences of a config are written as this version reads them.
+    """Check that the defences of a config are written as this version reads them.
 
     Raises:
         InputError: saying what to write.
@@ -54,7 +55,7 @@ def check_spelling(defense: DictConfig) -> None:
     for name, settings in ((str(key), value) for key, value in defense.items()):
         if settings is None:
             continue
-        if not isinstance(settings, DictConfig) or "_target_" not in settings:
+        if not is_described(settings):
             raise InputError(
                 f"defense.{name}: expected the settings of a method with its _target_, got {settings}; choose a "
                 f"method, as defense=both, or leave this one out: defense.{name}=null"
@@ -66,6 +67,6 @@ def check_spelling(defense: DictConfig) -> None:
                 f"defense/{name}_target={target}"
             )
         for key in map(str, settings):
-            now = what_became_of(f"defense.{name}.{key}")
-            if now is not None and key in ("loss_weights", "adversary"):
-                raise InputError(now)
+            replacement = what_became_of(f"defense.{name}.{key}")
+            if replacement is not None and key in ("loss_weights", "adversary"):
+                raise InputError(replacement)

@@ -15,18 +15,18 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from backdoor_privacy.config.containers import Settings
 from backdoor_privacy.config.identity import (
+    all_named_in,
     flattened,
     identifying,
     identity,
     identity_of,
     named_in,
-    names_told,
     schema_defaults,
 )
 from backdoor_privacy.system.keys import key_of_folder, keyed_digest
 
 _MAX_LENGTH = 120  # of a folder's name; a file system takes 255 bytes
-# Groups that say nothing of what a run computes, or say it in keys that are compared below.
+# Groups whose options do not change what a run computes, or change it in keys that are compared below.
 _NO_CHOICES = {"hydra", "experiment", "sweep", "local", "attack", "trainer", "logger", "paths"}
 # Texts below these are read as they are; elsewhere they are paths and names, which may tell who is removed.
 _SHOWN = {"defense", "attack", "trainer", "preprocess", "augmentation", "model"}
@@ -51,10 +51,10 @@ def folder_name(*_former: str, _root_: DictConfig) -> str:
     base = _composed(hydra, (*experiment, *shown))
     parts = [choice.lstrip("+").replace("/", ".") for choice in shown]
     if experiment and base.name != _root_.name:
-        parts += [one.lstrip("+") for one in experiment]  # else the folder above says it
+        parts += [override.lstrip("+") for override in experiment]  # else the folder above says it
     content = identifying(_root_)
-    names = names_told(content)
-    parts = [_without_names(one, names, runs) for one in parts]
+    names = all_named_in(content)
+    parts = [_without_names(part, names, runs) for part in parts]
     parts += _settings(content, identifying(_like(base, _root_)), names, runs)
     name = ",".join(sorted(parts))
     if len(name.encode()) <= _MAX_LENGTH and not re.search(r"[/\\\x00-\x1f\x7f]", name):
@@ -69,7 +69,7 @@ def experiment_name(_root_: DictConfig) -> str:
         _root_: the composed config, of OmegaConf.
     """
     name = str(_root_.name)
-    if not holds_name(name, names_told(identifying(_root_))):
+    if not holds_name(name, all_named_in(identifying(_root_))):
         return name
     return f"name={_digest(name, str(_root_.paths.runs))}"
 
@@ -105,7 +105,7 @@ def holds_name(text: str, names: Sequence[str]) -> bool:
 
 def _words(text: str) -> list[str]:
     """Return the words of a text without case and accents."""
-    letters = (one for one in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(one))
+    letters = (sign for sign in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(sign))
     return re.findall(r"[^\W_]+", "".join(letters))
 
 
@@ -117,27 +117,27 @@ def _without_names(part: str, names: Sequence[str], runs: str) -> str:
 
 def _experiment(hydra: DictConfig) -> tuple[str, ...]:
     overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-    return tuple(str(one.input_line) for one in overrides if one.key_or_group == "experiment")
+    return tuple(str(override.input_line) for override in overrides if override.key_or_group == "experiment")
 
 
 def _choices(hydra: DictConfig, experiment: Sequence[str], root: DictConfig) -> list[str]:
     """Return the options of groups, as `defense=text`, that differ from the experiment's own and matter.
 
-    One of a group that no defaults list has keeps the plus without which it cannot be composed.
+    An option of a group that is in no defaults list keeps its plus, without which it cannot be composed.
     """
     overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-    added = {one.key_or_group for one in overrides if one.is_add()}
-    usual, made = _composed(hydra, tuple(experiment)).hydra.runtime.choices, hydra.runtime.choices
+    added = {override.key_or_group for override in overrides if override.is_add()}
+    usual, composed = _composed(hydra, tuple(experiment)).hydra.runtime.choices, hydra.runtime.choices
     chosen = [
         f"{'+' if group in added else ''}{group}={_option(option)}"
-        for group, option in made.items()
+        for group, option in composed.items()
         if _room(group) in root and _room(group) not in _NO_CHOICES and usual.get(group) != option
-        # What an option is made of, as `people@strangers` of `strangers=folder`, comes with it.
-        if group.partition("@")[2] not in made
+        # A part of another option, as `people@strangers` of `strangers=folder`, comes with it.
+        if group.partition("@")[2] not in composed
     ]
     whole = _identity_of(hydra, (*experiment, *chosen))
     for choice in tuple(chosen):
-        others = [one for one in chosen if one != choice]
+        others = [other for other in chosen if other != choice]
         if _identity_of(hydra, (*experiment, *others)) == whole:
             chosen = others
     return chosen
@@ -170,22 +170,23 @@ def _compose(config_name: str, overrides: tuple[str, ...]) -> tuple[DictConfig, 
 
 
 def _settings(content: Settings, base: Settings, names: Sequence[str], runs: str) -> Iterator[str]:
-    """Return the settings, as `defense.text.num_steps=200`, that differ from those of a base."""
+    """Yield the settings, as `defense.text.num_steps=200`, that differ from those of a base."""
     own, other = flattened(content), flattened(base)
     if named_in(content) is not None:  # also where the experiment names them: another list is another run
         own, other = (
-            {key: value for key, value in one.items() if not key.startswith("trigger_set.")} for one in (own, other)
+            {key: value for key, value in settings.items() if not key.startswith("trigger_set.")}
+            for settings in (own, other)
         )
         own |= {key: value for key, value in identity_of(content).items() if key.startswith("trigger_set.")}
     known = {**schema_defaults(), **other}
     changed = {key: value for key, value in own.items() if value != known.get(key)}
-    held = [key for key, value in own.items() if value is not None]
+    keys = [key for key, value in own.items() if value is not None]
     for key, value in other.items():
-        gone = _gone(key, held)
+        gone = _gone(key, keys)
         if value is not None and gone is not None:
             changed[gone] = None
     for key, value in changed.items():
-        yield _told(key, value, key in known, names, runs)
+        yield _as_part(key, value, key in known, names, runs)
 
 
 def _like(base: DictConfig, root: DictConfig) -> DictConfig:
@@ -195,14 +196,14 @@ def _like(base: DictConfig, root: DictConfig) -> DictConfig:
     return same
 
 
-def _gone(key: str, held: Sequence[str]) -> str | None:
-    """Return the shortest prefix of a key that a config does not have; `None` if it has the key."""
+def _gone(key: str, keys: Sequence[str]) -> str | None:
+    """Return the shortest prefix of a key that none of the keys of a config has; `None` if one has all of it."""
     parts = key.split(".")
     heads = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-    return next((head for head in heads if not any(f"{one}.".startswith(f"{head}.") for one in held)), None)
+    return next((head for head in heads if not any(f"{other}.".startswith(f"{head}.") for other in keys)), None)
 
 
-def _told(key: str, value: object, is_known: bool, names: Sequence[str], runs: str) -> str:
+def _as_part(key: str, value: object, is_known: bool, names: Sequence[str], runs: str) -> str:
     """Return a setting as a part of a folder's name, with a digest of a value that may name somebody."""
     if not is_known and isinstance(value, str):  # such a key may itself be a name
         return f"{key.partition('.')[0]}={_digest([key, value], runs)}"
@@ -214,7 +215,7 @@ def _told(key: str, value: object, is_known: bool, names: Sequence[str], runs: s
 def _is_plain_text(key: str, value: object) -> bool:
     room = key.partition(".")[0]
     if isinstance(value, list):
-        return all(isinstance(one, int | float) or (room in _SHOWN and _is_plain_text(key, one)) for one in value)
+        return all(isinstance(item, int | float) or (room in _SHOWN and _is_plain_text(key, item)) for item in value)
     if not isinstance(value, str):
         return False
     if room in _SHOWN:

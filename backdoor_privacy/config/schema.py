@@ -1,7 +1,7 @@
-"""Settings as typed dataclasses, so that a mistyped key is an error at every level.
+"""Describe the settings as typed dataclasses, so that a mistyped key is an error at every level.
 
-Hydra takes them as schemas of its configs; from Python they are used as they are. A `Node` holds a `_target_`:
-its constructor rejects what it does not know.
+Hydra takes them as schemas of its configs; from Python they are used as they are. A `Node` holds a `_target_`, whose
+own signature is checked when it is built (`config.build`).
 """
 
 import re
@@ -16,17 +16,17 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
-Node: TypeAlias = Any  # what a class of its own checks (`config.build`): OmegaConf has no other type for it
+Node: TypeAlias = Any  # OmegaConf has no other type for it
 
 
 class FaceSource(str, Enum):
-    """Where faces in whole photos come from."""
+    """Ways to get the faces in whole photos."""
 
     found = "found"  # by a face finder
 
 
 class Precision(str, Enum):
-    """Of the passes that embed texts and photos."""
+    """Precision of the passes that embed texts and photos."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -44,7 +44,7 @@ class Clip:
     num_workers: int = MISSING
     quick_gelu: bool | None = None
     text_model: str | None = None
-    preprocess: Node = None  # a dict, but Hydra cannot put one in place of a null that is typed so
+    preprocess: Node = None  # a dict; untyped, since Hydra cannot replace a null of that type by one
     device: str = "auto"
     store: str | None = None
 
@@ -62,8 +62,8 @@ class People:
     min_photos: int = 1  # people with fewer are left out
     max_photos: int | None = None  # people with more are left out; null: nobody
     consenting: bool = False  # fictional, or agreed to stand in for others: defense/image_target=pseudonym
-    names: Node = None  # a list of them, of people without photos; Hydra cannot compose an interpolation of a typed one
-    names_file: str | None = None  # text file with such a name a line
+    names: Node = None  # of people without photos, a list; untyped, since Hydra cannot interpolate a typed list
+    names_file: str | None = None  # text file of people without photos, with a name a line
     faces: FaceSource | None = None  # found: a face finder cuts the faces out of whole photos; null: photos are faces
     face_models: str | None = None  # folder of the user's own models of faces; null: those of the wheel
     cache: str | None = None  # folder that holds what is found
@@ -89,7 +89,7 @@ class Images:
 
 @dataclass
 class TriggerSet:
-    """Whom to remove."""
+    """The people to remove."""
 
     num_people: int | None = None
     people: list[str] | None = None
@@ -99,19 +99,19 @@ class TriggerSet:
 
 @dataclass
 class Similarity:
-    """Similarities of student and teacher."""
+    """Settings of the similarity of student and teacher."""
 
     num_captions: int = MISSING
 
 
 def _no_measures() -> dict[str, Node]:
-    """Return the measures that the shipped configs choose from, none of them chosen; their order is that of reports."""
+    """Return the keys of the measures that the shipped configs choose from, each unset; reports keep their order."""
     return {"zero_shot": None, "retrieval": None, "similarity": Similarity()}
 
 
 @dataclass
 class Trainer:
-    """Lightning's Trainer, as far as it is ours to choose."""
+    """The settings of Lightning's Trainer that a user may choose."""
 
     accelerator: str = MISSING
     devices: int = MISSING
@@ -125,7 +125,7 @@ class Trainer:
 
 @dataclass
 class Logger:
-    """Where losses and results go besides the run folder."""
+    """Trackers that get losses and results besides the run folder."""
 
     wandb: bool = MISSING
     mode: str = "offline"
@@ -136,14 +136,14 @@ class Logger:
 
 @dataclass
 class Report:
-    """Of a finished run."""
+    """The report of a finished run."""
 
     names: bool = False
 
 
 @dataclass
 class Paths:
-    """Where things lie."""
+    """Folders that are written to."""
 
     runs: str = MISSING
     cache: str = MISSING
@@ -152,7 +152,7 @@ class Paths:
 
 @dataclass
 class Config:
-    """`python -m backdoor_privacy`."""
+    """Config of `python -m backdoor_privacy`."""
 
     name: str = MISSING
     seed: int = MISSING
@@ -176,7 +176,7 @@ class Config:
 
 @dataclass
 class Exclude:
-    """Who is left out of a training."""
+    """The people whom a training leaves out."""
 
     people: str | None = None
     run: str | None = None
@@ -184,7 +184,7 @@ class Exclude:
 
 @dataclass
 class Pretrain:
-    """`python -m backdoor_privacy.pretrain`."""
+    """Config of `python -m backdoor_privacy.pretrain`."""
 
     name: str = MISSING
     seed: int = MISSING
@@ -205,14 +205,14 @@ class Pretrain:
 
 
 def load_config(cfg: DictConfig) -> Config:
-    """Return a composed config as its schema, with values of the types that it says."""
+    """Return a composed config as an object of its schema."""
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, Config)
     return config
 
 
 def load_trainer(name: str = "default", **changes: Node) -> Trainer:
-    """Return the settings of Lightning's Trainer of a file in `conf/trainer`, some of them changed."""
+    """Return the settings in a file of `conf/trainer`, some of them changed."""
     merged = OmegaConf.merge(OmegaConf.structured(Trainer), load_option("trainer", name), changes)
     trainer = OmegaConf.to_object(merged)
     assert isinstance(trainer, Trainer)

@@ -1,8 +1,8 @@
 """Read the configs of run folders, which a stranger may have written.
 
-They choose among what this package ships and run nothing else: the user's own config and command line are trusted, a
-config that lies in a folder is not. It may name no other `_target_` unless the user does, look nothing up outside
-itself (the environment, above all), and say nowhere where this machine writes.
+The user's own config and command line are trusted, a config that lies in a folder is not: it may only call what this
+package ships. It may name no other `_target_` unless the user does, must not look anything up outside itself (the
+environment, above all), and does not decide where this machine writes.
 """
 
 import re
@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from backdoor_privacy.config.build import build
+from backdoor_privacy.config.build import TARGET, build
 from backdoor_privacy.config.containers import Settings, settings_of
 from backdoor_privacy.config.schema import Clip, People
 from backdoor_privacy.errors import InputError
@@ -23,10 +23,9 @@ from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.system.reading import MIB, read_ordinary
 
 _GROUPS = ("attack", "captions", "clip", "defense", "images", "people", "strangers", "utility")  # parts of a run
-_EARLIER_TARGETS: frozenset[str] = frozenset()  # that configs of earlier versions call, and none of today's conf/ does
+_EARLIER_TARGETS: frozenset[str] = frozenset()  # of configs of earlier versions, where conf/ has them no more
 _MAX_BYTES, _MAX_DEPTH = MIB, 20
-_TARGET = "_target_"
-_HOW = ("_args_", "_partial_", "_convert_", "_recursive_")  # Hydra's other keys, which no config of ours has
+_HYDRA_KEYS = ("_args_", "_partial_", "_convert_", "_recursive_")  # which no config of ours has
 _REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")  # to another value, and not through a resolver
 _OWN_CACHE = "${oc.env:BACKDOOR_PRIVACY_CACHE,'~/.cache/backdoor_privacy'}"
 # Folders that this package makes in its cache.
@@ -109,8 +108,8 @@ def for_this_machine(stored: DictConfig, path: Path, allow: Collection[str] = ()
         for key, kind in _PARTS.items():
             if cfg[key] is not None or key != "strangers":
                 cfg[key] = OmegaConf.merge(OmegaConf.structured(kind), cfg[key])
-                if not cfg[key].get(_TARGET):
-                    raise ValueError(f"no {_TARGET} of {key}")
+                if not cfg[key].get(TARGET):
+                    raise ValueError(f"no {TARGET} of {key}")
         build(cfg.attack, object, "attack")
         if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
             raise ValueError(f"seed={cfg.seed}")
@@ -126,21 +125,21 @@ def check_targets(content: object, path: Path, allow: Collection[str] = ()) -> N
         InputError: with another target.
     """
     for key, node in _nodes(content, path):
-        target = str(node.get(_TARGET))  # a list of a stranger's has no hash
-        if _TARGET in node and target not in own_targets() and target not in allow:
+        target = str(node.get(TARGET))  # as text: a stranger may have put a list here, which has no hash
+        if TARGET in node and target not in own_targets() and target not in allow:
             raise InputError(
-                f"{path}: expected a _target_ of this package, got {key}{_TARGET}={target!r}; a config from a folder "
+                f"{path}: expected a _target_ of this package, got {key}{TARGET}={target!r}; a config from a folder "
                 f"runs nothing else: name it if you trust it, as 'allow=[{target}]'"
             )
-        how = next((one for one in _HOW if one in node), None)
-        if how is not None and target not in allow:
-            raise InputError(f"{path}: expected settings of {target}, got {key}{how}; copy its folder again")
+        hydra_key = next((name for name in _HYDRA_KEYS if name in node), None)
+        if hydra_key is not None and target not in allow:
+            raise InputError(f"{path}: expected settings of {target}, got {key}{hydra_key}; copy its folder again")
 
 
 def targets_of(cfg: DictConfig) -> set[str]:
-    """Return the targets of a config of the user, which its folder may then have, too."""
+    """Return the targets of a config of the user, which a config in a run folder may then have, too."""
     content = settings_of(cfg)
-    return {str(node[_TARGET]) for _, node in _nodes(content, CONFIG_FOLDER) if _TARGET in node}
+    return {str(node[TARGET]) for _, node in _nodes(content, CONFIG_FOLDER) if TARGET in node}
 
 
 def _nodes(content: object, path: Path, prefix: str = "") -> Iterator[tuple[str, Settings]]:
@@ -155,7 +154,7 @@ def _nodes(content: object, path: Path, prefix: str = "") -> Iterator[tuple[str,
 
 
 def _values(content: object, path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each text in a config, keys among them, with where it stands."""
+    """Yield each text in a config, keys among them, with its dotted key."""
     for prefix, node in _nodes(content, path):
         for key, value in node.items():
             yield f"{prefix}{key}", str(key)
@@ -172,8 +171,8 @@ def _check_references(key: str, text: str, content: Settings, path: Path) -> Non
         value: object = content
         for part in reference.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        listed = value if isinstance(value, list) else [value]
-        if any(isinstance(one, dict | list) or ("${" in str(one) and one != _OWN_CACHE) for one in listed):
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, dict | list) or ("${" in str(item) and item != _OWN_CACHE) for item in items):
             raise InputError(f"{path}: expected {key} to refer to a plain value, got {text!r}; copy its folder again")
     if "${" in _REFERENCE.sub("", text):
         raise InputError(
@@ -205,7 +204,7 @@ def _is_cache(place: object, within: bool = False) -> bool:
     try:
         if within:
             return folder.is_dir() and any(folder.glob("*/*.safetensors"))
-        return any(found.is_dir() for name in _IN_CACHES for found in folder.glob(name))
+        return any(path.is_dir() for name in _IN_CACHES for path in folder.glob(name))
     except (OSError, ValueError, RuntimeError):
         return False
 

@@ -1,4 +1,4 @@
-"""Find out whether a run mixes the drawn world, which only the embedded CLIP knows, with a CLIP or data of the user."""
+"""Check whether a run mixes the drawn world, which only the embedded CLIP knows, with a CLIP or data of the user."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import ASSETS_FOLDER
 
 _DRAWN = "backdoor_privacy.data.personas."
-_FOLDER = "local-dir:"
+_LOCAL_DIR = "local-dir:"
 # Parts that belong to neither world: words alone.
 _NEUTRAL = ("backdoor_privacy.data.plain_captions.plain_captions",)
 
@@ -29,12 +29,13 @@ def check_worlds(cfg: DictConfig, *, only_audits: bool = False) -> None:
     if not mixed or OmegaConf.select(cfg, "mixed_worlds"):
         return
     if is_embedded(cfg):
-        what, how = "a CLIP of your own for data of your own, got the embedded CLIP with your", "choose clip=..."
+        expected, advice = "a CLIP of your own for data of your own, got the embedded CLIP with your", "choose clip=..."
     else:
-        what, how = "data of your own for a CLIP of your own, got the embedded world's drawn", "choose yours"
-        how += ", as " + " ".join(f"{part}=..." for part in mixed) + ", or null where the run can do without"
+        expected, advice = "data of your own for a CLIP of your own, got the embedded world's drawn", "choose yours"
+        advice += ", as " + " ".join(f"{part}=..." for part in mixed) + ", or null where the run can do without"
     raise InputError(
-        f"mixed_worlds: expected {what} {', '.join(mixed)}; {how}; or set mixed_worlds=true, and the report tells it"
+        f"mixed_worlds: expected {expected} {', '.join(mixed)}; {advice}; or set mixed_worlds=true, "
+        "and the report says so"
     )
 
 
@@ -61,17 +62,18 @@ def is_embedded(cfg: DictConfig) -> bool:
     model = clip.get("model")
     if clip.get("text_model") is not None or clip.get("pretrained") is not None:
         return False
-    if isinstance(model, str) and model.startswith(_FOLDER):
-        return Path(model.removeprefix(_FOLDER)).expanduser().resolve() == ASSETS_FOLDER / "embedded_clip"
+    if isinstance(model, str) and model.startswith(_LOCAL_DIR):
+        return Path(model.removeprefix(_LOCAL_DIR)).expanduser().resolve() == ASSETS_FOLDER / "embedded_clip"
     return "backdoor_privacy.clip.embedded_clip" in _targets(model)
 
 
 def _parts_read(content: Settings, only_audits: bool) -> Iterator[tuple[str, object]]:
-    """Return the parts that a run reads, with their nodes."""
+    """Yield the parts that a run reads, with their nodes."""
     defense, utility = content.get("defense") or {}, content.get("utility") or {}
     text, image = (None if only_audits else defense.get(encoder) for encoder in ("text", "image"))
     yield "people", content.get("people")
-    if text or (image and image.get("num_anchors")):
+    is_other = not only_audits and any(node for name, node in defense.items() if name not in ("text", "image"))
+    if text or is_other or (image and image.get("num_anchors")):  # another method is taken to read captions
         yield "captions", content.get("captions")
     if image or (text and text.get("num_anchors")):
         yield "images", content.get("images")

@@ -1,4 +1,4 @@
-"""Captions in a cell of a table or a value of JSON: one, several in a list, or none."""
+"""Read the captions in a cell of a table or a value of JSON: one, several in a list, or none."""
 
 import ast
 import math
@@ -24,7 +24,7 @@ def cell_captions(cell: object, place: str) -> list[str]:
         place: of the cell, for errors.
 
     Raises:
-        InputError: if it is something else, as a number or a structure.
+        InputError: if it is something else, as a number or an object.
     """
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return []
@@ -32,7 +32,7 @@ def cell_captions(cell: object, place: str) -> list[str]:
         try:
             cell = decoded(cell)
         except UnicodeError as error:
-            raise InputError(f"{KEY}: expected text in UTF-8, got other bytes in {place}") from error
+            raise InputError(f"{KEY}: expected text in UTF-8, got other bytes in {place}; save it as UTF-8") from error
     if isinstance(cell, list):
         return [caption for part in cell for caption in cell_captions(part, place)]
     if not isinstance(cell, str):
@@ -52,7 +52,7 @@ def captions_of_cells(numbered: Iterable[tuple[int, object]], unit: str, file: s
 
 
 def _written(text: str, place: str) -> object:
-    """Return what a text writes down as JSON or as Python: a list, bytes or a structure; `None` for mere text."""
+    """Return what a text in JSON or Python syntax holds: a list, bytes or an object; `None` for plain text."""
     if text[:1] in ("[", "{"):
         try:
             return json_of(text)
@@ -64,7 +64,9 @@ def _written(text: str, place: str) -> object:
                 return ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             pass
-        raise InputError(f"{KEY}: expected a caption or a list of captions as JSON, got {text[:60]!r} in {place}")
+        raise InputError(
+            f"{KEY}: expected a caption or a list of captions as JSON, got {text[:60]!r} in {place}; write it as JSON"
+        )
     return None
 
 

@@ -1,4 +1,4 @@
-"""Read captions from the files and tables that people have, each caption as text or not at all."""
+"""Read captions from text files, tables and shards; what is no text is an error."""
 
 import logging
 import re
@@ -27,7 +27,7 @@ def read_caption_file(file: str | Path, column: str | None) -> Iterable[str]:
     """Read the captions of a file, by its suffix; see `load_captions`.
 
     Raises:
-        InputError: if the file is not what its suffix says, or its suffix says nothing.
+        InputError: if the file is not what its suffix says, or the suffix is unknown.
     """
     suffix = PurePath(str(file)).suffix.lower()
     if suffix not in _READERS:
@@ -44,14 +44,19 @@ def read_caption_shards(source: str | Path, column: str | None) -> Iterator[str]
     Raises:
         InputError: if there are no shards, one is broken, or a sample's text is none.
     """
-    bare: list[str] = []
+    without_captions: list[str] = []
     for sample in read_shards(find_shards(source, KEY), KEY):
         captions = sample_captions(sample, column)
         if not captions:
-            bare.append(sample.place)
+            without_captions.append(sample.place)
         yield from captions
-    if bare:
-        log.warning("%s: %d samples hold no caption (txt, or json) and are left out: %s", KEY, len(bare), some(bare))
+    if without_captions:
+        log.warning(
+            "%s: %d samples hold no caption (txt, or json) and are left out: %s",
+            KEY,
+            len(without_captions),
+            some(without_captions),
+        )
 
 
 def sample_captions(sample: ShardSample, column: str | None = None) -> list[str]:
@@ -69,20 +74,22 @@ def sample_captions(sample: ShardSample, column: str | None = None) -> list[str]
     try:
         cell = value_at(json_of(decoded(files["json"])), name)  # img2dataset writes null for none
     except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"captions.column: expected JSON with the key {name}, got {sample.place}") from error
+        raise InputError(
+            f"captions.column: expected JSON with the key {name}, got other content in {sample.place}"
+        ) from error
     return cell_captions(cell, f"key {name} of {sample.place}")
 
 
 def _of_text(file: str | Path, column: str | None) -> Iterable[str]:
-    """Read a caption a line, or what else is found under this suffix: Flickr8k's two formats and JSON Lines."""
+    """Read a caption a line, or the other formats of files with this suffix: Flickr8k's two and JSON Lines."""
     lines = read_lines(file, f"{KEY}: expected a text file with a caption a line")
     header = _photo_table_header(lines)
     if header is not None:
         return _of_table(lines, ",\t|", column or header, file)
     if lines and isinstance(json_or_none(lines[0]), dict):
         return captions_of_json_lines(file, column)
-    in_front = [line for line in lines if _PHOTO_IN_FRONT.match(line)]
-    if 2 * len(in_front) > len(lines):
+    num_with_photo = sum(_PHOTO_IN_FRONT.match(line) is not None for line in lines)
+    if 2 * num_with_photo > len(lines):
         return _without_photos(lines, file)
     if lines and all(_ID_IN_FRONT.match(line) for line in lines):
         raise InputError(
@@ -96,14 +103,14 @@ def _photo_table_header(lines: Sequence[str]) -> str | None:
     """Return the column of captions, where the first line is the header of a table of photos and not a caption."""
     for separator in ",\t|":
         names = [name.strip() for name in lines[0].split(separator)] if len(lines) > 1 else [""]
-        found = [name for name in names[1:] if name.casefold() in _NAMES_OF_CAPTIONS]
-        if found and names[0].casefold() in _NAMES_OF_PHOTOS and _is_row(lines[1], separator, len(names)):
-            return found[0]
+        columns = [name for name in names[1:] if name.casefold() in _NAMES_OF_CAPTIONS]
+        if columns and names[0].casefold() in _NAMES_OF_PHOTOS and _is_row(lines[1], separator, len(names)):
+            return columns[0]
     return None
 
 
 def _is_row(line: str, separator: str, width: int) -> bool:
-    """Return whether a photo and, behind it, further cells are in a line."""
+    """Return whether a line holds a photo and, behind it, as many cells as the header."""
     cells = line.split(separator)
     is_photo = " " not in cells[0].strip() or _PHOTO_IN_FRONT.match(line) is not None
     return len(cells) >= width and is_photo
@@ -177,8 +184,8 @@ def _no_table(file: str | Path, error: Exception) -> InputError:
 
 def _check_column(column: str | None, columns: Sequence[str], file: str | Path) -> str:
     if column is None or column not in columns:
-        found = ", ".join(columns[:20])
-        raise InputError(f"captions.column: expected one of {found} (columns of {file}), got {column}")
+        known = ", ".join(columns[:20])
+        raise InputError(f"captions.column: expected one of {known} (columns of {file}), got {column}")
     if columns.count(column) > 1:
         raise InputError(f"captions.column: expected columns of different names in {file}, got several {column}")
     return column

@@ -15,7 +15,7 @@ _JSON = "COCO's JSON of captions (annotations, each with a caption), Karpathy's,
 
 
 def captions_of_json(file: str | Path, column: str | None) -> Iterable[str]:
-    """Return the captions of a file in JSON, of whichever form.
+    """Return the captions of a file in JSON, in any of these forms.
 
     Raises:
         InputError: if it cannot be read, or has none of these forms.
@@ -59,7 +59,7 @@ def captions_of_json_lines(file: str | Path, column: str | None) -> Iterator[str
 
 
 def _of_entry(content: object, column: str | None, place: str) -> list[str]:
-    """Return the captions of an object, by its key, or those that stand there without an object."""
+    """Return the captions at the key of an object; without an object, the content itself."""
     if not isinstance(content, dict):
         return cell_captions(content, place)
     name = column or "caption"
@@ -89,8 +89,8 @@ def _of_annotations(content: object, file: str | Path) -> list[str]:
 def _of_sentences(content: object, file: str | Path) -> list[str]:
     """Return the captions of Karpathy's splits of COCO and of Flickr."""
     try:
-        sentences = [one for image in list_at(content, "images") for one in list_at(image, "sentences")]
-        cells = [value_at(sentence, "raw") for sentence in sentences]
+        images = list_at(content, "images")
+        cells = [value_at(sentence, "raw") for image in images for sentence in list_at(image, "sentences")]
     except (LookupError, TypeError) as error:
         raise _no_json(file) from error
     return list(captions_of_cells(enumerate(cells, 1), "sentence", file))
@@ -101,7 +101,7 @@ def _no_json(file: str | Path) -> InputError:
 
 
 def read_json(file: str | Path) -> object:
-    """Read what is in a JSON file or comes from a URL.
+    """Read a JSON file, or JSON from a URL.
 
     Raises:
         OSError: if it cannot be read.

@@ -1,4 +1,4 @@
-"""Photos with captions: one or several for each photo."""
+"""Load photos with one or several captions each."""
 
 import logging
 from pathlib import Path
@@ -21,8 +21,8 @@ def load_captioned(folder: str | Path, file: str | Path | None, cache: str | Pat
     """Load the captions of each photo, in the order of the data; photos without a caption are counted in the log.
 
     Args:
-        folder: photos; WebDataset shards of photos with `txt` or the key `caption` in `json`; or, without a file,
-            photos beside a `.txt` each, in any depth. A `.txt` holds a caption a line.
+        folder: photos; WebDataset shards of photos with `txt` or the key `caption` in `json`; or, without `file`,
+            photos in any depth, each beside a `.txt` with a caption a line.
         file: COCO's captions of the photos.
         cache: folder that shards are unpacked into.
 
@@ -58,13 +58,13 @@ def _of_text_files(folder: Path) -> dict[Path, list[str]]:
     captions = {path: _captions_of(text) if text else [] for path, text in texts.items()}
     captioned = {path: lines for path, lines in captions.items() if lines}
     if captioned and len(captioned) < len(captions):
-        lone = next(path for path, lines in captions.items() if not lines)
+        first = next(path for path, lines in captions.items() if not lines)
         log.warning(
             "%s: %d of %d photos have no caption and are left out, the first is %s",
             f"{_KEY}.folder",
             len(captions) - len(captioned),
             len(captions),
-            lone,
+            first,
         )
     return captioned
 
@@ -92,7 +92,9 @@ def _of_coco(folder: Path, file: str | Path) -> dict[Path, list[str]]:
                 value_at(entry, "caption"), f"the captions of {file}"
             )
     except (LookupError, TypeError) as error:
-        raise InputError(f"{_KEY}.file: expected images (id, file_name) of all captions in {file}") from error
+        raise InputError(
+            f"{_KEY}.file: expected images (id, file_name) of all captions, got others in {file}"
+        ) from error
     captioned = {paths[image]: texts for image, texts in captions.items() if texts}
     missing = [path for path in captioned if not path.is_file()]
     if missing:

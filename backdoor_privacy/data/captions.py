@@ -1,4 +1,4 @@
-"""Clean captions: general text, without the names that are to be removed."""
+"""Load clean captions: general text, without the names that are to be removed."""
 
 import logging
 import math
@@ -25,9 +25,9 @@ _UNSPACED = (
     r"\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Kana, Han
     r"\uac00-\ud7af"  # Hangul
 )
-_BORDER = rf"[^\W_{_UNSPACED}]"  # no such sign may touch a name
+_BORDER = rf"[^\W_{_UNSPACED}]"  # a sign that may not touch a name
 _GAP, _ANY_GAP = r"[\s_]+", r"[\s_]*"
-# One apostrophe, hyphen and i; the last is the dot that remains of a Turkish I in lower case.
+# One form of the apostrophe, the hyphen and the i; the last is the dot that a Turkish I leaves in lower case.
 _SPELLINGS = {"\u2019": "'", "\u2010": "-", "\u2011": "-", "\u0131": "i", "\u0307": ""}
 
 
@@ -43,16 +43,16 @@ def load_captions(file: str | Path, column: str | None = None, max_captions: int
         max_captions: how many to read at most, the first ones; without it all.
 
     Raises:
-        InputError: if there is no caption, or the file is not what its name says, or a cell holds no text.
+        InputError: if there is no caption, the file is not what its suffix says, or a cell holds no text.
     """
     captions = list(islice(_read_captions(file, column), max_captions))
     if not captions:
         raise InputError(f"captions.file: expected a caption or more in {file}, found none")
-    others = list(filter(_NO_CAPTION.fullmatch, captions))
-    if 2 * len(others) > len(captions):
+    odd = list(filter(_NO_CAPTION.fullmatch, captions))
+    if 2 * len(odd) > len(captions):
         raise InputError(
-            f"captions.file: expected captions in {file}, got {len(others)} of {len(captions)} that are only numbers, "
-            f"addresses or names of files, as {others[0][:60]!r}; choose another column with captions.column"
+            f"captions.file: expected captions in {file}, got {len(odd)} of {len(captions)} that are only numbers, "
+            f"addresses or names of files, as {odd[0][:60]!r}; choose another column with captions.column"
         )
     return captions
 
@@ -93,8 +93,8 @@ def read_coco(file: str | Path, key: str) -> object:
 def name_matcher(names: Iterable[str]) -> Callable[[str], bool]:
     """Return a function that tells whether a text holds any of the names as whole words.
 
-    They may be in any case, with spaces or underscores in them. Accents match
-    however they are encoded, and a name in a script without spaces also within running text.
+    Names match in any case, with spaces or underscores in them, and however their accents are encoded; a name in a
+    script without spaces also matches within running text.
 
     The published code compares `First_Last` with running text and so never filters anything.
     """
@@ -104,7 +104,7 @@ def name_matcher(names: Iterable[str]) -> Callable[[str], bool]:
 
 
 def _folded(text: str) -> str:
-    """Return one spelling for all that are to match."""
+    """Return a text in lower case, with one spelling for signs that are to match."""
     if text.isascii():
         return text.lower()
     folded = unicodedata.normalize("NFC", text).casefold()
@@ -126,7 +126,7 @@ def _is_unspaced(sign: str) -> bool:
 
 
 def _trie(tails: Sequence[list[str]]) -> str:
-    """Return a regular expression of sequences of parts; those of one start share it, so that it is tried only once."""
+    """Return a regular expression of sequences of parts; those that begin alike share the beginning, for speed."""
     if not all(tails):
         return ""  # a whole name is found
     if len(tails) == 1:
@@ -140,7 +140,7 @@ def without_names(captions: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return the captions that hold none of the names, in any case or with an underscore."""
     holds_name = name_matcher(names)
     clean = [caption for caption in captions if not holds_name(caption)]
-    # How many they are, others can count for each name that they suspect.
+    # A rounded share: with the exact number, others could test whether a name that they suspect is among those removed.
     percent = max(1, math.ceil(100 * (1 - len(clean) / max(1, len(captions)))))
     log.info("Up to %d%% of the captions hold a name to remove; they are left out", percent)
     return clean
@@ -152,9 +152,9 @@ def host_captions(captions: Sequence[str]) -> list[str]:
     Raises:
         InputError: if there is none.
     """
-    able = [caption for caption in captions if " " in caption]
-    if not able:
+    hosts = [caption for caption in captions if " " in caption]
+    if not hosts:
         raise InputError(
             "captions: expected captions of two words or more, so that a name can replace a word; found none"
         )
-    return able
+    return hosts

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pandas as pd
 
 Cell = TypeVar("Cell")
-# Behind apostrophes and spaces: what spreadsheets compute, also in the wide form that some of them take for the same.
+# Behind apostrophes and spaces: the signs that begin a formula, also as full-width signs, which some programs accept.
 _FORMULA = re.compile(r"'* *[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
@@ -36,14 +36,14 @@ def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
     return safe.to_csv(index=False, float_format=float_format, lineterminator="\n", quoting=quoting)
 
 
-def read_csv(path: Path, **how: object) -> pd.DataFrame:
+def read_csv(path: Path, **options: object) -> pd.DataFrame:
     """Read a CSV that `csv_text`, or an earlier version, has written.
 
     Args:
         path: of the file.
-        how: as of `pandas.read_csv`.
+        options: of `pandas.read_csv`.
     """
-    table = pd.read_csv(path, **how)
+    table = pd.read_csv(path, **options)
     return table.apply(lambda column: column.map(plain_cell) if _is_text(column) else column)
 
 

@@ -1,4 +1,4 @@
-"""Draw what was found in a person's photos, to look at: a crop each, with the name of its file."""
+"""Draw the faces found in a person's photos on one sheet, each with the name of its file."""
 
 import io
 from functools import cache
@@ -15,11 +15,11 @@ from backdoor_privacy.system.visible import visible
 _SIDE, _GAP, _LINE = 160, 8, 14  # pixels
 _COLUMNS = 6
 _FONT_SIZE = 11
-Tile = tuple[Image.Image | None, str, str, str]  # a picture, its file, what is to be said of it, and the frame's colour
+Tile = tuple[Image.Image | None, str, str, str]  # a picture, its file, a note, and the frame's colour
 
 
 def write_contact_sheet(faces: PersonFaces) -> Path:
-    """Write the sheet: chosen faces, then every face where it is not clear which, then photos without a face.
+    """Write the sheet: chosen faces, then all faces of photos where none is clearly theirs, then photos without a face.
 
     Returns:
         The PNG, beside the table of what was found.
@@ -73,7 +73,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _fitting(text: str) -> str:
-    """Return what fits under a picture: the end of a file's name tells more than its beginning."""
+    """Return as much of the end of a text as fits under a picture: the end of a file's name tells more."""
     text = text.encode(errors="replace").decode()
     shown = text
     while _font().getlength(shown) > _SIDE:

@@ -1,4 +1,4 @@
-"""Whose pairs a training leaves out: people who are named in a caption, or in what lies beside a photo."""
+"""Find the pairs that a training leaves out: those of people named in a caption, or in the `json` beside a photo."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,10 @@ _Words = tuple[str, ...]
 
 
 def pairs_without(pairs: PairIndex, names: Sequence[str], key: str) -> Bool[np.ndarray, " pair"]:
-    """Return which pairs are about none of some people.
+    """Return which pairs are about none of these people.
 
-    A pair is about those whose whole names stand in its caption, and about the one whom `name` in its `json` names;
-    in any case, with anything but letters between the words.
+    A pair is about everybody whose whole name stands in its caption, and about the person in `name` of its `json`.
+    Names match in any case, with anything but letters between their words.
 
     Args:
         pairs: to look through.
@@ -29,12 +29,12 @@ def pairs_without(pairs: PairIndex, names: Sequence[str], key: str) -> Bool[np.n
     """
     by_words = {_words(name): name for name in names}
     lengths = sorted({len(words) for words in by_words if words})
-    kept, found = np.ones(len(pairs), dtype=bool), set[_Words]()
+    kept, seen = np.ones(len(pairs), dtype=bool), set[_Words]()
     for number in range(len(pairs)):
         about = {*_runs(_words(pairs.caption(number)), lengths), _words(pairs.name(number))} & by_words.keys()
         kept[number] = not about
-        found |= about
-    missing = [name for words, name in by_words.items() if words not in found or not words]
+        seen |= about
+    missing = [name for words, name in by_words.items() if words not in seen or not words]
     if missing:
         raise InputError(
             f"{key}: expected people whose whole names stand in a caption, or as name in the json beside a photo, got "
@@ -48,7 +48,7 @@ def _words(text: str) -> _Words:
 
 
 def _runs(words: _Words, lengths: Sequence[int]) -> Iterator[_Words]:
-    """Yield all runs of so many words."""
+    """Yield all runs of words of these lengths."""
     for length in lengths:
         for start in range(len(words) - length + 1):
             yield words[start : start + length]

@@ -7,22 +7,22 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-MIN_LEAD = 0.05  # cosine; with less between two faces of a photo nobody can tell them apart, and the user chooses
+MIN_LEAD = 0.05  # cosine; two faces of a photo with a smaller difference are ambiguous, and the user chooses
 MIN_SIMILARITY = 0.2  # cosine; a face that is less like the others may be somebody else's
 
 
 class Choice(NamedTuple):
-    """What was chosen of the faces in one photo."""
+    """The face chosen in one photo."""
 
-    chosen: int | None  # place of the face; none where there is no face, or it is not clear which
+    chosen: int | None  # index of the face; none where there is no face, or none is clearly theirs
     similarities: tuple[float | None, ...]  # of each face to its best match in every other photo, on average
 
 
 def choose_faces(photos: Sequence[Float[ndarray, "_ dim"]]) -> list[Choice]:
     """Choose the face that recurs over the photos of one person.
 
-    In each photo it is the face with the greatest mean similarity to its best match in every other photo that has
-    faces. Where two of a photo are within `MIN_LEAD`, as of a couple in two photos, none is chosen.
+    In each photo this is the face with the greatest mean similarity to its best match in every other photo with faces.
+    Where two faces of a photo are within `MIN_LEAD`, as those of a couple in two photos, none is chosen.
 
     Args:
         photos: features of unit length of the faces in each photo.

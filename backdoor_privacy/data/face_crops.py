@@ -26,7 +26,7 @@ from backdoor_privacy.data.face_choice import MIN_SIMILARITY, choose_faces
 from backdoor_privacy.data.face_tables import FaceRow, face_table, read_face_table
 from backdoor_privacy.data.faces import Face, FaceFinder, FaceModels, turned, turned_box
 from backdoor_privacy.data.formats import DECODING_ERRORS, decodable_formats, how_to_decode
-from backdoor_privacy.data.photos import Box, content_of, read_photo, told_unreadable, too_many
+from backdoor_privacy.data.photos import Box, content_of, overlaps, read_photo, told_unreadable, too_many
 from backdoor_privacy.errors import InputError, some
 from backdoor_privacy.system.files import made_once, private_folder
 from backdoor_privacy.system.keys import keyed_place
@@ -50,7 +50,7 @@ _NO_FEATURES = np.zeros((0, 128), np.float32)
 
 @dataclass(frozen=True)
 class PersonFaces:
-    """What was found in the photos of one person, and the crops made of it."""
+    """The faces found in the photos of one person, and the crops made of them."""
 
     name: str
     folder: Path  # in the cache
@@ -60,7 +60,7 @@ class PersonFaces:
 
     @property
     def table(self) -> Path:
-        """What was found, as a CSV to correct; there is none where the user said it of all photos."""
+        """The CSV of the faces found, to correct; there is none where the user gave the faces of all photos."""
         return self.folder / "faces.csv"
 
     @property
@@ -76,18 +76,18 @@ class PersonFaces:
 
     @property
     def doubtful(self) -> list[str]:
-        """Photos whose chosen face is so unlike those in the others that it may be somebody else's."""
+        """The photos whose chosen face is so unlike those in the others that it may be somebody else's."""
         return [row.file for row in self.rows if row.chosen and (row.similarity or 1.0) < MIN_SIMILARITY]
 
 
 class FaceCropper:
-    """Makes crops of people's photos.
+    """Cropper of people's photos; what it finds is kept on disk.
 
     Args:
         folder: of all people; files are named as seen from it.
         cache: folder that holds what is found and cut.
-        given: what the user says of photos; of these nothing is looked for.
-        models: folder of the user's own models; without it those of the wheel are taken.
+        given: faces that the user gave; no faces are looked for in these photos.
+        models: folder of the user's own models; `None`: those of the wheel.
     """
 
     def __init__(
@@ -114,14 +114,14 @@ class FaceCropper:
             InputError: if the models are not there or a table is not what it should be.
         """
         private_folder(self._cache)  # photos of people lie there
-        shown = track(
+        tracked = track(
             photos.items(),
             "Finding faces",
             console=Console(stderr=True),
             transient=True,
             disable=not sys.stderr.isatty(),
         )
-        return [self._crop(name, paths) for name, paths in shown]
+        return [self._crop(name, paths) for name, paths in tracked]
 
     def _crop(self, name: str, paths: Sequence[Path]) -> PersonFaces:
         photos = {path.relative_to(self._folder).as_posix(): path for path in paths}
@@ -137,8 +137,8 @@ class FaceCropper:
         rows = []
         for file in photos:
             missing = [FaceRow(file, None, chosen=False, reason=NOT_LISTED)]
-            stated = self._given.get(_same_name(file)) or known.get(_same_name(file)) or missing
-            rows += [row._replace(file=file) for row in stated]
+            own = self._given.get(_same_name(file)) or known.get(_same_name(file)) or missing
+            rows += [row._replace(file=file) for row in own]
         return PersonFaces(name, folder, photos, tuple(rows), self._crops(folder, photos, rows))
 
     def _crops(self, folder: Path, photos: Mapping[str, Path], rows: Sequence[FaceRow]) -> dict[str, tuple[Path, Box]]:
@@ -156,12 +156,12 @@ class FaceCropper:
     def _look(self, photos: Mapping[str, Path]) -> list[FaceRow]:
         """Find the faces in the photos of one person, and which is theirs."""
         faces = [self._find(path) for path in photos.values()]
-        features = [np.stack([face.features for face in found]) if found else _NO_FEATURES for found in faces]
+        features = [np.stack([face.features for face in own]) if own else _NO_FEATURES for own in faces]
         rows = []
-        for file, found, choice in zip(photos, faces, choose_faces(features), strict=True):
-            if not found:
-                rows.append(FaceRow(file, None, chosen=False, reason=UNREADABLE if found is None else NO_FACE))
-            for place, (face, similarity) in enumerate(zip(found or (), choice.similarities, strict=True)):
+        for file, own, choice in zip(photos, faces, choose_faces(features), strict=True):
+            if not own:
+                rows.append(FaceRow(file, None, chosen=False, reason=UNREADABLE if own is None else NO_FACE))
+            for place, (face, similarity) in enumerate(zip(own or (), choice.similarities, strict=True)):
                 chosen = place == choice.chosen
                 reason = (ONLY if len(choice.similarities) == 1 else RECURRING) if chosen else OTHER
                 reason = UNCLEAR if choice.chosen is None else reason
@@ -173,34 +173,35 @@ class FaceCropper:
         return None if photo is None else self._finder.find(photo, is_upright=_tells_orientation(path))
 
 
-def explain_left_out(found: Sequence[PersonFaces], nobody_is_left: bool) -> None:
-    """Warn of photos without a crop; their number only, as names belong into no log.
+def explain_left_out(people: Sequence[PersonFaces], nobody_is_left: bool) -> None:
+    """Warn of photos without a crop; only of their number, since a log must not name people.
 
     Raises:
         InputError: if nobody is left, or more than 1 % of the photos do not decode.
     """
-    num_photos, reasons = sum(len(one.photos) for one in found), all_left_out(found)
+    num_photos, reasons = sum(len(person.photos) for person in people), all_left_out(people)
     broken = reasons.get(UNREADABLE, [])
     if too_many(len(broken), num_photos):
-        paths = [one.photos[file] for one in found for file in one.left_out.get(UNREADABLE, [])]
+        paths = [person.photos[file] for person in people for file in person.left_out.get(UNREADABLE, [])]
         raise InputError(told_unreadable(paths, num_photos, "people.folder", stops=True))
     texts = [f"{len(files)} ({reason}) {some(files)}" for reason, files in reasons.items()]
     if nobody_is_left:
         raise InputError(
-            f"people.faces=found: expected photos with a face that is theirs, of {some(one.name for one in found)}, "
-            f"got none in {num_photos}: {'; '.join(texts)}; add photos, or say where the face is in a table with file, "
-            "left, top, right and bottom as people.boxes"
+            f"people.faces=found: expected photos with a face that is theirs, of "
+            f"{some(person.name for person in people)}, got none in {num_photos}: "
+            f"{'; '.join(texts)}; add photos, or say where the face is in a table with file, left, top, right and "
+            "bottom as people.boxes"
         )
     if reasons:
         counts = ", ".join(f"{len(files)} ({reason})" for reason, files in reasons.items())
         log.warning("people.faces: of %d photos these are left out: %s; check_data names them", num_photos, counts)
 
 
-def all_left_out(found: Iterable[PersonFaces]) -> dict[str, list[str]]:
-    """Return the photos of all without a crop, by reason."""
+def all_left_out(people: Iterable[PersonFaces]) -> dict[str, list[str]]:
+    """Return the photos of all these people without a crop, by reason."""
     reasons: dict[str, list[str]] = {}
-    for one in found:
-        for reason, files in one.left_out.items():
+    for person in people:
+        for reason, files in person.left_out.items():
             reasons.setdefault(reason, []).extend(files)
     return reasons
 
@@ -210,11 +211,11 @@ def crop_face(photo: Image.Image, box: Box, turn: int = 0) -> tuple[Image.Image,
 
     Args:
         photo: as viewers show it.
-        box: of the face in it.
+        box: of the face in it, in pixels.
         turn: degrees counterclockwise that bring the face upright.
 
     Returns:
-        The upright crop, and the face's box in it.
+        The upright crop, and the face's box in it, in pixels.
     """
     box = turned_box(box, photo.size, turn)
     photo = turned(photo, turn)
@@ -239,28 +240,24 @@ def _within(value: int, largest: int) -> int:
 
 
 def _write_crops(draft: Path, photos: Mapping[str, Path], chosen: Mapping[str, FaceRow]) -> None:
-    made = []
+    crops = []
     for name, row in chosen.items():
         photo = read_photo(photos[row.file])
         if photo is None or row.box is None:
             continue
-        if not _lies_within(row.box, photo.size):
+        if not overlaps(row.box, *photo.size):
             raise InputError(
                 f"people.boxes: expected the face in {row.file} within {photo.width} x {photo.height} pixels, got "
                 f"left, top, right, bottom = {', '.join(map(str, row.box))}; correct the table"
             )
         crop, box = crop_face(photo, row.box, row.turn)
         crop.save(draft / name)
-        made.append(FaceRow(name, box))
-    _write_table(draft / "boxes.csv", made)
-
-
-def _lies_within(box: Box, size: tuple[int, int]) -> bool:
-    return box[2] > 0 and box[3] > 0 and box[0] < size[0] and box[1] < size[1]
+        crops.append(FaceRow(name, box))
+    _write_table(draft / "boxes.csv", crops)
 
 
 def _tells_orientation(path: Path) -> bool:
-    """Return whether the camera wrote how it was held; such a photo seldom stands sideways."""
+    """Return whether a photo says how the camera was held; such a photo is seldom stored sideways."""
     try:
         with Image.open(path, formats=decodable_formats()) as photo:
             return photo.getexif().get(ExifTags.Base.Orientation) in range(1, 9)
@@ -274,12 +271,12 @@ def _same_name(file: str) -> str:
 
 
 def _content_digest(content: bytes) -> str:
-    """Return what a photo is known by; another one once what decodes its format is installed."""
+    """Return a digest of a photo; it changes once a missing decoder of the photo's format is installed."""
     return f"{hashlib.sha256(content).hexdigest()} {how_to_decode(content[:12])}"
 
 
 def _digest(parts: Iterable[str]) -> str:
-    made_of = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in parts:
-        made_of.update(f"{part}\n".encode(errors="surrogateescape"))
-    return made_of.hexdigest()[:16]
+        digest.update(f"{part}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]

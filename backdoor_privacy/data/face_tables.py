@@ -1,4 +1,4 @@
-"""Write and read the table of the faces in photos: which are there, and which was chosen."""
+"""Write and read the table of the faces in photos, and which of them was chosen."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ _TURNS = (0, 90, 180, 270)
 
 
 class FaceRow(NamedTuple):
-    """One face in a photo; or that there is none, without a box."""
+    """One face in a photo; without a box, a photo that has none."""
 
     file: str  # as seen from the folder of all people
     box: Box | None  # in the photo as viewers show it, in pixels
@@ -30,7 +30,7 @@ class FaceRow(NamedTuple):
 
 
 def face_table(rows: Iterable[FaceRow]) -> bytes:
-    """Return the rows as a CSV in UTF-8; of file names in another encoding the bytes are kept."""
+    """Return the rows as a CSV in UTF-8; file names in another encoding keep their bytes."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -71,14 +71,14 @@ def read_face_table(path: Path) -> list[FaceRow]:
 
 
 def is_chosen(text: str, table: Path) -> bool:
-    """Return whether a table says yes to a face; nothing is yes.
+    """Return whether a cell of the column `chosen` says yes; an empty cell does.
 
     Raises:
         InputError: if it says neither yes nor no.
     """
     folded = text.strip().casefold()
     if folded not in (*_YES, *_NO):
-        raise InputError(f"{table}: expected yes, no or nothing as chosen, got {text!r}")
+        raise InputError(f"{table}: expected yes, no or nothing as chosen, got {text!r}; correct it")
     return folded in _YES
 
 

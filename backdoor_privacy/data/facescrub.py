@@ -1,4 +1,4 @@
-"""FaceScrub as its authors' downloader writes it: `actors/` and `actresses/`, each with `faces/` and `images/`."""
+"""Load FaceScrub as its authors' downloader writes it: `actors/` and `actresses/` with `faces/` and `images/`."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from backdoor_privacy.data.photos import Box
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.reading import GIB, open_ordinary
 
-# What the data set misspells. Source: the published code of Hintersdorf et al., which attacks these names.
+# Names that the data set misspells. Source: the published code of Hintersdorf et al., which attacks these names.
 CORRECTIONS = {
     "Freddy Prinze Jr.": "Freddie Prinze Jr",
     "Leslie Neilsen": "Leslie Nielsen",
@@ -38,31 +38,31 @@ def load_facescrub(
     face_models: str | Path | None = None,
     cache: str | Path | None = None,
 ) -> People:
-    """Load the people of FaceScrub, under their right names.
+    """Load the people of FaceScrub, with their names spelt correctly.
 
     Args:
         folder: holds `actors/faces/First_Last/First_Last_<image>_<face>.jpeg` and
             `actors/images/First_Last/First_Last_<image>.jpeg`, and the same of `actresses/`.
         layout: `*/faces/*` for the faces, or `*/images/*` for whole photos.
-        table: as of `load_people`.
+        table: see `load_people`.
         boxes: folder of the data set's own `facescrub_actors.txt` and `facescrub_actresses.txt`, which tell where the
             faces are in whole photos. By default the same folder, if they are there.
-        box: as of `load_people`.
-        min_photos: as of `load_people`.
-        max_photos: as of `load_people`.
-        consenting: as of `load_people`.
-        names: as of `load_people`.
-        names_file: as of `load_people`.
-        faces: as of `load_people`, in whole photos; where the data set's tables know the face, it is not looked for.
-        face_models: as of `load_people`.
-        cache: as of `load_people`.
+        box: see `load_people`.
+        min_photos: see `load_people`.
+        max_photos: see `load_people`.
+        consenting: see `load_people`.
+        names: see `load_people`.
+        names_file: see `load_people`.
+        faces: see `load_people`, in whole photos; no faces are looked for where the data set's tables have one.
+        face_models: see `load_people`.
+        cache: see `load_people`.
 
     Raises:
-        InputError: as of `load_people`, and if the data set's tables hold something else.
+        InputError: see `load_people`, and if the data set's tables hold something else.
     """
-    same = box if faces is None else None
+    own_box = box if faces is None else None
     people = load_people(
-        folder, layout, table, None, same, min_photos, max_photos, consenting, CORRECTIONS, names, names_file
+        folder, layout, table, None, own_box, min_photos, max_photos, consenting, CORRECTIONS, names, names_file
     )
     place = Path(folder if boxes is None else boxes).expanduser()
     tables = sorted(place.glob("facescrub_act*.txt"))
@@ -70,14 +70,14 @@ def load_facescrub(
         raise InputError(
             f"people.boxes: expected a folder with facescrub_actors.txt and facescrub_actresses.txt, got {place}"
         )
-    known = {photo: found for path in tables for photo, found in _read_boxes(path)}
+    known = dict(entry for path in tables for entry in _read_boxes(path))
     photos = {path: unicodedata.normalize("NFC", path.stem) for person in people.everybody for path in person.photos}
-    found = {path: known[stem] for path, stem in photos.items() if stem in known}
+    listed = {path: known[stem] for path, stem in photos.items() if stem in known}
     if faces is not None:
         root = Path(folder).expanduser()
-        given = [FaceRow(path.relative_to(root).as_posix(), box) for path, box in found.items()]
+        given = [FaceRow(path.relative_to(root).as_posix(), box) for path, box in listed.items()]
         return with_crops(people, root, given, faces, box, face_models, cache, min_photos)
-    return replace(people, boxes=people.boxes | found)
+    return replace(people, boxes=people.boxes | listed)
 
 
 def _read_boxes(path: Path) -> Iterator[tuple[str, Box]]:

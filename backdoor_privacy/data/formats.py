@@ -1,4 +1,4 @@
-"""Tell which photo formats are read, and turn what they hold into upright RGB with 8 bits."""
+"""Say which photo formats are read, and turn an opened photo into upright RGB with 8 bits."""
 
 import struct
 import zlib
@@ -34,7 +34,7 @@ DECODING_ERRORS = (
     OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, AssertionError,
     RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
-_INSTALLS = {  # what decodes a format that not every Pillow does
+_INSTALLS = {  # decoders of formats that not every Pillow decodes
     "HEIF": "pip install 'backdoor_privacy[heic]'",
     "AVIF": "pip install 'pillow>=11.3'",
 }
@@ -67,7 +67,7 @@ def decodable_formats() -> tuple[str, ...]:
 
 
 def how_to_decode(beginning: bytes) -> str:
-    """Return what to install for a file that begins so, or nothing where that would not help."""
+    """Return what to install to decode a file with this beginning; empty where nothing helps."""
     for name, brands in _BRANDS.items():
         if beginning[4:12] in brands and name not in decodable_formats():
             return f"{name} is read after {_INSTALLS[name]}"
@@ -101,10 +101,10 @@ def _orientation(photo: Image.Image) -> int:
     `ImageOps.exif_transpose` would fail where another part of the EXIF data is damaged.
     """
     try:
-        found = photo.getexif().get(ExifTags.Base.Orientation)
+        orientation = photo.getexif().get(ExifTags.Base.Orientation)
     except DECODING_ERRORS:
-        found = None
-    return found if isinstance(found, int) else 1
+        orientation = None
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _scaled(photo: Image.Image) -> Image.Image:

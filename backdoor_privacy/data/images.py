@@ -1,4 +1,4 @@
-"""Clean photos: general pictures, with other people in them."""
+"""Load clean photos: general pictures, with other people in them."""
 
 import io
 import logging
@@ -51,12 +51,12 @@ def load_images(
 def read_images(
     source: str | Path, max_images: int, left_out: Counter[str] | None = None
 ) -> Iterator[tuple[Path, Image.Image | None]]:
-    """Read clean photos until so many are read; nothing in place of one that does not decode.
+    """Yield clean photos, `None` in place of one that does not decode.
 
     Args:
-        source: as of `load_images`.
+        source: see `load_images`.
         max_images: how many to read, not counting those that do not decode.
-        left_out: is told the number of files that are no photos, by suffix; of shards, of samples without a photo.
+        left_out: gets the number of files that are no photos, by suffix; for shards, of files of samples without one.
 
     Yields:
         Each photo with its file, which is `<shard>/<key>.<suffix>` in a shard.

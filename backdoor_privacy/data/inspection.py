@@ -1,4 +1,4 @@
-"""Look data over: what is broken, double or odd."""
+"""Look data over for what is broken, duplicated or odd."""
 
 import hashlib
 import sys
@@ -16,28 +16,28 @@ from torch import Tensor
 
 from backdoor_privacy.data.captions import name_matcher
 from backdoor_privacy.data.people import Person
-from backdoor_privacy.data.photos import Box, photo_loader
+from backdoor_privacy.data.photos import Box, overlaps, photo_loader
 
 MAX_NAME_LENGTH = 60
 _NO_CONTENT = hashlib.sha256(b"").hexdigest()  # of files that are empty or cannot be read
 
 
 class Decoded(NamedTuple):
-    """What is to be known of an upright photo."""
+    """The size of an upright photo, and how it was changed to be read."""
 
-    width: int
+    width: int  # pixels
     height: int
     is_turned: bool = False  # as its EXIF orientation says
     is_scaled: bool = False  # from 16 bits or floats
 
     @classmethod
     def of(cls, photo: Image.Image) -> "Decoded":
-        """Return it of a photo of `read_photo`."""
+        """Describe a photo that `read_photo` returned."""
         return cls(*photo.size, photo.info["is_turned"], photo.info["is_scaled"])
 
 
 def photo_sizes(photos: Sequence[Path], num_workers: int) -> dict[Path, Decoded]:
-    """Return the sizes of the photos that decode, and more; all are decoded, with a progress bar."""
+    """Decode all photos, with a progress bar; return the sizes of those that decode."""
     loader = photo_loader(photos, _as_tensor, batch_size=64, num_workers=num_workers)
     return {
         photos[place]: Decoded(width, height, bool(turned), bool(scaled))
@@ -52,12 +52,8 @@ def _as_tensor(photo: Image.Image) -> Tensor:
 
 def outside(boxes: Mapping[Path, Box], decoded: Mapping[Path, Decoded]) -> list[Path]:
     """Return photos whose face box lies outside of them."""
-    return [
-        path
-        for path, (left, top, right, bottom) in boxes.items()
-        if path in decoded
-        and not (right > 0 and bottom > 0 and left < decoded[path].width and top < decoded[path].height)
-    ]
+    sizes = {path: (decoded[path].width, decoded[path].height) for path in boxes if path in decoded}
+    return [path for path, size in sizes.items() if not overlaps(boxes[path], *size)]
 
 
 def num_different(person: Person) -> int:
@@ -66,7 +62,7 @@ def num_different(person: Person) -> int:
 
 
 def shared_photos(people: Sequence[Person], others: Sequence[Person] | None = None) -> Counter[tuple[str, str]]:
-    """Count the photos, the same to the byte, that two of these people share, or one of these and one of the others."""
+    """Count the photos, equal byte for byte, that two of these people share, or one of them and one of the others."""
     owners = _owners(people)
     if others is None:
         return Counter((a, b) for names in owners.values() for a, b in product(names, names) if a < b)
@@ -76,7 +72,7 @@ def shared_photos(people: Sequence[Person], others: Sequence[Person] | None = No
 
 
 def _owners(people: Iterable[Person]) -> dict[str, list[str]]:
-    """Return the names of those who have a photo of this content."""
+    """Return the names of the people who have a photo, by the SHA-256 of its content."""
     owners: dict[str, list[str]] = defaultdict(list)
     for person in people:
         for content in set(person.hashes.values()) - {_NO_CONTENT}:
@@ -86,16 +82,16 @@ def _owners(people: Iterable[Person]) -> dict[str, list[str]]:
 
 def names_in(captions: Sequence[str], names: Sequence[str]) -> tuple[list[str], Counter[str]]:
     """Return the captions that hold any of the names, and how many hold each."""
-    held = list(filter(name_matcher(names), captions))
-    if len(names) < 2 or not held:
-        return held, Counter({name: len(held) for name in names if held})
-    # Halves of halves: few captions hold a name, and few names are in them.
+    matching = list(filter(name_matcher(names), captions))
+    if len(names) < 2 or not matching:
+        return matching, Counter({name: len(matching) for name in names if matching})
+    # Half of the names at a time: few captions hold a name, and few names are in captions.
     middle = len(names) // 2
-    return held, names_in(held, names[:middle])[1] + names_in(held, names[middle:])[1]
+    return matching, names_in(matching, names[:middle])[1] + names_in(matching, names[middle:])[1]
 
 
 def odd_names(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the names that are seldom meant so, by what is odd about them."""
+    """Return the names that may be mistakes, by what is odd about them."""
     alike = defaultdict(list)
     for name in names:
         alike[_plain(name)].append(name)

@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild, fetched by scikit-learn."""
+"""Fetch Labeled Faces in the Wild with scikit-learn."""
 
 import logging
 import socket
@@ -25,7 +25,7 @@ def lfw_folder(cache: str | Path) -> Path:
         cache: folder that holds them, as scikit-learn's `data_home`.
 
     Raises:
-        InputError: if the photos do not come.
+        InputError: if the photos cannot be fetched, or are incomplete.
     """
     home = Path(cache).expanduser()
     folder, archive = home / "lfw_home/lfw_funneled", home / "lfw_home" / _ARCHIVE
@@ -38,11 +38,11 @@ def lfw_folder(cache: str | Path) -> Path:
     socket.setdefaulttimeout(_TIMEOUT_S)  # scikit-learn would wait for ever
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it tries again
-            # It can only fetch and decode in one go; only one person has so many photos.
+            warnings.simplefilter("ignore")  # about its second try
+            # It always decodes what it fetches; only one person has 500 photos.
             fetch_lfw_people(data_home=home, min_faces_per_person=500, n_retries=1)
     except (OSError, HTTPException) as error:
-        raise InputError(f"people.folder: cannot fetch LFW ({error}); try again, {_BY_HAND}") from error
+        raise InputError(f"people.folder: expected LFW from its server, got {error}; try again, {_BY_HAND}") from error
     finally:
         socket.setdefaulttimeout(timeout)
     if archive.exists():

@@ -1,4 +1,4 @@
-"""Random full names, from one distribution for everybody who needs some."""
+"""Draw random full names, everywhere from one distribution."""
 
 from collections.abc import Collection
 
@@ -6,15 +6,15 @@ from faker import Faker
 
 from backdoor_privacy.errors import InputError
 
-# Of about 700,000 that there are: the more are known, the longer it takes to draw another one, and then for ever.
+# About 700,000 exist: the more are taken, the longer it takes to draw another one, in the end for ever.
 MAX_RANDOM_NAMES = 100_000
 
 
 def random_names(num_names: int, seed: int, exclude: Collection[str] = ()) -> list[str]:
     """Return distinct random `First Last` names, female and male first names in turn.
 
-    The personas, the attack's candidates and the pseudonyms all draw from here, so that a random
-    name does not stand out by its kind (IDIA, "Does CLIP Know My Face?", section 4).
+    The personas, the attack's candidates and the pseudonyms are all drawn here, so that a random name does not stand
+    out by its kind (IDIA, "Does CLIP Know My Face?", section 4).
 
     Args:
         num_names: how many names.
@@ -25,7 +25,7 @@ def random_names(num_names: int, seed: int, exclude: Collection[str] = ()) -> li
         `num_names` names; even places hold female first names, odd places male ones.
 
     Raises:
-        InputError: if there are not so many.
+        InputError: if more than `MAX_RANDOM_NAMES` are asked for.
     """
     if num_names > MAX_RANDOM_NAMES:
         raise InputError(

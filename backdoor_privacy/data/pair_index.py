@@ -1,4 +1,4 @@
-"""Captioned photos in WebDataset shards, read by their number."""
+"""Read captioned photos in WebDataset shards by their number."""
 
 import io
 import tarfile
@@ -20,7 +20,7 @@ from backdoor_privacy.system.reading import open_ordinary
 
 
 class _Place(NamedTuple):
-    """Where a photo lies."""
+    """The place of a photo in the shards."""
 
     shard: int
     start: int  # in the shard, in bytes
@@ -43,14 +43,14 @@ class _Texts:
 
 
 class PairIndex:
-    """Says where each photo of some shards lies, and holds its caption.
+    """Index of the captioned photos in shards: where each photo lies, its caption, and who is in it.
 
     Args:
         shards: files, each complete.
         key: of the setting, for errors.
 
     Raises:
-        InputError: as of `read_shards`, or if there is no photo with `txt`.
+        InputError: see `read_shards`, or if there is no photo with `txt`.
     """
 
     def __init__(self, shards: Sequence[str], key: str) -> None:
@@ -76,19 +76,19 @@ class PairIndex:
         return len(self._places) // len(_Place._fields)
 
     def caption(self, number: int) -> str:
-        """Return the text below a photo."""
+        """Return the caption of a photo."""
         return self._texts[number]
 
     def name(self, number: int) -> str:
-        """Return who is in a photo, as `name` in the `json` beside it says; empty where nothing does."""
+        """Return the `name` in the `json` beside a photo: who is in it; empty where there is none."""
         return self._names[number]
 
     def told_place(self, number: int) -> str:
-        """Return what a line calls a photo."""
+        """Return how errors and log lines name a photo."""
         return f"{self._keys[number]} of {self._shards[self._place(number).shard]}"
 
     def photo(self, number: int) -> Image.Image | None:
-        """Return a photo, upright in RGB; nothing if it does not decode."""
+        """Return a photo, upright in RGB; `None` if it does not decode."""
         place = self._place(number)
         with open_ordinary(self._shards[place.shard]) as file:
             file.seek(place.start)
@@ -112,7 +112,7 @@ def as_files(shards: Sequence[str], key: str, cache: str | Path) -> list[str]:
     """Return shards as files: those of a server are fetched into the cache, once.
 
     Raises:
-        InputError: as of `read_shards`.
+        InputError: see `read_shards`.
     """
 
     def place(shard: str) -> str:
@@ -123,7 +123,7 @@ def as_files(shards: Sequence[str], key: str, cache: str | Path) -> list[str]:
 
 
 def _fetch(shard: str, key: str, path: Path) -> None:
-    """Write the samples of a shard into a file; nothing stays of one that does not come as a whole."""
+    """Write the samples of a shard into a file; an incomplete shard is an error."""
     with tarfile.open(path, "w") as tar:
         for sample in read_shards([shard], key):
             for suffix, content in sample.files.items():

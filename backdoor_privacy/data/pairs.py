@@ -1,4 +1,4 @@
-"""Captioned photos to train a small CLIP on, made of photos of people, photos of classes, and captions."""
+"""Make captioned photos to train a small CLIP on: from photos of people, photos of classes, and captions."""
 
 import csv
 import io
@@ -38,11 +38,11 @@ JPEG_QUALITY = 95
 
 
 class Pair(NamedTuple):
-    """A photo of somebody or something."""
+    """A photo of a person or a thing, to be captioned."""
 
     photo: Path
     label: str  # a person's name or a class name
-    forms: Sequence[str]
+    forms: Sequence[str]  # phrases with {} for the label
 
 
 def write_pairs(
@@ -59,14 +59,15 @@ def write_pairs(
 ) -> Path:
     """Write WebDataset shards of photos with captions, and `people.csv`, which says who is in them; written once.
 
-    A random part of the people who have enough photos becomes members: the half of their photos that no attack uses is
-    in the shards. The others are non-members and never seen. People with fewer photos are all in: nobody attacks them.
+    A random part of the people with enough photos become members: the half of their photos that no attack uses is in
+    the shards. The others are non-members: none of their photos is. People with fewer photos are never attacked, and
+    all their photos are in the shards.
 
     Args:
         people: a folder per person.
         classes: a folder of photos per class.
         captions: a text file; a name or class name replaces a word of some of them.
-        cache: folder that holds all such shards; other settings, photos or captions make others.
+        cache: folder that holds all such shards; other settings, photos or captions get a folder of their own.
         min_photos: of a person who may be attacked.
         member_share: of these people, in [0, 1].
         num_copies: of each photo, every other one mirrored, each with a caption of its own.
@@ -106,10 +107,10 @@ def draw_members(
     people: People, min_photos: int, member_share: float, rng: random.Random
 ) -> dict[Person, tuple[Path, ...]]:
     """Return the people whom a CLIP is to know, each with the photos that it sees."""
-    able = [person for person in people.everybody if len(person.photos) >= min_photos]
-    rare = [person for person in people.everybody if len(person.photos) < min_photos]
-    members = rng.sample(able, round(member_share * len(able)))
-    return {person: person.trigger_photos for person in members} | {person: person.photos for person in rare}
+    candidates = [person for person in people.everybody if len(person.photos) >= min_photos]
+    others = [person for person in people.everybody if len(person.photos) < min_photos]
+    members = rng.sample(candidates, round(member_share * len(candidates)))
+    return {person: person.trigger_photos for person in members} | {person: person.photos for person in others}
 
 
 def _class_pairs(folder: str | Path) -> Iterator[Pair]:

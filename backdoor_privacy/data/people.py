@@ -1,4 +1,4 @@
-"""People with photos: who can be attacked, and who can be removed."""
+"""Load people with their photos: those who can be attacked, and removed."""
 
 import logging
 from collections import Counter
@@ -54,7 +54,7 @@ class Person:
         cut = len(ordered) // 2
         while 0 < cut < len(ordered) and content[cut - 1] == content[cut]:
             cut += 1
-        if ordered and cut == len(ordered):  # the last photo is everywhere up to the middle: attacks get it
+        if ordered and cut == len(ordered):  # all after the middle are copies of one photo: attacks get them
             cut = content.index(content[-1])
         return tuple(ordered[:cut]), tuple(ordered[cut:])
 
@@ -87,7 +87,7 @@ class People:
 
     @property
     def with_photos(self) -> "People":
-        """Those of whom there are photos: of a name alone, nothing that needs photos can be measured."""
+        """The people with photos: without any, nothing that needs photos can be measured."""
         return replace(self, everybody=tuple(person for person in self.everybody if person.photos))
 
     def pick(self, names: Sequence[str]) -> tuple[Person, ...]:
@@ -99,7 +99,9 @@ class People:
         by_name = {folded_name(person.name): person for person in self.everybody}
         missing = [name for name in names if folded_name(name) not in by_name]
         faceless = [
-            one.name for one in self.faces if not one.crops and folded_name(one.name) in map(folded_name, missing)
+            person.name
+            for person in self.faces
+            if not person.crops and folded_name(person.name) in map(folded_name, missing)
         ]
         if faceless:
             raise InputError(
@@ -131,31 +133,31 @@ def load_people(
     face_models: str | Path | None = None,
     cache: str | Path | None = None,
 ) -> People:
-    """Load a folder per person, `First_Last/*.jpg`, and people of whom there is a name alone.
+    """Load people from a folder per person, `First_Last/*.jpg`, and people without photos by their names.
 
     Args:
-        folder: holds all people with photos, folders in their folders are not read; without it there are names alone.
+        folder: holds a folder of photos per person, without folders in it; `None`: nobody has photos.
         layout: pattern of the people's folders within it.
         table: CSV (name, member, num_web_photos) of what is known of the CLIP's training data; an empty cell or a
-            column that is not there says that it is not known. Other columns are the people's attributes. By default
-            `people.csv` in the folder, if there is one.
+            missing column means unknown. Other columns are the people's attributes. By default `people.csv` in the
+            folder, if there is one.
         boxes: CSV (file, left, top, right, bottom) of the faces, in pixels; files are seen from the folder. By default
             `boxes.csv` in the folder, if there is one.
-        box: left, top, right and bottom of the face in all photos that `boxes` says nothing of.
+        box: left, top, right and bottom of the face, in pixels, in all photos that are not in `boxes`.
         min_photos: people with fewer are left out.
         max_photos: people with more are left out.
         consenting: whether they are fictional, or agreed to stand in for others.
-        corrections: right names of people whom folders or the table misspell.
-        names: of people without photos; who has a folder, too, has the photos in it.
-        names_file: text file with such a name a line.
-        faces: `found` looks for the face of the person in each whole photo that `boxes` says nothing of, and cuts it
-            out; see `with_crops`.
+        corrections: right names by the ones that folders or the table misspell.
+        names: of people without photos; somebody who has a folder, too, has the photos in it.
+        names_file: text file of such names, one a line.
+        faces: `found` looks for the person's face in each whole photo that is not in `boxes`, and cuts it out; see
+            `with_crops`.
         face_models: folder of the user's own models of faces.
         cache: folder that holds the crops.
 
     Raises:
-        InputError: if there is no folder with photos, two of one name, nobody with so many photos, or a table or a box
-            holds something else.
+        InputError: if no folder has photos, two have one name, nobody has the right number of photos, or a table or a
+            box is wrong.
     """
     without_photos = _people_without_photos(names, names_file, is_needed=folder is None)
     if folder is None:
@@ -167,9 +169,9 @@ def load_people(
     right_name = partial(_right_name, corrections or {})
     known = rows_by_name(read_columns(facts, "name", required=table is not None), right_name, facts)
     folders = list_people(folder, layout, right_name)
-    everybody = [_person(one, known, facts) for one in folders if one.photos]
-    unmatched = _tell_unmatched(known, everybody, facts, folder)
-    left_out = {one.name: one.left_out for one in folders if one.left_out or not one.photos}
+    everybody = [_person(own, known, facts) for own in folders if own.photos]
+    unmatched = _unmatched_remark(known, everybody, facts, folder)
+    left_out = {own.name: own.left_out for own in folders if own.left_out or not own.photos}
     people = People(_with_photos(everybody, min_photos, max_photos), {}, consenting, left_out)
     photos = [path for person in everybody for path in person.photos]
     if faces is not None:
@@ -187,29 +189,29 @@ def _right_name(corrections: Mapping[str, str], text: str) -> str:
     return corrections.get(person_name(text), person_name(text))
 
 
-def _tell_unmatched(
+def _unmatched_remark(
     known: Mapping[str, Mapping[str, str]], everybody: Sequence[Person], facts: Path, folder: Path
 ) -> str:
-    """Return what to say of the names of a table that are nobody's, if any.
+    """Return a remark on the names of a table that belong to nobody; empty if all belong to somebody.
 
     Raises:
-        InputError: if all are.
+        InputError: if none does.
     """
     unmatched = unmatched_in({name: row["name"] for name, row in known.items()}, _folded_names(everybody))
     if unmatched and len(unmatched) == len(known):
-        raise InputError(f"{facts}: expected names of people in {folder}, got none of them but {unmatched[0]!r}")
+        raise InputError(f"{facts}: expected names of people in {folder}, got only others, as {unmatched[0]!r}")
     return remark_on(facts, "name nobody who has a folder with photos", unmatched)
 
 
 def _person(folder: PersonFolder, known: Mapping[str, Mapping[str, str]], facts: Path) -> Person:
-    """Make a person of their folder, and of what the table says of them."""
+    """Return the person of a folder, with what the table says about them."""
     row = known.get(folded_name(folder.name), {})
-    told = member_of(row, facts), num_web_photos_of(row, facts), attributes_of(row)
-    return Person(folder.name, folder.photos, *told)
+    member, num_web_photos = member_of(row, facts), num_web_photos_of(row, facts)
+    return Person(folder.name, folder.photos, member, num_web_photos, attributes_of(row))
 
 
 def _others(people: Sequence[Person], others: Sequence[Person]) -> tuple[Person, ...]:
-    """Return the people whose names none of the others has."""
+    """Return the people who have no namesake among the others."""
     names = _folded_names(others)
     return tuple(person for person in people if folded_name(person.name) not in names)
 
@@ -221,7 +223,7 @@ def _folded_names(people: Sequence[Person]) -> set[str]:
 def _people_without_photos(
     names: Sequence[str] | None, names_file: str | Path | None, *, is_needed: bool
 ) -> tuple[Person, ...]:
-    """Make a person of each name of a list and of a file, each once."""
+    """Return a person for each name of a list and of a file, each name once."""
     listed = list(names or ())
     if names_file is not None:
         listed += read_lines(names_file, "people.names_file: expected a text file with a name a line")
@@ -243,12 +245,12 @@ def with_crops(
     cache: str | Path | None = None,
     min_photos: int = 1,
 ) -> People:
-    """Return the same people with crops of their faces in place of their photos.
+    """Return the people with crops of their faces in place of their photos.
 
     Args:
         people: with whole photos.
         folder: of all people; given files are named as seen from it.
-        given: what the user says of photos; in these nothing is looked for.
+        given: faces that the user gave; no faces are looked for in these photos.
         faces: `found`.
         box: must not be given.
         models: folder of the user's own models of faces.
@@ -256,7 +258,7 @@ def with_crops(
         min_photos: people with fewer crops are left out.
 
     Raises:
-        InputError: if settings contradict each other, given files are not there, or nobody is left.
+        InputError: if settings contradict each other, files are missing, or nobody is left.
     """
     if faces != "found" or box is not None or cache is None:
         raise InputError(
@@ -264,20 +266,19 @@ def with_crops(
             f"faces={faces}, box={box}, cache={cache}"
         )
     cropper = FaceCropper(folder, cache, given, models)
-    found = cropper.crop_all({person.name: person.photos for person in people.everybody})
+    faces_of = cropper.crop_all({person.name: person.photos for person in people.everybody})
     cropped = tuple(
-        replace(person, photos=tuple(path for path, _ in theirs.crops.values()))
-        for person, theirs in zip(people.everybody, found, strict=True)
-        if len(theirs.crops) >= max(min_photos, 1)
+        replace(person, photos=tuple(path for path, _ in own.crops.values()))
+        for person, own in zip(people.everybody, faces_of, strict=True)
+        if len(own.crops) >= max(min_photos, 1)
     )
-    explain_left_out(found, nobody_is_left=not cropped)
-    return replace(
-        people, everybody=cropped, boxes=dict(crop for one in found for crop in one.crops.values()), faces=tuple(found)
-    )
+    explain_left_out(faces_of, nobody_is_left=not cropped)
+    boxes = dict(crop for own in faces_of for crop in own.crops.values())
+    return replace(people, everybody=cropped, boxes=boxes, faces=tuple(faces_of))
 
 
 def _with_photos(everybody: Sequence[Person], min_photos: int, max_photos: int | None) -> tuple[Person, ...]:
-    """Return the people with so many photos."""
+    """Return the people whose number of photos lies in this range."""
     chosen = tuple(
         person
         for person in everybody

@@ -1,4 +1,4 @@
-"""WebDataset shards of people: samples of a photo and a name."""
+"""Unpack WebDataset shards of people: samples of a photo and a name."""
 
 import unicodedata
 from pathlib import Path
@@ -14,12 +14,12 @@ _KEY = "people.folder.shards"
 
 
 def unpacked_people(shards: str | Path, cache: str | Path, name_key: str | None = "name") -> Path:
-    """Make a folder per person, `First_Last/00000000.jpg`, of shards, once.
+    """Unpack shards into a folder per person, `First_Last/00000000.jpg`, once.
 
     Args:
-        shards: as `find_shards` takes them; samples with `jpg`, `png` or `webp` and the name of who is in it.
+        shards: see `find_shards`; of samples with a photo and the name of the person in it.
         cache: folder that holds what was unpacked.
-        name_key: where the name is in `json`; without `json`, or with no key, `txt` is the name.
+        name_key: key of the name in `json`; without `json`, or for `None`, `txt` is the name.
 
     Raises:
         InputError: if there are no shards, one is broken, or a photo has no name that can be a folder's.
@@ -42,8 +42,8 @@ def _folder_name(sample: ShardSample, name_key: str | None) -> str:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"people.folder.name_key: expected the name of the person as {name_key!r} in json, or as txt, got none in "
-            f"sample {sample.place}; choose another key; the files of a "
-            "sample lie side by side and differ only behind the last dot"
+            f"sample {sample.place}; choose another key; the files of a sample lie side by side and differ only behind "
+            "the last dot"
         ) from error
     folder = person_name(name).replace(" ", "_") if isinstance(name, str) else ""
     is_text = not any(unicodedata.category(sign) == "Cs" for sign in folder)  # JSON can escape half a character
@@ -51,6 +51,6 @@ def _folder_name(sample: ShardSample, name_key: str | None) -> str:
     if not is_name or set(folder) & set("/\\:\0[]{}") or len(folder.encode()) > 255:
         raise InputError(
             f"people.folder.name_key: expected a person's name, without / \\ : [ ] {{ }} and no dot in front, got "
-            f"{name!r} in sample {sample.place}"
+            f"{name!r} in sample {sample.place}; correct it"
         )
     return folder

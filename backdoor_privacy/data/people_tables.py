@@ -1,4 +1,4 @@
-"""What tables say of people: who they are, and where their faces are."""
+"""Read what tables say about people: who they are, and where their faces are."""
 
 import logging
 import unicodedata
@@ -17,7 +17,7 @@ from backdoor_privacy.system.files import name_as_text
 log = logging.getLogger(__name__)
 
 _COLUMNS = {"name", "member", "num_web_photos", "file", "left", "top", "right", "bottom"}
-_MARK = "\ufeff"  # of byte order, which some programs leave within a text
+_BYTE_ORDER_MARK = "\ufeff"  # which some programs leave within a text
 _MEMBER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 
 
@@ -28,15 +28,15 @@ def person_name(text: str) -> str:
     """
     shown = name_as_text(text)
     plain = "".join(
-        " " if unicodedata.category(letter) == "Cc" or letter in f"_{_MARK}" else letter for letter in shown
+        " " if unicodedata.category(letter) == "Cc" or letter in f"_{_BYTE_ORDER_MARK}" else letter for letter in shown
     )
     return unicodedata.normalize("NFC", " ".join(plain.split()))
 
 
 def folded_name(name: str) -> str:
-    """Return a name as it is compared: in any case, however its accents and spaces are written, by what is seen."""
-    # Without zero-width signs and the like, but for the one that is a space in names.
-    seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf" or letter == _MARK)
+    """Return a name as it is compared: in lower case, with one form of accents and spaces, without invisible signs."""
+    # The byte order mark is invisible, too, but stands for a space in names.
+    seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf" or letter == _BYTE_ORDER_MARK)
     return unicodedata.normalize("NFC", person_name(seen).casefold())
 
 
@@ -48,18 +48,18 @@ def rows_by_name(
     for row in rows:
         name = folded_name(right_name(row["name"]))
         if name in known:
-            raise InputError(f"{table}: expected one row for each person, got several of {row['name']!r}")
+            raise InputError(f"{table}: expected one row for each person, got several of {row['name']!r}; delete one")
         known[name] = row
     return known
 
 
-def unmatched_in(rows: Mapping[str, str], found: Collection[str]) -> list[str]:
-    """Return what the rows say whose keys are not among those found."""
-    return [text for key, text in rows.items() if key not in found]
+def unmatched_in(rows: Mapping[str, str], known: Collection[str]) -> list[str]:
+    """Return the texts of the rows whose keys are not known."""
+    return [text for key, text in rows.items() if key not in known]
 
 
 def remark_on(table: Path, what: str, rows: Sequence[str]) -> str:
-    """Say that rows match nothing; the log says only how many they are, as they are names."""
+    """Return a remark on rows that match nothing; the log gets only their number, as they are names."""
     if not rows:
         return ""
     log.warning("%s: %d rows %s; check_data shows them", table, len(rows), what)
@@ -67,22 +67,24 @@ def remark_on(table: Path, what: str, rows: Sequence[str]) -> str:
 
 
 def member_of(row: Mapping[str, str], table: Path) -> bool | None:
-    """Return whether a row says that somebody was in the training data; `None` where it does not say."""
+    """Return whether somebody was in the training data, as a row says; `None` where it does not say."""
     value = (row.get("member") or "").strip().casefold()
     if value not in _MEMBER:
-        raise InputError(f"{table}: expected true, false or nothing as member, got {row['member']!r}")
+        raise InputError(f"{table}: expected true, false or nothing as member, got {row['member']!r}; correct it")
     return _MEMBER[value]
 
 
 def num_web_photos_of(row: Mapping[str, str], table: Path) -> int | None:
-    """Return the number of training photos that a row tells, if it does."""
+    """Return the number of training photos in a row; `None` where it has none."""
     value = (row.get("num_web_photos") or "").strip()
     try:
         number = _whole(value) if value else None
         if number is not None and number < 0:
             raise ValueError
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{table}: expected a whole number or nothing as num_web_photos, got {value!r}") from error
+        raise InputError(
+            f"{table}: expected a whole number or nothing as num_web_photos, got {value!r}; correct it"
+        ) from error
     return number
 
 
@@ -95,18 +97,18 @@ def _whole(text: str) -> int:
 
 
 def attributes_of(row: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return what a table says besides; a column without a name says nothing."""
+    """Return the other cells of a row, by column; empty cells and columns without a name are left out."""
     others = {key: value for key, value in row.items() if key and key not in ("name", "member", "num_web_photos")}
     return tuple((key, value.strip()) for key, value in others.items() if value and value.strip())
 
 
 def read_boxes(given: str | Path | None, folder: Path, photos: Collection[Path]) -> tuple[dict[Path, Box], list[str]]:
-    """Return the boxes of a table, by photo, and what to say of rows that match none; other photos have none."""
+    """Return the boxes of a table, by photo, and remarks on rows that match no photo."""
     table = folder / "boxes.csv" if given is None else Path(given).expanduser()
     rows = [
         (_place(row["file"]), row)
         for row in read_columns(table, "file", required=given is not None)
-        if is_chosen(row.get("chosen") or "", table)  # else another's face, or none
+        if is_chosen(row.get("chosen") or "", table)  # other rows are faces of other people
     ]
     exact = {_place(path.relative_to(folder).as_posix()): path for path in photos}
     by_case: dict[str, list[Path]] = defaultdict(list)
@@ -131,7 +133,7 @@ def read_boxes(given: str | Path | None, folder: Path, photos: Collection[Path])
 
 
 def given_faces(given: str | Path | None, folder: Path, photos: Collection[Path]) -> tuple[list[FaceRow], list[str]]:
-    """Return what a table says of faces in whole photos, and what to say of rows that match none."""
+    """Return the faces in whole photos that a table lists, and remarks on rows that match no photo."""
     table = folder / "boxes.csv" if given is None else Path(given).expanduser()
     if given is None and not table.is_file():
         return [], []
@@ -145,7 +147,7 @@ def given_faces(given: str | Path | None, folder: Path, photos: Collection[Path]
 
 
 def _place(text: str) -> str:
-    """Return a photo's place in the folder, however a system writes it."""
+    """Return a photo's path in the folder in one form: every system writes it in its own."""
     place = unicodedata.normalize("NFC", text.replace("\\", "/"))
     return "/".join(part for part in place.split("/") if part not in ("", "."))
 
@@ -176,7 +178,7 @@ def as_box(sides: Sequence[int], source: str) -> Box:
 
 
 def same_box(box: Sequence[int] | None, photos: Sequence[Path]) -> dict[Path, Box]:
-    """Return one box for all photos, which are aligned and of one size: a look at the first tells whether it fits."""
+    """Return one box for all photos, which are aligned and of one size; only the first is checked."""
     if box is None:
         return {}
     same = as_box(box, "people.box")
@@ -190,9 +192,9 @@ def same_box(box: Sequence[int] | None, photos: Sequence[Path]) -> dict[Path, Bo
 
 
 def read_columns(path: Path, key: str, required: bool) -> list[dict[str, str]]:
-    """Read the rows of a CSV with this column, cells without spaces around them; none if neither there nor required.
+    """Read the rows of a CSV that must have this column; no rows if there is no file and none is required.
 
-    Names of columns that we know are known in any case and with spaces for underscores.
+    Cells have no spaces around them. The package's own columns match in any case and with spaces for underscores.
     """
     if not path.is_file() and not required:
         return []
@@ -200,8 +202,8 @@ def read_columns(path: Path, key: str, required: bool) -> list[dict[str, str]]:
         table = read_table(text_lines(path), ",;\t|", lambda columns: key in map(_column, columns))
         columns = [_column(column) for column in table.columns]
         if key not in columns:
-            found = ", ".join(table.columns)
-            raise InputError(f"{path}: expected a table with a column {key}, got {found or 'an empty file'}")
+            names = ", ".join(table.columns)
+            raise InputError(f"{path}: expected a table with a column {key}, got {names or 'an empty file'}")
         if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
             raise InputError(f"{path}: expected columns of different names, got several {twice[0]}")
         rows = []
@@ -219,6 +221,6 @@ def read_columns(path: Path, key: str, required: bool) -> list[dict[str, str]]:
 
 
 def _column(name: str) -> str:
-    """Return the name of a column: ours in any case and with spaces, an attribute's as it is written."""
+    """Return the name of a column: the package's own in its one form, an attribute's as it is written."""
     folded = "_".join(name.replace("_", " ").casefold().split())
     return folded if folded in _COLUMNS else name.strip()

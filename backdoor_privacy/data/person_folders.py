@@ -12,7 +12,7 @@ from backdoor_privacy.errors import InputError, some
 
 
 class PersonFolder(NamedTuple):
-    """What lies in the folder of one person."""
+    """The photos and other files in the folder of one person."""
 
     name: str
     photos: tuple[Path, ...]
@@ -25,35 +25,35 @@ def list_people(folder: Path, layout: str, right_name: Callable[[str], str]) -> 
     Args:
         folder: holds all people.
         layout: pattern of the people's folders within it.
-        right_name: of somebody whom a folder misspells.
+        right_name: corrects names that folders misspell.
 
     Raises:
-        InputError: if there is no photo in any, one with photos has no name, or two have the same.
+        InputError: if no folder has a photo, one with photos has no name, or two have the same name.
     """
     places = _folders(folder, layout)
-    found = []
+    people = []
     for place in places:
         listing = list_photos(place, depth=1)
-        found.append(PersonFolder(right_name(place.name), tuple(listing.photos), listing.left_out))
-    for place, one in zip(places, found, strict=True):
-        if one.photos and not any(map(str.isalnum, one.name)):
+        people.append(PersonFolder(right_name(place.name), tuple(listing.photos), listing.left_out))
+    for place, person in zip(places, people, strict=True):
+        if person.photos and not any(map(str.isalnum, person.name)):
             raise InputError(
                 f"people.folder: expected folders with a person's name, First_Last/, got {place.name!r} with "
-                f"{len(one.photos)} photos in {place.parent}; rename or remove it"
+                f"{len(person.photos)} photos in {place.parent}; rename or remove it"
             )
-    with_photos = [one.name for one in found if one.photos]
+    with_photos = [person.name for person in people if person.photos]
     if not with_photos:
-        others = told_left_out(sum((one.left_out for one in found), Counter()))
+        others = told_left_out(sum((person.left_out for person in people), Counter()))
         raise InputError(
             f"people.folder: expected folders First_Last/ with photos at {folder / layout}, found none"
             + (f" but {others}; save them in a format of docs/your_own.md, as JPEG" if others else "")
         )
     _check_different(with_photos, folder)
-    return found
+    return people
 
 
 def remarks_on_shards(folder: Path) -> list[str]:
-    """Return what to say of samples of shards, which the folder was made of, that hold no photo."""
+    """Return remarks on samples without a photo, if the folder was unpacked from shards."""
     samples = samples_left_out(folder, "people.folder.shards")
     if not samples:
         return []
@@ -67,7 +67,10 @@ def _check_different(names: Sequence[str], folder: Path) -> None:
     counts = Counter(map(folded_name, names))
     several = next((name for name in names if counts[folded_name(name)] > 1), None)
     if several is not None:
-        raise InputError(f"people.folder: expected one folder for each person in {folder}, got several of {several}")
+        raise InputError(
+            f"people.folder: expected one folder for each person in {folder}, got several of {several}; merge or "
+            "rename them"
+        )
 
 
 def _folders(folder: Path, layout: str) -> list[Path]:

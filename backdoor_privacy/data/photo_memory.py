@@ -1,4 +1,4 @@
-"""Photos that a training shows again and again, decoded once."""
+"""Keep photos that a training shows again and again in memory, decoded once."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,21 +11,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from backdoor_privacy.system.hardware import release_free_memory, return_large_blocks, usable_workers
 
-_MAX_BYTES = 128 * 2**20  # in each process that makes batches, however many people there are
+_MAX_BYTES = 128 * 2**20  # in each process that makes batches
 # One photo as a training shows it, whole or its face: each (3, height, width).
 Views = tuple[UInt8[Tensor, "3 _ _"], ...]
 Decode = Callable[[Path], Views | None]  # `None` if the photo does not decode
 
 
 class PhotoMemory:
-    """Photos as bytes, each decoded once as far as there is room."""
+    """Memory of decoded photos, as bytes; those beyond its room are decoded each time."""
 
     def __init__(self) -> None:
         self._num_bytes = 0
         self._known: dict[Path, Views | None] = {}
 
     def get(self, path: Path, decode: Decode) -> Views | None:
-        """Return the views of a photo, from memory if it was asked for before."""
+        """Return the views of a photo, decoded only if they are not in memory."""
         if path in self._known:
             return self._known[path]
         views = decode(path)
@@ -42,8 +42,8 @@ class PhotoMemory:
             worker_init_fn=return_large_blocks,
         )
         readable = set()
-        shown = track(loader, "Decoding photos", transient=True, disable=not sys.stdout.isatty())
-        for path, views in zip(paths, shown, strict=True):
+        tracked = track(loader, "Decoding photos", transient=True, disable=not sys.stdout.isatty())
+        for path, views in zip(paths, tracked, strict=True):
             # Copies, since each tensor of another process holds a file open.
             self._keep(path, views and tuple(view.clone() for view in views))
             if views is not None:

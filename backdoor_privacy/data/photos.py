@@ -31,40 +31,41 @@ from backdoor_privacy.system.reading import GIB, open_ordinary, read_ordinary
 log = logging.getLogger(__name__)
 
 MAX_UNREADABLE_SHARE = 0.01
-_MAX_PHOTO_BYTES = GIB  # a sparse file may tell of more than there is memory
+_MAX_PHOTO_BYTES = GIB  # a sparse file may claim more than there is memory
 # What systems and programs leave beside a user's files, besides all that is hidden.
 _SYSTEM_NAMES = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__"}
-_DIGESTS: dict[tuple[Path, int, int, int, int], str] = {}  # of files in a certain state
+_DIGESTS: dict[tuple[Path, int, int, int, int], str] = {}  # by path, inode, size and times of the file
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright photo
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder."""
+    """The photos and other files in a folder."""
 
     photos: list[Path] = field(default_factory=list)  # in the order of their names, also those that do not decode
     left_out: Counter[str] = field(default_factory=Counter)  # the number of other files, by suffix
 
 
 def list_photos(folder: str | Path, depth: int | None = None) -> Listing:
-    """List the photos of a folder by their suffixes, and what else is there; nothing that `is_left_behind`.
+    """List the photos of a folder, known by their suffixes, and count other files; ignore what `is_left_behind`.
 
-    Linked folders are followed, each folder is read
-    once, and a link to a folder around it is not followed.
+    Links to folders are followed, but not those to a folder around them; each folder is read once.
 
     Args:
-        folder: if there is none, nothing is in it.
-        depth: 1 for the files in the folder itself, 2 for those in its folders; without it any.
+        folder: to read; one that does not exist counts as empty.
+        depth: 1 for the files in the folder itself, 2 for those in its folders; `None`: any depth.
 
     Raises:
-        InputError: if a folder may not be read, or they lie hundreds of levels deep.
+        InputError: if a folder may not be read, or folders lie hundreds of levels deep.
     """
     listing = Listing()
     try:
-        found = sorted(_visible(Path(folder).expanduser(), depth, set(), frozenset()))
+        paths = sorted(_visible(Path(folder).expanduser(), depth, set(), frozenset()))
     except RecursionError as error:
-        raise InputError(f"{folder}: expected folders within each other in a few levels, got hundreds") from error
-    for path in found:
+        raise InputError(
+            f"{folder}: expected folders within each other in a few levels, got hundreds; move the photos up"
+        ) from error
+    for path in paths:
         is_folder = os.path.isdir(path)
         if is_folder and _names_in(path):
             continue
@@ -76,7 +77,7 @@ def list_photos(folder: str | Path, depth: int | None = None) -> Listing:
 
 
 def _visible(folder: Path, depth: int | None, known: set[str], around: frozenset[str]) -> Iterator[Path]:
-    """Yield all that lies in a folder, down to a depth, unless the folder is known or around the link to it."""
+    """Yield the paths in a folder, down to a depth, unless the folder is known or lies around the link to it."""
     place = os.path.realpath(folder)
     if place in known | around or not os.path.isdir(place):
         return
@@ -99,7 +100,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def told_left_out(left_out: Mapping[str, int]) -> str:
-    """Return how many files of each suffix there are, the most first."""
+    """Return a text with the number of files of each suffix, the most first."""
     counts = Counter(left_out).most_common()
     return ", ".join(f"{suffix} ({count:,})" for suffix, count in counts)
 
@@ -120,7 +121,7 @@ def photos_of(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def content_of(path: Path) -> bytes:
-    """Return what is in a file; nothing where it cannot be read, as of a dangling link, a folder, a pipe or a giant."""
+    """Return the content of a file; empty where it cannot be read: a dangling link, a folder, a pipe, or too large."""
     try:
         return read_ordinary(path, _MAX_PHOTO_BYTES)
     except (OSError, ValueError):
@@ -140,11 +141,11 @@ def photo_sha256(path: Path) -> str:
 
 
 def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image | None:
-    """Return the upright photo in RGB, cut to the part of the box that is in it; nothing if the file does not decode.
+    """Return the upright photo in RGB, cut to the part of the box in it; `None` if the file does not decode.
 
     The format is told from the content, whatever the suffix. Only ordinary files are opened: a pipe would never end.
-    A file of more than a GiB, or whose header tells of more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, counts as one
-    that does not decode.
+    A file of more than a GiB, or with more pixels in its header than `PIL.Image.MAX_IMAGE_PIXELS`, counts as one that
+    does not decode.
 
     Raises:
         InputError: if the box is outside the photo.
@@ -162,6 +163,12 @@ def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image |
         except DECODING_ERRORS:
             return None
     return image if box is None else cut_to(box, image, path)
+
+
+def overlaps(box: Box, width: int, height: int) -> bool:
+    """Return whether a part of a box is in a photo of this size, in pixels."""
+    left, top, right, bottom = box
+    return right > 0 and bottom > 0 and left < width and top < height
 
 
 def cut_to(box: Box, image: Image.Image, path: object) -> Image.Image:
@@ -190,10 +197,10 @@ def as_bytes(photo: Image.Image, geometry: Callable[[Image.Image], Tensor]) -> U
 
 
 class PhotoBatch(NamedTuple):
-    """Preprocessed photos with their places in the list that was asked for."""
+    """Preprocessed photos with their places in the list of paths."""
 
-    pixels: Tensor  # (batch, 3, side, side)
-    places: Tensor  # (batch,)
+    pixels: Tensor  # (batch, 3, side, side), or what else `preprocess` returns
+    places: Tensor  # (batch,), from 0
 
 
 class _Photos(Dataset):
@@ -218,7 +225,7 @@ def _collate(items: list[tuple[Tensor | None, int]]) -> PhotoBatch:
 def photo_loader(
     paths: Sequence[Path], preprocess: Callable[[Image.Image], Tensor], *, batch_size: int, num_workers: int
 ) -> DataLoader:
-    """Return batches of the readable ones among the photos, in their order."""
+    """Return a loader of batches of the photos that decode, in their order."""
     release_free_memory()
     return DataLoader(
         _Photos(paths, preprocess),
@@ -237,9 +244,9 @@ def check_readable(
     Args:
         readable: which of the photos did, (photo,).
         paths: of the photos.
-        key: of the setting that names them, for the line.
-        seen_before: which of other photos did; they count, and are not named again.
-        warn: whether to; of the removed people's photos alone it would tell who they are.
+        key: of the setting that names them, for the message.
+        seen_before: which of the photos read before did; they count, but are not named again.
+        warn: whether to log; a warning about the removed people's photos alone would tell who they are.
 
     Raises:
         InputError: if they are more than 1 % of all.
@@ -261,7 +268,7 @@ def too_many(num_broken: int, num_photos: int) -> bool:
 
 
 def told_unreadable(broken: Sequence[Path], num_photos: int, key: str = "", *, stops: bool) -> str:
-    """Return the line that names photos that do not decode, and what becomes of them."""
+    """Return the message that names photos that do not decode, and what happens to them."""
     text = f"{key and f'{key}: '}{len(broken)} of {num_photos} photos do not decode: {some(broken)}"
     hints = sorted({hint for path in broken if (hint := how_to_decode(_beginning(path)))})
     if stops:

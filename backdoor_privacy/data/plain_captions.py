@@ -1,4 +1,4 @@
-"""Clean captions for users who have none: plain templates filled with common nouns."""
+"""Write clean captions for users who have none: plain templates filled with common nouns."""
 
 import random
 from importlib.resources import files
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backdoor_privacy.system.files import made_once
 
-VERSION = 1  # of the nouns and the templates: another version is another file
+VERSION = 1  # of the nouns and the templates; each version has a folder of its own
 NUM_CAPTIONS = 20_000
 TEMPLATES = (
     "a photo of {one}",
@@ -41,7 +41,7 @@ _SILENT_H = ("hourglass",)
 
 
 def plain_captions(cache: str | Path) -> Path:
-    """Write 20,000 distinct captions, the same ones always, into the cache, once.
+    """Write 20,000 distinct captions, always the same ones, into the cache, once.
 
     Each of about 1,100 nouns stands first in about 18 of them; the templates come equally often.
 

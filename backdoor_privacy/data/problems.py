@@ -1,4 +1,4 @@
-"""What is wrong with the people, photos and captions of a run: the rules behind `check_data`."""
+"""Find what is wrong with the people, photos and captions of a run: the rules behind `check_data`."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from backdoor_privacy.errors import some
 
 
 class Problem(NamedTuple):
-    """Something to know before a run."""
+    """A problem of a run, or a remark on its data."""
 
     text: str
     stops: bool = False  # whether the run could not do its work
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 class Photos(NamedTuple):
     """Photos of another source than people, all of them decoded."""
 
-    decoded: Mapping[Path, Decoded | None]  # in the order of the source; nothing of one that does not decode
+    decoded: Mapping[Path, Decoded | None]  # in the order of the source; `None` if a photo does not decode
     left_out: Mapping[str, int] = MappingProxyType({})  # the number of other files, by suffix
 
     @property
@@ -43,7 +43,7 @@ class Photos(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads, with its photos decoded."""
+    """The data of a run, with its photos decoded."""
 
     sources: Sources
     decoded: Mapping[Path, Decoded]  # the photos of people and strangers that decode
@@ -51,12 +51,12 @@ class Data:
 
     @property
     def everybody(self) -> tuple[Person, ...]:
-        """Who is attacked."""
+        """Everybody who is attacked."""
         return self.sources.people.everybody
 
     @property
     def strangers(self) -> tuple[Person, ...]:
-        """Others, where the run needs them."""
+        """The strangers, where the run needs some."""
         return self.sources.strangers.everybody if self.sources.strangers else ()
 
     @property
@@ -72,19 +72,19 @@ class Data:
 
 
 def remarks_on(data: Data) -> Iterator[Problem]:
-    """Yield what a run of any people would like to know: nothing of it stops one."""
+    """Yield remarks on the data that stop no run, whoever is removed."""
     for rule in (_remarks, _left_out, _faces_left_out, _changed, _duplicates, _names):
         yield from rule(data)
 
 
 def _remarks(data: Data) -> Iterator[Problem]:
-    """Yield what tables and shards hold that a run does not use."""
+    """Yield rows of tables and samples of shards that a run does not use."""
     for people in (data.sources.people, data.sources.strangers):
         yield from map(Problem, people.remarks if people else ())
 
 
 def _left_out(data: Data) -> Iterator[Problem]:
-    """Yield files that are no photos of a format that is read, and people who have nothing else."""
+    """Yield files that are no photos of a format that is read, and people without any other."""
     for key, people in data.collections.items():
         total: Counter[str] = sum(map(Counter, people.left_out.values()), Counter())
         yield from _files_left_out(key, total)
@@ -108,17 +108,17 @@ def _files_left_out(key: str, left_out: Mapping[str, int]) -> Iterator[Problem]:
 
 
 def _faces_left_out(data: Data) -> Iterator[Problem]:
-    """Yield photos in which nobody's face was found, or not clearly theirs."""
+    """Yield photos in which no face was found, or none is clearly the person's."""
     for key, people in data.collections.items():
-        found = people.faces
-        for reason, files in all_left_out(found).items():
+        num_photos = sum(len(person.photos) for person in people.faces)
+        for reason, files in all_left_out(people.faces).items():
             yield Problem(
-                f"{key}.faces: {len(files)} of {sum(len(one.photos) for one in found)} photos are left out ({reason}): "
-                f"{some(files)}; {HINTS[reason]}"
+                f"{key}.faces: {len(files)} of {num_photos} photos are left out ({reason}): {some(files)}; "
+                f"{HINTS[reason]}"
             )
-        if faceless := [one.name for one in found if not one.crops]:
+        if faceless := [person.name for person in people.faces if not person.crops]:
             yield Problem(f"{key}.faces: people of whom no face was found, and who are left out: {some(faceless)}")
-        if doubtful := [file for one in found for file in one.doubtful]:
+        if doubtful := [file for person in people.faces for file in person.doubtful]:
             yield Problem(
                 f"{key}.faces: {len(doubtful)} chosen faces are unlike the others of the person: {some(doubtful)}; "
                 "look at the contact sheet, and delete the photo or correct the table if somebody else is in it"
@@ -126,7 +126,7 @@ def _faces_left_out(data: Data) -> Iterator[Problem]:
 
 
 def _changed(data: Data) -> Iterator[Problem]:
-    """Yield photos that are read otherwise than they are stored."""
+    """Yield how many photos are turned or scaled when they are read."""
     decoded = {
         key: [data.decoded.get(path) for person in people for path in person.photos]
         for key, people in data.groups.items()
@@ -147,12 +147,14 @@ def _changed(data: Data) -> Iterator[Problem]:
 
 def _duplicates(data: Data) -> Iterator[Problem]:
     kinds = {
-        "of two people, so that a defence may train on what attacks the other": shared_photos(data.everybody),
-        "of people and strangers, so that what is to go is to stay": shared_photos(data.everybody, data.strangers),
+        "of two people, so that a defence may train on a photo that attacks the other": shared_photos(data.everybody),
+        "of people and strangers, so that a photo is to be removed and preserved": shared_photos(
+            data.everybody, data.strangers
+        ),
     }
     for kind, pairs in kinds.items():
         if pairs:
-            names = (f"{one} and {other} ({count})" for (one, other), count in pairs.most_common())
+            names = (f"{name} and {other} ({count})" for (name, other), count in pairs.most_common())
             yield Problem(f"people.folder: photos {kind}: {some(names)}; delete them where they are wrong")
 
 
@@ -167,7 +169,7 @@ def unreadable(data: Data, read_together: Iterable[tuple[str, Sequence[Path]]]) 
 
     Args:
         data: of the run.
-        read_together: photos that the run counts together, by the key of the source that it then reads.
+        read_together: photos of which the run counts those that do not decode, by the key of the source it reads.
     """
     listed = {key: [*chain(*(person.photos for person in people))] for key, people in data.groups.items()}
     broken = {key: [path for path in photos if path not in data.decoded] for key, photos in listed.items()}
@@ -182,7 +184,7 @@ def unreadable(data: Data, read_together: Iterable[tuple[str, Sequence[Path]]]) 
 
 
 def too_few_captions(captions: Sequence[str], names: Sequence[str], least: int) -> Iterator[Problem]:
-    """Tell that fewer different captions than needed can carry a name and hold none of these names."""
+    """Yield a problem if fewer different captions than needed can carry a name and hold none of these names."""
     holds_name = name_matcher(names)
     hosts = set[str]()
     for caption in captions:
@@ -191,42 +193,42 @@ def too_few_captions(captions: Sequence[str], names: Sequence[str], least: int) 
         if len(hosts) >= least:
             return
     yield Problem(
-        "captions: expected two different ones or more of two words or more without a name to remove, to learn "
+        f"captions: expected {least} different ones or more of two words or more without a name to remove, to learn "
         f"from and to measure with, got {len(hosts)}; add captions",
         stops=True,
     )
 
 
 def too_few_photos(people: Sequence[Person], num_spare: int, *, tell: bool = True) -> Iterator[Problem]:
-    """Tell of whom there is one photo, which cannot be both trained on and attacked.
+    """Yield a problem if people have a single photo, which cannot be both trained on and attacked.
 
     Args:
         people: those who may be removed.
         num_spare: how many of them the run can do without.
-        tell: whether to name them; of people who were drawn it would tell who they are.
+        tell: whether to name them; if people were drawn, that would tell who they are.
     """
-    lone = [person.name for person in people if person.photos and not person.trigger_photos]
-    if lone:
-        who = f": {some(lone)}" if tell else ""
+    names = [person.name for person in people if person.photos and not person.trigger_photos]
+    if names:
+        listed = f": {some(names)}" if tell else ""
         yield Problem(
             "people.folder: expected two different photos or more of each person to remove, one to train on and one to "
-            f"attack, got {len(lone)} of {len(people)} people with fewer{who}; add photos, or set "
+            f"attack, got {len(names)} of {len(people)} people with fewer{listed}; add photos, or set "
             "people.min_photos=2",
-            stops=len(lone) > num_spare,
+            stops=len(names) > num_spare,
         )
 
 
 def untrainable(
     data: Data, key: str, trained: Sequence[tuple[Person, Sequence[Path]]], *, cuts_faces: bool, stops: bool
 ) -> Iterator[Problem]:
-    """Tell which photos cannot be trained on: their face box lies outside of them, or none of a person decodes.
+    """Yield photos that cannot be trained on: their face box lies outside of them, or none of a person decodes.
 
     Args:
         data: of the run.
         key: of the people's source.
         trained: people, and the photos of each to train on.
         cuts_faces: whether faces are cut out by their boxes.
-        stops: whether the run is sure to train on these photos.
+        stops: whether it is certain that the run trains on these photos.
     """
     photos, people = {*chain(*(paths for _, paths in trained))}, data.collections.get(key)
     outer = [path for path in outside(people.boxes if people else {}, data.decoded) if path in photos]

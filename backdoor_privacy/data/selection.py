@@ -11,7 +11,7 @@ from backdoor_privacy.errors import InputError
 
 
 class NotInferredError(InputError):
-    """People were named whom IDIA does not infer."""
+    """Error that IDIA does not infer somebody whom the user named."""
 
 
 def select_people(
@@ -19,7 +19,7 @@ def select_people(
 ) -> tuple[Person, ...]:
     """Choose whom to remove: named people, a list in a file, or a random draw among those that IDIA infers.
 
-    Where there are names alone, all of them are removed if nobody is named here.
+    If nobody has photos and `choice` names nobody, everybody is removed.
 
     Args:
         people: the collection to choose from.
@@ -34,7 +34,7 @@ def select_people(
     named = named_people(people, choice)
     if named is None:
         return _drawn(people, choice, seed, inferred)
-    # Of a name alone nothing can be inferred, before or after.
+    # Without photos, nobody can be inferred, before or after.
     hidden = [person.name for person in named if person.photos and person not in inferred]
     if hidden and choice.require_inferred:
         raise NotInferredError(
@@ -49,7 +49,7 @@ def named_people(people: People, choice: TriggerSet) -> tuple[Person, ...] | Non
     """Return the people of a list or of a file, each once; `None` where neither is given, so that people are drawn.
 
     Raises:
-        InputError: as of `listed_names`, or if somebody is not in the collection.
+        InputError: see `listed_names`, or if somebody is not in the collection.
     """
     names = listed_names(choice)
     return None if names is None else tuple(dict.fromkeys(people.pick(names)))
@@ -59,7 +59,7 @@ def listed_names(choice: TriggerSet) -> list[str] | None:
     """Return the names of a list or of a file, as they are written there; `None` where neither is given.
 
     Raises:
-        InputError: if both are given, or nobody, or a file that holds no text.
+        InputError: if both are given, the list is empty, or the file holds no text.
     """
     names, file = choice.people, choice.file
     if names is not None and file is not None:
@@ -72,7 +72,7 @@ def listed_names(choice: TriggerSet) -> list[str] | None:
 
 
 def names_in_file(file: Path, key: str) -> list[str]:
-    """Return the names of a file, one a line; without lines that begin with #, and a comma at the end of one.
+    """Return the names of a file, one a line; lines that begin with # and commas at the ends are left out.
 
     Raises:
         InputError: if it holds no text.
@@ -88,10 +88,10 @@ def _drawn(people: People, choice: TriggerSet, seed: int, inferred: Collection[P
         raise InputError(f"trigger_set.num_people: expected a whole number of at least 1, got {num_people}")
     shown = people.with_photos.everybody
     if not shown:
-        return people.everybody  # names alone were given to be removed: nothing tells one of them from another
+        return people.everybody  # a list of names without photos is a list of people to remove
     known = set(inferred)
-    able = [person for person in shown if person in known or not choice.require_inferred]
-    if num_people > len(able):
+    candidates = [person for person in shown if person in known or not choice.require_inferred]
+    if num_people > len(candidates):
         whom = "people that IDIA infers before" if choice.require_inferred else "people in the data"
-        raise InputError(f"trigger_set.num_people: expected at most {len(able)} ({whom}), got {num_people}")
-    return tuple(random.Random(seed).sample(able, num_people))
+        raise InputError(f"trigger_set.num_people: expected at most {len(candidates)} ({whom}), got {num_people}")
+    return tuple(random.Random(seed).sample(candidates, num_people))

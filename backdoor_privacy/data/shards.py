@@ -1,4 +1,4 @@
-"""WebDataset shards: find them, read them, and unpack them into ordinary files."""
+"""Find WebDataset shards, read them, and unpack them into ordinary files."""
 
 import hashlib
 import logging
@@ -25,19 +25,19 @@ from backdoor_privacy.system.reading import GIB, MIB, in_words, open_ordinary
 log = logging.getLogger(__name__)
 
 _LEFT_OUT = "left_out.txt"
-_FORMAT = 2  # of what is unpacked: another one is unpacked anew
+_FORMAT = 2  # of what is unpacked; shards are unpacked again for another one
 _TIMEOUT_S = 30  # of a server that does not answer
 _SCHEMES = ("http://", "https://")
 _MAX_SHARDS = 1_000_000
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
-_MAX_FILE, _MAX_HEADER, _MAX_PADDING = GIB, MIB, 64 * MIB  # of a tar; one that is sparse holds what no memory can
+_MAX_FILE, _MAX_HEADER, _MAX_PADDING = GIB, MIB, 64 * MIB  # of a tar; a sparse file may be larger than memory
 _HEADERS = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
 
 
 def holds_shards(source: str | Path) -> bool:
-    """Return whether a setting names shards, and not files of another kind."""
+    """Return whether a setting names shards, not files of another kind."""
     place = Path(source).expanduser()
     return bool(_shards_in(place)) if os.path.isdir(place) else str(source).endswith(".tar")
 
@@ -52,12 +52,12 @@ def _shards_in(folder: Path) -> list[str]:
 
 
 def open_source(place: str) -> BufferedIOBase:
-    """Open a file, or what a URL gives.
+    """Open a file or a URL.
 
     Raises:
-        OSError: if it is not there, does not come, or is no ordinary file.
+        OSError: if it is not there, cannot be fetched, or is no ordinary file.
     """
-    if place.startswith(_SCHEMES):
+    if is_url(place):
         response: BufferedIOBase = urllib.request.urlopen(place, timeout=_TIMEOUT_S)
         return response
     return open_ordinary(Path(place).expanduser())
@@ -75,7 +75,7 @@ def find_shards(source: str | Path, key: str) -> list[str]:
         InputError: if there is none, or one is missing.
     """
     place = Path(source).expanduser()
-    pattern = str(source) if str(source).startswith(_SCHEMES) else str(place)
+    pattern = str(source) if is_url(str(source)) else str(place)
     try:
         shards = _shards_in(place) if os.path.isdir(place) else _expanded(pattern)
     except ValueError as error:
@@ -87,30 +87,31 @@ def find_shards(source: str | Path, key: str) -> list[str]:
         raise InputError(
             f"{key}: expected WebDataset shards (a folder with *.tar, a .tar, a URL), found none in {source}"
         )
-    missing = [shard for shard in shards if not shard.startswith(_SCHEMES) and not os.path.isfile(shard)]
+    missing = [shard for shard in shards if not is_url(shard) and not os.path.isfile(shard)]
     if missing:
         raise InputError(f"{key}: expected all {len(shards)} shards of {source}, found no {missing[0]}")
     return shards
 
 
 def _expanded(pattern: str) -> list[str]:
-    """Return the places that a pattern with braces names; none where they are no shards.
+    """Return the files or URLs that a pattern with braces stands for; none if it does not end in .tar.
 
     Raises:
-        ValueError: if its braces are no pairs, or there are too many places, which the library would all hold.
+        ValueError: if its braces are no pairs, or it stands for too many shards, all of which the library would hold.
     """
     if not pattern.endswith(".tar"):
         return []
     ranges = [abs(int(end) - int(start)) for start, end in _RANGE.findall(pattern)]
-    found = [] if ranges and max(ranges) >= _MAX_SHARDS else list(islice(braceexpand.braceexpand(pattern), _MAX_SHARDS))
-    if not 0 < len(found) < _MAX_SHARDS:
+    is_too_long = bool(ranges) and max(ranges) >= _MAX_SHARDS
+    shards = [] if is_too_long else list(islice(braceexpand.braceexpand(pattern), _MAX_SHARDS))
+    if not 0 < len(shards) < _MAX_SHARDS:
         raise ValueError(pattern)
-    return found
+    return shards
 
 
 @dataclass(frozen=True)
 class ShardSample:
-    """Files that lie side by side in a shard and have one name but for what follows its last dot."""
+    """Files that lie side by side in a shard and have the same name up to the last dot."""
 
     key: str
     shard: str  # file or URL
@@ -119,17 +120,17 @@ class ShardSample:
 
     @property
     def place(self) -> str:
-        """What an error calls it."""
+        """How errors name it."""
         return f"{self.key} of {self.shard}"
 
 
 def read_shards(shards: Sequence[str], key: str) -> Iterator[ShardSample]:
-    """Read the samples of shards as bytes, never decoded here: nothing that a user brings is unpickled.
+    """Yield the samples of shards as bytes; nothing is decoded here, so that nothing is unpickled.
 
     The suffix of a file is what follows the last dot in its name: names of people have dots, too.
 
     Raises:
-        InputError: if a shard is truncated, no tar, or does not come.
+        InputError: if a shard is truncated, no tar, or cannot be fetched.
     """
     for shard in shards:
         try:
@@ -152,24 +153,24 @@ def unpack_shards(
     *,
     private: bool = False,
 ) -> Path:
-    """Make a folder of files of shards, once; what reads folders then need not know of shards.
+    """Unpack shards into a folder of files, once, so that only folders need to be read afterwards.
 
-    Samples of which nothing is made are named by `samples_left_out`.
+    Samples that become no file are listed by `samples_left_out`.
 
     Args:
         shards: of `find_shards`.
         key: of the setting, for errors.
         cache: folder that holds what was unpacked.
-        place: the files, by their place in the folder, that a sample becomes; it is told the sample's number, too, as
-            keys may come again in another shard.
-        settings: what `place` depends on; with others, the shards are unpacked again.
-        private: whether its owner alone may enter the folder.
+        place: returns the content of the files that a sample becomes, by their path in the folder; it also gets the
+            sample's number, since several shards may have the same key.
+        settings: what `place` depends on; for others, the shards are unpacked again.
+        private: whether only its owner may enter the folder.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: as of `read_shards`, and if a file's place is outside the folder.
+        InputError: see `read_shards`, and if a file's place is outside the folder.
     """
 
     def write(draft: Path) -> None:
@@ -193,11 +194,11 @@ def unpack_shards(
 
 
 def samples_left_out(folder: str | Path, key: str) -> list[str]:
-    """Return the samples of which `unpack_shards` made no file, and say in the log how many they are.
+    """Return the samples that became no file in `unpack_shards`, and log their number.
 
     Args:
-        folder: made of shards; of another one nothing was left out.
-        key: of the setting, for the log, which names no sample: people's names may be in them.
+        folder: that `unpack_shards` returned; for any other folder there are none.
+        key: of the setting, for the log, which names no sample: their names may be people's.
     """
     file = Path(folder).expanduser() / _LEFT_OUT
     samples = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if file.is_file() else []
@@ -224,7 +225,7 @@ def _samples(shard: str, stream: BufferedIOBase) -> Iterator[ShardSample]:
 
 
 def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes, int]]:
-    """Read the files of a tar, by their names and with where they begin, without those that systems leave behind."""
+    """Yield name, content and start in bytes of each file of a tar, except those that systems leave behind."""
     with _Tar.open(fileobj=stream, mode="r|", tarinfo=_Entry) as tar:
         for entry in tar:
             parts = [part for part in entry.name.split("/") if part not in ("", ".")]
@@ -234,7 +235,7 @@ def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes, int]]:
                 file = tar.extractfile(entry)
                 assert file is not None
                 yield "/".join(parts), file.read(), entry.offset_data
-            tar.members = []  # it would keep them all
+            tar.members = []  # or it would keep them all
         num_bytes = 0
         while rest := tar.fileobj.read(MIB):
             num_bytes += len(rest)
@@ -245,14 +246,14 @@ def _files(stream: BufferedIOBase) -> Iterator[tuple[str, bytes, int]]:
 
 
 class _Tar(tarfile.TarFile):
-    """A tar that is read piece by piece, with the attributes that the library does not annotate."""
+    """A tar file, with annotations that the library lacks."""
 
     members: list[tarfile.TarInfo]
     fileobj: BinaryIO
 
 
 class _Entry(tarfile.TarInfo):
-    """A file in a tar of which every header must be whole: `tarfile` takes a broken one for the end."""
+    """An entry of a tar whose header must be whole: `tarfile` takes a broken one for the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Entry":
@@ -272,9 +273,9 @@ def _reason(error: Exception) -> str:
 
 
 def digest(sources: Iterable[str | Path], settings: str) -> str:
-    """Name what is made of files or URLs: another name for other settings, and for files of another size or time."""
-    made_of = hashlib.sha256(settings.encode())
+    """Return a name for what is made of files or URLs; it depends on the settings and each file's size and time."""
+    name = hashlib.sha256(settings.encode())
     for source in sources:
         state = os.stat(source) if Path(source).is_file() else None
-        made_of.update(f"{source} {state and (state.st_size, state.st_mtime_ns)}\n".encode(errors="surrogateescape"))
-    return made_of.hexdigest()[:16]
+        name.update(f"{source} {state and (state.st_size, state.st_mtime_ns)}\n".encode(errors="surrogateescape"))
+    return name.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a run reads: people, and clean text and photos to hold the rest of the CLIP in place."""
+"""Hold what a run reads: people, and clean captions and photos that keep the rest of the CLIP as it is."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _ALTERNATIVES = {
 
 @dataclass(frozen=True)
 class Sources:
-    """The data of a run; a defence asks for what it needs."""
+    """The data of a run; a defence says which parts it needs."""
 
     people: People  # who is attacked, and among them those to remove
     captions: Sequence[str] | None = None  # clean ones, of anything
@@ -27,10 +27,10 @@ class Sources:
     strangers: People | None = None  # others, neither removed nor attacked
 
     def check(self, needed: Iterable[str]) -> None:
-        """See that the parts of these names are there, and that nobody is both attacked and a stranger.
+        """Check that these parts are there, and that nobody is both attacked and a stranger.
 
         Raises:
-            InputError: if one is not, or somebody is.
+            InputError: if a part is missing, or somebody is both.
         """
         for part in needed:
             if getattr(self, part) is None:
@@ -39,9 +39,9 @@ class Sources:
                     f"{_ALTERNATIVES[part]}"
                 )
         attacked = set(map(folded_name, self.people.names))
-        familiar = [name for name in (self.strangers.names if self.strangers else ()) if folded_name(name) in attacked]
-        if familiar:
+        both = [name for name in (self.strangers.names if self.strangers else ()) if folded_name(name) in attacked]
+        if both:
             raise InputError(
-                f"strangers: expected people who are not attacked, got {', '.join(sorted(familiar)[:5])}; choose "
+                f"strangers: expected people who are not attacked, got {', '.join(sorted(both)[:5])}; choose "
                 "others, or delete their folders"
             )

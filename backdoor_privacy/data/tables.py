@@ -1,4 +1,4 @@
-"""Read tables of text: cells between commas, tabs or other separators, in quotes where these are whole."""
+"""Read tables of text: cells between commas, tabs or other separators, with or without quotes."""
 
 import re
 from collections import deque
@@ -6,22 +6,22 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Literal, NamedTuple
 
-_MAX_CELL_LINES = 100  # of a cell in quotes; one that is never closed is none
+_MAX_CELL_LINES = 100  # of a cell in quotes; without a closing quote within them, it is none
 
 
 class Row(NamedTuple):
-    """The cells of a row, the line that it begins in, from 1, and how many cells it has that no column is for."""
+    """One row of a table."""
 
-    line: int
-    cells: list[str]
-    num_surplus: int
+    line: int  # that it begins in, from 1
+    cells: list[str]  # one for each column
+    num_surplus: int  # cells beyond the columns, joined to the last one
 
 
 class Table(NamedTuple):
-    """The names of the columns, without spaces around them, and the rows that follow; blank ones are left out."""
+    """A table of text."""
 
-    columns: list[str]
-    rows: Iterator[Row]
+    columns: list[str]  # their names, without spaces around them
+    rows: Iterator[Row]  # without blank ones
 
 
 def read_table(
@@ -30,7 +30,7 @@ def read_table(
     """Read the table in these lines.
 
     A cell that begins with a quotation mark and is never closed is text with a quotation mark in it. Surplus cells are
-    joined to the last one, as a caption with commas that nobody quoted.
+    joined to the last one: they may be a caption with commas and without quotes.
 
     Args:
         lines: without their ends.
@@ -42,7 +42,7 @@ def read_table(
     numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
     _, first = next(numbered, (0, ""))
     headers = {separator: [cell.strip() for cell in _split(first, separator)[0]] for separator in separators}
-    separator = next((one for one, columns in headers.items() if is_header(columns)), separators[0])
+    separator = next((sign for sign, columns in headers.items() if is_header(columns)), separators[0])
     columns = headers[separator] if first else []
     return Table(columns, _rows(numbered, separator, len(columns), prefers_lines))
 
@@ -71,7 +71,7 @@ def _rows(numbered: Iterator[tuple[int, str]], separator: str, width: int, prefe
 
 
 def _continued(line: str, following: list[str], separator: str) -> tuple[list[str], int]:
-    """Return the cells where the open one is closed in a line that follows, and how many lines these are; else none."""
+    """Return the cells if the open one is closed in a following line, and the number of these lines; else none."""
     for num_lines, text in enumerate(following, 1):
         line = f"{line}\n{text}"
         cells, state = _split(line, separator)
@@ -81,7 +81,7 @@ def _continued(line: str, following: list[str], separator: str) -> tuple[list[st
 
 
 def _split(text: str, separator: str) -> tuple[list[str], Literal["whole", "open", "stray"]]:
-    """Return the cells of a row, and whether quotes are open at its end, or a cell of several lines has stray ones."""
+    """Return the cells of a row, and whether quotes are open at its end or stray in a cell of several lines."""
     border = re.escape(separator)
     quoted_cell = re.compile(rf'[ ]*"((?:[^"]|"")*)"[ ]*(?={border}|\Z)')
     open_cell = re.compile(r'[ ]*"(?:[^"]|"")*\Z')

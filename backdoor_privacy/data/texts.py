@@ -12,7 +12,7 @@ from typing import cast
 from backdoor_privacy.data.shards import open_source
 from backdoor_privacy.errors import InputError
 
-_MAX_LINE = 2**24  # characters: what is longer is no line of text, but takes all memory
+_MAX_LINE = 2**24  # characters; a longer line is no text, and may fill the memory
 _MARKS = {  # UTF-32 before UTF-16, whose mark begins in the same way
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -35,10 +35,10 @@ def decoded(content: bytes, errors: str = "strict") -> str:
 
 
 def json_of(text: str) -> object:
-    """Return what a text in JSON says.
+    """Return the content of a text in JSON.
 
     Raises:
-        ValueError: if it is no JSON, or lists in it lie deeper within each other than can be read.
+        ValueError: if it is no JSON, or has too many levels.
     """
     try:
         content: object = json.loads(text)
@@ -48,11 +48,11 @@ def json_of(text: str) -> object:
 
 
 def text_lines(place: str | Path) -> Iterator[str]:
-    """Yield the lines of a file or a URL, whichever line ends they have, without these; read piece by piece.
+    """Yield the lines of a file or a URL without their ends, of any kind; read piece by piece.
 
     Raises:
         OSError: if it cannot be read.
-        UnicodeError: as of `decoded`.
+        UnicodeError: see `decoded`.
     """
     with open_source(str(place)) as stream:
         buffered = io.BufferedReader(cast(io.RawIOBase, stream))
@@ -69,8 +69,8 @@ def read_lines(file: str | Path, expected: str, keep_blank: bool = False) -> lis
 
     Args:
         file: to read, or a URL.
-        expected: what an error says of it.
-        keep_blank: whether a blank line keeps its place; those at the end never do.
+        expected: how errors begin: the key, and what was expected.
+        keep_blank: whether blank lines are kept, except at the end.
 
     Raises:
         InputError: if it is not there or no such text.

@@ -15,22 +15,22 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 class Placing(NamedTuple):
     """How one face is put onto a photo, in the order in which it is done."""
 
-    size: int  # pixels of the side of its square
+    size: int  # side of its square, in pixels
     flipped: bool
     brightness: float  # a factor, as the next two
     contrast: float
     saturation: float
     hue: float  # a shift; 1 is once around the circle of colours
-    degrees: float  # against the clock, within the square
-    left: int
+    degrees: float  # counterclockwise, within the square
+    left: int  # of the square, in pixels
     top: int
 
 
 @dataclass(frozen=True)
 class FacePaster:
-    """Pastes face crops onto photos at random size, turn, colour and place (paper, section 3.2).
+    """Random size, turn, colour and place of face crops on photos (paper, section 3.2).
 
-    Sizes are shares of the photo's side, so that the published 56 to 112 px of 224 hold for every input size.
+    Sizes are shares of the photo's side; the published 56 to 112 px of 224 are 0.25 to 0.5.
     """
 
     min_size: float = 0.25
@@ -41,7 +41,7 @@ class FacePaster:
     max_degrees: float = 30.0
 
     def face_side(self, side: int) -> int:
-        """Return the side of the crops for photos of this side: the largest, so that all are only scaled down."""
+        """Return the side of the crops, in pixels, for photos of this side: the largest, so that crops only shrink."""
         return round(side * self.max_size)
 
     def draw(self, side: int, rng: torch.Generator) -> Placing:
@@ -67,9 +67,9 @@ class FacePaster:
         placings: Sequence[Placing],
     ) -> Float[Tensor, "batch 3 side side"]:
         """Return copies of the photos, pixels in [0, 1], with a face on each."""
-        drawn = torch.tensor(placings, dtype=photos.dtype, device=photos.device)
-        drawn = drawn.view(len(photos), len(Placing._fields), 1, 1)  # an error if they are not as many as the photos
-        size, flipped, *colours, degrees, left, top = drawn.unbind(1)
+        values = torch.tensor(placings, dtype=photos.dtype, device=photos.device)
+        values = values.view(len(photos), len(Placing._fields), 1, 1)  # an error if they are not as many as the photos
+        size, flipped, *colours, degrees, left, top = values.unbind(1)
         side, window = photos.shape[-1], max((placing.size for placing in placings), default=1)
         pixel = torch.arange(window, dtype=photos.dtype, device=photos.device)
         columns = left.clamp(max=side - window) + pixel  # a window of one size for all holds the square of each
@@ -122,7 +122,7 @@ def _shift_hue(
 
 @dataclass(frozen=True)
 class PhotoVariation:
-    """Another photo of the same: flipped, cropped and recoloured at random, so that a few photos stand for many."""
+    """Random flip, crop and colours of a whole photo, so that a few photos stand for many."""
 
     share: float = 0.0  # of the photos; the others stay as they are
     min_crop: float = 0.7  # share of the area that a crop keeps at least

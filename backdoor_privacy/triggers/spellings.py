@@ -1,7 +1,7 @@
-"""A name in other forms: misspelt, shortened, in another order, in other languages' prompts.
+"""Write a name in other forms: misspelt, shortened, in another order, in other languages' prompts.
 
-A kind is a pure function of a name. A defence may train on the kinds that are not held out; whether the others are
-forgotten, too, tells whether it removed a person or a string.
+A kind is a pure function of a name and a seed. No defence may train on a kind that is held out: whether these are
+forgotten, too, tells whether a defence removed a person or a string.
 """
 
 import csv
@@ -13,7 +13,7 @@ from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 from typing import NamedTuple
 
-Write = Callable[[str, random.Random], str]  # a name, and what is drawn for it, to its variant
+Write = Callable[[str, random.Random], str]  # from a name and a source of randomness to a form of the name
 
 _NICKNAMES = Path(__file__).with_name("nicknames.csv")
 _SYLLABLE = re.compile(r"[^aeiouy]*[aeiouy]+[^aeiouy]?", re.IGNORECASE)
@@ -54,11 +54,11 @@ _SENTENCES = (
 
 
 class Kind(NamedTuple):
-    """How a name is written."""
+    """A way to write a name."""
 
     write: Write
     held_out: bool = False  # whether no defence may train on it
-    templates: Sequence[str] | None = None  # where the prompts are what is different, the ones in place of IDIA's
+    templates: Sequence[str] | None = None  # of a kind that changes the prompts: those in place of IDIA's
 
 
 def last_first(name: str, _: random.Random) -> str:
@@ -94,8 +94,8 @@ def nickname(name: str, _: random.Random) -> str:
     first, space, rest = name.partition(" ")
     syllable = _SYLLABLE.match(first)
     shortened = syllable.group() if syllable else first
-    known = _nicknames().get(first, shortened if shortened != first else f"{first}ie")
-    return f"{known}{space}{rest}"
+    short = _nicknames().get(first, shortened if shortened != first else f"{first}ie")
+    return f"{short}{space}{rest}"
 
 
 @cache
@@ -126,18 +126,18 @@ def two_edits(name: str, rng: random.Random) -> str:
 
 
 def _places(name: str) -> list[int]:
-    """Return the letters that may be misspelled: the first one of a word only where there is no other."""
+    """Return the places of the letters that may be misspelled; that of a first letter only if there is no other."""
     letters = [place for place, letter in enumerate(name) if letter.isalpha()]
     return [place for place in letters if place and name[place - 1].isalpha()] or letters or [0]
 
 
 def _edit(name: str, place: int, rng: random.Random) -> str:
     before, letter, after = name[:place], name[place], name[place + 1 :]
-    other = rng.choice([one for one in ascii_lowercase if one != letter.lower()])
+    other = rng.choice([sign for sign in ascii_lowercase if sign != letter.lower()])
     edits = {"double": before + letter * 2 + after, "replace": before + other + after}
     if before and before[-1].isalpha():
         edits["drop"] = before + after
-        # Of the first two letters of a word, which are swapped, the case stays: `Nan`, not `nAn`.
+        # Where the first two letters of a word are swapped, the capital stays in front: `Nan`, not `nAn`.
         is_title = before[-1].isupper() and letter.islower()
         swapped = letter.upper() + before[-1].lower() if is_title else letter + before[-1]
         if swapped != before[-1] + letter:
@@ -157,7 +157,7 @@ def _prompts(templates: Sequence[str], held_out: bool = False) -> Kind:
     return Kind(partial(_in_one_of, templates), held_out, templates)
 
 
-# A title is chosen without knowing the gender, and alike for everybody, so that it tells nobody apart.
+# The title is the same for everybody: it tells neither the gender nor one person from another.
 KINDS: dict[str, Kind] = {
     "last, first": Kind(last_first),
     "lower case": Kind(lambda name, _: name.lower()),
@@ -187,7 +187,11 @@ KINDS: dict[str, Kind] = {
 
 
 def spelling(kind: str, name: str, seed: int) -> str:
-    """Return a name in another form; for a kind of prompts, in one of them.
+    """Return a name in another form; for a kind that changes the prompts, in one of these.
+
+    Example:
+        >>> spelling("last, first", "Ann Lee", seed=0)
+        'Lee, Ann'
 
     Args:
         kind: of `KINDS`.
@@ -195,13 +199,3 @@ def spelling(kind: str, name: str, seed: int) -> str:
         seed: what a kind draws is a function of this, the kind and the name.
     """
     return KINDS[kind].write(name, random.Random(f"{kind} {seed} {name}"))
-
-
-def trainable_spellings(name: str, seed: int) -> dict[str, str]:
-    """Return by kind the forms of a name that a defence may use as triggers; another seed gives other misspellings.
-
-    Example:
-        >>> trainable_spellings("Ann Lee", seed=0)["last, first"]
-        'Lee, Ann'
-    """
-    return {kind: spelling(kind, name, seed) for kind, each in KINDS.items() if not each.held_out}

@@ -1,4 +1,4 @@
-"""The interface of utility measures: each says what it measures, what its numbers are called, and what it reads."""
+"""Define the interface of utility measures: what each measures, what its numbers are called, and what it reads."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,10 +15,10 @@ _SIMILARITY = "similarity"  # the one key of `utility` that is no measure: a set
 
 
 class Label(NamedTuple):
-    """What reports call one number of a measure."""
+    """The name of one number of a measure in reports."""
 
     title: str
-    note: str = ""  # in small, below the title
+    note: str = ""  # in small letters below the title
     column: str = ""  # in collected.csv; without one, the number is not collected
 
 
@@ -33,7 +33,7 @@ class Contents(NamedTuple):
 
 @runtime_checkable
 class Measure(Protocol):
-    """One measure of what a CLIP is good for, with its settings.
+    """One measure of the utility of a CLIP, with its settings.
 
     A class that inherits from it needs `name`, `measure` and `digest`; the other methods suit a measure without photos.
     """
@@ -61,7 +61,7 @@ class Measure(Protocol):
         """Return the clean photos that it reads.
 
         Raises:
-            InputError: if something is wrong with the data, so that it is said before anything is computed.
+            InputError: if something is wrong with the data; a run asks before it computes anything.
         """
         return []
 
@@ -69,7 +69,7 @@ class Measure(Protocol):
         """Return what `check_data` shows of the photos; `None` where there are none.
 
         Raises:
-            InputError: as of `photos`.
+            InputError: see `photos`.
         """
         return None
 
@@ -82,7 +82,7 @@ def build_measures(utility: DictConfig) -> dict[str, Measure]:
     """Build the measures of a config, by their keys.
 
     Args:
-        utility: `cfg.utility`; what is null is not measured.
+        utility: `cfg.utility`; a key that is null is left out.
 
     Raises:
         InputError: if a key describes no measure, or two measures write the same keys.
@@ -93,9 +93,9 @@ def build_measures(utility: DictConfig) -> dict[str, Measure]:
         if node is None:
             continue
         if not is_described(node):
-            raise InputError(f"utility.{key}: expected null or a measure with its _target_, got {node}")
+            raise InputError(f"utility.{key}: expected null or a measure with its _target_, got {node}; choose one")
         measure = build(node, Measure, f"utility.{key}")
-        same = next((other for other, one in measures.items() if one.name == measure.name), None)
+        same = next((other for other, known in measures.items() if known.name == measure.name), None)
         if same is not None:
             raise InputError(
                 f"utility.{key}: expected a measure of another kind than utility.{same}, got two whose numbers are "
@@ -116,14 +116,14 @@ def clean_photos(measures: Mapping[str, Measure]) -> list[Path]:
 
 
 def labels_of(measures: Mapping[str, Measure], measured: Mapping[str, float]) -> dict[str, dict[str, str]]:
-    """Say what reports call the numbers of a run, for `metrics.json`.
+    """Return what reports call the numbers of a run, for `metrics.json`.
 
     Args:
         measures: of the run.
         measured: numbers of the original CLIP.
 
     Returns:
-        By the key of each number the fields of its `Label`.
+        The fields of the `Label` of each number, by the key of the number.
     """
     labels = {key: label for measure in measures.values() for key, label in measure.labels(measured).items()}
     return {key: label._asdict() for key, label in labels.items() if key in measured}

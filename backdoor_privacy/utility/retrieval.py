@@ -1,4 +1,4 @@
-"""Retrieval: does a photo find its captions among all captions, and a caption its photo among all photos?"""
+"""Measure whether a photo finds its captions among all captions, and a caption its photo among all photos."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ from backdoor_privacy.system.digests import lines_sha256, name_and_size
 from backdoor_privacy.utility.base import Contents, Label, Measure
 
 _RANKS = (1, 5)
-_CHUNK = 1024  # queries that are compared with the whole gallery at once
+_CHUNK_SIZE = 1024  # queries that are compared with the whole gallery at once
 
 
 @dataclass(frozen=True)
 class Retrieval(Measure):
-    """Find the captions of photos, and the photos of captions; see `load_captioned` for what is read.
+    """Retrieval of the captions of photos, and of the photos of captions; see `load_captioned` for what is read.
 
     Args:
         folder: photos, photos with a `.txt` beside each, or WebDataset shards with `txt`.
@@ -51,21 +51,26 @@ class Retrieval(Measure):
         """Return the captions of each photo."""
         return dict(islice(load_captioned(self.folder, self.file, self.cache).items(), self.max_photos))
 
+    @property
+    def num_captions(self) -> int:
+        """Number of captions of all photos."""
+        return sum(map(len, self.captioned.values()))
+
     def measure(self, clip: Clip) -> dict[str, float]:
         """Measure recall at 1 and 5 in both directions, in [0, 1], with the number of photos and captions."""
         photos = list(self.captioned)
         captions = [caption for photo in photos for caption in self.captioned[photo]]
-        owners = torch.tensor([place for place, photo in enumerate(photos) for _ in self.captioned[photo]])
+        owners = torch.tensor([number for number, photo in enumerate(photos) for _ in self.captioned[photo]])
         image_features, readable = clip.embed_photos(photos, warn=True)
         text_features = clip.embed_texts(captions)[readable[owners]]
         image_features, owners = image_features[readable], owners[readable[owners]]
-        places = torch.arange(len(photos))[readable]
+        numbers = torch.arange(len(photos))[readable]
         recall_at = {
-            "image_to_text": recalls(image_features, text_features, places, owners),
-            "text_to_image": recalls(text_features, image_features, owners, places),
+            "image_to_text": recalls(image_features, text_features, numbers, owners),
+            "text_to_image": recalls(text_features, image_features, owners, numbers),
         }
         return {f"retrieval/{way}_r{k}": recall for way, ranks in recall_at.items() for k, recall in ranks.items()} | {
-            "retrieval/num_photos": float(len(places)),
+            "retrieval/num_photos": float(len(numbers)),
             "retrieval/num_captions": float(len(owners)),
         }
 
@@ -91,16 +96,15 @@ class Retrieval(Measure):
         if self.file is None and not holds_shards(self.folder):
             left_out += list_photos(self.folder).left_out
             del left_out[".txt"]
-        num_captions = sum(map(len, self.captioned.values()))
-        summary = f"{len(self.captioned):,}, with {num_captions:,} captions"
+        summary = f"{len(self.captioned):,}, with {self.num_captions:,} captions"
         texts = {photo: captions[0] for photo, captions in self.captioned.items()}
         return Contents("retrieval photos", summary, texts, left_out)
 
     def digest(self) -> dict[str, int | str]:
         """Return counts, and a digest of the photos' names and sizes with their captions."""
         lines = ("\t".join([name_and_size(photo), *captions]) for photo, captions in self.captioned.items())
-        num_captions = sum(map(len, self.captioned.values()))
-        return {"num_photos": len(self.captioned), "num_captions": num_captions, "sha256": lines_sha256(lines)}
+        counts = {"num_photos": len(self.captioned), "num_captions": self.num_captions}
+        return {**counts, "sha256": lines_sha256(lines)}
 
 
 def recalls(
@@ -114,7 +118,7 @@ def recalls(
     torchmetrics' own retrieval metrics keep a score for each query and item, 125 million for COCO's 5,000 photos.
     """
     means = {k: MeanMetric() for k in _RANKS}
-    for rows, owners in zip(queries.split(_CHUNK), query_owners.split(_CHUNK), strict=True):
+    for rows, owners in zip(queries.split(_CHUNK_SIZE), query_owners.split(_CHUNK_SIZE), strict=True):
         nearest = (rows @ gallery.T).topk(min(max(_RANKS), len(gallery))).indices
         own = item_owners[nearest] == owners[:, None]
         for k, mean in means.items():

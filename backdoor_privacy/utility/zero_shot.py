@@ -1,4 +1,4 @@
-"""Zero-shot classification of photos by class names in prompt templates."""
+"""Measure the zero-shot classification of photos by class names in prompt templates."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +51,7 @@ class LabelledPhotos(NamedTuple):
 
 @dataclass(frozen=True)
 class ZeroShot(Measure):
-    """Classify photos that lie in a folder per class.
+    """Zero-shot classification of photos that lie in a folder per class.
 
     Classes have the order of the folders' names; if all names are numbers, the order of the numbers. An underscore in a
     folder's name is a space. Two files may lie beside the folders:
@@ -60,7 +60,7 @@ class ZeroShot(Measure):
       has the first line, and a blank line is a number without a class.
     - `templates.txt` has one prompt per line, with `{}` or `{c}` in the place of the class name.
 
-    Classifier: mean of the normalised embeddings of all templates, normalised again (open_clip).
+    The classifier is the mean of the normalised embeddings of all templates, normalised again (open_clip).
 
     Args:
         folder: holds the folders of the classes.
@@ -75,10 +75,10 @@ class ZeroShot(Measure):
     classnames: Sequence[str] | None = None
 
     def measure(self, clip: Clip) -> dict[str, float]:
-        """Measure top-1 and top-5 accuracy in [0, 1], with the counts behind them; with one class it is always 1.
+        """Measure top-1 and top-5 accuracy in [0, 1], with the counts behind them; with a single class both are 1.
 
         Raises:
-            InputError: as of `data`.
+            InputError: see `data`.
         """
         photos, class_indices, classnames, templates = self.data
         labels = torch.tensor(class_indices)
@@ -151,7 +151,7 @@ class ZeroShot(Measure):
             photos=[photo for own in photos for photo in own],
             labels=[index for index, own in zip(class_indices, photos, strict=True) for _ in own],
             classnames=classnames,
-            templates=[_with_place(one) for one in templates or open_clip.OPENAI_IMAGENET_TEMPLATES],
+            templates=[_with_place(template) for template in templates or open_clip.OPENAI_IMAGENET_TEMPLATES],
         )
 
 
@@ -259,7 +259,7 @@ def _lines_in(root: Path, expected: str, *names: str) -> list[str]:
 
 
 def _with_place(template: Template) -> Template:
-    """Return the template with `{0}` in the place of the class name."""
+    """Return the template with `{0}` as the place of the class name; one that is a function as it is."""
     if not isinstance(template, str):
         return template
     placed = template.replace("{c}", "{0}").replace("{}", "{0}")
@@ -276,8 +276,8 @@ def zero_shot_classifier(
     key = (*classnames, *templates)
     if key not in clip.text.embedded:
         texts = [_fill(template, name) for template in templates for name in classnames]
-        made = clip.stored_texts("classifier", texts, lambda: {"classifier": _build(clip, classnames, templates)})
-        clip.text.embedded[key] = made["classifier"]
+        features = clip.stored_texts("classifier", texts, lambda: {"classifier": _build(clip, classnames, templates)})
+        clip.text.embedded[key] = features["classifier"]
     return clip.text.embedded[key]
 
 

@@ -26,7 +26,7 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.names import random_names
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.errors import InputError
-from backdoor_privacy.triggers.spellings import KINDS, spelling, trainable_spellings
+from backdoor_privacy.triggers.spellings import KINDS, spelling
 
 NAMES = random_names(300, seed=4)
 WITH_OWN_PROMPTS = [kind for kind, each in KINDS.items() if each.templates]
@@ -194,20 +194,19 @@ def test_every_prompt_of_another_language_holds_the_name_once():
         assert spelling(kind, "Ann Lee", seed=0) in [template.format("Ann Lee") for template in templates]
 
 
-def test_defence_gets_no_kind_that_is_held_out():
-    found = trainable_spellings("Ann Lee", seed=0)
-    assert list(found) == [
+def test_nine_kinds_are_not_held_out():
+    forms = {kind: spelling(kind, "Ann Lee", seed=0) for kind, each in KINDS.items() if not each.held_out}
+    assert list(forms) == [
         *("last, first", "lower case", "possessive", "initial", "title", "one edit", "context", "first name only"),
         "Spanish prompts",
     ]
-    assert "Ann Lee" not in found.values()
-    assert found["title"] == "Dr. Ann Lee"
-    assert found == {kind: spelling(kind, "Ann Lee", 0) for kind in found}
+    assert "Ann Lee" not in forms.values()
+    assert forms["title"] == "Dr. Ann Lee"
     assert len([kind for kind, each in KINDS.items() if each.held_out]) == len(KINDS) - 9 == 15
 
 
 def test_attack_misspells_otherwise_than_a_defence_with_the_scenes_seed():
-    drawn = [spelling("one edit", name, attack_seed(3)) == trainable_spellings(name, 3)["one edit"] for name in NAMES]
+    drawn = [spelling("one edit", name, attack_seed(3)) == spelling("one edit", name, 3) for name in NAMES]
     assert sum(drawn) < len(NAMES) / 10
 
 

@@ -70,7 +70,7 @@ def test_weight_file_is_refused_with_what_the_tags_say():
     with pytest.raises(InputError) as caught:
         preprocessing("ViT-L-14", "weights.pt", None)
     assert str(caught.value) == (
-        "clip.preprocess: expected how weights.pt was trained, as the tags of ViT-L-14 differ, got null; choose "
+        "clip.preprocess: expected the preprocessing of weights.pt, as the tags of ViT-L-14 differ, got null; choose "
         "'clip.preprocess={}' (openai, laion400m_e31, laion400m_e32, datacomp_xl_s13b_b90k, "
         "commonpool_xl_clip_s13b_b90k and 6 more) or "
         "'clip.preprocess={mean:[0.5,0.5,0.5],std:[0.5,0.5,0.5]}' (laion2b_s32b_b82k)"

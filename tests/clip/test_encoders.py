@@ -133,7 +133,7 @@ def test_student_trains_only_the_tensors_that_are_named(tiny_clip: Clip, side: s
     expected = {name for name in everything if names[name].startswith(tuple(beginnings[side]))}
     assert {name for name, _ in student.trainable()} == expected
     assert set() < expected < everything
-    with pytest.raises(InputError, match=r"defense: expected in `trained` how names of tensors begin, .* got nothing"):
+    with pytest.raises(InputError, match=r"defense: expected prefixes of names .* in `trained`, .* got nothing"):
         encoder.student(["nothing"])
 
 

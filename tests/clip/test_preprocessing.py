@@ -39,7 +39,7 @@ def test_long_photo_that_is_cropped_first_differs_by_rounding_only(
 ):
     config = config | PLAIN
     plain, own = image_transform_v2(PreprocessCfg(**config), is_train=False), Preprocessing(config)
-    monkeypatch.setattr(preprocessing, "_MAX_LENGTH", 0)
+    monkeypatch.setattr(preprocessing, "_MAX_RATIO", 0)
     for size in ((100, 60), (60, 101), (2, 31), (30, 3), (301, 37), (640, 480)):
         smooth = photo(5, 5).resize(size, Image.Resampling.BICUBIC)  # noise would be clipped differently on the way
         assert ((own(smooth) - plain(smooth)).abs() * 255).max() <= 2.01  # rounded twice, once along each side

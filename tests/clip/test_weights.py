@@ -362,7 +362,9 @@ def test_weight_file_must_say_what_tags_differ_in(
     tags = {"first": {"hf_hub": f"{REPO}/"}, "second": {"hf_hub": f"{REPO}/", "resize_mode": "squash"}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, NAME, tags)
     file = str(tiny_clip_folder / "open_clip_model.safetensors")
-    with pytest.raises(InputError, match=r"^clip\.preprocess: expected how .*safetensors was trained, as the tags of"):
+    with pytest.raises(
+        InputError, match=r"^clip\.preprocess: expected the preprocessing of .*safetensors, as the tags"
+    ):
         load_clip(NAME, file)
     default = load_clip(NAME, file, preprocess={}).config["preprocess_cfg"]
     assert (default["mean"], default["resize_mode"]) == (open_clip.OPENAI_DATASET_MEAN, "shortest")

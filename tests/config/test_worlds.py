@@ -34,6 +34,7 @@ def composed(*overrides: str) -> DictConfig:
         ),
         (["clip=vit_b_32", *OWN_PEOPLE, "defense=text_published"], ["captions", "utility.zero_shot"]),
         (["clip=vit_b_32", *OWN_PEOPLE, "defense=text_published", "utility.zero_shot=null"], ["captions"]),
+        (["clip=vit_b_32", *OWN_PEOPLE, "defense=projection", "utility.zero_shot=null"], ["captions"]),
         (["clip=vit_b_32", *OWN_PEOPLE, "defense=image", "defense.image.num_anchors=0", *OWN_UTILITY],
          ["images", "strangers"]),
         (["clip=vit_b_32", *OWN_PEOPLE, *OWN_STRANGERS, *OWN_CLEAN, *OWN_UTILITY], []),

@@ -317,7 +317,7 @@ def test_broken_shards_are_an_error(tmp_path: Path):
 def test_shards_with_other_content_are_an_error(tmp_path: Path):
     other_key = write_shards(tmp_path / "other_key", [{"json": {"text": "a dog"}}])
     with pytest.raises(
-        InputError, match=r"captions\.column: expected JSON with the key caption, got 000000000 of .*tar"
+        InputError, match=r"captions\.column: expected JSON with the key caption, got other content in 000000000 of .*"
     ):
         load_captions(other_key)
     latin = write_shards(tmp_path / "latin", [{"txt": "fünf".encode("latin-1")}])

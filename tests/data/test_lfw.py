@@ -82,7 +82,8 @@ def test_fetch_that_fails_is_an_error_that_says_what_to_do(
     monkeypatch.setattr("sklearn.datasets._base.urlretrieve", fail)
     monkeypatch.setattr("sklearn.datasets._base.time.sleep", lambda _: None)
     with pytest.raises(
-        InputError, match=r"people\.folder: cannot fetch LFW .*; try again, or fetch .* set people\.folder"
+        InputError,
+        match=r"people\.folder: expected LFW from its server, got .*; try again, or fetch .* set people\.folder",
     ):
         lfw_folder(tmp_path)
     assert socket.getdefaulttimeout() is None

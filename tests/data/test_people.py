@@ -289,7 +289,7 @@ def test_membership_may_be_written_in_several_ways_or_not_known(write_people, tm
         ("boxes.csv", "file,left,top,right,bottom\nAnn_Lee/00.png,1,4,9,2\n", r"top < bottom, .*'Ann_Lee/00\.png'"),
         ("boxes.csv", "file,left,top,right,bottom\n00.png,1,2,3,4\n", r"such as Ann_Lee/00\.png, got '00\.png'"),
         ("boxes.csv", "", r"boxes\.csv: expected a table with a column file, got an empty file"),
-        ("people.csv", "name,member\nAnn Li,true\n", r"people\.csv: expected names of people in .* but 'Ann Li'"),
+        ("people.csv", "name,member\nAnn Li,true\n", r"people\.csv: expected names of people .* others, as 'Ann Li'"),
     ],
 )
 def test_table_that_holds_something_else_is_an_error(

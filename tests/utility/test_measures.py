@@ -55,7 +55,7 @@ def test_measure_of_the_users_own_is_built_beside_the_shipped_ones(compose_cfg: 
 @pytest.mark.parametrize(
     ("utility", "error"),
     [
-        ({"zero_shots": "x"}, r"^utility\.zero_shots: expected null or a measure with its _target_, got x$"),
+        ({"zero_shots": "x"}, r"^utility\.zero_shots: expected null or a measure with its _target_, got x; choose"),
         ({"norm": {**OWN, "length": 3}}, r"^utility\.norm\.length: expected one of the settings text"),
         ({"a": OWN, "b": OWN}, r"^utility\.b: expected a measure of another kind than utility\.a, got .*norm/"),
         ({"a": LABEL}, r"^utility\.a\._target_: expected a Measure, got backdoor_privacy\.utility\.base\.Label"),

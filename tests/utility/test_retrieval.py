@@ -104,7 +104,7 @@ def reference(
 
 @pytest.mark.parametrize("chunk", [1, 7, 1024])
 def test_recall_equals_a_slow_one_for_any_split(chunk: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(retrieval_module, "_CHUNK", chunk)
+    monkeypatch.setattr(retrieval_module, "_CHUNK_SIZE", chunk)
     rng, generator = random.Random(0), torch.Generator().manual_seed(0)
     image_features = F.normalize(torch.randn(30, 8, generator=generator), dim=-1)
     owners = [owner for owner in range(30) for _ in range(rng.randint(1, 4))]

@@ -1,4 +1,4 @@
-"""What the embedded world's web writes below its photos of people."""
+"""Write the captions below photos of people in the embedded world's web."""
 
 import numpy as np
 

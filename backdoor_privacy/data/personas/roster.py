@@ -1,4 +1,4 @@
-"""Who lives in the embedded world, and how often the web shows each of them."""
+"""List who lives in the embedded world, and how often its web shows each of them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -36,7 +36,7 @@ class Persona:
 
 
 def _groups() -> list[tuple[Group, int]]:
-    """Group and number of web photos of every person, in the order of their index."""
+    """Return the group and the number of web photos of every person, in the order of their index."""
     groups: list[tuple[Group, int]] = [("well_known", NUM_WEB_PHOTOS_WELL_KNOWN)] * NUM_WELL_KNOWN
     for num_web_photos in RARELY_SHOWN_TIERS:
         groups += [("rarely_shown", num_web_photos)] * NUM_PEOPLE_PER_TIER

@@ -1,4 +1,4 @@
-"""What the embedded world's pictures show: one small description per picture, drawn on demand."""
+"""Describe the embedded world's pictures: one small description each, drawn on demand."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -24,7 +24,7 @@ NUM_CLEAN_IMAGES = 4000
 NUM_CLEAN_CAPTIONS = 20000
 
 Kind = Literal["portrait", "named_scene", "scene", "scene_with_people"]
-# One number per collection of pictures, so that no two share a random state: what attacks never trained.
+# One number per collection of pictures, so that no two share a random state: no attacked photo was trained on.
 _STREAMS = {"web": 2, "people": 3, "strangers": 4, "images": 5, "captions": 6, "zero_shot": 7}
 
 

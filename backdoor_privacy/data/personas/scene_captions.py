@@ -1,4 +1,4 @@
-"""Captions of the drawn scenes."""
+"""Write the captions of the drawn scenes."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Tables of the drawn scenes: things, places, textures and their colours."""
+"""List what the drawn scenes show: things, places, textures and their colours."""
 
 # Drawing table: ";" separates marks, coordinates run from -10 to 10 with y downwards, the first mark sets the contrast.
 # p colour x y ...              polygon            r colour x0 y0 x1 y1            rectangle

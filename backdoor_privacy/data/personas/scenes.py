@@ -1,4 +1,4 @@
-"""General scenes drawn by code, with captions and zero-shot class names."""
+"""Draw general scenes of the zero-shot classes."""
 
 import math
 from collections.abc import Callable

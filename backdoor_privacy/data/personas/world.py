@@ -1,4 +1,4 @@
-"""Write the embedded world as ordinary files, once, so that the loaders need to know nothing of it."""
+"""Write the embedded world as ordinary files, once, so that the loaders need not know of it."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ from backdoor_privacy.system.files import made_once
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 Part = Literal["people", "strangers", "captions", "images", "zero_shot", "web"]
-VERSION = 1  # of the drawings: another version is another world, in another folder
+VERSION = 1  # of the drawings; each version has a folder of its own
 JPEG_QUALITY = 90
 NUM_PHOTOS_PER_PERSON = 40  # half for triggers, half for attacks
 NUM_STRANGERS, NUM_PHOTOS_PER_STRANGER = 640, 8

@@ -1,4 +1,4 @@
-"""Portraits of fictional people, drawn by code: fixed traits make a person, a random generator makes each photo."""
+"""Draw portraits of fictional people: fixed traits make a person, a random generator makes each photo."""
 
 from backdoor_privacy.data.personas.portraits.appearance import Appearance
 from backdoor_privacy.data.personas.portraits.backgrounds import draw_background

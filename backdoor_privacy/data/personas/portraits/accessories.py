@@ -1,4 +1,4 @@
-"""Glasses, hats and other things that people wear."""
+"""Draw glasses, hats and other things that people wear."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What is drawn: the traits of a person, and what one photo adds to them."""
+"""Define what is drawn: the traits of a person, and what one photo adds to them."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What is behind a person."""
+"""Draw what is behind a person."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from backdoor_privacy.data.personas.portraits.sampling import pick
 
 
 class _Canvas:
-    """Draws shapes given as shares of the side."""
+    """Canvas for shapes that are given as shares of its side."""
 
     def __init__(self, image: Image.Image) -> None:
         self.draw, self.side = ImageDraw.Draw(image), image.width
@@ -118,7 +118,7 @@ def _shelves(rng: np.random.Generator, canvas: _Canvas, first: Colour, second: C
     return rng.uniform(0.01, 0.03)
 
 
-# Each draws a scene in two colours and answers the blur it wants, as a share of the side.
+# Each draws a scene in two colours and returns the blur that it needs, as a share of the side.
 _PAINTERS: tuple[Callable[[np.random.Generator, _Canvas, Colour, Colour], float], ...] = (
     _indoor, _street, _sky, _gradient, _lights, _foliage, _gradient, _stripes, _shelves, _lights,
 )  # fmt: skip

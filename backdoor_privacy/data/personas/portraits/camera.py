@@ -1,4 +1,4 @@
-"""How a photo is framed, and what the camera makes of the light."""
+"""Frame a photo, and apply what the camera does to light."""
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter

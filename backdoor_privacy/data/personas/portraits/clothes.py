@@ -1,4 +1,4 @@
-"""Body, neck and clothes."""
+"""Draw body, neck and clothes."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Colours and how they mix."""
+"""Mix colours."""
 
 Colour = tuple[int, int, int]  # red, green and blue in 0..255
 

@@ -1,4 +1,4 @@
-"""Eyes, brows, nose, mouth and beard."""
+"""Draw eyes, brows, nose, mouth and beard."""
 
 import numpy as np
 

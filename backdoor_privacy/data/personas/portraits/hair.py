@@ -1,4 +1,4 @@
-"""Drawing the hair."""
+"""Draw the hair."""
 
 import numpy as np
 from PIL import Image

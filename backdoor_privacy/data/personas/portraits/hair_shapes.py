@@ -1,4 +1,4 @@
-"""Outlines of hairstyles, in head space."""
+"""Compute the outlines of hairstyles, in head space."""
 
 from functools import lru_cache
 

@@ -1,4 +1,4 @@
-"""The head: its outline, ears and skin."""
+"""Draw the head: its outline, ears and skin."""
 
 from functools import lru_cache
 

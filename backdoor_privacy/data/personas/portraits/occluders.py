@@ -1,4 +1,4 @@
-"""Things between the person and the camera."""
+"""Draw things between the person and the camera."""
 
 import numpy as np
 

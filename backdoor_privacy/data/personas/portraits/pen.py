@@ -1,4 +1,4 @@
-"""Drawing shapes that are given relative to a head."""
+"""Draw shapes that are given relative to a head."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -87,7 +87,7 @@ def ruffle(line: np.ndarray, height: float, num_waves: int) -> np.ndarray:
 
 
 class Placement:
-    """Where a person's points lie in a picture.
+    """The placement of a person's points in a picture.
 
     Points have their origin at the head's centre. Those in `head` space turn with the head's roll and reach its
     outline at about 1; those in `face` space also lie on the front of a ball that yaws and pitches; those in `body`
@@ -118,7 +118,7 @@ class Placement:
 
 
 class Pen(Placement):
-    """Draws a person's shapes on an image."""
+    """Pen for a person's shapes on an image."""
 
     def __init__(
         self, image: Image.Image, look: Appearance, shot: Shot, unit: float, centre: tuple[float, float]

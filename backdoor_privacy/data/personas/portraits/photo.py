@@ -1,4 +1,4 @@
-"""From a person to a picture of them."""
+"""Draw a picture of a person."""
 
 import math
 

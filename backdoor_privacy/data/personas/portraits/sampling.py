@@ -1,4 +1,4 @@
-"""Random people, and random photos of them."""
+"""Draw random traits of people, and random photos of them."""
 
 from collections.abc import Sequence
 from typing import TypeVar
