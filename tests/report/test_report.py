@@ -123,6 +123,16 @@ def test_report_with_names_has_all_figures(with_evidence: Path) -> None:
     assert "Wrongly unlearned: surname" not in text
 
 
+def test_map_of_a_method_without_targets_is_drawn(with_evidence: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(with_evidence, tmp_path / "run")
+    points = pd.read_csv(folder / "map.csv")
+    points[points["stage"] != "target"].to_csv(folder / "map.csv", index=False)
+    write_report(folder, names=True)
+    drawing = (folder / "figures" / "map.svg").read_text()
+    assert "removed, after" in drawing
+    assert "target" not in drawing
+
+
 def test_report_without_names_has_no_figure_name_or_face_of_single_people(with_evidence: Path) -> None:
     write_report(with_evidence, names=True)
     write_report(with_evidence)  # also takes away what a report with names has drawn

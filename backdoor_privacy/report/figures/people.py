@@ -125,7 +125,7 @@ def map_figure(points: pd.DataFrame, removed: Collection[str]) -> Figure:
     """Draw where people lie in an encoder's two main directions: the removed before and after, the others, the targets.
 
     Args:
-        points: `encoder`, `stage`, `person`, `x` and `y`.
+        points: `encoder`, `stage`, `person`, `x` and `y`; `stage` has no `target` where a method has no targets.
         removed: who was removed.
     """
     encoders = list(dict.fromkeys(points["encoder"]))
@@ -143,9 +143,9 @@ def map_figure(points: pd.DataFrame, removed: Collection[str]) -> Figure:
                 label="removed, before",
             )  # fmt: skip
             axes.scatter(after["x"], after["y"], s=14, color=BLUE, linewidths=0, label="removed, after")
-            axes.scatter(
-                at["target"]["x"], at["target"]["y"], s=18, color="black", marker="x", linewidths=0.9, label="target"
-            )
+            if "target" in at:
+                target = at["target"]
+                axes.scatter(target["x"], target["y"], s=18, color="black", marker="x", linewidths=0.9, label="target")
             axes.set_title(encoder_title(str(encoder)))
             axes.set_xticks([])
             axes.set_yticks([])
