@@ -107,7 +107,7 @@ def test_null_is_the_mean_over_removed_people_with_photos():
     [
         (20, 5, 0.001, "found with 20 of 21 prompts, rank 1 of 1000, p 0.001"),
         (0, 5, 0.3, "looked for in this way, not found: 0 of 21 prompts, rank 1 of 1000, p 0.300"),
-        (0, 5, 0.01, "p 0.010; yet the name fits the photos better than chance lets random names"),
+        (0, 5, 0.01, "p 0.010; yet the name fits the photos better than random names do by chance"),
         (0, 0, 1.0, "not measured: there is no photo of this person to look at"),
     ],
 )

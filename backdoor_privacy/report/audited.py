@@ -71,7 +71,7 @@ def outcome(correct: int, num_photos: int, threshold: int, rank: int, num_random
     numbers = f"{correct} of {len(TEMPLATES)} prompts, rank {rank} of {num_random + 1}, p {p:.3f}"
     if correct >= threshold:
         return f"found with {numbers}"
-    known = "; yet the name fits the photos better than chance lets random names" if p < SIGNIFICANCE else ""
+    known = "; yet the name fits the photos better than random names do by chance" if p < SIGNIFICANCE else ""
     return f"looked for in this way, not found: {numbers}{known}"
 
 
@@ -135,7 +135,7 @@ def _measures(found: Audit, people: People, chosen: set[str]) -> dict[str, float
 
 
 def _outcomes(rows: Sequence[Sought], codes: Mapping[str, str]) -> list[dict[str, str | bool]]:
-    """Return what came of each person, by code: who has the CLIP and the photos could tell by numbers who they are."""
+    """Return each person's outcome by code, without numbers: with CLIP and photos, numbers would identify people."""
     return [
         {"person": codes[row.name], "found": row.found, "outcome": brief(row)}
         for row in sorted(rows, key=lambda row: codes[row.name])
@@ -173,11 +173,11 @@ def _page(
 
 def _null(measures: Mapping[str, float]) -> str:
     """Say how often the attack finds somebody whom the model cannot know."""
-    told = []
+    texts = []
     if "idia/fpr" in measures:
         count = round(measures["idia/num_fpr"])
-        told.append(f"it finds {round(measures['idia/fpr'] * count)} of {count} people who are known to be never seen")
+        texts.append(f"it finds {round(measures['idia/fpr'] * count)} of {count} people who are known to be never seen")
     if "idia/null_rate" in measures:
         rate = coarse_percent(measures["idia/null_rate"])
-        told.append(f"on these photos it finds {rate} of random names in place of the own one")
-    return "; ".join(told) or "this was not measured"
+        texts.append(f"on these photos it finds {rate} of random names in place of the person's own")
+    return "; ".join(texts) or "this was not measured"

@@ -25,10 +25,10 @@ def request(run: FinishedRun) -> str:
 
 def verdict(run: FinishedRun) -> str:
     """Say what failed or is not shown, with the numbers; then what IDIA finds, and what other people lose."""
-    found = checks(run)
-    first, rest = sentences(found)
-    missing = any(check.note == f"run {ATTACK}" for check in found)
-    command = f"To measure what is missing: {ATTACK}." if missing else ""
+    conditions = checks(run)
+    first, rest = sentences(conditions)
+    is_incomplete = any(check.note == f"run {ATTACK}" for check in conditions)
+    command = f"To measure what is missing: {ATTACK}." if is_incomplete else ""
     return " ".join(filter(None, (first, rest, command, removal(run))))
 
 
@@ -53,9 +53,9 @@ def _without_photos(run: FinishedRun) -> str:
     """Say what is known of removed people without photos, as a part of a sentence."""
     count, measures = int(run.without_photos["removed"].sum()), run.after[run.fullest]
     people = f"{count:,} {'person' if count == 1 else 'people'} without photos {'was' if count == 1 else 'were'}"
-    told = measures.get("names/told_by_moved_further")
-    end = "" if told is None else f"; {told:.0%} of the names are recognisably moved, with the original at hand"
-    return f"IDIA is not measured, as {people} removed{end}"
+    share = measures.get("names/told_by_moved_further")
+    end = "" if share is None else f"; whoever has the original recognises {share:.0%} of their names as removed"
+    return f"IDIA is not measured: {people} removed{end}"
 
 
 def otherwise(run: FinishedRun) -> str:
@@ -64,13 +64,13 @@ def otherwise(run: FinishedRun) -> str:
         return "No other attack was run."
     worst = found_otherwise(run)
     if worst is None:
-        return "No other attack that was run finds any of their names."
+        return "None of the other attacks that were run finds a removed person's name."
     label = worst.label.removesuffix(" (TPR)").removeprefix("worst ")
-    start = "Of the other attacks, the worst finds the names of"
+    start = "The strongest of the other attacks finds the names of"
     share = worst.score.value
     if num_found(worst.score) is None:  # a mean of several rates; of a few people its digits would tell who they are
-        return f"{start} up to {math.ceil(10 * share) / 10:.0%} of them: {label}."
-    return f"{start} {share:.0%} of them: {label}."
+        return f"{start} up to {math.ceil(10 * share) / 10:.0%} of the removed people: {label}."
+    return f"{start} {share:.0%} of the removed people: {label}."
 
 
 def found_otherwise(run: FinishedRun) -> HeadlineScore | None:

@@ -10,8 +10,8 @@ from backdoor_privacy.report.parts import Cell, Row, Section, Table
 from backdoor_privacy.runs.finished import FinishedRun
 
 _RATES = {
-    "wrongly_unlearned": ("Wrongly unlearned", "inferred before, not after; of all that were inferred before"),
-    "newly_recalled": ("Newly recalled", "not inferred before, but after; of all that were not inferred before"),
+    "wrongly_unlearned": ("Others lost", "inferred before, not after; of all that were inferred before"),
+    "newly_recalled": ("Others newly inferred", "not before, but after; of all that were not inferred before"),
 }
 _NEIGHBORS = {
     "first name": "others with the first name of a removed person, inferred before",
@@ -32,12 +32,13 @@ def kept_table(run: FinishedRun) -> Table:
         for rate, (label, note) in _RATES.items()
     ]
     unchanged = [_unchanged(measures) for measures in run.after.values()]
-    rows.append(Row("Unchanged", "the same before and after; of all others", unchanged))
+    rows.append(Row("Others unchanged", "the same before and after; of all others", unchanged))
     for kind, note in _NEIGHBORS.items() if run.has_names else ():  # their number tells whose neighbours they are
         near = run.people["person"].isin(run.neighbors.loc[run.neighbors["kind"] == kind, "person"])
         if near.any():
-            rows.append(Row(f"Wrongly unlearned: {kind}", note, [_unlearned(run, model, near) for model in run.after]))
-    return Table("People who were not removed, each compared with before", labels(run.after), rows)
+            rows.append(Row(f"Others lost: {kind}", note, [_unlearned(run, model, near) for model in run.after]))
+    caption = "People who were not removed, each compared with before; those lost are collateral damage"
+    return Table(caption, labels(run.after), rows)
 
 
 def _unchanged(measures: Mapping[str, float]) -> Cell:
@@ -48,6 +49,6 @@ def _unchanged(measures: Mapping[str, float]) -> Cell:
 
 
 def _unlearned(run: FinishedRun, model: str, chosen: pd.Series) -> Cell:
-    """Return how many of those chosen who were inferred before no longer are."""
+    """Return how many of the chosen people were inferred before and no longer are."""
     inferred = run.people.loc[chosen & run.people["inferred_before"], f"inferred_{model}"]
     return share_cell(int((~inferred).sum()), len(inferred)) if len(inferred) else Cell("nobody")

@@ -10,8 +10,8 @@ from backdoor_privacy.utility.base import Label
 _ELSEWHERE = ("idia/", "similarity/", "names/")  # measures with tables of their own
 _OF_REMOVED = ("similarity/backdoored", "similarity/removed")
 _SIMILARITIES = {
-    "similarity/clean": "Ordinary inputs, defended to original model",
-    "similarity/target": "Targets, defended to original model",
+    "similarity/clean": "Ordinary inputs, defended against original model",
+    "similarity/target": "Targets, defended against original model",
     "similarity/backdoored": "Captions with a removed name to their target",
     "similarity/removed": "Photos of removed people to their target",
 }
@@ -20,8 +20,8 @@ _SIMILARITIES = {
 def utility(run: FinishedRun) -> Section:
     """Say what the model is good for, before and after."""
     tables: list[Part] = [table for table in (utility_table(run), similarity_table(run)) if table.rows]
-    nothing = Text("Not measured: the run was given nothing to measure it with.")
-    note = "Small numbers: the change from before. A dash: not measured, because that encoder is the original one."
+    nothing = Text("Not measured: the run had no data to measure it with.")
+    note = "Small numbers: the change from before. A dash: not measured, because that encoder is the original."
     return Section("utility", "Is the model as useful as before?", [*(tables or [nothing]), Note(note)])
 
 
