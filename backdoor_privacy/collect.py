@@ -1,4 +1,4 @@
-"""Print one table out of many runs: `python -m backdoor_privacy.collect runs`."""
+"""Collect many runs in one table: `python -m backdoor_privacy.collect runs`."""
 
 import sys
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backdoor_privacy.errors import CommandParser, ended_in_one_line
 
-_MAX_MISSING = 3
+_MAX_MISSING = 3  # runs of a sweep that are listed
 
 
 @ended_in_one_line
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "collected.csv in it, draw figures/, and list the runs that are missing, not finished or broken."
         ),
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="of all runs; runs by default")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="of all runs; default: runs")
     folder: Path = parser.parse_args(arguments).folder
 
     from backdoor_privacy.report.collected import collect, write_collected

@@ -159,7 +159,7 @@ def test_naming_somebody_who_is_not_inferred_leaves_the_report_of_the_audit(comp
     with pytest.raises(InputError) as error:
         run(cfg)
     page = tmp_path / "run/audit/report.html"
-    assert str(error.value).endswith(f"; what was found out of them is in {page}")
+    assert str(error.value).endswith(f"; the audit report is in {page}")
     assert "trigger_set.require_inferred=false" in str(error.value)
     assert "Looked for in this way, not found: 2 of 2." in page.read_text()
     assert not (tmp_path / "run/metrics.json").exists()

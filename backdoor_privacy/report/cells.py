@@ -18,7 +18,7 @@ def audited(run: FinishedRun) -> dict[str, Mapping[str, float]]:
     return {"before": run.before, **run.after}
 
 
-def labels(models: Mapping[str, Mapping[str, float]]) -> list[str]:
+def model_labels(models: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Return what these models are called above their columns."""
     return [model_label(model) for model in models]
 

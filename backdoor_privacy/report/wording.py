@@ -6,7 +6,7 @@ from backdoor_privacy.attacks.headlines import HeadlineScore, headlines
 from backdoor_privacy.report.checks import ATTACK, checks
 from backdoor_privacy.report.disclosure import num_found
 from backdoor_privacy.report.method import encoders_of, model_of
-from backdoor_privacy.report.models import defended, people_of, triggers_of
+from backdoor_privacy.report.models import defended, identifiers_of, people_of
 from backdoor_privacy.report.verdict import colour, sentences
 from backdoor_privacy.runs.finished import FinishedRun
 
@@ -18,9 +18,9 @@ def removed_people(run: FinishedRun, model: str) -> tuple[int, int]:
 
 def request(run: FinishedRun) -> str:
     """Say what was asked, in one sentence."""
-    triggers = " and ".join(triggers_of(encoder) for encoder in encoders_of(run))
+    identifiers = " and ".join(identifiers_of(encoder) for encoder in encoders_of(run))
     count = run.num_removed
-    return f"Remove the {triggers} of {count:,} {'person' if count == 1 else 'people'} from {model_of(run)}."
+    return f"Remove the {identifiers} of {count:,} {'person' if count == 1 else 'people'} from {model_of(run)}."
 
 
 def verdict(run: FinishedRun) -> str:
@@ -64,7 +64,7 @@ def otherwise(run: FinishedRun) -> str:
         return "No other attack was run."
     worst = found_otherwise(run)
     if worst is None:
-        return "None of the other attacks that were run finds a removed person's name."
+        return "None of the other attacks that were run finds the name of a removed person."
     label = worst.label.removesuffix(" (TPR)").removeprefix("worst ")
     start = "The strongest of the other attacks finds the names of"
     share = worst.score.value

@@ -326,7 +326,7 @@ def test_page_says_what_was_found(page: Page) -> None:
     ("value", "sentence"),
     [
         (None, "No other attack was run."),
-        (0.0, "None of the other attacks that were run finds a removed person's name."),
+        (0.0, "None of the other attacks that were run finds the name of a removed person."),
         (0.5, "finds the names of 50% of the removed people: tower swap."),
     ],
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from backdoor_privacy.report.cells import labels, people_cell, share_cell
+from backdoor_privacy.report.cells import model_labels, people_cell, share_cell
 from backdoor_privacy.report.models import people_of
 from backdoor_privacy.report.parts import Cell, Row, Section, Table
 from backdoor_privacy.runs.finished import FinishedRun
@@ -38,7 +38,7 @@ def kept_table(run: FinishedRun) -> Table:
         if near.any():
             rows.append(Row(f"Others lost: {kind}", note, [_unlearned(run, model, near) for model in run.after]))
     caption = "People who were not removed, each compared with before; those lost are collateral damage"
-    return Table(caption, labels(run.after), rows)
+    return Table(caption, model_labels(run.after), rows)
 
 
 def _unchanged(measures: Mapping[str, float]) -> Cell:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from backdoor_privacy.attacks.names_alone import FORMS
-from backdoor_privacy.report.cells import audited, labels
+from backdoor_privacy.report.cells import audited, model_labels
 from backdoor_privacy.report.parts import Cell, Row, Section, Table
 from backdoor_privacy.runs.finished import FinishedRun
 
@@ -40,7 +40,7 @@ def names_table(run: FinishedRun) -> Table:
         "Names without photos, in prompts and spellings that were not trained on, means over names; a name that can be "
         "recognised as removed is itself a leak (forget-set inference)"
     )
-    return Table(caption, labels(models), rows)
+    return Table(caption, model_labels(models), rows)
 
 
 def _cell(measures: Mapping[str, float], key: str) -> Cell:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 from scipy.stats import binomtest
 
-from backdoor_privacy.report.cells import audited, labels, people_cell
+from backdoor_privacy.report.cells import audited, model_labels, people_cell
 from backdoor_privacy.report.figures.people import (
     idia_figure,
     map_figure,
@@ -49,7 +49,7 @@ def idia_table(run: FinishedRun) -> Table:
     caption = (
         "People whose name IDIA infers from their photos; in small, the rate and its 95 % confidence interval (Wilson)"
     )
-    return Table(caption, labels(models), rows)
+    return Table(caption, model_labels(models), rows)
 
 
 def paired_table(run: FinishedRun) -> Table:
@@ -66,7 +66,7 @@ def paired_table(run: FinishedRun) -> Table:
         "Each person compared with before; in small, McNemar's exact test: the probability of a change at least as "
         "uneven by chance"
     )
-    return Table(caption, labels(run.after), rows)
+    return Table(caption, model_labels(run.after), rows)
 
 
 def _mcnemar(run: FinishedRun, model: str, chosen: pd.Series, *, is_tested: bool) -> Cell:
