@@ -137,15 +137,20 @@ def sentences(checks: Sequence[Check]) -> tuple[str, str]:
     by_state = {state: [check for check in checks if check.state is state] for state in State}
     failed, not_shown = by_state[State.FAILED], by_state[State.NOT_SHOWN]
     if failed:
-        rest = f"Not shown: {_listed(not_shown)}." if not_shown else ""
-        return f"Red. Failed: {_listed(failed)}.", rest
+        rest = f"Not shown to be met: {_listed(not_shown)}." if not_shown else ""
+        return f"Red because {_conditions(failed)} failed: {_listed(failed)}.", rest
     if not_shown:
-        return f"Amber. Nothing that was measured failed. Not shown: {_listed(not_shown)}.", ""
-    return f"Green. All conditions passed: {_listed(checks)}.", ""
+        verb = "is" if len(not_shown) == 1 else "are"
+        return f"Amber because {_conditions(not_shown)} {verb} not shown to be met: {_listed(not_shown)}.", ""
+    return f"Green because all conditions passed: {_listed(checks)}.", ""
 
 
 def _listed(checks: Sequence[Check]) -> str:
     return "; ".join(check.clause for check in checks)
+
+
+def _conditions(checks: Sequence[Check]) -> str:
+    return "1 condition" if len(checks) == 1 else f"{len(checks)} conditions"
 
 
 def _people(count: int) -> str:

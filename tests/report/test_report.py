@@ -117,7 +117,7 @@ def test_report_with_names_has_all_figures(with_evidence: Path) -> None:
     assert "Secret" not in "".join(path.read_text() for path in (with_evidence / "figures").glob("*.svg"))
     text = page.text.replace("\N{EN DASH}", "-")
     assert "Median margin of removed people: before +0.015" in text
-    near = "Others lost: face those whose faces are nearest to a removed person's, inferred before"
+    near = "Others lost: face of people with the faces nearest to a removed person's who were inferred before"
     assert re.search(re.escape(near) + r" 1 of 2 \S+ \S+ 0 of 2", text)
     assert "Others lost: first name" in text
     assert "Others lost: surname" not in text

@@ -133,9 +133,9 @@ def test_colour_is_that_of_the_worst_check():
 
 
 def test_first_sentence_says_what_decides_with_its_number():
-    assert sentences([PASSED])[0] == "Green. All conditions passed: passed: 1 of 2 (allowed: 0)."
-    amber = "Amber. Nothing that was measured failed. Not shown: not shown: 1 of 2 (allowed: 0)."
+    assert sentences([PASSED])[0] == "Green because all conditions passed: passed: 1 of 2 (allowed: 0)."
+    amber = "Amber because 1 condition is not shown to be met: not shown: 1 of 2 (allowed: 0)."
     assert sentences([PASSED, NOT_SHOWN]) == (amber, "")
     red, rest = sentences([PASSED, NOT_SHOWN, FAILED])
-    assert red == "Red. Failed: failed: 1 of 2 (allowed: 0)."
-    assert rest == "Not shown: not shown: 1 of 2 (allowed: 0)."
+    assert red == "Red because 1 condition failed: failed: 1 of 2 (allowed: 0)."
+    assert rest == "Not shown to be met: not shown: 1 of 2 (allowed: 0)."

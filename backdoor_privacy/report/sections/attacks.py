@@ -7,7 +7,7 @@ from backdoor_privacy.report.parts import Folded, Part, Row, Section, Table, Tex
 from backdoor_privacy.runs.finished import FinishedRun
 
 _COLUMNS = ("before", "after", "after, never-seen people")
-_INTERVALS = "in small, the 95 % confidence interval (Wilson of rates of people, else bootstrap over people)"
+_INTERVALS = "in small, the 95 % confidence interval (Wilson for rates of people, otherwise bootstrap over people)"
 
 
 def attacks(run: FinishedRun) -> Section | None:

@@ -14,9 +14,9 @@ _RATES = {
     "newly_recalled": ("Others newly inferred", "not before, but after; of all that were not inferred before"),
 }
 _NEIGHBORS = {
-    "first name": "others with the first name of a removed person, inferred before",
-    "surname": "others with the surname of a removed person, inferred before",
-    "face": "those whose faces are nearest to a removed person's, inferred before",
+    "first name": "of people with the first name of a removed person who were inferred before",
+    "surname": "of people with the surname of a removed person who were inferred before",
+    "face": "of people with the faces nearest to a removed person's who were inferred before",
 }
 
 

@@ -14,7 +14,10 @@ _CHANGES = {(True, True): "still", (True, False): "no longer", (False, True): "n
 
 def people(run: FinishedRun) -> Section:
     """Say what became of everybody: one by one in a report with names, else as numbers of people."""
-    text = f"The model with {defended(run.fullest)} defended, compared with before. {people_note(names=run.has_names)}"
+    text = (
+        f"Whether IDIA infers people from the model with {defended(run.fullest)} defended, compared with before. "
+        f"{people_note(names=run.has_names)}"
+    )
     rows = people_rows(run) if run.has_names else []
     shown: Part = Everybody(rows) if rows else groups_table(run)
     return Section("people", "Everybody who was attacked", [Text(text), shown])

@@ -34,7 +34,7 @@ def utility_table(run: FinishedRun) -> Table:
         if not key.startswith(_ELSEWHERE) and not key.split("/")[-1].startswith("num_"):
             label = own_labels.get(key, Label(key))
             rows.append(Row(label.title, label.note, number_cells(run, key)))
-    return Table("What the model is good for", model_labels(audited(run)), rows)
+    return Table("Utility of the model", model_labels(audited(run)), rows)
 
 
 def similarity_table(run: FinishedRun) -> Table:
