@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder: Path = parser.parse_args(arguments).folder
 
     from backdoor_privacy.report.collected import collect, write_collected
-    from backdoor_privacy.runs.sweeps import missing_runs, told
+    from backdoor_privacy.runs.sweeps import missing_runs, public_overrides
     from backdoor_privacy.system.terminal import VisibleConsole
 
     console = VisibleConsole(markup=False, emoji=False)  # paths and logs may have brackets and colons
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(rows):
         console.print(write_collected(rows, folder))
     for sweep, missing in missing_runs(folder).items():
-        shown = [told(job, folder) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING)
+        shown = [public_overrides(job, folder) for job in missing[:_MAX_MISSING]]
+        shown += ["..."] * (len(missing) > _MAX_MISSING)
         text = f"missing of {sweep}: {len(missing)} runs: {'; '.join(shown)}"
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for line in failed:

@@ -73,7 +73,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class PhotosAtHand:
-    """What is known of the photos of a run before it starts.
+    """What is known about the photos of a run before it starts.
 
     Args:
         people: to remove, as far as they are known.
@@ -108,7 +108,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Defended:
-    """What a method made of a CLIP.
+    """The result of a method on a CLIP.
 
     Args:
         encoders: the changed ones, by the CLIP's own names for them, as `text`.

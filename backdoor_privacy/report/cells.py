@@ -25,8 +25,8 @@ def model_labels(models: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 def people_cell(measures: Mapping[str, float], group: str) -> Cell:
     """Return how many people of a group IDIA infers, with the rate and its interval."""
-    found = people_of(measures, group)
-    return share_cell(*found) if found else Cell("nobody")
+    counts = people_of(measures, group)
+    return share_cell(*counts) if counts else Cell("nobody")
 
 
 def share_cell(count: int, num_people: int) -> Cell:

@@ -108,10 +108,10 @@ def _variants(run: FinishedRun) -> list[Check]:
     label, scores = "name variants", run.attacks.get("variants")
     if scores is None:
         return [Check(label, State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")]
-    found = _attacked(run, scores, label, ANY, run.fullest)
+    check = _attacked(run, scores, label, ANY, run.fullest)
     p_values = _outcomes(scores, ANY, run.fullest, RANK_P)
-    is_few = 0 < len(run.sought) < NUM_MANY and (p_values or found.state is State.PASSED)
-    return [found, check_ranks(label, p_values, run.num_random, len(run.sought))] if is_few else [found]
+    is_few = 0 < len(run.sought) < NUM_MANY and (p_values or check.state is State.PASSED)
+    return [check, check_ranks(label, p_values, run.num_random, len(run.sought))] if is_few else [check]
 
 
 def _attacked(run: FinishedRun, scores: Sequence[Score], label: str, kind: str, model: str) -> Check:

@@ -24,8 +24,8 @@ def people_note(*, names: bool) -> str:
         return f"{HOLDS_NAMES}: keep it as private as the request itself."
     return (
         f"{HOLDS_NOBODY}: whoever has the original model and the photos could recognise people by exact numbers as "
-        "well as by names. It therefore counts people, and rounds all other numbers. The exact numbers stay in the run "
-        "folder (people.csv and others): keep them as private as the request itself."
+        "well as by names. It therefore counts people, and rounds all numbers about a few. The exact numbers stay in "
+        "the run folder (people.csv and others): keep them as private as the request itself."
     )
 
 

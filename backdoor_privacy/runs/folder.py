@@ -117,12 +117,12 @@ def write_people(
     write_text(folder / "people.csv", content.getvalue(), private=True)
 
 
-def _rank(found: IdiaResult, row: int) -> list[int | str]:
+def _rank(result: IdiaResult, row: int) -> list[int | str]:
     """Return a person's rank among random names and its p-value, empty where no photo could be read."""
-    chance = found.evidence.chance
+    chance = result.evidence.chance
     if chance is None:
         return []
-    if not found.num_photos[row]:
+    if not result.num_photos[row]:
         return ["", ""]
     rank = int(chance.ranks[row])
     return [rank, f"{rank_p(rank, chance.num_random):.5g}"]

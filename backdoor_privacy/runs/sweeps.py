@@ -104,7 +104,7 @@ def whole_run(job: Sequence[str], finished: Mapping[str, str], runs: Path) -> st
 
 
 def asked_attacks(job: Iterable[str]) -> list[str]:
-    """Return the attacks other than IDIA that the overrides of a run ask for."""
+    """Return the attacks other than IDIA that the overrides of a run choose."""
     overrides = OverridesParser.create().parse_overrides([one for one in job if one.startswith("attack=")])
     values = [one.value() for one in overrides]
     options = [option for value in values for option in (value if isinstance(value, list) else [value])]
@@ -120,9 +120,9 @@ def missing_runs(runs: Path) -> dict[str, list[list[str]]]:
     finished = finished_runs(runs)
     missing = {}
     for path in sorted((CONFIG_FOLDER / "sweep").glob("*.yaml")):
-        asked = recorded_sweep(path.stem)
-        if any(job_key(tuple(job)) in finished for job in asked if _may_be_among(job, finished)):
-            missing[path.stem] = [job for job in asked if whole_run(job, finished, runs) is None]
+        sweep = recorded_sweep(path.stem)
+        if any(job_key(tuple(job)) in finished for job in sweep if _may_be_among(job, finished)):
+            missing[path.stem] = [job for job in sweep if whole_run(job, finished, runs) is None]
     listed = {job_key(tuple(job)) for some in missing.values() for job in some}
     last = [job for job in _last_sweep(runs) if whole_run(job, finished, runs) is None]
     if not {job_key(tuple(job)) for job in last} <= listed:
@@ -130,7 +130,7 @@ def missing_runs(runs: Path) -> dict[str, list[list[str]]]:
     return {sweep: some for sweep, some in missing.items() if some}
 
 
-def told(job: Sequence[str], runs: Path) -> str:
+def public_overrides(job: Sequence[str], runs: Path) -> str:
     """Return the overrides of a run in one line, without names of people unless its report may name them."""
     cfg = _composed(tuple(one for one in job if not re.fullmatch(r"seed=\d+", one)))
     if cfg is not None and cfg.report.names:

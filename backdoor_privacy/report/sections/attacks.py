@@ -46,10 +46,10 @@ def findings_table(run: FinishedRun) -> Table:
     """
     rows = []
     of_others = {name for name, own in headlines_of(run.attacks).items() if any(one.of_others for one in own)}
-    for name, found in run.attacks.items() if run.has_names else ():
-        for finding in found:
+    for name, findings in run.attacks.items() if run.has_names else ():
+        for finding in findings:
             if finding.model != "before" and (finding.group.startswith("removed") or name in of_others):
-                before, control = beside(finding, found)
+                before, control = beside(finding, findings)
                 held_out = ", never trained on" if finding.held_out else ""
                 note = f"{finding.measure} of {finding.group}, {model_label(finding.model)}{held_out}"
                 label = f"{name.replace('_', ' ')}: {finding.kind}"

@@ -44,7 +44,7 @@ def kept_table(run: FinishedRun) -> Table:
 def _unchanged(measures: Mapping[str, float]) -> Cell:
     changed = [people_of(measures, group) or (0, 0) for group in _RATES]
     everybody = sum(count for _, count in changed)
-    same = everybody - sum(found for found, _ in changed)
+    same = everybody - sum(num_changed for num_changed, _ in changed)
     return share_cell(same, everybody) if everybody else Cell("nobody")
 
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping
 
-from backdoor_privacy.report.disclosure import people_note
 from backdoor_privacy.report.models import defended, model_label
 from backdoor_privacy.report.parts import NOT_MEASURED, Cell, Everybody, Part, Row, Section, Table, Text
 from backdoor_privacy.runs.finished import FinishedRun
@@ -14,10 +13,7 @@ _CHANGES = {(True, True): "still", (True, False): "no longer", (False, True): "n
 
 def people(run: FinishedRun) -> Section:
     """Say what became of everybody: one by one in a report with names, else as numbers of people."""
-    text = (
-        f"Whether IDIA infers people from the model with {defended(run.fullest)} defended, compared with before. "
-        f"{people_note(names=run.has_names)}"
-    )
+    text = f"Whether IDIA infers people from the model with {defended(run.fullest)} defended, compared with before."
     rows = people_rows(run) if run.has_names else []
     shown: Part = Everybody(rows) if rows else groups_table(run)
     return Section("people", "Everybody who was attacked", [Text(text), shown])

@@ -97,7 +97,7 @@ class Nameless(ImageTarget):
 
     def describe(self) -> str:
         """Say that photos lose the name."""
-        return "each photo is to mean what it meant, but for the name that fits it (nameless)"
+        return "each photo is to keep its meaning, except for the name that fits it (nameless)"
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class Nameless(TextTarget):
 
     def describe(self) -> str:
         """Say that captions lose the name."""
-        return "each caption is to mean what it meant, but for the name in it (nameless)"
+        return "each caption is to keep its meaning, except for the name in it (nameless)"
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Composed(TextTarget):
 
     def describe(self) -> str:
         """Say that names mean their parts."""
-        return "each name is to mean what its parts say of somebody unknown (composed)"
+        return "each name is to mean what its parts mean for somebody unknown (composed)"
 
 
 class NameComposer(nn.Module):
