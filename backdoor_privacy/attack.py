@@ -21,14 +21,14 @@ _ALLOW = "allow="
 _QUICK = "quick"
 
 
-def print_scores(found: "Mapping[str, Sequence[Score]]", folder: Path) -> None:
-    """Print what sums up the attacks; what is worst for the removed people comes first."""
+def print_scores(scores: "Mapping[str, Sequence[Score]]", folder: Path) -> None:
+    """Print the headlines of attacks, those that are worst for the removed people first."""
     from backdoor_privacy.attacks.headlines import headlines
 
-    table = Table("measure", "kind", "model", title="Worst first; what others pay comes last")
+    table = Table("measure", "kind", "model", title="Worst first; collateral damage to other people comes last")
     for column in ("before", "after (95 %)", "never seen"):
         table.add_column(column, justify="right")
-    for row in headlines(found):
+    for row in headlines(scores):
         score = row.score
         others = ["" if other is None else f"{other.value:.3f}" for other in (row.before, row.control)]
         interval = f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
@@ -39,7 +39,7 @@ def print_scores(found: "Mapping[str, Sequence[Score]]", folder: Path) -> None:
 
 
 def _listed_in(text: str) -> list[str]:
-    """Return the targets of `allow=[a.b.C, ...]`."""
+    """Return the classes of `allow=[a.b.C, ...]`."""
     return [one for one in text.removeprefix(_ALLOW).strip("[]").split(",") if one.strip()]
 
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = CommandParser(
         prog="python -m backdoor_privacy.attack",
-        description="Attack the models of a finished run, and write attacks/<attack>.json and the report anew.",
+        description="Attack the models of a finished run, write attacks/<attack>.json, and write the report again.",
         epilog="Example: python -m backdoor_privacy.attack runs/both_64/seed=0 probe variants variants.num_prompts=21",
     )
     parser.add_argument("run", type=Path, help="folder of a run: the one with metrics.json")
@@ -72,10 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"{', '.join(attack_names())}, quick, all (default), a setting, or allow=[my.module.Class]: what the "
         "run's config may call besides this package's own, if you trust it",
     )
-    asked = parser.parse_args(arguments)
-    allow = [one.strip(" '\"") for text in asked.attacks if text.startswith(_ALLOW) for one in _listed_in(text)]
-    changes = [one for one in asked.attacks if "=" in one and not one.startswith(_ALLOW)]
-    chosen = _chosen([one for one in asked.attacks if "=" not in one])
+    parsed = parser.parse_args(arguments)
+    allow = [one.strip(" '\"") for text in parsed.attacks if text.startswith(_ALLOW) for one in _listed_in(text)]
+    changes = [one for one in parsed.attacks if "=" in one and not one.startswith(_ALLOW)]
+    chosen = _chosen([one for one in parsed.attacks if "=" not in one])
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("backdoor_privacy").setLevel(logging.INFO)
     show_anything()
@@ -89,10 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     attacks = load_attacks(chosen, changes)
     for settings in attacks.values():
-        make_attack(settings)  # a mistake in one shows before the others have run for long
-    found = run_attacks(load_context(asked.run, allow), attacks, asked.run)
-    write_report(asked.run, names=OmegaConf.select(read_stored(config_path(asked.run)), "report.names") is True)
-    print_scores(found, asked.run)
+        make_attack(settings)  # so that a mistake in one shows before the others have run
+    scores = run_attacks(load_context(parsed.run, allow), attacks, parsed.run)
+    write_report(parsed.run, names=OmegaConf.select(read_stored(config_path(parsed.run)), "report.names") is True)
+    print_scores(scores, parsed.run)
     return 0
 
 

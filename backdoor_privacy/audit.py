@@ -1,4 +1,4 @@
-"""Audit a CLIP without defending it: `python -m backdoor_privacy.audit`; of named people it writes a report."""
+"""Audit a CLIP without defending it: `python -m backdoor_privacy.audit`; a report is written about named people."""
 
 from omegaconf import DictConfig
 
@@ -7,14 +7,14 @@ from backdoor_privacy.errors import one_line_errors
 
 
 def _print_audit(cfg: DictConfig) -> None:
-    """Audit the CLIP of a config, print what it leaks and what it is good for, and write a report of named people."""
+    """Audit the CLIP of a config, print what it leaks and its utility, and write a report about named people."""
     # Here, so that --help and a mistyped key need not wait for torch.
     from pathlib import Path
 
     from hydra.utils import instantiate
     from rich.table import Table
 
-    from backdoor_privacy.attacks.idia import Idia
+    from backdoor_privacy.attacks.idia import TEMPLATES, Idia
     from backdoor_privacy.config.build import build
     from backdoor_privacy.config.checks import check
     from backdoor_privacy.config.naming import untold_names
@@ -31,20 +31,20 @@ def _print_audit(cfg: DictConfig) -> None:
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
         named = named_people(people, load_config(cfg).trigger_set) or ()
         clip.check_fits([person.name for person in named])
-        found = audit(clip, people, build(cfg.attack, Idia), list(build_measures(cfg.utility).values()))
+        result = audit(clip, people, build(cfg.attack, Idia), list(build_measures(cfg.utility).values()))
     table = Table(title=f"IDIA with {cfg.attack.num_candidates} candidates, seed {cfg.seed}")
-    for column in ("people with", "people", "inferred", "right prompts of 21"):
+    for column in ("people with", "people", "inferred", f"right prompts of {len(TEMPLATES)}"):
         table.add_column(column, justify="left" if column == "people with" else "right")
-    for title, num_people, rate, correct in leak_table(found.idia, people):
+    for title, num_people, rate, correct in leak_table(result.idia, people):
         table.add_row(title, str(num_people), f"{rate:.3f}", f"{correct:.2f}")
     console = VisibleConsole()
     console.print(table)
-    for key, value in found.utility.items():
+    for key, value in result.utility.items():
         if "/num_" not in key:
             console.print(f"{key} {value:.3f}")
     if named:
-        page = report_audit(cfg, Path(cfg.paths.run), clip, found, people, named)
-        for number, row in enumerate(sought(found.idia, named), 1):
+        page = report_audit(cfg, Path(cfg.paths.run), clip, result, people, named)
+        for number, row in enumerate(sought(result.idia, named), 1):
             console.print(f"person {number} of {len(named)}: {row.outcome}", soft_wrap=True, highlight=False)
         console.print(f"Report: {page}", soft_wrap=True, highlight=False)
 

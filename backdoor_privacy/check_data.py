@@ -1,4 +1,4 @@
-"""Look over the data of a run: `python -m backdoor_privacy.check_data` takes what `python -m backdoor_privacy` takes.
+"""Check the data of a run: `python -m backdoor_privacy.check_data` takes the arguments of `python -m backdoor_privacy`.
 
 It loads no CLIP, trains nothing and writes nothing outside the cache.
 """
@@ -18,12 +18,12 @@ def _check_data(cfg: DictConfig) -> None:
         checkup = check_data(cfg)
         print_checkup(checkup)
         if checkup.problems:
-            raise InputError(f"{cfg.name}: expected data without a problem, got {len(checkup.problems)}, named above")
+            raise InputError(f"{cfg.name}: expected data without problems, got {len(checkup.problems)}; see above")
     VisibleConsole(highlight=False).print("The run can start.")
 
 
 def main() -> None:
-    """Parse the command line, then look."""
+    """Parse the command line, then check the data."""
     run_command(_check_data, "check_data")
 
 

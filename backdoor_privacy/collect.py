@@ -1,4 +1,4 @@
-"""Print one table out of many runs: `python -m backdoor_privacy.collect runs`."""
+"""Collect many runs in one table: `python -m backdoor_privacy.collect runs`."""
 
 import sys
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backdoor_privacy.errors import CommandParser, ended_in_one_line
 
-_MAX_MISSING = 3
+_MAX_MISSING = 3  # runs of a sweep that are listed
 
 
 @ended_in_one_line
@@ -25,11 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "collected.csv in it, draw figures/, and list the runs that are missing, not finished or broken."
         ),
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="of all runs; runs by default")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="of all runs; default: runs")
     folder: Path = parser.parse_args(arguments).folder
 
     from backdoor_privacy.report.collected import collect, write_collected
-    from backdoor_privacy.runs.sweeps import missing_runs, told
+    from backdoor_privacy.runs.sweeps import missing_runs, public_overrides
     from backdoor_privacy.system.terminal import VisibleConsole
 
     console = VisibleConsole(markup=False, emoji=False)  # paths and logs may have brackets and colons
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(rows):
         console.print(write_collected(rows, folder))
     for sweep, missing in missing_runs(folder).items():
-        shown = [told(job, folder) for job in missing[:_MAX_MISSING]] + ["..."] * (len(missing) > _MAX_MISSING)
+        shown = [public_overrides(job, folder) for job in missing[:_MAX_MISSING]]
+        shown += ["..."] * (len(missing) > _MAX_MISSING)
         text = f"missing of {sweep}: {len(missing)} runs: {'; '.join(shown)}"
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for line in failed:

@@ -9,8 +9,8 @@ from backdoor_privacy.errors import CommandParser, InputError, ended_in_one_line
 
 _Imported: TypeAlias = Any  # a class of wandb_workspaces, an extra that only this command imports
 _MODELS = ("text", "image", "both")
-_NUM_PEOPLE = "before/idia/num_tpr_removed"  # trigger_set.num_people does not say it if people are named
-# What runs share that are seeds of one setting, besides their number of people.
+_NUM_PEOPLE = "before/idia/num_tpr_removed"  # trigger_set.num_people is not it where people are named
+# What the seeds of one setting have in common, besides their number of people.
 _SETTING = ("name", "setting")
 _MEASURES = {
     "idia/tpr_removed": "Removed people inferred",
@@ -35,7 +35,7 @@ def workspace(entity: str, project: str) -> _Imported:
         raise InputError(
             "dashboard: expected wandb-workspaces to be installed; pip install 'backdoor_privacy[dashboard]'"
         ) from error
-    from backdoor_privacy.report.verdict import TOP1  # reports need PyTorch, and --help does not
+    from backdoor_privacy.report.verdict import TOP1  # here, since it imports PyTorch, which --help does not need
 
     measures = {**_MEASURES, TOP1: "Zero-shot top-1"}
     by_people = [_bars(wr, measure, title, model) for measure, title in measures.items() for model in _MODELS]
@@ -101,31 +101,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = CommandParser(prog="python -m backdoor_privacy.dashboard", description=__doc__)
     parser.add_argument("project", metavar="entity/project", help="the project that the sweep was logged to")
-    asked = parser.parse_args(arguments).project
-    entity, slash, project = asked.partition("/")
+    address = parser.parse_args(arguments).project
+    entity, slash, project = address.partition("/")
     if not (entity and slash and project):
         raise InputError(
-            f"dashboard: expected <entity>/<project>, got {asked}; the address of the project at W&B has both"
+            f"dashboard: expected <entity>/<project>, got {address}; the address of the project at W&B has both"
         )
     print(_save(workspace(entity, project)))
     return 0
 
 
-def _save(made: _Imported) -> str:
+def _save(saved: _Imported) -> str:
     """Save a workspace with the account of this machine, and return its address.
 
     Raises:
         InputError: if W&B cannot be reached, or refuses.
     """
     try:
-        made.save()
+        saved.save()
     except Exception as error:  # the errors of wandb and its transport have no class in common
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"dashboard: expected a W&B account (`wandb login`) that may write to {made.entity}/{made.project}, got: "
+            f"dashboard: expected a W&B account (`wandb login`) that may write to {saved.entity}/{saved.project}, got: "
             f"{reason}"
         ) from error
-    return str(made.url)
+    return str(saved.url)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def excluded_people(cfg: DictConfig) -> list[str]:
     else:
         return []
     if not names:
-        raise InputError("exclude: expected a person or more, got nobody; leave it away to train on everybody")
+        raise InputError("exclude: expected at least one person, got nobody; leave it out to train on everybody")
     return names
 
 

@@ -25,8 +25,7 @@ from backdoor_privacy.config.schema import Trainer, TriggerSet, load_trainer
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.selection import NotInferredError, select_people
 from backdoor_privacy.data.sources import Sources
-from backdoor_privacy.defenses.backdoor.similarity import lowest
-from backdoor_privacy.defenses.base import Defended, Defense, Fit, Removal
+from backdoor_privacy.defenses.base import Defended, Defense, Fit, Removal, lowest
 from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.evaluation import Audit, Measure, audit, idia_rates, null_rates
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class NobodyRemovedError(InputError):
-    """People were named whom IDIA does not infer; that it looked for them and did not find them is a result."""
+    """An error: people were named whom IDIA does not infer. Its audit, which did not find them, is a result."""
 
     def __init__(self, text: str, audit: Audit) -> None:
         super().__init__(text)
@@ -48,9 +47,9 @@ class NobodyRemovedError(InputError):
 
 @dataclass(frozen=True)
 class Protected:
-    """What came of it, by audited model: one for each defended encoder, and `both` where there are several."""
+    """What `protect` returns; audited models are one for each defended encoder, and `both` where there are several."""
 
-    models: Mapping[str, Clip]
+    models: Mapping[str, Clip]  # by audited model, as `after`
     removed: tuple[Person, ...]
     before: Audit
     after: Mapping[str, Audit]
@@ -61,12 +60,12 @@ class Protected:
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        """The names of the defended encoders."""
+        """Return the names of the defended encoders."""
         return tuple(_encoders(self.defended))
 
     @property
     def clip(self) -> Clip:
-        """The defended CLIP, with all that was defended."""
+        """Return the defended CLIP, with all defended encoders."""
         return list(self.models.values())[-1]
 
 
@@ -92,14 +91,14 @@ def protect(
         clip: of `load_clip` or `wrap_clip`; it is left as it is.
         sources: people, and clean captions and photos.
         remove: names of people in `sources`, or how to draw them among those whom the attack infers.
-        defense: methods by name, one after the other, or the name of a file in `conf/defense`.
+        defense: methods by name, which are applied in this order, or the name of a file in `conf/defense`.
         attack: IDIA with its settings; `None`: the published ones.
-        attacks: others that are to follow, which are asked what would stop them before anything is computed.
-        measures: of what the CLIP is good for, as `ZeroShot`.
-        clean_photos: to measure how alike the defended image encoder sees them.
+        attacks: other attacks that the caller will run afterwards; what would stop them is an error at once.
+        measures: of utility, as `ZeroShot`.
+        clean_photos: photos on which the defended image encoder is compared with the original.
         seed: of everything that is drawn.
         trainer: Lightning's settings.
-        max_held_out: captions that measure a defence and do not train it, at most.
+        max_held_out: most captions to hold out of the training, to measure a defence with.
         checkpoints: folder to resume an interrupted training from; `None`: it cannot be resumed.
         loggers: Lightning's, for the training of an encoder.
 
@@ -108,7 +107,7 @@ def protect(
     """
     check_launched()
     plan, watch = _plan(sources, remove, defense, attack, attacks, trainer, seed), Stopwatch()
-    check_plan(plan, clip)  # what is misspelt or too long ends it here
+    check_plan(plan, clip)  # a misspelt or too long name stops the run here
     lightning.seed_everything(seed, workers=True, verbose=False)
 
     before = _audit({"before": clip}, plan, measures, watch)["before"]
@@ -124,10 +123,10 @@ def protect(
     with watch.stage("compare"):
         names = _names_alone(removed, defended, {"before": clip, **models}, plan.attack.seed, sources.people.names)
         rates = {
-            name: _rates(before, found, removed, sources.people)
+            name: _rates(before, one, removed, sources.people)
             | _similarities(models.get(name, clip), clip, defended)
             | summed_up(names.get(name))
-            for name, found in {"before": before, **after}.items()
+            for name, one in {"before": before, **after}.items()
         }
     return Protected(models, removed, before, after, rates, names, defended, watch.seconds)
 
@@ -163,7 +162,7 @@ def _audit(models: Mapping[str, Clip], plan: Plan, measures: Sequence[Measure], 
 
 
 def _select(plan: Plan, before: Audit) -> tuple[tuple[Person, ...], list[Person]]:
-    """Return whom to remove, and whom IDIA infers and who stays, from what the first audit found."""
+    """Return whom to remove, and the others whom IDIA infers, from the first audit."""
     inferred = [person for person in plan.everybody if before.idia.inferred.get(person.name)]
     try:
         removed = select_people(plan.sources.people, plan.choice, seed=plan.seed, inferred=inferred)
@@ -200,19 +199,19 @@ def _encoders(defended: Mapping[str, Defended]) -> dict[str, Encoder]:
 
 
 def _reserved(attack: Idia, people: People, removed: Sequence[Person]) -> set[str]:
-    """Return the names that may not become a pseudonym: everybody's, and those that the attacks compare with."""
+    """Return the names that no method may make up: everybody's, and those that the attacks compare with."""
     reserved = {*attack.candidates(people.with_photos.names), *people.names}
     if any(not person.photos for person in removed):
         reserved.update(NamesAlone.random_names(attack.seed, people.names))
     return reserved
 
 
-def _rates(before: Audit, found: Audit, removed: Sequence[Person], people: People) -> dict[str, float]:
-    """Return the flat measures of one audit."""
+def _rates(before: Audit, after: Audit, removed: Sequence[Person], people: People) -> dict[str, float]:
+    """Return the flat measures of an audit, each person compared with the first audit."""
     names = {person.name for person in removed}
     members = {person.name: person.member for person in people.everybody}
-    rates = idia_rates(before.idia.measured, found.idia.measured, names, members)
-    return rates | null_rates(found.idia, names) | found.utility
+    rates = idia_rates(before.idia.measured, after.idia.measured, names, members)
+    return rates | null_rates(after.idia, names) | after.utility
 
 
 def _similarities(model: Clip, original: Clip, defended: Mapping[str, Defended]) -> dict[str, float]:
@@ -248,7 +247,7 @@ def _names_alone(
 
 
 def _claim(checkpoints: Path | None, fit: str) -> None:
-    """Note what is fitted, so that it is resumed under the same settings only; the main process does.
+    """Record what is trained, so that only the same settings resume it; the main process does so.
 
     Raises:
         InputError: if the folder holds checkpoints of something else, or no key to tell by.
@@ -257,7 +256,7 @@ def _claim(checkpoints: Path | None, fit: str) -> None:
         return
     path, is_begun = checkpoints / "fit", any(checkpoints.rglob("*.ckpt"))
     known = path.read_text(encoding="utf-8") if path.is_file() else ""
-    plain = hashlib.sha256(fit.encode()).hexdigest()  # what earlier versions noted: a list of suspects tests it
+    plain = hashlib.sha256(fit.encode()).hexdigest()  # of earlier versions; a list of names can be tested against it
     if is_begun and known != plain and not (checkpoints / RUN_KEY).exists():
         raise InputError(
             f"{checkpoints / RUN_KEY}: expected the key that these checkpoints were made with, got none; restore it "
@@ -274,7 +273,7 @@ def _claim(checkpoints: Path | None, fit: str) -> None:
 
 @dataclass
 class Stopwatch:
-    """Seconds of each stage."""
+    """A stopwatch for the seconds of each stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 

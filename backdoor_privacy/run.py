@@ -35,7 +35,6 @@ from backdoor_privacy.runs.attacks import attack_context, attack_finished, run_a
 from backdoor_privacy.runs.evidence import map_table, votes_table
 from backdoor_privacy.runs.folder import (
     DamagedMetricsError,
-    Metrics,
     claim_folder,
     read_metrics,
     write_losses,
@@ -55,13 +54,14 @@ from backdoor_privacy.system.distributed import (
     num_processes,
 )
 from backdoor_privacy.system.keys import check_keys
+from backdoor_privacy.system.reading import JsonObject
 from backdoor_privacy.system.versions import versions
 from backdoor_privacy.utility.base import Measure, build_measures, clean_photos, labels_of
 
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig) -> Metrics:
+def run(cfg: DictConfig) -> JsonObject:
     """Attack, defend, attack again, and write the run folder; a finished run is only read.
 
     Returns:
@@ -85,13 +85,13 @@ def run(cfg: DictConfig) -> Metrics:
                 tracker.summarize(finished)
         return finished
     if is_main_process():
-        check_keys(folder / "checkpoints", Path(cfg.paths.runs))  # now, and not after hours of work
+        check_keys(folder / "checkpoints", Path(cfg.paths.runs))  # now, rather than after hours of work
     with Tracker(cfg, folder) as tracker:
         return _run(cfg, folder, tracker, defenses)
 
 
 def check_run(cfg: DictConfig) -> dict[str, Defense]:
-    """See that the settings of a run can work, and return its defences.
+    """Check that the settings of a run can work, and return its defences.
 
     Raises:
         InputError: naming the key, what was expected and what came.
@@ -100,13 +100,13 @@ def check_run(cfg: DictConfig) -> dict[str, Defense]:
     check_attacks(cfg.attacks, num_processes())
     defenses = build_defenses(cfg.defense)
     settings = load_config(cfg)
-    for one in defenses.values():  # now, before a process for each device is started, and anything is loaded
-        for problem in one.problems(None, Sources(People(())), 1, settings.trainer):
+    for defense in defenses.values():  # now, before a process for each device is started, and anything is loaded
+        for problem in defense.problems(None, Sources(People(())), 1, settings.trainer):
             raise InputError(problem)
     return defenses
 
 
-def _finished(folder: Path) -> Metrics | None:
+def _finished(folder: Path) -> JsonObject | None:
     """Return the metrics of a finished run; `None` if they cannot be read, and are measured again."""
     try:
         return read_metrics(folder)
@@ -115,16 +115,16 @@ def _finished(folder: Path) -> Metrics | None:
         return None
 
 
-def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str, Defense]) -> Metrics:
+def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str, Defense]) -> JsonObject:
     watch = Stopwatch()
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # of random weights, where they are asked for
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)  # a CLIP may have random weights
     settings = load_config(cfg)
     with watch.stage("load"), main_process_first():
         clip: Clip = instantiate(cfg.clip)
         measures = build_measures(cfg.utility)
         sources = load_sources(cfg, defenses)
     with _audit_reported(cfg, folder / "audit", clip, sources.people):
-        done = protect(
+        protected = protect(
             clip,
             sources,
             settings.trigger_set,
@@ -139,14 +139,14 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
             checkpoints=folder / "checkpoints",
             loggers=tracker.loggers,
         )
-    metrics = _metrics(cfg, clip, done, measures, defenses, watch.seconds)
+    metrics = _metrics(cfg, clip, protected, measures, defenses, watch.seconds)
     if is_main_process():
         with watch.stage("write"):
-            _write_results(folder, done, sources.people)
-            write_manifest(folder, manifest(cfg, sources, done.removed, measures))
+            _write_results(folder, protected, sources.people)
+            write_manifest(folder, manifest(cfg, sources, protected.removed, measures))
         metrics["seconds"]["write"] = watch.seconds["write"]
         write_metrics(folder, metrics)
-    _attack(cfg, folder, clip, done, sources.people)
+    _attack(cfg, folder, clip, protected, sources.people)
     if is_main_process():
         write_report(folder, names=cfg.report.names)
         tracker.summarize(metrics)
@@ -157,27 +157,27 @@ def _run(cfg: DictConfig, folder: Path, tracker: Tracker, defenses: Mapping[str,
 def _metrics(
     cfg: DictConfig,
     clip: Clip,
-    done: Protected,
+    protected: Protected,
     measures: Mapping[str, Measure],
     defenses: Mapping[str, Defense],
     seconds: Mapping[str, float],
-) -> Metrics:
+) -> JsonObject:
     """Return what `metrics.json` holds of a run."""
     return {
         "experiment": experiment_name(cfg),
         "seed": cfg.seed,
-        "before": done.rates["before"],
-        "after": {name: done.rates[name] for name in done.models},
-        "utility": labels_of(measures, done.rates["before"]),
-        "seconds": {**seconds, **done.seconds},
-        "defenses": {name: _told(one) for name, one in defenses.items()},
-        "weights_sha256": {"before": clip.sha256(), "after": done.clip.sha256()},
+        "before": protected.rates["before"],
+        "after": {name: protected.rates[name] for name in protected.models},
+        "utility": labels_of(measures, protected.rates["before"]),
+        "seconds": {**seconds, **protected.seconds},
+        "defenses": {name: _description(one) for name, one in defenses.items()},
+        "weights_sha256": {"before": clip.sha256(), "after": protected.clip.sha256()},
         "versions": versions(),
     }
 
 
-def _told(defense: Defense) -> dict[str, object]:
-    """Return what a defence says of itself."""
+def _description(defense: Defense) -> dict[str, object]:
+    """Return how a defence describes itself."""
     return {
         "encoders": list(defense.encoders),
         "description": defense.describe(),
@@ -185,81 +185,82 @@ def _told(defense: Defense) -> dict[str, object]:
     }
 
 
-def _attack(cfg: DictConfig, folder: Path, clip: Clip, done: Protected, people: People) -> None:
-    """Run the other attacks on people with photos, in all processes alike: they share what is embedded."""
-    shown = [person.name for person in done.removed if person.photos]
+def _attack(cfg: DictConfig, folder: Path, clip: Clip, protected: Protected, people: People) -> None:
+    """Run the other attacks on people with photos; all processes call this, since they share the embedding."""
+    shown = [person.name for person in protected.removed if person.photos]
     if cfg.attacks and shown:
-        run_attacks(attack_context(cfg, clip, done.models, people, shown), cfg.attacks, folder)
+        run_attacks(attack_context(cfg, clip, protected.models, people, shown), cfg.attacks, folder)
 
 
 @contextmanager
 def _audit_reported(cfg: DictConfig, folder: Path, clip: Clip, people: People) -> Iterator[None]:
-    """Where somebody named is not inferred, write what was found out before the error is raised."""
+    """Report the audit where IDIA does not infer somebody named, before the error is raised."""
     try:
         yield
     except NobodyRemovedError as error:
         if is_main_process():
             named = named_people(people, load_config(cfg).trigger_set) or ()
             report_audit(cfg, folder, clip, error.audit, people, named)
-        raise InputError(f"{error}; what was found out of them is in {folder / 'report.html'}") from None
+        raise InputError(f"{error}; the audit report is in {folder / 'report.html'}") from None
 
 
 def report_audit(
-    cfg: DictConfig, folder: Path, clip: Clip, found: Audit, people: People, named: Sequence[Person]
+    cfg: DictConfig, folder: Path, clip: Clip, result: Audit, people: People, named: Sequence[Person]
 ) -> Path:
-    """Write the report of an audit of named people; it says who was looked for and not found, too.
+    """Write the report of an audit of named people, found or not.
 
     Returns:
         The page.
     """
     facts = {"experiment": experiment_name(cfg), "seed": cfg.seed, "weights_sha256": {"before": clip.sha256()}}
-    return write_audit(folder, found, people, named, facts=facts, names=cfg.report.names)
+    return write_audit(folder, result, people, named, facts=facts, names=cfg.report.names)
 
 
-def _write_results(folder: Path, done: Protected, people: People) -> None:
+def _write_results(folder: Path, protected: Protected, people: People) -> None:
     """Write the defended CLIP, what became of everybody, and what figures are drawn from."""
-    done.clip.save(folder / "defended")
-    results = {name: found.idia for name, found in done.after.items()}
-    write_people(folder, people.everybody, done.removed, done.before.idia, results)
-    _write_evidence(folder, done, results)
-    write_losses(folder, done.encoders)
+    protected.clip.save(folder / "defended")
+    results = {name: one.idia for name, one in protected.after.items()}
+    write_people(folder, people.everybody, protected.removed, protected.before.idia, results)
+    _write_evidence(folder, protected, results)
+    write_losses(folder, protected.encoders)
 
 
-def _write_evidence(folder: Path, done: Protected, after: Mapping[str, IdiaResult]) -> None:
+def _write_evidence(folder: Path, protected: Protected, after: Mapping[str, IdiaResult]) -> None:
     """Write what figures are drawn from, besides the rates."""
-    before, removed = done.before.idia, [person.name for person in done.removed if person.photos]
+    before, removed = protected.before.idia, [person.name for person in protected.removed if person.photos]
     if before.names:
         write_table(folder, "votes", votes_table({"before": before, **after}))
     if removed:
         write_table(folder, "neighbors", neighbors_table(before, removed))
-        write_table(folder, "map", map_table(before, after, removed, _targets_of_shown(done)))
-    if done.names:
-        write_table(folder, "names", pd.concat(done.names, names=["model"]).reset_index("model"))
-    for name in dict.fromkeys(table for one in done.defended.values() for table in one.tables):
-        write_table(folder, name, pd.concat([one.tables[name] for one in done.defended.values() if name in one.tables]))
-    for one in done.defended.values():
+        write_table(folder, "map", map_table(before, after, removed, _targets_of_shown(protected)))
+    if protected.names:
+        write_table(folder, "names", pd.concat(protected.names, names=["model"]).reset_index("model"))
+    tables = [table for one in protected.defended.values() for table in one.tables.items()]
+    for name in dict(tables):
+        write_table(folder, name, pd.concat([table for other, table in tables if other == name]))
+    for one in protected.defended.values():
         for name, photos in one.pictures.items():
             write_photos(folder / "figures" / f"{name}.png", photos)
 
 
-def _targets_of_shown(done: Protected) -> dict[str, Tensor]:
-    """Return of each encoder the targets of the removed people with photos; faces have no others."""
-    shown = torch.tensor([bool(person.photos) for person in done.removed])
+def _targets_of_shown(protected: Protected) -> dict[str, Tensor]:
+    """Return by encoder the targets of the removed people with photos; a target of faces has no other people."""
+    shown = torch.tensor([bool(person.photos) for person in protected.removed])
     return {
         encoder: targets[shown] if len(targets) == len(shown) else targets
-        for one in done.defended.values()
+        for one in protected.defended.values()
         for encoder, targets in one.targets.items()
     }
 
 
 def load_sources(cfg: DictConfig, defenses: Mapping[str, Defense]) -> Sources:
-    """Load the data of a run, as far as its defences use it."""
-    needed = used_parts(defenses)
-    images = instantiate(cfg.images) if "images" in needed else None
+    """Load the people of a run, and the other data that its defences use."""
+    used = used_parts(defenses)
+    images = instantiate(cfg.images) if "images" in used else None
     return Sources(
         people=instantiate(cfg.people),
-        captions=instantiate(cfg.captions) if "captions" in needed else None,
+        captions=instantiate(cfg.captions) if "captions" in used else None,
         images=images and images.folder,
         max_images=images.max_images if images else 0,
-        strangers=instantiate(cfg.strangers) if "strangers" in needed else None,
+        strangers=instantiate(cfg.strangers) if "strangers" in used else None,
     )

@@ -397,7 +397,7 @@ def test_attack_is_found_by_the_file_of_its_settings(tmp_path: Path, monkeypatch
 def test_report_shows_attacks_and_says_which_were_run(folder: Path):
     text = render(read_run(folder), dict.fromkeys(("idia", "prompts", "losses"), "<svg></svg>"))
     assert "only these attacks were run: tower swap. Not run: benign, compression, erased," in text
-    assert "Do other attacks find them?" in text
+    assert "Do other attacks find the removed people?" in text
 
 
 def test_attack_on_few_people_leaves_out_a_broken_photo_that_the_run_left_out(

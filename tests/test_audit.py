@@ -107,7 +107,7 @@ def test_null_is_the_mean_over_removed_people_with_photos():
     [
         (20, 5, 0.001, "found with 20 of 21 prompts, rank 1 of 1000, p 0.001"),
         (0, 5, 0.3, "looked for in this way, not found: 0 of 21 prompts, rank 1 of 1000, p 0.300"),
-        (0, 5, 0.01, "p 0.010; yet the name fits the photos better than chance lets random names"),
+        (0, 5, 0.01, "p 0.010; yet the name fits the photos better than random names do by chance"),
         (0, 0, 1.0, "not measured: there is no photo of this person to look at"),
     ],
 )
@@ -159,7 +159,7 @@ def test_naming_somebody_who_is_not_inferred_leaves_the_report_of_the_audit(comp
     with pytest.raises(InputError) as error:
         run(cfg)
     page = tmp_path / "run/audit/report.html"
-    assert str(error.value).endswith(f"; what was found out of them is in {page}")
+    assert str(error.value).endswith(f"; the audit report is in {page}")
     assert "trigger_set.require_inferred=false" in str(error.value)
     assert "Looked for in this way, not found: 2 of 2." in page.read_text()
     assert not (tmp_path / "run/metrics.json").exists()

@@ -417,7 +417,7 @@ def test_command_names_each_problem_and_ends_with_exit_code_1(call, tmp_path: Pa
     *_, first, second, last = out.splitlines()
     assert first.startswith("Problem: trigger_set.num_people: expected at most 12")
     assert second.startswith("Problem: attack.num_candidates: expected at least 12")
-    assert last.endswith("smoke: expected data without a problem, got 2, named above")
+    assert last.endswith("smoke: expected data without problems, got 2; see above")
     assert "Traceback" not in out + err
     assert list(tmp_path.iterdir()) == []
 

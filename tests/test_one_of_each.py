@@ -251,7 +251,7 @@ def test_targets_of_one_person(tiny_clip: Clip, person: Person):
     assert disguises(faces, faces, 1).isfinite().all()
     if person.trigger_photos:
         assert shared_embeddings(tiny_clip, [person], eraser, 1).isfinite().all()
-    with pytest.raises(InputError, match="expected a photo or more that decodes of each person, got none"):
+    with pytest.raises(InputError, match="expected at least one photo of each person that decodes, got none"):
         mean_embeddings(tiny_clip, [person.attack_photos, ()])
 
 

@@ -160,7 +160,7 @@ def test_people_to_exclude_are_those_of_a_file_or_of_a_run(cfg: DictConfig, tmp_
     cfg.exclude.people = str(tmp_path / "names.txt")
     assert excluded_people(cfg) == ["Ann Lee", "Bob Ray"]
     (tmp_path / "names.txt").write_text("# nobody\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"^exclude: expected a person or more, got nobody"):
+    with pytest.raises(InputError, match=r"^exclude: expected at least one person, got nobody"):
         excluded_people(cfg)
     cfg.exclude.people = str(tmp_path / "nowhere.txt")
     with pytest.raises(InputError, match=r"^exclude\.people: expected a text file with a name a line, got .*nowhere"):

@@ -18,15 +18,15 @@ from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.sources import Sources
 
 NO_DEFENSE = "defense: expected a method that removes people, got none; choose defense=both, text or image"
-NameTargets = Callable[[Clip, str], Float[Tensor, "person dim"]]
+NameTargets = Callable[[Clip, str], Float[Tensor, "person dim"]]  # of the original CLIP and a prompt with `{}`
 
 
 @runtime_checkable
 class Comparison(Protocol):
-    """How close a defended CLIP stays to the original, and how close triggers come to their targets."""
+    """A measure of how close a defended CLIP stays to the original, and how close triggers come to their targets."""
 
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
-        """Return flat measures, as `similarity/clean`."""
+        """Return flat measures, as `similarity/clean`, of the defended CLIP (student) and the original (teacher)."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Removal:
         original: the CLIP of the run, which no defence has changed.
         clip: the CLIP to defend; earlier defences of the same run may have replaced encoders of the original.
         people: whom to remove.
-        kept: whom the attack infers and who stays.
+        kept: whom the attack infers and who stays (retained people).
         sources: people, and clean captions and photos.
-        reserved_names: candidates of the attack and the like, which may not become a pseudonym.
+        reserved_names: names that a method may not make up, as pseudonyms: everybody's and the attack's candidates.
         seed: of everything that is drawn.
-        num_held_out: captions that are not trained on, to measure with, at most.
-        clean_photos: photos that are not trained on, to measure with.
+        num_held_out: most captions to hold out of the training and to measure with.
+        clean_photos: photos that no method trains on, to measure with.
     """
 
     original: Clip
@@ -57,23 +57,23 @@ class Removal:
 
     @property
     def names(self) -> list[str]:
-        """Names of the people to remove."""
+        """Return the names of the people to remove."""
         return [person.name for person in self.people]
 
     @property
     def text_readers(self) -> list[Clip]:
-        """The CLIPs whose text encoders a face must hide its name from: the original, and the one to defend."""
+        """Return the CLIPs whose text encoders must not find a removed name in a face: original and defended."""
         return [self.original] if self.clip.text is self.original.text else [self.original, self.clip]
 
     @property
     def strangers(self) -> People:
-        """People whose names and faces must stay; nobody where there are none."""
+        """Return people whose names and faces must stay (auxiliary identities); nobody where the run has none."""
         return self.sources.strangers or People(())
 
 
 @dataclass(frozen=True)
 class PhotosAtHand:
-    """What is known of the photos of a run before it starts.
+    """What is known about the photos of a run before it starts.
 
     Args:
         people: to remove, as far as they are known.
@@ -92,12 +92,13 @@ class PhotosAtHand:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a method that trains does it; nothing here changes what the result means.
+    """How a method is to train, if it does; nothing here changes what the result means.
 
     Args:
         trainer: Lightning's settings.
-        checkpoints: folder to resume from; `None`: nothing is kept.
-        loggers: Lightning's, for the training of an encoder.
+        checkpoints: folder to resume an interrupted training from; `None`: nothing is kept.
+        loggers: Lightning's, for the training of the encoder of this name. Losses that are logged to them as
+            `<encoder>/loss` (the total) and `<encoder>/<term>_loss` stand in `losses.csv` and in the report.
     """
 
     trainer: Trainer
@@ -107,7 +108,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Defended:
-    """What a method made of a CLIP.
+    """The result of a method on a CLIP.
 
     Args:
         encoders: the changed ones, by the CLIP's own names for them, as `text`.
@@ -115,8 +116,9 @@ class Defended:
             method has targets.
         name_targets: where each removed name is to be in a prompt, from the original CLIP and the prompt.
         comparisons: of the defended CLIP with the original, by encoder.
-        tables: what the run folder keeps, as `budget`.
-        pictures: pixels in [0, 1] that the run folder shows, as `triggers`, (photo, 3, side, side).
+        tables: what the run folder keeps as `<name>.csv`, as `budget`; those of several defences are joined.
+        pictures: a sheet of photos, pixels in [0, 1], (photo, 3, side, side), by name; the report shows `triggers`, and
+            keeps no other.
     """
 
     encoders: Mapping[str, Encoder]
@@ -133,36 +135,36 @@ class Defense(ABC):
     @property
     @abstractmethod
     def encoders(self) -> tuple[str, ...]:
-        """The encoders that it changes, by the CLIP's own names for them."""
+        """Return the encoders that it changes, by the CLIP's own names for them: `text`, `image`."""
 
     @property
     @abstractmethod
     def needs(self) -> frozenset[str]:
-        """The parts of `data.sources.Sources` that it cannot do without, besides the people."""
+        """Return the parts of `data.sources.Sources` that it needs, besides the people."""
 
     @property
     def uses(self) -> frozenset[str]:
-        """The parts that it takes where they are there."""
+        """Return the parts that it needs, or uses where the run has them."""
         return self.needs
 
     @property
     def needs_photos(self) -> bool:
-        """Whether it trains on photos of the people to remove, which no attack uses."""
+        """Return whether it trains on photos of the people to remove, which no attack uses."""
         return False
 
     @property
     def cuts_faces(self) -> bool:
-        """Whether it cuts faces out of photos by their boxes."""
+        """Return whether it cuts faces out of photos by their boxes."""
         return False
 
     @property
     def shows_strangers(self) -> bool:
-        """Whether it trains on photos of strangers."""
+        """Return whether it trains on photos of strangers."""
         return False
 
     @property
     def num_host_captions(self) -> int:
-        """Different captions that can carry a name which it cannot do without."""
+        """Return how many different captions that can carry a name (host captions) it needs at least."""
         return 0
 
     def problems(self, clip: Clip | None, sources: Sources, num_people: int, trainer: Trainer) -> Iterator[str]:
@@ -177,13 +179,13 @@ class Defense(ABC):
         yield from ()
 
     def photos_read(self, at_hand: PhotosAtHand) -> Iterator[tuple[str, Sequence[Path]]]:
-        """Yield the photos that it embeds at a time, in its order: too many that do not decode stop a run.
+        """Yield each group of photos that it embeds at once, in its order: too many that do not decode stop a run.
 
         Args:
             at_hand: what is known of the photos of a run.
 
-        Returns:
-            Photos by the key of their source: `people`, `strangers` or `images`.
+        Yields:
+            The key of their source (`people`, `strangers` or `images`), and the photos.
         """
         yield from ()
 
@@ -201,7 +203,7 @@ class Defense(ABC):
 
     @property
     def limits(self) -> Sequence[str]:
-        """What a reader of the report must know of the method, in sentences."""
+        """Return what a reader of the report must know about the method, in sentences."""
         return ()
 
     @abstractmethod
@@ -210,10 +212,15 @@ class Defense(ABC):
 
 
 def needed_parts(defenses: Mapping[str, Defense]) -> frozenset[str]:
-    """Return the parts of the data that the defences cannot do without."""
+    """Return the parts of the data that the defences need."""
     return frozenset().union(*(defense.needs for defense in defenses.values()))
 
 
 def used_parts(defenses: Mapping[str, Defense]) -> frozenset[str]:
-    """Return the parts of the data that the defences take where they are there."""
+    """Return the parts of the data that the defences need, or use where the run has them."""
     return frozenset().union(*(defense.uses for defense in defenses.values()))
+
+
+def lowest(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the measures of several comparisons as one: for each key the lowest value."""
+    return {key: min(one[key] for one in measures if key in one) for key in {k: None for one in measures for k in one}}

@@ -16,8 +16,8 @@ def build_defenses(node: DictConfig) -> dict[str, Defense]:
     Raises:
         InputError: if there is none, or a setting is wrong.
     """
-    chosen = {str(name): one for name, one in node.items() if one is not None}  # a null leaves a defence out
-    defenses = {name: build(one, Defense, f"defense.{name}") for name, one in chosen.items()}
+    nodes = {str(name): settings for name, settings in node.items() if settings is not None}  # null: not used
+    defenses = {name: build(settings, Defense, f"defense.{name}") for name, settings in nodes.items()}
     if not defenses:
         raise InputError(NO_DEFENSE)
     return defenses
@@ -28,8 +28,9 @@ def load_defense(name: str, *, options: Mapping[str, str] | None = None, **chang
 
     Args:
         name: of the file, without its suffix.
-        options: of groups within it, as `{"text_target": "phrase"}`, or to add, as `{"text_term": "delete"}`.
-        changes: settings of each defence.
+        options: the chosen file of each group within it, as `{"text_target": "phrase"}`, or of groups to add, as
+            `{"text_term": "delete"}`.
+        changes: settings to change, by defence.
 
     Example:
         >>> load_defense("text_published", text={"num_steps": 100})["text"].num_steps

@@ -19,14 +19,14 @@ from backdoor_privacy.triggers.names import NAME_FORMS
 class Projection(Defense):
     """Unified Concept Editing (Gandikota et al., WACV 2024) of the text projection, in place of attention layers.
 
-    With h what the projection W gets, A the mean of h h' over removed names, B that over other names and clean
-    captions, and D the mean of (v - W h) h' over removed names, where v is what they are to mean, the new projection is
-    W + D (A + preservation B + ridge I)^-1.
+    Let h be the input of the projection W, A the mean of h h' over removed names, B the same mean over other names and
+    clean captions, and D the mean of (v - W h) h' over removed names, where v is the embedding of what they are to
+    mean. The new projection is W + D (A + preservation B + ridge I)^-1.
 
     Args:
-        phrase: what each name is to mean.
-        preservation: how much what stays counts against what goes.
-        ridge: holds the projection in place where no input says anything.
+        phrase: what each name is to mean, as `a person`.
+        preservation: weight of the names and captions that are to stay, against a weight of 1 of the removed names.
+        ridge: regularisation: it keeps the projection as it is in directions that no input has.
         num_other_names: random names that are to stay.
         max_captions: clean captions that are to stay, at most.
     """
@@ -52,20 +52,20 @@ class Projection(Defense):
         clip, text = removal.clip, removal.clip.text
         others = random_names(self.num_other_names, removal.seed, exclude={*removal.reserved_names, *removal.names})
         captions = without_names(removal.sources.captions or (), removal.names)[: self.max_captions]
-        removed, target = (_read(clip, _in_prompts(names)) for names in (removal.names, [self.phrase]))
+        removed, target = (_inputs(clip, _in_prompts(names)) for names in (removal.names, [self.phrase]))
         target = target.repeat(len(removal.names), 1)  # of each name in each prompt
-        kept = _read(clip, [*_in_prompts(others), *captions])
+        kept = _inputs(clip, [*_in_prompts(others), *captions])
         weight = text.projection().double()
-        covered = _second_moment(removed) + self.preservation * _second_moment(kept)
-        covered += self.ridge * torch.eye(len(covered), dtype=covered.dtype, device=covered.device)
-        wanted = (target @ weight.T - removed @ weight.T).T @ removed / len(removed)
-        edited = text.with_projection(weight + torch.linalg.solve(covered, wanted.T).T)
+        moment = _second_moment(removed) + self.preservation * _second_moment(kept)
+        moment += self.ridge * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+        change = (target @ weight.T - removed @ weight.T).T @ removed / len(removed)
+        edited = text.with_projection(weight + torch.linalg.solve(moment, change.T).T)
         return Defended({"text": edited.frozen()})
 
 
 @torch.no_grad()
-def _read(clip: Clip, texts: Sequence[str]) -> Float[Tensor, "text width"]:
-    """Return what the text projection gets for each text."""
+def _inputs(clip: Clip, texts: Sequence[str]) -> Float[Tensor, "text width"]:
+    """Return the input of the text projection for each text."""
     device = clip.text.projection().device
     batches = [clip.tokenizer(list(texts[start : start + 256])) for start in range(0, len(texts), 256)]
     return torch.cat([clip.text.projection_inputs(batch.to(device)).double() for batch in batches])

@@ -22,14 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=(
             "Write report.html and figures/ of finished runs again, from the files in their folders. Of several runs, "
             "write a page that compares them, comparison.html, into the folder that all of them are in. With "
-            f"{_WITH_NAMES} the reports name people; otherwise they say nothing of single people."
+            f"{_WITH_NAMES} the reports name people; otherwise they say nothing about single people."
         ),
         epilog="Example: python -m backdoor_privacy.report runs/both_64/*/seed=* report.names=true",
     )
     parser.add_argument("runs", nargs="+", metavar="run", help="folder of a run: the one with metrics.json")
-    asked: list[str] = parser.parse_args(arguments).runs
-    names = _WITH_NAMES in asked
-    folders = [Path(folder) for folder in asked if folder not in (_WITH_NAMES, _WITHOUT_NAMES)]
+    words: list[str] = parser.parse_args(arguments).runs
+    names = _WITH_NAMES in words
+    folders = [Path(folder) for folder in words if folder not in (_WITH_NAMES, _WITHOUT_NAMES)]
 
     from backdoor_privacy.report.writing import write_comparison, write_report
     from backdoor_privacy.runs.folder import check_links

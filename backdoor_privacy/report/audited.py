@@ -34,23 +34,22 @@ class Sought(NamedTuple):
     outcome: str
 
 
-def sought(found: IdiaResult, named: Sequence[Person]) -> list[Sought]:
+def sought(result: IdiaResult, named: Sequence[Person]) -> list[Sought]:
     """Return what the attack found of each of these people, in their order."""
-    chance, place = found.evidence.chance, {name: row for row, name in enumerate(found.names)}
-    asked = [place[person.name] for person in named if person.name in place]
-    rows = [row for row in asked if found.num_photos[row]]
-    ranks, num_random = (chance.ranks.tolist(), chance.num_random) if chance else ([1] * len(found.names), 0)
+    chance, row_of = result.evidence.chance, {name: row for row, name in enumerate(result.names)}
+    rows = [row for person in named if (row := row_of.get(person.name)) is not None and result.num_photos[row]]
+    ranks, num_random = (chance.ranks.tolist(), chance.num_random) if chance else ([1] * len(result.names), 0)
     p_values = [rank_p(ranks[row], num_random) for row in rows]
     corrected = dict(zip(rows, holm(p_values), strict=True))
     people = []
     for person in named:
-        row = place.get(person.name)
+        row = row_of.get(person.name)
         if row is None or row not in corrected:
             people.append(Sought(person.name, 0, 0, False, None, None, None, outcome(0, 0, 1, 1, 0, 1.0)))
             continue
-        correct, photos, p = found.correct_prompts[row], found.num_photos[row], rank_p(ranks[row], num_random)
-        text = outcome(correct, photos, found.threshold, ranks[row], num_random, corrected[row])
-        is_found = correct >= found.threshold
+        correct, photos, p = result.correct_prompts[row], result.num_photos[row], rank_p(ranks[row], num_random)
+        text = outcome(correct, photos, result.threshold, ranks[row], num_random, corrected[row])
+        is_found = correct >= result.threshold
         people.append(Sought(person.name, photos, correct, is_found, ranks[row], p, corrected[row], text))
     return people
 
@@ -71,7 +70,7 @@ def outcome(correct: int, num_photos: int, threshold: int, rank: int, num_random
     numbers = f"{correct} of {len(TEMPLATES)} prompts, rank {rank} of {num_random + 1}, p {p:.3f}"
     if correct >= threshold:
         return f"found with {numbers}"
-    known = "; yet the name fits the photos better than chance lets random names" if p < SIGNIFICANCE else ""
+    known = "; yet the name fits the photos better than random names do by chance" if p < SIGNIFICANCE else ""
     return f"looked for in this way, not found: {numbers}{known}"
 
 
@@ -87,7 +86,7 @@ def brief(person: Sought) -> str:
 
 def write_audit(
     folder: Path,
-    found: Audit,
+    audit: Audit,
     people: People,
     named: Sequence[Person],
     *,
@@ -98,7 +97,7 @@ def write_audit(
 
     Args:
         folder: of the audit.
-        found: what the audit found of everybody.
+        audit: results of everybody.
         people: everybody who was attacked.
         named: the people whom the audit is about.
         facts: `experiment`, `seed` and `weights_sha256` for `metrics.json`.
@@ -114,28 +113,28 @@ def write_audit(
         raise InputError(
             f"{folder}: expected a folder for an audit, got one of a finished run; choose another paths.run"
         )
-    rows = sought(found.idia, named)
-    measures = _measures(found, people, {person.name for person in named})
+    rows = sought(audit.idia, named)
+    measures = _measures(audit, people, {person.name for person in named})
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows, columns=list(Sought._fields))
     write_text(folder / "people.csv", csv_text(table, float_format="%.5g"), private=True)
     outcomes = _outcomes(rows, code_names(folder, [row.name for row in rows]))
     write_metrics(folder, {**facts, "audit": measures, "people": outcomes, "versions": versions()})
     num_others = len(people.everybody) - len(rows)
-    content = _page(rows, measures, facts, threshold=found.idia.threshold, num_others=num_others, names=names)
+    content = _page(rows, measures, facts, threshold=audit.idia.threshold, num_others=num_others, names=names)
     write_text(folder / "report.html", content, private=True)
     return folder / "report.html"
 
 
-def _measures(found: Audit, people: People, chosen: set[str]) -> dict[str, float]:
+def _measures(audit: Audit, people: People, chosen: set[str]) -> dict[str, float]:
     """Return what was measured, with the rates of those whom the audit is about."""
     members = {person.name: person.member for person in people.everybody}
-    rates = idia_rates(found.idia.measured, found.idia.measured, chosen, members)
-    return {**rates, **null_rates(found.idia, chosen), **found.utility}
+    rates = idia_rates(audit.idia.measured, audit.idia.measured, chosen, members)
+    return {**rates, **null_rates(audit.idia, chosen), **audit.utility}
 
 
 def _outcomes(rows: Sequence[Sought], codes: Mapping[str, str]) -> list[dict[str, str | bool]]:
-    """Return what came of each person, by code: who has the CLIP and the photos could tell by numbers who they are."""
+    """Return each person's outcome by code, without numbers: with CLIP and photos, numbers would identify people."""
     return [
         {"person": codes[row.name], "found": row.found, "outcome": brief(row)}
         for row in sorted(rows, key=lambda row: codes[row.name])
@@ -173,11 +172,11 @@ def _page(
 
 def _null(measures: Mapping[str, float]) -> str:
     """Say how often the attack finds somebody whom the model cannot know."""
-    told = []
+    texts = []
     if "idia/fpr" in measures:
         count = round(measures["idia/num_fpr"])
-        told.append(f"it finds {round(measures['idia/fpr'] * count)} of {count} people who are known to be never seen")
+        texts.append(f"it finds {round(measures['idia/fpr'] * count)} of {count} people who are known to be never seen")
     if "idia/null_rate" in measures:
         rate = coarse_percent(measures["idia/null_rate"])
-        told.append(f"on these photos it finds {rate} of random names in place of the own one")
-    return "; ".join(told) or "this was not measured"
+        texts.append(f"on these photos it finds {rate} of random names in place of the person's own")
+    return "; ".join(texts) or "this was not measured"

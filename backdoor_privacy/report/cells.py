@@ -18,15 +18,15 @@ def audited(run: FinishedRun) -> dict[str, Mapping[str, float]]:
     return {"before": run.before, **run.after}
 
 
-def labels(models: Mapping[str, Mapping[str, float]]) -> list[str]:
+def model_labels(models: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Return what these models are called above their columns."""
     return [model_label(model) for model in models]
 
 
 def people_cell(measures: Mapping[str, float], group: str) -> Cell:
     """Return how many people of a group IDIA infers, with the rate and its interval."""
-    found = people_of(measures, group)
-    return share_cell(*found) if found else Cell("nobody")
+    counts = people_of(measures, group)
+    return share_cell(*counts) if counts else Cell("nobody")
 
 
 def share_cell(count: int, num_people: int) -> Cell:

@@ -28,10 +28,10 @@ ATTACK = "python -m backdoor_privacy.attack <run> tower_swap variants"
 def checks(run: FinishedRun) -> list[Check]:
     """Return all conditions of a green report, for the model with most encoders defended."""
     measures = run.after[run.fullest]
-    found = [*_exact(run), *_tower_swap(run), *_variants(run)]
+    of_removed = [*_exact(run), *_tower_swap(run), *_variants(run)]
     lost, count = people_of(measures, "wrongly_unlearned") or (0, 0)
     top1 = check_top1(run.before.get(TOP1), measures.get(TOP1))
-    return [*found, check_others(lost, count), top1]
+    return [*of_removed, check_others(lost, count), top1]
 
 
 def _exact(run: FinishedRun) -> Iterator[Check]:
@@ -41,10 +41,12 @@ def _exact(run: FinishedRun) -> Iterator[Check]:
         yield from _ranks(run, label, run.fullest, "nothing swapped")
     if len(sought) < removed:
         missing = f"{removed - len(sought)} of {removed} {NOT_MEASURED}"
-        yield Check("removed people without photos", State.NOT_SHOWN, missing, "0", "attacks need photos of them")
+        yield Check("removed people without photos", State.NOT_SHOWN, missing, "0", "attacks need photos of the people")
     if len(sought) and not sought["inferred_before"].any():
         text = f"0 of {len(sought)} found"
-        yield Check("the exact name before", State.NOT_SHOWN, text, "1 or more", "what was never found proves nothing")
+        yield Check(
+            "the exact name before", State.NOT_SHOWN, text, "1 or more", "a name not found before shows no removal"
+        )
 
 
 def _audited(run: FinishedRun, label: str, model: str) -> Check:
@@ -67,7 +69,7 @@ def _of_random_names(rate: float) -> Null:
 
 
 def _ranks(run: FinishedRun, label: str, model: str, kind: str) -> Iterator[Check]:
-    """Check the ranks of a few people's own names, which the audit recorded, or else the tower swap."""
+    """Check the ranks of own names, where removed people are few; from the audit, or else from the tower swap."""
     if len(run.sought) >= NUM_MANY:
         return
     column = f"p_{model}"
@@ -90,7 +92,7 @@ def _tower_swap(run: FinishedRun) -> list[Check]:
 
 
 def _swapped(run: FinishedRun, encoder: str) -> Iterator[Check]:
-    """Check one defended encoder by the audit and by the attack, which ask the same; the worse result counts."""
+    """Check one defended encoder by the audit and by the attack, which measure the same; the worse result counts."""
     label, kind = f"the {encoder} encoder alone (tower swap)", ENCODERS[encoder].swapped
     scores = run.attacks.get("tower_swap")
     by_audit = _audited(run, label, encoder) if encoder in run.after else None
@@ -102,14 +104,14 @@ def _swapped(run: FinishedRun, encoder: str) -> Iterator[Check]:
 
 
 def _variants(run: FinishedRun) -> list[Check]:
-    """Check whether any way of writing their names finds the removed people."""
+    """Check whether some other way of writing their names finds the removed people."""
     label, scores = "name variants", run.attacks.get("variants")
     if scores is None:
         return [Check(label, State.NOT_SHOWN, NOT_MEASURED, note=f"run {ATTACK}")]
-    found = _attacked(run, scores, label, ANY, run.fullest)
+    check = _attacked(run, scores, label, ANY, run.fullest)
     p_values = _outcomes(scores, ANY, run.fullest, RANK_P)
-    is_few = 0 < len(run.sought) < NUM_MANY and (p_values or found.state is State.PASSED)
-    return [found, check_ranks(label, p_values, run.num_random, len(run.sought))] if is_few else [found]
+    is_few = 0 < len(run.sought) < NUM_MANY and (p_values or check.state is State.PASSED)
+    return [check, check_ranks(label, p_values, run.num_random, len(run.sought))] if is_few else [check]
 
 
 def _attacked(run: FinishedRun, scores: Sequence[Score], label: str, kind: str, model: str) -> Check:
@@ -148,5 +150,5 @@ def _people(score: Score) -> int:
 
 def _outcomes(scores: Sequence[Score], kind: str, model: str, measure: str) -> list[float]:
     """Return each removed person's outcome of a score, if it was recorded."""
-    wanted = kind, model, "removed", measure
-    return [value for one in scores if one[:4] == wanted for value in one.outcomes if math.isfinite(value)]
+    key = kind, model, "removed", measure
+    return [value for one in scores if one[:4] == key for value in one.outcomes if math.isfinite(value)]

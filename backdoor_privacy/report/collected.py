@@ -26,7 +26,6 @@ from backdoor_privacy.system.paths import CONFIG_FOLDER
 from backdoor_privacy.system.reading import MIB, JsonObject, open_ordinary
 
 _VERSIONS = ("commit", "python", "torch", "open_clip_torch", "lightning")
-_MAX_MISSING = 3
 _LOG = "backdoor_privacy.log"  # of Hydra, in the folder of each job
 
 
@@ -143,16 +142,16 @@ def _means(rows: pd.DataFrame, title: str) -> Table:
             "/".join(filter(None, experiment)),
             model,
             str(group["seed"].nunique()),
-            f"{_told(mean['tpr_removed'])} of {mean['num_removed']:.0f}",
-            f"{_told(mean['tpr_kept_loss'])} of {mean['num_kept']:.0f}",
-            _told(mean["wrongly_unlearned"]),
-            _told(mean["fpr"]),
-            _told(mean[TOP1_LOSS]),
+            f"{_cell(mean['tpr_removed'])} of {mean['num_removed']:.0f}",
+            f"{_cell(mean['tpr_kept_loss'])} of {mean['num_kept']:.0f}",
+            _cell(mean["wrongly_unlearned"]),
+            _cell(mean["fpr"]),
+            _cell(mean[TOP1_LOSS]),
         )
     return table
 
 
-def _told(rate: float) -> str:
+def _cell(rate: float) -> str:
     return "-" if math.isnan(rate) else f"{rate:.3f}"
 
 

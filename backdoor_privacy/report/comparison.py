@@ -12,11 +12,11 @@ from backdoor_privacy.runs.finished import FinishedRun
 
 _COLUMNS = (
     "verdict",
-    "removed people, before",
-    "inferred after",
+    "removed people inferred, before",
+    "removed people inferred, after",
     "found by other attacks",
     "kept people inferred",
-    "wrongly unlearned",
+    "others lost",
     "never-seen people inferred",
     "zero-shot top-1",
     "minutes",

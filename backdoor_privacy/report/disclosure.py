@@ -11,8 +11,8 @@ import pandas as pd
 
 from backdoor_privacy.attacks.scores import Score
 
-_NUM_PARTS = 20  # of a fit, of which the mean losses are told
-_LEAST_STEPS = 10  # of each part: the first step alone is a function of the original CLIP and the removed people
+_NUM_PARTS = 20  # of a training; the report has the mean losses of each
+_LEAST_STEPS = 10  # in each part: the loss of the first step alone depends on the original CLIP and the removed people
 _BANDS = (0.001, 0.01, 0.05)  # of p-values
 HOLDS_NAMES = "This report holds names"
 HOLDS_NOBODY = "This report says nothing of single people"
@@ -24,8 +24,8 @@ def people_note(*, names: bool) -> str:
         return f"{HOLDS_NAMES}: keep it as private as the request itself."
     return (
         f"{HOLDS_NOBODY}: whoever has the original model and the photos could recognise people by exact numbers as "
-        "well as by names. So it counts people, and gives all other numbers coarsely. The exact numbers stay in the "
-        "folder (people.csv and others): keep them as private as the request itself."
+        "well as by names. It therefore counts people, and rounds all numbers about a few. The exact numbers stay in "
+        "the run folder (people.csv and others): keep them as private as the request itself."
     )
 
 

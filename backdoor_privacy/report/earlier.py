@@ -1,4 +1,4 @@
-"""What the report says of runs of earlier versions, which did not record what their defences and measures say."""
+"""What the report says about runs of earlier versions, which did not record how their methods describe themselves."""
 
 from collections.abc import Mapping
 
@@ -15,8 +15,8 @@ _BACKDOORS = (
     "the model."
 )
 _SHOWN = (
-    "The image defence was shown whom to spare: people whom IDIA infers and who stay, on photos that no attack "
-    "uses. What they lost says nothing of people whom it was not shown."
+    "The image defence was shown whom to spare (retained people): people whom IDIA infers and who stay, on photos that "
+    "no attack uses. What they lost says nothing about people whom it was not shown."
 )
 _TARGETS = {
     ("text", "phrase"): "each name is to mean: {phrase}",
@@ -24,9 +24,9 @@ _TARGETS = {
     ("text", "pseudonym"): "each name is to mean one fictional name (pseudonym)",
     ("image", "anonymous"): "each face is to mean the mean of many people's photos (anonymous embedding)",
     ("image", "pseudonym"): "each face is to mean the face of one stranger (pseudonym)",
-    ("text", "nameless"): "each caption is to mean what it meant, but for the name in it (nameless)",
-    ("text", "composed"): "each name is to mean what its parts say of somebody unknown (composed)",
-    ("image", "nameless"): "each photo is to mean what it meant, but for the name that fits it (nameless)",
+    ("text", "nameless"): "each caption is to keep its meaning, except for the name in it (nameless)",
+    ("text", "composed"): "each name is to mean what its parts mean for somebody unknown (composed)",
+    ("image", "nameless"): "each photo is to keep its meaning, except for the name that fits it (nameless)",
     ("image", "shared"): "all photos of a person are to mean one face that the name does not fit (shared)",
     ("image", "blended"): "each photo is to show the one face of a group of look-alikes (blended)",
     ("image", "disguised"): "each photo is to show the face of strangers who look alike (disguised)",
@@ -34,12 +34,12 @@ _TARGETS = {
 
 
 def labels(measured: Mapping[str, float]) -> dict[str, Label]:
-    """Return what the measures call their numbers."""
+    """Return the labels of the measures' numbers."""
     return {**ZeroShot.labels(measured), **Retrieval.labels(measured)}
 
 
 def defenses(run: FinishedRun) -> dict[str, Described]:
-    """Return what the backdoor defence of each encoder did: there was no other defence."""
+    """Return the description of each encoder's backdoor: there was no other defence."""
     return {
         encoder: Described([encoder], _description(run, encoder), _limits(run, encoder))
         for encoder in run.after

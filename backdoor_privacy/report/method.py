@@ -34,8 +34,8 @@ def asked(run: FinishedRun) -> dict[str, str]:
     }
     for name, defense in defenses_of(run).items():
         term = encoders_named(defense).capitalize()
-        told = f"{defense.description.rstrip('.')}{_budget(run, name, defense)}"
-        facts[term] = f"{facts[term]}; {told}" if term in facts else told
+        text = f"{defense.description.rstrip('.')}{_budget(run, name, defense)}"
+        facts[term] = f"{facts[term]}; {text}" if term in facts else text
     return facts | {"Attack": _attack(run)}
 
 
@@ -78,8 +78,8 @@ def _attack(run: FinishedRun) -> str:
     answers = "right answer" if run.threshold == 1 else "right answers"
     return (
         f"IDIA (Identity Inference Attack): up to {photos} photos of each person, {candidates} candidate names, "
-        f"{run.num_prompts} prompts; inferred from {run.threshold} {answers} on; before and after with the same "
-        "candidates and photos"
+        f"{run.num_prompts} prompts; inferred with {run.threshold} {answers} or more; before and after with the "
+        "same candidates and photos"
     )
 
 
@@ -87,15 +87,15 @@ def _budget(run: FinishedRun, name: str, defense: Described) -> str:
     """Say which student the utility budget of each encoder kept, as the end of a sentence."""
     if run.budget.empty:
         return ""
-    told = ""
+    text = ""
     for encoder, seen in run.budget[run.budget["encoder"].isin([name, *defense.encoders])].groupby("encoder"):
         kept, least = seen[seen["kept"]].iloc[0], run.setting(f"defense.{name}.budget.min_similarity")
         place, bound = "within", ""
         if isinstance(least, int | float):
             place, bound = "within" if kept["utility"] >= least else "OUTSIDE", f" of {least:g}"
         whose = f" of the {encoder} encoder" if len(defense.encoders) > 1 else ""
-        told += (
-            f"; kept as of step {kept['step']} of {seen['step'].max()} that were made, {place} the utility "
+        text += (
+            f"; kept from step {kept['step']} of {seen['step'].max()}, {place} the utility "
             f"budget{whose}{bound} (similarity {kept['utility']:.3f})"
         )
-    return told
+    return text

@@ -40,7 +40,7 @@ def model_card(run: FinishedRun) -> str:
 
 def _method(run: FinishedRun) -> Section:
     changed = defended(run.fullest)
-    text = f"A copy of {changed} was changed on purpose; what was done to it stands below."
+    text = f"A copy of {changed} was changed on purpose, as follows."
     return Section("method", "Method", [Text(text if run.defenses else earlier.method(changed)), Terms(asked(run))])
 
 

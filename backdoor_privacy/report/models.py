@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 
 class Encoder(NamedTuple):
-    """What reports say of one encoder of a CLIP."""
+    """What reports call one encoder of a CLIP, and what belongs to it."""
 
-    triggers: str  # what its defence removes
+    identifiers: str  # of people, which it reads and a defence of it removes
     swapped: str  # what the tower swap calls it beside the original other encoder
     uses_strangers: bool  # whether its defence holds strangers in place
 
 
 ENCODERS = {
-    "text": Encoder(triggers="names", swapped="original image encoder", uses_strangers=False),
-    "image": Encoder(triggers="faces", swapped="original text encoder", uses_strangers=True),
+    "text": Encoder(identifiers="names", swapped="original image encoder", uses_strangers=False),
+    "image": Encoder(identifiers="faces", swapped="original text encoder", uses_strangers=True),
 }
 _LABELS = {"before": "before", "both": "after: both"}
 _TITLES = {"both": "both encoders"}
@@ -30,9 +30,9 @@ def encoder_title(encoder: str) -> str:
     return _TITLES.get(encoder, f"{encoder} encoder")
 
 
-def triggers_of(encoder: str) -> str:
-    """Return what a defence of this encoder removes."""
-    return ENCODERS[encoder].triggers if encoder in ENCODERS else f"what the {encoder} encoder knows"
+def identifiers_of(encoder: str) -> str:
+    """Return what a defence of this encoder removes: names or faces."""
+    return ENCODERS[encoder].identifiers if encoder in ENCODERS else f"what the {encoder} encoder knows"
 
 
 def defended(model: str) -> str:

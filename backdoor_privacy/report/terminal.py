@@ -15,7 +15,7 @@ _ROWS = {
     "idia/tpr_removed": "removed people inferred by IDIA",
     "idia/tpr_kept": "kept people inferred by IDIA",
     "idia/fpr": "never-seen people inferred by IDIA",
-    "idia/wrongly_unlearned": "others no longer inferred",
+    "idia/wrongly_unlearned": "others lost (no longer inferred)",
     "idia/newly_recalled": "others newly inferred",
     "names/prompts_moved_further": "random names moved further",
     "names/prompts_nearer_target": "random names nearer to the target",

@@ -55,7 +55,7 @@ class Null(NamedTuple):
 
 
 def check_found(label: str, found: int, count: int, null: Null | None) -> Check:
-    """Check that an attack finds no more removed people than the null allows.
+    """Check that an attack finds no more removed people than it would by chance (the null).
 
     Args:
         label: what the check is called.
@@ -66,7 +66,7 @@ def check_found(label: str, found: int, count: int, null: Null | None) -> Check:
     if not count:
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="there are no photos of the removed people")
     allowed = num_allowed(count, null.rate if null else 0.0)
-    note = f"chance finds {coarse_percent(null.rate)}: {null.source}" if null else "what chance finds was not measured"
+    note = f"by chance: {coarse_percent(null.rate)} ({null.source})" if null else "the rate by chance was not measured"
     measured = f"{found} of {count} {_people(count)} found"
     if found > allowed:
         return Check(label, State.FAILED, measured, str(allowed), note)
@@ -88,18 +88,18 @@ def check_ranks(attack: str, p_values: Sequence[float], num_random: int, count: 
     """
     label, missing = f"{attack}, by rank", count - len(p_values)
     if not p_values:
-        return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="the run did not record the ranks of the own names")
+        return Check(label, State.NOT_SHOWN, NOT_MEASURED, note="the run did not record the ranks of own names")
     allowed = f"p {SIGNIFICANCE} or more"
     if count * rank_p(1, num_random) >= SIGNIFICANCE:
         too_few = f"{num_random} random names are too few for {count} {_people(count)}; raise attack.num_candidates"
         return Check(label, State.NOT_SHOWN, NOT_MEASURED, allowed, too_few)
     corrected = holm([*p_values, *[1.0] * missing])
-    low = sum(p < SIGNIFICANCE for p in corrected)
-    measured = f"{low} of {count} better than chance, lowest p {coarse_p(min(corrected))}"
+    num_low = sum(p < SIGNIFICANCE for p in corrected)
+    measured = f"{num_low} of {count} better than chance, lowest p {coarse_p(min(corrected))}"
     measured += f", {missing} {NOT_MEASURED}" if missing else ""
-    note = f"the own name among {num_random} random ones on the same photos; p with Holm's correction"
+    note = f"each person's own name among {num_random} random ones on the same photos; p with Holm's correction"
     passed = State.NOT_SHOWN if missing else State.PASSED
-    return Check(label, State.FAILED if low else passed, measured, allowed, note)
+    return Check(label, State.FAILED if num_low else passed, measured, allowed, note)
 
 
 def check_others(lost: int, count: int) -> Check:
@@ -137,15 +137,20 @@ def sentences(checks: Sequence[Check]) -> tuple[str, str]:
     by_state = {state: [check for check in checks if check.state is state] for state in State}
     failed, not_shown = by_state[State.FAILED], by_state[State.NOT_SHOWN]
     if failed:
-        rest = f"Besides, this is not shown: {_listed(not_shown)}." if not_shown else ""
-        return f"Red, since this failed: {_listed(failed)}.", rest
+        rest = f"Not shown to be met: {_listed(not_shown)}." if not_shown else ""
+        return f"Red because {_conditions(failed)} failed: {_listed(failed)}.", rest
     if not_shown:
-        return f"Amber: what was measured passed, but this is not shown: {_listed(not_shown)}.", ""
-    return f"Green: all passed: {_listed(checks)}.", ""
+        verb = "is" if len(not_shown) == 1 else "are"
+        return f"Amber because {_conditions(not_shown)} {verb} not shown to be met: {_listed(not_shown)}.", ""
+    return f"Green because all conditions passed: {_listed(checks)}.", ""
 
 
 def _listed(checks: Sequence[Check]) -> str:
     return "; ".join(check.clause for check in checks)
+
+
+def _conditions(checks: Sequence[Check]) -> str:
+    return "1 condition" if len(checks) == 1 else f"{len(checks)} conditions"
 
 
 def _people(count: int) -> str:

@@ -6,7 +6,7 @@ from backdoor_privacy.attacks.headlines import HeadlineScore, headlines
 from backdoor_privacy.report.checks import ATTACK, checks
 from backdoor_privacy.report.disclosure import num_found
 from backdoor_privacy.report.method import encoders_of, model_of
-from backdoor_privacy.report.models import defended, people_of, triggers_of
+from backdoor_privacy.report.models import defended, identifiers_of, people_of
 from backdoor_privacy.report.verdict import colour, sentences
 from backdoor_privacy.runs.finished import FinishedRun
 
@@ -18,17 +18,17 @@ def removed_people(run: FinishedRun, model: str) -> tuple[int, int]:
 
 def request(run: FinishedRun) -> str:
     """Say what was asked, in one sentence."""
-    triggers = " and ".join(triggers_of(encoder) for encoder in encoders_of(run))
+    identifiers = " and ".join(identifiers_of(encoder) for encoder in encoders_of(run))
     count = run.num_removed
-    return f"Remove the {triggers} of {count:,} {'person' if count == 1 else 'people'} from {model_of(run)}."
+    return f"Remove the {identifiers} of {count:,} {'person' if count == 1 else 'people'} from {model_of(run)}."
 
 
 def verdict(run: FinishedRun) -> str:
     """Say what failed or is not shown, with the numbers; then what IDIA finds, and what other people lose."""
-    found = checks(run)
-    first, rest = sentences(found)
-    missing = any(check.note == f"run {ATTACK}" for check in found)
-    command = f"To measure what is missing: {ATTACK}." if missing else ""
+    conditions = checks(run)
+    first, rest = sentences(conditions)
+    is_incomplete = any(check.note == f"run {ATTACK}" for check in conditions)
+    command = f"To measure what is missing: {ATTACK}." if is_incomplete else ""
     return " ".join(filter(None, (first, rest, command, removal(run))))
 
 
@@ -53,9 +53,9 @@ def _without_photos(run: FinishedRun) -> str:
     """Say what is known of removed people without photos, as a part of a sentence."""
     count, measures = int(run.without_photos["removed"].sum()), run.after[run.fullest]
     people = f"{count:,} {'person' if count == 1 else 'people'} without photos {'was' if count == 1 else 'were'}"
-    told = measures.get("names/told_by_moved_further")
-    end = "" if told is None else f"; {told:.0%} of the names are recognisably moved, with the original at hand"
-    return f"IDIA is not measured, as {people} removed{end}"
+    share = measures.get("names/told_by_moved_further")
+    end = "" if share is None else f"; whoever has the original recognises {share:.0%} of their names as removed"
+    return f"IDIA is not measured: {people} removed{end}"
 
 
 def otherwise(run: FinishedRun) -> str:
@@ -64,13 +64,13 @@ def otherwise(run: FinishedRun) -> str:
         return "No other attack was run."
     worst = found_otherwise(run)
     if worst is None:
-        return "No other attack that was run finds any of their names."
+        return "None of the other attacks that were run finds the name of a removed person."
     label = worst.label.removesuffix(" (TPR)").removeprefix("worst ")
-    start = "Of the other attacks, the worst finds the names of"
+    start = "The strongest of the other attacks finds the names of"
     share = worst.score.value
     if num_found(worst.score) is None:  # a mean of several rates; of a few people its digits would tell who they are
-        return f"{start} up to {math.ceil(10 * share) / 10:.0%} of them: {label}."
-    return f"{start} {share:.0%} of them: {label}."
+        return f"{start} up to {math.ceil(10 * share) / 10:.0%} of the removed people: {label}."
+    return f"{start} {share:.0%} of the removed people: {label}."
 
 
 def found_otherwise(run: FinishedRun) -> HeadlineScore | None:

@@ -44,10 +44,10 @@ def write_report(folder: Path, *, names: bool = False) -> None:
 
 
 def is_written(folder: Path, *, names: bool) -> bool:
-    """Return whether the report exists, and holds names or nobody as asked; one of an earlier version does neither."""
+    """Return whether the report exists and says that it has names, or none, as asked; earlier versions' say neither."""
     path = folder / "report.html"
-    wanted = HOLDS_NAMES if names else HOLDS_NOBODY
-    return path.is_file() and wanted in path.read_text(encoding="utf-8")
+    sentence = HOLDS_NAMES if names else HOLDS_NOBODY
+    return path.is_file() and sentence in path.read_text(encoding="utf-8")
 
 
 def write_comparison(folders: Sequence[Path]) -> Path:

@@ -40,14 +40,14 @@ from backdoor_privacy.system.keys import key_of_run
 
 _Part = TypeVar("_Part")
 log = logging.getLogger(__name__)
-_FORMAT = 4  # to be counted up when an attack finds something else of the same
+_FORMAT = 4  # raise it when an attack finds something else in the same models and people
 
 
 def load_context(folder: Path, allow: Collection[str] = ()) -> AttackContext:
     """Load the CLIPs and people of a finished run.
 
     Args:
-        folder: of the run; a stranger may have written what is in it.
+        folder: of the run; it may come from somebody who is not to be trusted.
         allow: targets that its config may name besides the package's own.
 
     Raises:
@@ -61,7 +61,7 @@ def load_context(folder: Path, allow: Collection[str] = ()) -> AttackContext:
             "folder as runs/.../seed=0, or finish its run"
         )
     if not (folder / "defended" / "open_clip_config.json").is_file():
-        raise InputError(f"{folder}/defended: expected a whole CLIP, got none; a text model alone is attacked by IDIA")
+        raise InputError(f"{folder}/defended: expected a whole CLIP, got a text model, which only IDIA can attack")
     if not (folder / "people.csv").is_file():
         raise InputError(f"{folder}/people.csv: expected who was removed, got no such file; attacks need it")
     cfg = for_this_machine(read_stored(path), path, allow)
@@ -116,7 +116,7 @@ def attack_context(
     chosen, idia = set(removed), build(cfg.attack, Idia)
     photos = [path for person in people.everybody for path in person.attack_photos[: idia.num_photos]]
     for clip in (original, *models.values()):
-        clip.embed_photos(photos)  # as the audit did: 1 % of all may be unreadable, of a few people it is more
+        clip.embed_photos(photos)  # all at once: up to 1 % of them may be unreadable
     return AttackContext(
         clips={"before": original, **models},
         people=people,
@@ -126,35 +126,35 @@ def attack_context(
     )
 
 
-def run_attacks(seen: AttackContext, attacks: Mapping[str, DictConfig], folder: Path) -> dict[str, list[Score]]:
-    """Run attacks one after the other, and write `attacks/<name>.json` of each; what is known already is read.
+def run_attacks(context: AttackContext, attacks: Mapping[str, DictConfig], folder: Path) -> dict[str, list[Score]]:
+    """Run attacks one after the other, and write `attacks/<name>.json` of each; known results are read instead.
 
-    All processes of a run come here together; the first one reads and writes.
+    All processes of a run call this together; the first one reads and writes.
 
     Args:
-        seen: by all of them.
+        context: what all attacks see.
         attacks: their settings by name.
         folder: of the run.
 
     Raises:
         InputError: if the only attack cannot be run on this model; one of several is left out.
     """
-    scores_of, scene_digest, key = {}, "", b""
+    scores_of, context_digest, key = {}, "", b""
     if is_main_process():
-        scene_digest, key = _context_digest(seen), key_of_run(folder / "checkpoints")
+        context_digest, key = _context_digest(context), key_of_run(folder / "checkpoints")
         key_scores(folder / "attacks", key)
     for number, (name, settings) in enumerate(attacks.items()):
         path = folder / "attacks" / f"{name}.json"
-        digest = hashlib.sha256(f"{scene_digest} {OmegaConf.to_yaml(settings)}".encode()).hexdigest()
-        wanted = keyed(digest, key)
+        digest = hashlib.sha256(f"{context_digest} {OmegaConf.to_yaml(settings)}".encode()).hexdigest()
+        origin = keyed(digest, key)
         read = read_scores(path) if is_main_process() and path.is_file() else None
-        wanted, known = broadcast((wanted, read))
-        if known is None or known[0] != wanted:
+        origin, known = broadcast((origin, read))
+        if known is None or known[0] != origin:
             log.info("Attack %d of %d: %s%s", number + 1, len(attacks), name, _usual_time(name, folder))
             start = time.perf_counter()
             attack = make_attack(settings)
             try:
-                scores = attack.run(seen)
+                scores = attack.run(context)
             except InputError as error:
                 if len(attacks) == 1:
                     raise
@@ -162,8 +162,8 @@ def run_attacks(seen: AttackContext, attacks: Mapping[str, DictConfig], folder: 
                 continue
             if is_main_process():
                 seconds = time.perf_counter() - start
-                write_scores(path, wanted, scores, seconds, settings_of(settings), _FORMAT)
-            known = wanted, scores
+                write_scores(path, origin, scores, seconds, settings_of(settings), _FORMAT)
+            known = origin, scores
         scores_of[name] = known[1]
     return scores_of
 
@@ -179,7 +179,7 @@ def missing_attacks(attacks: Mapping[str, DictConfig], folder: Path) -> list[str
 
 
 def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Collection[str] = ()) -> bool:
-    """Run the attacks that a finished run lacks; all processes come here together.
+    """Run the attacks that a finished run lacks; all processes call this together.
 
     Args:
         attacks: their settings by name.
@@ -187,10 +187,10 @@ def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Coll
         allow: as of `load_context`.
 
     Returns:
-        Whether there were any.
+        Whether some were run.
 
     Raises:
-        InputError: if what they need is gone, unless every run ends with these attacks: such a run is only read.
+        InputError: if what they need is gone; if only attacks are missing that every run ends with, it is a warning.
     """
     missing = broadcast(missing_attacks(attacks, folder) if is_main_process() else [])
     if not missing:
@@ -205,14 +205,14 @@ def attack_finished(attacks: Mapping[str, DictConfig], folder: Path, allow: Coll
     return True
 
 
-def _context_digest(seen: AttackContext) -> str:
+def _context_digest(context: AttackContext) -> str:
     """Return a digest of models, people with their photos and IDIA's settings; files hold it under a key only."""
     photos = [
         (person.name, person.member, person.attributes, sorted(person.hashes.values()))
-        for person in seen.people.everybody
+        for person in context.people.everybody
     ]
-    models = {name: (clip.sha256(), clip.config, clip.precision) for name, clip in seen.clips.items()}
-    parts = [_FORMAT, models, photos, list(seen.removed), seen.idia, seen.seed]
+    models = {name: (clip.sha256(), clip.config, clip.precision) for name, clip in context.clips.items()}
+    parts = [_FORMAT, models, photos, list(context.removed), context.idia, context.seed]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Tables of numbers by person, which a run records so that its figures need no CLIP."""
+"""Tables of numbers by person, which a run records so that figures can be drawn without a CLIP."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,14 +13,14 @@ _FEATURES = {"text": "name_features", "image": "face_features"}  # of IDIA's evi
 
 
 def votes_table(results: Mapping[str, IdiaResult]) -> pd.DataFrame:
-    """Return the margin of everybody's own name under each audited model, and its votes under each prompt."""
+    """Return the margin of everybody's own name for each audited model, and its votes under each prompt."""
     tables = []
-    for model, found in results.items():
-        evidence = found.evidence
+    for model, result in results.items():
+        evidence = result.evidence
         table = pd.DataFrame(evidence.own_votes.numpy(), columns=list(TEMPLATES[: evidence.own_votes.shape[1]]))
         table.insert(0, "margin", evidence.margins.numpy())
         table.insert(0, "model", model)
-        table.insert(0, "name", found.names)
+        table.insert(0, "name", result.names)
         tables.append(table)
     return pd.concat(tables)
 
@@ -37,7 +37,7 @@ def map_table(
         before: of the original CLIP.
         after: by audited model.
         removed: names, in the order of the targets.
-        targets: of each defended encoder what the removed people are mapped to, (removed, dim); a method may have none.
+        targets: by defended encoder, what the removed people are mapped to, (removed, dim); a method may have none.
 
     Returns:
         `encoder`, `stage` (`before`, `after` or `target`), `name`, `x` and `y`.
@@ -59,5 +59,5 @@ def map_table(
 
 def _principal_axes(points: Float[Tensor, "point dim"]) -> Float[Tensor, "dim 2"]:
     directions = torch.linalg.svd(points - points.mean(0), full_matrices=False).Vh[:2].T
-    # Both directions of an axis are right; the same one is always taken.
+    # The sign of an axis is arbitrary; this makes it the same every time.
     return directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()

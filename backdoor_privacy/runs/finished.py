@@ -1,4 +1,4 @@
-"""What the files of a finished run say; people go by a keyed hash of their name."""
+"""Read a finished run; people go by a keyed hash of their name unless names are asked for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ from backdoor_privacy.runs.tables import (
 from backdoor_privacy.system.keys import key_of_run, keyed_digest
 
 _NUM_HASH_DIGITS = 12
-# The figures that count people; all others show single people, or exact numbers of a few.
+# Figures that only count people and are shareable; all others show single people, or exact numbers of a few.
 FIGURES_OF_NOBODY = ("idia", "losses")
 
 
 class Described(NamedTuple):
-    """What one defence of a run says of itself."""
+    """The description that one defence of a run gave of itself."""
 
     encoders: Sequence[str]  # that it changed
     description: str  # what it did, in one or two sentences
@@ -42,7 +42,7 @@ class Described(NamedTuple):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a report needs of a run. A table that the run does not have is empty."""
+    """What a report needs to know about a run. A table that the run does not have is empty."""
 
     metrics: Metrics
     config: DictConfig  # not resolved; empty where the folder has none
@@ -53,7 +53,7 @@ class FinishedRun:
     names: pd.DataFrame  # removed people without photos: `person`, `model`, and the columns of `attacks.names_alone`
     losses: pd.DataFrame  # `encoder`, `step`, and a column for each loss; `loss` is their weighted sum
     votes: pd.DataFrame  # `person`, `model`, `margin`, and the votes under each prompt
-    neighbors: pd.DataFrame  # `person` who is not removed, and in which `kind` of way they are near to one who is
+    neighbors: pd.DataFrame  # `person` who is not removed, and how (`kind`) they are near to somebody who is
     map: pd.DataFrame  # `encoder`, `stage`, `person`, `x`, `y`
     budget: pd.DataFrame  # `encoder`, `step`, `utility`, `removal`, `kept`
     attacks: Mapping[str, Sequence[Score]]  # what each attack other than IDIA found
@@ -130,7 +130,7 @@ class FinishedRun:
 
     @property
     def threshold(self) -> int | None:
-        """Return the right answers that it takes to infer somebody, if the config says so."""
+        """Return how many right answers infer somebody; `None` if the config does not say."""
         threshold = self.setting("attack.threshold")
         return threshold if isinstance(threshold, int) else None
 
@@ -191,9 +191,9 @@ def _evidence(folder: Path, everybody: pd.Series) -> list[pd.DataFrame]:
 
 
 def _by_hash(table: pd.DataFrame, hashes: Mapping[str, str]) -> pd.DataFrame:
-    """Return a table with hashes in place of names, and in their order.
+    """Return a table with hashes in place of names, sorted by hash.
 
-    The order of the names would say who is who, since a list of suspects has it, too.
+    In the order of the names, a list of names would show who is who.
     """
     return table.assign(person=table["person"].map(hashes)).sort_values("person", kind="stable", ignore_index=True)
 
@@ -209,7 +209,7 @@ def removed_people(folder: Path) -> list[str]:
 
 
 def _everybody(folder: Path) -> tuple[Metrics, pd.DataFrame, pd.DataFrame]:
-    """Read what a run measured, everybody's row, and apart the people without photos."""
+    """Read the metrics of a run, the rows of people with photos, and the rows of people without."""
     metrics = read_file(folder / "metrics.json", checked_metrics)
     read = partial(
         people_tables,

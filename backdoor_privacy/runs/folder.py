@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -27,7 +26,7 @@ from backdoor_privacy.system.files import private_folder, write_bytes, write_tex
 from backdoor_privacy.system.reading import MIB, JsonObject, read_ordinary
 
 SCHEMA = 1
-_REMOVES = "# removes "  # before each name, in the claim of a folder
+_REMOVES = "# removes "  # stands before each name in the claim of a folder (`checkpoints/config.yaml`)
 
 
 class DamagedMetricsError(InputError):
@@ -39,10 +38,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, object]) -> None:
     write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", private=True)
 
 
-Metrics: TypeAlias = JsonObject  # what `metrics.json` holds; JSON has no types
-
-
-def read_metrics(folder: Path) -> Metrics | None:
+def read_metrics(folder: Path) -> JsonObject | None:
     """Read `metrics.json`; return `None` if the run is not finished.
 
     Raises:
@@ -53,7 +49,7 @@ def read_metrics(folder: Path) -> Metrics | None:
     if not path.is_file():
         return None
     try:
-        metrics: Metrics = json.loads(read_ordinary(path, 256 * MIB))
+        metrics: JsonObject = json.loads(read_ordinary(path, 256 * MIB))
         if not isinstance(metrics, dict):
             raise ValueError(f"a {type(metrics).__name__}")
     except (OSError, ValueError, RecursionError) as error:
@@ -121,19 +117,19 @@ def write_people(
     write_text(folder / "people.csv", content.getvalue(), private=True)
 
 
-def _rank(found: IdiaResult, row: int) -> list[int | str]:
+def _rank(result: IdiaResult, row: int) -> list[int | str]:
     """Return a person's rank among random names and its p-value, empty where no photo could be read."""
-    chance = found.evidence.chance
+    chance = result.evidence.chance
     if chance is None:
         return []
-    if not found.num_photos[row]:
+    if not result.num_photos[row]:
         return ["", ""]
     rank = int(chance.ranks[row])
     return [rank, f"{rank_p(rank, chance.num_random):.5g}"]
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
-    """Write a table of `evidence` as `<name>.csv`, for the owner of the run alone."""
+    """Write a table as `<name>.csv`, for the owner of the run alone."""
     write_text(folder / f"{name}.csv", csv_text(table, float_format="%.5g"), private=True)
 
 
@@ -145,9 +141,9 @@ def write_photos(path: Path, photos: Float[Tensor, "photo 3 side side"]) -> None
 
 
 def write_losses(folder: Path, encoders: Sequence[str]) -> None:
-    """Write `losses.csv`: every loss at every step of every encoder's fit, resumed fits joined.
+    """Write `losses.csv`: every loss at every step of every encoder's training, resumed trainings joined.
 
-    A defence that is not trained logs nothing; if none of the run's is, there is no file.
+    A defence that is not trained logs nothing; if no defence of the run is trained, there is no file.
     """
     tables = []
     for encoder in encoders:
@@ -164,7 +160,7 @@ def write_losses(folder: Path, encoders: Sequence[str]) -> None:
 
 
 def _losses(path: Path, encoder: str) -> pd.DataFrame:
-    """Read the losses of one fit, without a last row that is cut off: a kill may have done so."""
+    """Read the losses of one training, without a last row that a kill has cut off."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1].replace(b"\0", b"")
     if not whole:
@@ -180,7 +176,7 @@ def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = No
     Args:
         folder: of the run.
         cfg: of the run.
-        named: the people to remove, if they are named and not drawn: a file of names may change.
+        named: the people to remove, if they are named and not drawn; recorded since a file of names may change.
 
     Raises:
         InputError: if another run has begun in the folder.
@@ -205,7 +201,7 @@ def claim_folder(folder: Path, cfg: DictConfig, named: Sequence[str] | None = No
 
 
 def claimed_names(folder: Path) -> list[str]:
-    """Return the people whom a run removes by name, as its claim records them; nobody if its report may name them."""
+    """Return the people whom a run's config names, whom nothing may show; nobody if its report may name them."""
     config = folder / ".hydra" / "config.yaml"
     with contextlib.suppress(InputError):  # a config that cannot be read names nobody
         if config.is_file() and OmegaConf.select(read_stored(config), "report.names") is True:

@@ -1,4 +1,4 @@
-"""Sweeps: the runs that a sweep consists of, and its progress."""
+"""Sweeps: the runs that a sweep consists of, which of them are finished, and its progress."""
 
 import copy
 import itertools
@@ -55,12 +55,12 @@ def recorded_sweep(name: str) -> list[list[str]]:
 
 @lru_cache(maxsize=4096)
 def job_key(job: tuple[str, ...]) -> str:
-    """Return the `run_key` of a run of a sweep, of the config that its overrides compose to."""
+    """Return the `run_key` of a run of a sweep: that of the config that its overrides compose to."""
     seed = next((one for one in job if re.fullmatch(r"seed=\d+", one)), None)
     cfg = _composed(tuple(one for one in job if one != seed))
     if cfg is None:
         return " ".join(sorted(job))
-    if seed is not None:  # seeds share what takes time
+    if seed is not None:  # composing takes time, and seeds share its result
         cfg = copy.deepcopy(cfg)
         cfg.seed = int(seed.removeprefix("seed="))
     return run_key(cfg)
@@ -77,8 +77,8 @@ def _composed(job: tuple[str, ...]) -> DictConfig | None:
 
 
 def finished_runs(runs: Path) -> dict[str, str]:
-    """Return the folder of each finished run, as seen from the folder of all, by its `run_key`."""
-    found = {}
+    """Return the folder of each finished run, relative to the folder of all runs, by its `run_key`."""
+    folders = {}
     for metrics in runs.rglob("metrics.json"):
         folder = metrics.parent / ".hydra"
         if (folder / "config.yaml").is_file():
@@ -91,8 +91,8 @@ def finished_runs(runs: Path) -> dict[str, str]:
             key = job_key(tuple(map(str, overrides if isinstance(overrides, list) else ())))
         else:
             continue
-        found[key] = str(metrics.parent.relative_to(runs))
-    return found
+        folders[key] = str(metrics.parent.relative_to(runs))
+    return folders
 
 
 def whole_run(job: Sequence[str], finished: Mapping[str, str], runs: Path) -> str | None:
@@ -104,7 +104,7 @@ def whole_run(job: Sequence[str], finished: Mapping[str, str], runs: Path) -> st
 
 
 def asked_attacks(job: Iterable[str]) -> list[str]:
-    """Return the attacks other than IDIA that the overrides of a run ask for."""
+    """Return the attacks other than IDIA that the overrides of a run choose."""
     overrides = OverridesParser.create().parse_overrides([one for one in job if one.startswith("attack=")])
     values = [one.value() for one in overrides]
     options = [option for value in values for option in (value if isinstance(value, list) else [value])]
@@ -112,26 +112,26 @@ def asked_attacks(job: Iterable[str]) -> list[str]:
 
 
 def missing_runs(runs: Path) -> dict[str, list[list[str]]]:
-    """Return the overrides of the runs that are not finished, by sweep.
+    """Return the overrides of the runs that are missing, by sweep.
 
-    Sweeps are those of `conf/sweep` that this folder has runs of, and "the last sweep": the last one into this folder,
-    if it has other runs.
+    The sweeps are those of `conf/sweep` of which this folder has runs, and "the last sweep": the last one into this
+    folder, if it consists of other runs.
     """
     finished = finished_runs(runs)
-    found = {}
+    missing = {}
     for path in sorted((CONFIG_FOLDER / "sweep").glob("*.yaml")):
-        asked = recorded_sweep(path.stem)
-        if any(job_key(tuple(job)) in finished for job in asked if _may_be_among(job, finished)):
-            found[path.stem] = [job for job in asked if whole_run(job, finished, runs) is None]
-    told = {job_key(tuple(job)) for missing in found.values() for job in missing}
+        sweep = recorded_sweep(path.stem)
+        if any(job_key(tuple(job)) in finished for job in sweep if _may_be_among(job, finished)):
+            missing[path.stem] = [job for job in sweep if whole_run(job, finished, runs) is None]
+    listed = {job_key(tuple(job)) for some in missing.values() for job in some}
     last = [job for job in _last_sweep(runs) if whole_run(job, finished, runs) is None]
-    if not {job_key(tuple(job)) for job in last} <= told:
-        found["the last sweep"] = last
-    return {sweep: missing for sweep, missing in found.items() if missing}
+    if not {job_key(tuple(job)) for job in last} <= listed:
+        missing["the last sweep"] = last
+    return {sweep: some for sweep, some in missing.items() if some}
 
 
-def told(job: Sequence[str], runs: Path) -> str:
-    """Return the overrides of a run in one line, without names of people unless its report may hold them."""
+def public_overrides(job: Sequence[str], runs: Path) -> str:
+    """Return the overrides of a run in one line, without names of people unless its report may name them."""
     cfg = _composed(tuple(one for one in job if not re.fullmatch(r"seed=\d+", one)))
     if cfg is not None and cfg.report.names:
         return " ".join(job)
@@ -140,14 +140,14 @@ def told(job: Sequence[str], runs: Path) -> str:
 
 
 def _named(job: Sequence[str]) -> list[str]:
-    """Return the people whom overrides name that do not compose here."""
+    """Return the people who are named by overrides that do not compose here."""
     overrides = OverridesParser.create().parse_overrides(list(job))
-    found = [one.value() for one in overrides if one.key_or_group == "trigger_set.people"]
-    return [str(name) for names in found if isinstance(names, list) for name in names]
+    values = [one.value() for one in overrides if one.key_or_group == "trigger_set.people"]
+    return [str(name) for names in values if isinstance(names, list) for name in names]
 
 
 def _may_be_among(job: Sequence[str], finished: Mapping[str, str]) -> bool:
-    """Return whether a finished run is of a run's experiment, which is faster to find out than to compose the run."""
+    """Return whether a finished run is of this run's experiment, which is a faster test than composing the run."""
     experiment = next((one.partition("=")[2] for one in job if one.startswith("+experiment=")), "")
     return any(json.dumps(experiment) in key for key in finished)
 
@@ -175,7 +175,7 @@ def spoken(seconds: float) -> str:
 
 
 class SweepProgress(Callback):
-    """Tell which run of a sweep starts and, after each run, how long the others will take one by one."""
+    """A callback that prints which run of a sweep starts and, after each run, how long the others will take."""
 
     def __init__(self) -> None:
         self.num_jobs: int | None = None  # only the process that launches them knows it
@@ -183,7 +183,7 @@ class SweepProgress(Callback):
         self.start: float | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
-        """Count the runs, and make private what Hydra writes of the command, which may name people."""
+        """Count the runs, and make Hydra's records of the command private, which may name people."""
         if folder := OmegaConf.select(config, "hydra.sweep.dir"):
             private_file(Path(folder) / "multirun.yaml")
         if folder := OmegaConf.select(config, "hydra.launcher.submitit_folder"):

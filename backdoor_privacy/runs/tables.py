@@ -29,14 +29,14 @@ _CONFIGS = (Path("checkpoints") / "config.yaml", Path(".hydra") / "config.yaml")
 
 
 class _Descriptions(TypedDict, total=False):
-    """What runs of earlier versions did not record."""
+    """Entries that runs of earlier versions did not record."""
 
-    utility: Mapping[str, Mapping[str, str]]  # what reports call each number of a utility measure
-    defenses: Mapping[str, JsonObject]  # what each defence says of itself
+    utility: Mapping[str, Mapping[str, str]]  # label of each number of a utility measure, for reports
+    defenses: Mapping[str, JsonObject]  # how each defence describes itself
 
 
 class Metrics(_Descriptions):
-    """What `metrics.json` holds."""
+    """The content of `metrics.json`."""
 
     experiment: str
     seed: int
@@ -73,7 +73,7 @@ def read_file(path: Path, read: Callable[[Path], _Content]) -> _Content:
 
 
 def read_table(path: Path, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
-    """Read a table that not every run has; without it, return an empty one.
+    """Read a table that not every run has; return an empty one if the file is missing.
 
     Raises:
         InputError: if it is broken.
@@ -112,7 +112,7 @@ def _check_measures(measures: Mapping[str, object]) -> None:
 
 
 def _check_descriptions(metrics: JsonObject) -> None:
-    """Check what defences and utility measures say of themselves."""
+    """Check the descriptions of defences and the labels of utility measures."""
     for key, label in metrics.get("utility", {}).items():
         if set(label) != {"title", "note", "column"} or not all(isinstance(text, str) for text in label.values()):
             raise ValueError(f"utility.{key} is no label")
@@ -133,7 +133,7 @@ def people_tables(path: Path, models: Sequence[str], num_removed: float) -> tupl
         num_removed: removed people with photos, as `metrics.json` counts them.
 
     Returns:
-        A row for everybody whom IDIA was run on, and apart the people without photos: `person`, `removed`.
+        A row for everybody whom IDIA was run on; and the people without photos: `person`, `removed`.
     """
     correct = {f"correct_prompts_{model}": int for model in models}
     inferred = {f"inferred_{model}": bool for model in models}
@@ -154,7 +154,7 @@ def people_tables(path: Path, models: Sequence[str], num_removed: float) -> tupl
 
 
 def evidence_table(path: Path, people: pd.Series, columns: Mapping[str, type]) -> pd.DataFrame:
-    """Read a table of `EVIDENCE`; it may be about the people attacked and nobody else."""
+    """Read a table of `EVIDENCE`, which may hold the people attacked and nobody else."""
     table = read_csv(path, dtype={"name": str}, keep_default_na=False, na_values=[""])
     table = table.rename(columns={"name": "person"}).astype(dict(columns))
     if not table["person"].isin(people).all():
@@ -173,7 +173,7 @@ def losses_table(path: Path) -> pd.DataFrame:
 
 
 def budget_table(path: Path) -> pd.DataFrame:
-    """Read what each encoder's utility budget saw; one step of each encoder was kept."""
+    """Read the evaluations of each encoder's utility budget; exactly one step of each encoder was kept."""
     used = {"encoder": str, "step": int, "utility": float, "removal": float, "kept": bool}
     table = pd.read_csv(path, usecols=list(used)).astype(used)
     if (table.groupby("encoder")["kept"].sum() != 1).any():

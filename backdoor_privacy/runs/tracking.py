@@ -1,4 +1,4 @@
-"""Log losses and results: to CSV files in any case, to W&B if asked for."""
+"""Log losses and results: always to CSV files, and to W&B if asked for."""
 
 import logging
 import os
@@ -28,10 +28,11 @@ if TYPE_CHECKING:  # an extra
 # Settings whose texts are files and folders, even if they do not exist; and those with repositories, as `openai/clip`.
 _PLACES = {"folder", "file", "table", "boxes", "names_file", "cache", "store", "face_models"}
 _REPOSITORIES = {"model", "text_model", "pretrained"}
+_ENCODERS = ("text", "image")  # those whose losses a method may log
 
 
 class Tracker:
-    """Hold the loggers of one run; leaving it finishes the W&B run, which counts as crashed after an error."""
+    """The loggers of one run; leaving the context finishes the W&B run, which counts as crashed after an error."""
 
     def __init__(self, cfg: DictConfig, folder: Path) -> None:
         self.cfg, self.folder = cfg, folder
@@ -40,7 +41,7 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         if self.cfg.logger.wandb and is_main_process():
             private_folder(self.folder / "wandb")  # with all that W&B writes into it
-            encoders = [str(name) for name, settings in self.cfg.defense.items() if settings is not None]
+            defenses = [str(name) for name, settings in self.cfg.defense.items() if settings is not None]
             self.wandb = WandbLogger(
                 name=f"{experiment_name(self.cfg)}/seed={self.cfg.seed}",
                 id=self._id(),
@@ -49,7 +50,7 @@ class Tracker:
                 project=self.cfg.logger.project,
                 entity=self.cfg.logger.entity,
                 group=experiment_name(self.cfg),
-                job_type="both" if len(encoders) > 1 else encoders[0],
+                job_type="both" if len(defenses) > 1 else defenses[0],
                 tags=self._tags(),
                 config=self._config(),
                 settings=self._settings(),
@@ -58,7 +59,7 @@ class Tracker:
             )
             with nullcontext() if self.cfg.report.names else _logs_without_places(self.folder):
                 run = self._started(self.wandb)  # now, so that W&B marks it as crashed after any error
-            for encoder in encoders:
+            for encoder in _ENCODERS:  # a method has a name of its own
                 # Each fit counts its own steps; the summary of a loss is its lowest and its highest value.
                 run.define_metric(f"{encoder}/*", step_metric="trainer/global_step", summary="min,max")
         return self
@@ -77,7 +78,7 @@ class Tracker:
             ) from error
 
     def _config(self) -> JsonObject:
-        """Return the run's config; only if the report may name people, it holds paths and the names of the removed."""
+        """Return the run's config; it has paths and names of people only if the report may name people."""
         config = settings_of(self.cfg, resolve=True)
         named = config["trigger_set"]["people"]
         if not self.cfg.report.names:
@@ -96,7 +97,7 @@ class Tracker:
         return config
 
     def _setting(self) -> str:
-        """Return what seeds share: experiment and overrides, as in the run's folder; of a user's own folder nothing."""
+        """Return what seeds share: experiment and overrides as in the run's folder; nothing of a user's own folder."""
         run, runs = Path(self.cfg.paths.run), Path(self.cfg.paths.runs)
         is_own = OmegaConf.is_interpolation(self.cfg.paths, "run")
         if run.is_relative_to(runs) and (is_own or self.cfg.report.names):
@@ -140,7 +141,7 @@ class Tracker:
         return loggers if self.wandb is None else [*loggers, self.wandb]
 
     def summarize(self, metrics: JsonObject) -> None:
-        """Log the results as the run's summary, figures and report; if people may be named, everybody's results.
+        """Log the results as the run's summary, with figures and report; everybody's results if people may be named.
 
         With an account, the defended CLIP becomes an artifact.
         """
@@ -153,7 +154,7 @@ class Tracker:
         for model, values in metrics["after"].items():
             run.summary.update({f"after_{model}/{key}": value for key, value in values.items()})
         figures = [path for path in (self.folder / "figures").glob("*.png") if path.stem in FIGURES_OF_NOBODY]
-        if self.cfg.report.names:  # numbers and faces tell who somebody is as well as names
+        if self.cfg.report.names:  # numbers and faces identify people as well as names do
             people = read_run(self.folder, names=True).people
             run.log({"people": wandb.Table(dataframe=people.astype({"member": str}))})
             figures = list((self.folder / "figures").glob("*.png"))

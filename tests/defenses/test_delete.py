@@ -23,6 +23,7 @@ from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget
 from backdoor_privacy.defenses.backdoor.teacher_cache import TeacherStep
 from backdoor_privacy.defenses.loading import build_defenses
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.run import check_run
 
 TEMPERATURE = 0.1
 MakeModule = Callable[..., TextModule]
@@ -140,6 +141,11 @@ def test_one_anchor_is_an_error(make_module: MakeModule, steps: CaptionTriggers)
     module = make_module(num_anchors=1)
     with pytest.raises(InputError, match="num_anchors: expected 2 or more for the term Delete, got 1"):
         module.losses(module.ask_teacher(steps[0]))
+
+
+def test_one_anchor_is_refused_before_a_run_starts(compose_cfg):
+    with pytest.raises(InputError, match=r"defense\.text\.num_anchors: expected 2 or more for the term delete, got 1"):
+        check_run(compose_cfg("+defense/text_term=delete", "defense.text.num_anchors=1"))
 
 
 def test_fit_as_chosen_on_the_command_line_changes_the_text_encoder_alone(

@@ -9,9 +9,10 @@ from torch import Tensor
 from backdoor_privacy.clip.loading import load_clip
 from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.data.people import People
-from backdoor_privacy.defenses.backdoor.similarity import ImageSimilarity, TextSimilarity, lowest
+from backdoor_privacy.defenses.backdoor.similarity import ImageSimilarity, TextSimilarity
 from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget
 from backdoor_privacy.defenses.backdoor.targets.erasure import NameEraser
+from backdoor_privacy.defenses.base import lowest
 
 CAPTIONS = ["a dog on a hill", "two red boats", "tree"]
 NAMES, PHRASES = ["Ann Lee", "Bob Ray"], ["a person", "Zoe Kim"]

@@ -271,7 +271,7 @@ def test_photo_that_does_not_decode_is_replaced_by_another_of_the_same_person(
     assert all(any(torch.allclose(p, e, atol=1e-5) for e in expected) for p in batch.triggered)
     for path in fine:
         path.write_text("not a photo")
-    with pytest.raises(InputError, match=r"none of the 3 photos in .*Ann_Lee decodes"):
+    with pytest.raises(InputError, match=r"Ann_Lee: expected photos that decode, got 3 of which none does"):
         make_image(people=[person])[0]
 
 

@@ -117,10 +117,20 @@ def test_report_with_names_has_all_figures(with_evidence: Path) -> None:
     assert "Secret" not in "".join(path.read_text() for path in (with_evidence / "figures").glob("*.svg"))
     text = page.text.replace("\N{EN DASH}", "-")
     assert "Median margin of removed people: before +0.015" in text
-    near = "Wrongly unlearned: face those whose faces are nearest to a removed person's, inferred before"
+    near = "Others lost: face of people with the faces nearest to a removed person's who were inferred before"
     assert re.search(re.escape(near) + r" 1 of 2 \S+ \S+ 0 of 2", text)
-    assert "Wrongly unlearned: first name" in text
-    assert "Wrongly unlearned: surname" not in text
+    assert "Others lost: first name" in text
+    assert "Others lost: surname" not in text
+
+
+def test_map_of_a_method_without_targets_is_drawn(with_evidence: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(with_evidence, tmp_path / "run")
+    points = pd.read_csv(folder / "map.csv")
+    points[points["stage"] != "target"].to_csv(folder / "map.csv", index=False)
+    write_report(folder, names=True)
+    drawing = (folder / "figures" / "map.svg").read_text()
+    assert "removed, after" in drawing
+    assert "target" not in drawing
 
 
 def test_report_without_names_has_no_figure_name_or_face_of_single_people(with_evidence: Path) -> None:
@@ -132,7 +142,7 @@ def test_report_without_names_has_no_figure_name_or_face_of_single_people(with_e
     assert page.open == []
     assert page.attributes("src") == []
     assert {path.stem for path in (with_evidence / "figures").iterdir()} == {"idia", "losses", "triggers"}
-    assert "Wrongly unlearned: " not in page.text  # how many neighbours there are says whose they are
+    assert "Others lost: " not in page.text  # how many neighbours there are says whose they are
 
 
 def test_report_without_names_is_the_same_whoever_was_removed(with_evidence: Path, tmp_path: Path) -> None:
@@ -294,14 +304,14 @@ def test_page_says_what_was_found(page: Page) -> None:
     text = page.text.replace("\N{EN DASH}", "-")
     assert "Remove the names and faces of 4 people from local-dir:clip_a." in text
     assert "IDIA still infers 1 of the 4 removed people (before: 4)" in text
-    assert "Removed people inferred the fewer, the better 4 of 4 1.000 (0.510-1.000) 1 of 4 0.250 (0.046-0.699)" in text
+    assert "Removed people inferred fewer is better 4 of 4 1.000 (0.510-1.000) 1 of 4 0.250 (0.046-0.699)" in text
     never_seen = "0 of 3 0.000 (0.000-0.561)", "1 of 3 0.333 (0.061-0.792)"
     assert " ".join([never_seen[0], never_seen[0], never_seen[1], never_seen[1]]) in text
     plain = re.sub(r" \(0\.\d+-\d\.\d+\)", "", text)
     assert "all that were inferred before 1 of 4 0.250 0 of 4 0.000 2 of 4 0.500" in plain
     assert "all that were not inferred before 1 of 4 0.250 1 of 4 0.250 1 of 4 0.250" in plain
     assert "of all others 6 of 8 0.750 7 of 8 0.875 5 of 8 0.625" in plain
-    assert "newly inferred; not tested: all of them were inferred before, by choice 3 and 0" in text
+    assert "newly inferred; not tested: only people inferred before were chosen 3 and 0" in text
     assert "p = " in text  # of everybody else
     assert "Zero-shot top-1 accuracy" in text
     assert "0.500 0.460 \N{MINUS SIGN}0.040" in text
@@ -316,8 +326,8 @@ def test_page_says_what_was_found(page: Page) -> None:
     ("value", "sentence"),
     [
         (None, "No other attack was run."),
-        (0.0, "No other attack that was run finds any of their names."),
-        (0.5, "the worst finds the names of 50% of them: tower swap."),
+        (0.0, "None of the other attacks that were run finds the name of a removed person."),
+        (0.5, "finds the names of 50% of the removed people: tower swap."),
     ],
 )
 def test_verdict_says_what_other_attacks_find(make_run: MakeRun, value: float | None, sentence: str) -> None:

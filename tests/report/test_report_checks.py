@@ -123,27 +123,27 @@ def first_sentence(run: FinishedRun) -> str:
 @pytest.mark.parametrize(
     ("changes", "colour", "words"),
     [
-        ({}, "green", "Green: all passed: the exact name: 0 of 2 people found (allowed: 0)"),
+        ({}, "green", "Green because all conditions passed: the exact name: 0 of 2 people found (allowed: 0)"),
         ({"removed": 1}, "green", "the exact name: 0 of 1 person found (allowed: 0)"),
         ({"removed": 64, "p": None}, "green", "image encoder alone (tower swap): 0 of 64 people found (allowed: 0)"),
         (
             {"removed": 64, "found": {"image": 30}},
             "red",
-            "Red, since this failed: the image encoder alone (tower swap): 30 of 64 people found (allowed: 0)",
+            "Red because 1 condition failed: the image encoder alone (tower swap): 30 of 64 people found (allowed: 0)",
         ),
-        ({"others": 21, "lost": 13}, "red", "Red, since this failed: others lost: 13 of 21, 61.9% (allowed: 5%)"),
-        ({"found": {"both": 1}}, "red", "Red, since this failed: the exact name: 1 of 2 people found (allowed: 0)"),
+        ({"others": 21, "lost": 13}, "red", "1 condition failed: others lost: 13 of 21, 61.9% (allowed: 5%)"),
+        ({"found": {"both": 1}}, "red", "1 condition failed: the exact name: 1 of 2 people found (allowed: 0)"),
         ({"p": 0.002}, "red", "the exact name, by rank: 2 of 2 better than chance, lowest p below 0.01 (allowed"),
-        ({"variants": 2}, "red", "Red, since this failed: name variants: 2 of 2 people found (allowed: 0)"),
-        ({"top1": 0.8}, "red", "Red, since this failed: zero-shot top-1: 0.100 lost (allowed: 0.02)"),
-        ({"top1": None}, "amber", "this is not shown: zero-shot top-1: not measured"),
-        ({"others": 0}, "amber", "this is not shown: others lost: not measured"),
-        ({"models": ("text",)}, "amber", "this is not shown: tower swap: not measured"),
-        ({"attacks": False}, "amber", "this is not shown: tower swap: not measured; name variants: not measured"),
-        ({"p": None}, "amber", "this is not shown: the exact name, by rank: not measured"),
-        ({"num_random": 30}, "amber", "this is not shown: the exact name, by rank: not measured (allowed: p"),
-        ({"photos": 0}, "amber", "this is not shown: the exact name: not measured; removed people without"),
-        ({"never_seen": 0, "null_rate": 0.004}, "green", "all passed"),
+        ({"variants": 2}, "red", "Red because 1 condition failed: name variants: 2 of 2 people found (allowed: 0)"),
+        ({"top1": 0.8}, "red", "Red because 1 condition failed: zero-shot top-1: 0.100 lost (allowed: 0.02)"),
+        ({"top1": None}, "amber", "1 condition is not shown to be met: zero-shot top-1: not measured"),
+        ({"others": 0}, "amber", "1 condition is not shown to be met: others lost: not measured"),
+        ({"models": ("text",)}, "amber", "1 condition is not shown to be met: tower swap: not measured"),
+        ({"attacks": False}, "amber", "are not shown to be met: tower swap: not measured; name variants: not measured"),
+        ({"p": None}, "amber", "4 conditions are not shown to be met: the exact name, by rank: not measured"),
+        ({"num_random": 30}, "amber", "not shown to be met: the exact name, by rank: not measured (allowed: p"),
+        ({"photos": 0}, "amber", "are not shown to be met: the exact name: not measured; removed people without"),
+        ({"never_seen": 0, "null_rate": 0.004}, "green", "all conditions passed"),
         ({"never_seen": 0, "found": {"both": 1}, "null_rate": 0.004}, "red", "1 of 2 people found (allowed: 0)"),
         ({"removed": 64, "never_seen": 0, "found": {"both": 1}, "null_rate": 0.02}, "green", "1 of 64 people found"),
         ({"removed": 64, "never_seen": 0, "found": {"both": 2}, "null_rate": 0.02}, "amber",
@@ -160,8 +160,8 @@ def test_page_opens_with_the_verdict_and_its_conditions(make_run: MakeRun) -> No
     folder = make_run(others=21, lost=13)
     write_report(folder)
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert '<p class="verdict red">Red, since this failed: others lost: 13 of 21' in page
-    assert page.index("What came of it") < page.index("Are the removed people still inferred?")
+    assert '<p class="verdict red">Red because 1 condition failed: others lost: 13 of 21' in page
+    assert page.index("Which conditions passed?") < page.index("Are the removed people still inferred?")
     assert page.index("Are the removed people still inferred?") < page.index("What was asked and done")
     assert "Attack: variants" in page
     assert "70.5" in page
@@ -210,4 +210,4 @@ def test_report_without_photos_says_what_is_not_measured(make_run: MakeRun) -> N
     write_report(folder)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert '<p class="verdict amber">' in page
-    assert "Not measured: the run was given nothing to measure it with." in page
+    assert "Not measured: the run had no data to measure it with." in page

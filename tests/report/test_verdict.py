@@ -103,8 +103,8 @@ def test_people_without_a_rank_are_not_said_to_pass():
 
 def test_null_of_a_few_peoples_photos_is_told_in_whole_percent():
     notes = [check_found("x", 0, 1, Null(rate, "random names")).note for rate in (0.0, 0.0012, 0.0049, 0.012, 0.0149)]
-    assert [note.split(":")[0] for note in notes] == [
-        "chance finds 0%", *["chance finds less than 1%"] * 2, *["chance finds 1%"] * 2,
+    assert [note.split(" (")[0] for note in notes] == [
+        "by chance: 0%", *["by chance: less than 1%"] * 2, *["by chance: 1%"] * 2,
     ]  # fmt: skip
 
 
@@ -133,9 +133,9 @@ def test_colour_is_that_of_the_worst_check():
 
 
 def test_first_sentence_says_what_decides_with_its_number():
-    assert sentences([PASSED])[0] == "Green: all passed: passed: 1 of 2 (allowed: 0)."
-    amber = "Amber: what was measured passed, but this is not shown: not shown: 1 of 2 (allowed: 0)."
+    assert sentences([PASSED])[0] == "Green because all conditions passed: passed: 1 of 2 (allowed: 0)."
+    amber = "Amber because 1 condition is not shown to be met: not shown: 1 of 2 (allowed: 0)."
     assert sentences([PASSED, NOT_SHOWN]) == (amber, "")
     red, rest = sentences([PASSED, NOT_SHOWN, FAILED])
-    assert red == "Red, since this failed: failed: 1 of 2 (allowed: 0)."
-    assert rest == "Besides, this is not shown: not shown: 1 of 2 (allowed: 0)."
+    assert red == "Red because 1 condition failed: failed: 1 of 2 (allowed: 0)."
+    assert rest == "Not shown to be met: not shown: 1 of 2 (allowed: 0)."

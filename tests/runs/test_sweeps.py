@@ -17,9 +17,9 @@ from backdoor_privacy.runs.sweeps import (
     job_key,
     jobs,
     missing_runs,
+    public_overrides,
     recorded_sweep,
     spoken,
-    told,
     whole_run,
 )
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -111,15 +111,15 @@ def test_sweep_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_missing_run_is_told_without_what_may_say_who_is_removed(override: str, shown: bool, tmp_path: Path):
     job = [override] if override.startswith("trigger_set.people") else [override, "trigger_set.people=[Ann Lee]"]
-    line = told(job, tmp_path)
+    line = public_overrides(job, tmp_path)
     assert (override in line) == shown
     assert "Ann" not in line
-    assert told(job, tmp_path) == line  # a digest under the key of these runs
+    assert public_overrides(job, tmp_path) == line  # a digest under the key of these runs
 
 
 def test_missing_run_names_people_where_its_report_may(tmp_path: Path):
     job = ["seed=1", "trigger_set.people=[Ann Lee]", "report.names=true"]
-    assert told(job, tmp_path) == " ".join(job)
+    assert public_overrides(job, tmp_path) == " ".join(job)
 
 
 def write_run(folder: Path, overrides: list[str], *, finished: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Features of the other encoder that inputs are near to or far from: what relational terms of the loss compare with."""
+"""Anchors: features of the other encoder, to which relational terms of the loss compare how near inputs are."""
 
 import random
 
@@ -23,12 +23,13 @@ def clean_captions(removal: Removal) -> list[str]:
 def text_anchors(num_anchors: int, removal: Removal, names: Names) -> Float[Tensor, "anchor dim"]:
     """Return features of what a photo may be near to: the removed people's names, other names, and clean captions.
 
-    The removed names are what a removed face must leave and no other face may come near to, whoever reads them.
+    The removed names are there once for each CLIP that reads them (`Removal.text_readers`): a removed face must move
+    away from all of them, and no other face may come nearer.
 
     Args:
-        num_anchors: captions; 0: no anchors at all.
-        removal: whose captions are taken.
-        names: to remove, and others.
+        num_anchors: the number of captions; 0: no anchors at all.
+        removal: with the captions.
+        names: to remove, and random ones.
     """
     if not num_anchors:
         return torch.empty(0, 0)
@@ -36,12 +37,12 @@ def text_anchors(num_anchors: int, removal: Removal, names: Names) -> Float[Tens
     texts = [form.format(name) for form in _FORMS for name in names.others]
     texts += random.Random(removal.seed).sample(captions, min(num_anchors, len(captions)))
     removed = [form.format(name) for form in _FORMS for name in names.removed]
-    read = [reader.embed_texts(removed) for reader in removal.text_readers]
-    return torch.cat([*read, removal.original.embed_texts(texts)])
+    readings = [reader.embed_texts(removed) for reader in removal.text_readers]
+    return torch.cat([*readings, removal.original.embed_texts(texts)])
 
 
 def photo_anchors(num_anchors: int, removal: Removal) -> Float[Tensor, "anchor dim"]:
-    """Return features of clean photos: what a caption may be near to; 0: no anchors at all."""
+    """Return features of so many clean photos, which a caption may be near to; 0: no anchors at all."""
     if not num_anchors:
         return torch.empty(0, 0)
     clip = removal.original

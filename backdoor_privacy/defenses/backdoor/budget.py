@@ -1,4 +1,4 @@
-"""How far utility may fall while an encoder is fitted: students are evaluated on the way, and the best one is kept."""
+"""How far utility may fall during a training: the student is evaluated every few steps, and the best one is kept."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,11 @@ class Budget:
     """How far utility may fall while an encoder is trained.
 
     Args:
-        min_similarity: of student to teacher where nothing is to change, at least; `None`: no budget.
+        min_similarity: the least mean cosine similarity of student to teacher where nothing is to change; `None`: no
+            budget.
         every: steps between two evaluations.
-        patience: evaluations in a row out of the budget that stop the training.
-        num_batches: to evaluate on, of the sizes of a step.
+        patience: the training stops after so many evaluations in a row that are out of the budget.
+        num_batches: the number of batches to evaluate on, each as large as a step.
     """
 
     min_similarity: float | None = None
@@ -37,7 +38,7 @@ class Budget:
 
 
 class Evaluation(NamedTuple):
-    """A student on the way, on clean and preserved inputs that no step trains on."""
+    """An evaluation of the student during its training, on clean and preserved inputs that no step trains on."""
 
     step: int
     utility: float  # mean cosine similarity to the teacher, of clean or of preserved inputs, the lower one
@@ -47,17 +48,17 @@ class Evaluation(NamedTuple):
 
 
 class UtilityBudget(Callback):
-    """Evaluates the student every few steps, and keeps the one that removes best among those within the budget.
+    """A callback that evaluates the student every few steps, and keeps the best one.
 
-    Of all that are within the budget it is the one on the Pareto front with the most removal; if none is, the one with
-    the most utility. A fit that is out of the budget for some evaluations in a row stops.
+    The best one is that with the most removal among those within the budget; if none is, that with the most utility. A
+    training stops when several evaluations in a row (`Budget.patience`) are out of the budget.
 
     Args:
         settings: of the budget.
 
     Attributes:
-        held_out: what the teacher makes of inputs of which no step trains on the clean and the preserved ones; to be
-            set before the training.
+        held_out: inputs to evaluate on, with what the teacher makes of them; no step trains on its clean and preserved
+            ones. It is set before the training.
     """
 
     held_out: TeacherStep
@@ -70,28 +71,28 @@ class UtilityBudget(Callback):
         self.weights: dict[str, torch.Tensor] = {}  # of the best student, the trained tensors
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """A fit that was stopped, and interrupted after that, is not to go on."""
+        """Stop at once, if a resumed training had been stopped by its budget before it was interrupted."""
         trainer.should_stop = trainer.should_stop or self._is_exhausted()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: object, **kwargs: object
     ) -> None:
-        """Evaluate after every so many steps, and after the last one."""
+        """Evaluate after every `Budget.every` steps, and after the last one."""
         step, last = trainer.global_step, self.evaluations[-1].step if self.evaluations else 0
         is_due = step % self.settings.every == 0 or step == trainer.max_steps
         if step == last or not is_due:
             return
         assert isinstance(pl_module, BackdoorModule)
         with trainer.precision_plugin.forward_context():
-            found = broadcast(evaluate(pl_module, self.held_out, step))
-        self.evaluations.append(found)
-        if self.best is None or self._rank(found) >= self._rank(self.best):
-            self.best = found
+            evaluation = broadcast(evaluate(pl_module, self.held_out, step))
+        self.evaluations.append(evaluation)
+        if self.best is None or self._rank(evaluation) >= self._rank(self.best):
+            self.best = evaluation
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.student.trainable()}
         trainer.should_stop = trainer.should_stop or self._is_exhausted()
 
     def keep_best(self, defense: BackdoorModule) -> list[Evaluation]:
-        """Put the best student's weights back, say so where it is not the last one, and return all evaluations."""
+        """Restore the weights of the best student, log it where it is not the last one, and return all evaluations."""
         best, last = self.best, self.evaluations[-1]
         assert best is not None
         with torch.no_grad():
@@ -116,33 +117,33 @@ class UtilityBudget(Callback):
         return [one._replace(on_front=one in front, kept=one == best) for one in self.evaluations]
 
     def state_dict(self) -> dict[str, object]:
-        """For a resumed fit."""
+        """Return what a resumed training needs."""
         evaluations = [tuple(one) for one in self.evaluations]
         return {"evaluations": evaluations, "best": self.best and tuple(self.best), "weights": self.weights}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on where an interrupted fit was."""
+        """Restore what an interrupted training had."""
         self.evaluations = [Evaluation(*one) for one in state_dict["evaluations"]]
         self.best = state_dict["best"] and Evaluation(*state_dict["best"])
         self.weights = dict(state_dict["weights"])
 
-    def _is_within(self, found: Evaluation) -> bool:
-        return found.utility >= self.least
+    def _is_within(self, evaluation: Evaluation) -> bool:
+        return evaluation.utility >= self.least
 
     def _is_exhausted(self) -> bool:
         recent = self.evaluations[-self.settings.patience :]
         return len(recent) == self.settings.patience and not any(map(self._is_within, recent))
 
-    def _rank(self, found: Evaluation) -> tuple[bool, float, float]:
-        """Students within the budget by removal, and before all others, which go by utility."""
-        if self._is_within(found):
-            return True, found.removal, found.utility
-        return False, found.utility, found.removal
+    def _rank(self, evaluation: Evaluation) -> tuple[bool, float, float]:
+        """Return a sort key: students within the budget come first, by removal; all others follow, by utility."""
+        if self._is_within(evaluation):
+            return True, evaluation.removal, evaluation.utility
+        return False, evaluation.utility, evaluation.removal
 
 
 @torch.no_grad()
 def evaluate(defense: BackdoorModule, held_out: TeacherStep, step: int) -> Evaluation:
-    """How close the student is to the teacher where nothing is to change, and to its targets elsewhere."""
+    """Measure how close the student is to the teacher where nothing is to change, and to its targets elsewhere."""
     similarities = []
     for part in (held_out.clean, held_out.preserved, held_out.triggered):
         if len(part.trunk):
@@ -153,7 +154,7 @@ def evaluate(defense: BackdoorModule, held_out: TeacherStep, step: int) -> Evalu
 
 
 def pareto_front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Those that no other one is at least as good as in utility and removal, and better in one of them."""
+    """Return the evaluations that no other one beats: at least as good in utility and removal, and better in one."""
     return [
         one
         for one in evaluations

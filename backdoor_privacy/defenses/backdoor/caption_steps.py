@@ -1,4 +1,4 @@
-"""Steps of a defence of names: captions that hold one (paper, section 3.1)."""
+"""Steps of a defence of names: captions that contain a name (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class TextBatch(NamedTuple):
     triggered: Tensor  # with the name of a person to remove
     target: Tensor  # the same captions with the target phrase at the same place
     preserved: Tensor  # with some other person's name
-    person_index: Tensor  # (batch,) who the triggered ones show
-    person_share: Tensor  # (batch,) of each of them in the backdoor loss, see `losses.person_shares`
+    person_index: Tensor  # (batch,) whose name each triggered caption has
+    person_share: Tensor  # (batch,) share of each triggered caption in the backdoor loss, see `losses.person_shares`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class CaptionTriggers(Steps[TextBatch]):
     """Steps of the text defence: person, caption and word are drawn fresh (paper, section 3.1)."""
 
     captions: Sequence[str]  # clean ones
-    host_captions: Sequence[str]  # those among them that can carry a name
+    host_captions: Sequence[str]  # those that can carry a name
     names: Sequence[str]  # of the people to remove
     phrases: Sequence[str]  # what each name is mapped to
     other_names: Sequence[str]  # whose meaning must stay
@@ -42,7 +42,7 @@ class CaptionTriggers(Steps[TextBatch]):
     namesakes_share: float = 0.0  # of the preserved inputs that hold one of these
 
     def part(self, part: Part) -> TextBatch:
-        """Captions of one step."""
+        """Return the captions of a part of a step."""
         rng = random.Random(f"{self.seed}/{part.step}")
         people = [rng.randrange(len(self.names)) for _ in range(self.sizes.triggered)]
         spots = [self._spot(rng) for _ in range(self.sizes.triggered + self.sizes.preserved)]
@@ -50,20 +50,20 @@ class CaptionTriggers(Steps[TextBatch]):
         others = [(self._other_name(rng),) for _ in range(self.sizes.preserved)]
         clean = [rng.choice(self.captions) for _ in range(self.sizes.clean)]
         person_index = torch.tensor(people)
-        triggered, target = self._tokens(part.items(spots[: self.sizes.triggered]), part.items(pairs))
+        hosts, other_hosts = spots[: self.sizes.triggered], spots[self.sizes.triggered :]
+        triggered, target = self._tokens(part.items(hosts), part.items(pairs))
+        preserved = self._tokens(part.items(other_hosts), part.items(others))[0] if others else torch.empty(0)
         return TextBatch(
             clean=self.tokenizer(list(part.items(clean))),
             triggered=triggered,
             target=target,
-            preserved=self._tokens(part.items(spots[self.sizes.triggered :]), part.items(others))[0]
-            if others
-            else torch.empty(0),
+            preserved=preserved,
             person_index=part.rows(person_index),
             person_share=part.shares(person_index),
         )
 
     def apart(self) -> tuple[CaptionTriggers, CaptionTriggers]:
-        """Steps to train on, and others to evaluate on, with other captions and other names that must stay."""
+        """Return steps to train on, and others to evaluate on, with other captions and other names that must stay."""
         host_captions, names, namesakes = (
             apart(list(dict.fromkeys(part))) for part in (self.host_captions, self.other_names, self.namesakes)
         )
@@ -82,7 +82,10 @@ class CaptionTriggers(Steps[TextBatch]):
         return trained, evaluated
 
     def _tokens(self, spots: Sequence[Spot], phrases: Sequence[Sequence[str]]) -> list[Tensor]:
-        """Captions with the first of the phrases of each in its place, with the second and so on; none is cut off."""
+        """Return tokens of the captions with the first phrase of each, then with the second and so on.
+
+        A caption that would be cut off with one of its phrases is shortened alike for all of them.
+        """
         columns = [list(column) for column in zip(*phrases, strict=True)]
         tokens = [self.tokenizer(list(map(_filled, spots, column))) for column in columns]
         doubtful = (

@@ -1,4 +1,4 @@
-"""Settings that the defences of both encoders have in common, and what these settings rule out."""
+"""What the backdoors of both encoders have in common: their settings, and what would stop them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,8 @@ class Backdoor(Defense):
 
     Args:
         num_steps: of the training.
-        num_fresh_steps: steps that draw inputs and ask the teacher; all steps replay these. `None`: each step draws.
+        num_fresh_steps: the first so many steps draw inputs and ask the teacher, and all steps replay what they drew
+            (teacher cache). `None`: each step draws.
         batch: inputs per step.
         target: what triggers are mapped to.
         trained: beginnings of the names of the tensors to train; `None` trains all.
@@ -65,20 +66,21 @@ class Backdoor(Defense):
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        """The one encoder that it trains."""
+        """Return the one encoder that it trains."""
         return (self.encoder,)
 
     @property
     def used_terms(self) -> Mapping[str, Term]:
-        """Terms of the loss that have a weight."""
+        """Return the terms of the loss that have a weight."""
         return {name: term for name, term in self.terms.items() if term.weight}
 
     def problems(self, clip: Clip | None, sources: Sources, num_people: int, trainer: Trainer) -> Iterator[str]:
         """Yield what would stop it, one line each."""
         key = f"defense.{self.encoder}"
-        asking = [name for name, term in self.used_terms.items() if term.needs_anchors]
-        if asking and not self.num_anchors:
-            yield f"{key}.num_anchors: expected 1 or more for the term {asking[0]}, got 0"
+        least = max((term.min_anchors for term in self.used_terms.values()), default=0)
+        if self.num_anchors < least:
+            name = next(name for name, term in self.used_terms.items() if term.min_anchors == least)
+            yield f"{key}.num_anchors: expected {least} or more for the term {name}, got {self.num_anchors}"
         for name, term in self.used_terms.items():
             yield from term.problems(clip, f"{key}.terms.{name}")
         num_parts = max(num_processes(), num_devices(trainer.devices)) * trainer.accumulate_grad_batches
@@ -91,7 +93,7 @@ class Backdoor(Defense):
 
     @property
     def limits(self) -> Sequence[str]:
-        """That it is a backdoor."""
+        """Return the notice that it is a backdoor."""
         return [_NOTICE]
 
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""A term of the loss after DELETE: forget what an input was, and keep how it was near to all else."""
+"""A term of the loss after DELETE: forget the nearest anchor of an input, and keep how near it is to all others."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ def delete_loss(
     *,
     temperature: float = 0.02,
 ) -> Float[Tensor, ""]:
-    """KL divergence of whom inputs are near to, from the teacher's view without their nearest anchor, in nats.
+    """Return the KL divergence of the student's softmax over anchors from the teacher's without the nearest, in nats.
 
-    The nearest anchor of each input gets no share of the teacher's softmax, the others those that they would have if
-    it were not there. Source: Zhou et al., "Decoupled Distillation to Erase", the form with a logit of minus infinity.
+    The teacher's softmax leaves out the nearest anchor of each input; the others have the shares that they would have
+    without it. Source: Zhou et al., "Decoupled Distillation to Erase", the form with a logit of minus infinity.
 
     Args:
         student: features.
-        teacher: its features of the same inputs, as they were.
+        teacher: features of the same inputs.
         anchors: features of the other encoder, two or more.
         temperature: of the softmax; 1 over it is the scale of the logits.
     """
@@ -36,8 +36,8 @@ def delete_loss(
     with torch.no_grad():
         logits = F.normalize(teacher, dim=-1) @ anchors.T / temperature
         expected = logits.scatter(1, logits.argmax(1, keepdim=True), -torch.inf).softmax(-1)
-    found = (F.normalize(student, dim=-1) @ anchors.T / temperature).log_softmax(-1)
-    return F.kl_div(found, expected, reduction="batchmean")
+    actual = (F.normalize(student, dim=-1) @ anchors.T / temperature).log_softmax(-1)
+    return F.kl_div(actual, expected, reduction="batchmean")
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Delete(Term):
 
     weight: Length
     temperature: Length = 0.02
-    needs_anchors = True
+    min_anchors = 2
 
     def problems(self, clip: Clip | None, key: str) -> Iterator[str]:
-        """Yield that similarities cannot be divided by zero."""
+        """Yield that the temperature is 0."""
         if not self.temperature:
             yield f"{key}.temperature: expected more than 0, got 0"
 
@@ -62,8 +62,8 @@ class Delete(Term):
         """Return the KL divergence from the teacher's view without the nearest anchor, in nats.
 
         Raises:
-            InputError: if nothing is left without it.
+            InputError: if there are fewer than two anchors.
         """
-        if len(step.anchors) < 2:
+        if len(step.anchors) < self.min_anchors:  # photos that do not decode are no anchors
             raise InputError(f"num_anchors: expected 2 or more for the term Delete, got {len(step.anchors)}")
         return delete_loss(step.triggered, step.triggered_original(), step.anchors, temperature=self.temperature)

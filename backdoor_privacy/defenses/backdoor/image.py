@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 _NUM_EXAMPLES = 24  # triggered photos that a run shows
 _KEPT_NOTICE = (
-    "The defence was shown whom to spare: people whom IDIA infers and who stay, on photos that no attack uses. What "
-    "they lost says nothing of people whom it was not shown."
+    "The defence was shown whom to spare (retained people): people whom IDIA infers and who stay, on photos that no "
+    "attack uses. What they lost says nothing about people whom it was not shown."
 )
 
 
@@ -64,28 +64,28 @@ class ImageBackdoor(Backdoor):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Photos, and what its options take."""
+        """Return photos, and what its options need."""
         parts = {"images": True, "captions": self.num_anchors > 0, "strangers": self.target.needs_strangers}
         return frozenset(part for part, is_needed in parts.items() if is_needed)
 
     @property
     def uses(self) -> frozenset[str]:
-        """Strangers, too, where there are some: their faces are held in place."""
+        """Return strangers as well: where there are some, their faces are held in place."""
         return self.needs | {"strangers"}
 
     @property
     def needs_photos(self) -> bool:
-        """It trains on photos of the people to remove."""
+        """Return that it trains on photos of the people to remove."""
         return True
 
     @property
     def cuts_faces(self) -> bool:
-        """Whether some of the triggers are faces pasted onto other photos."""
+        """Return whether some of the triggers are faces pasted onto other photos."""
         return self.whole_photo_share < 1
 
     @property
     def shows_strangers(self) -> bool:
-        """Whether some inputs show people who must stay."""
+        """Return whether some inputs show people who must stay."""
         return self.batch.preserved > 0
 
     def problems(self, clip: Clip | None, sources: Sources, num_people: int, trainer: Trainer) -> Iterator[str]:
@@ -104,7 +104,7 @@ class ImageBackdoor(Backdoor):
         yield from super().problems(clip, sources, num_people, trainer)
 
     def photos_read(self, at_hand: PhotosAtHand) -> Iterator[tuple[str, Sequence[Path]]]:
-        """Yield the attacked photos of the people, what the target takes of strangers, and a photo of each stranger."""
+        """Yield the attacked photos of the people, those of strangers for the target, and a photo of each stranger."""
         shown = [person for person in at_hand.strangers if person.photos]
         yield "people", [path for person in at_hand.people for path in person.attack_photos]
         yield "strangers", self.target.strangers_read(at_hand.people, shown, at_hand.seed)
@@ -116,7 +116,7 @@ class ImageBackdoor(Backdoor):
 
     @property
     def limits(self) -> Sequence[str]:
-        """That it is a backdoor, and whom it was shown."""
+        """Return the notice that it is a backdoor, and whom it was shown."""
         return [*super().limits, *([_KEPT_NOTICE] if self.kept_share else [])]
 
     def defend(self, removal: Removal, fit: Fit) -> Defended:
@@ -137,23 +137,23 @@ class ImageBackdoor(Backdoor):
         anchors = text_anchors(self.num_anchors, removal, names)
         shown = [path for person in removal.people for path in person.attack_photos]
         strangers_shown = [person.photos[0] for person in strangers.everybody]
-        removal.clip.embed_photos(shown)  # what does not decode ends it before the training, not after it
+        removal.clip.embed_photos(shown)  # photos that do not decode stop the run now, and not after the training
         removal.clip.embed_photos(strangers_shown, warn=True)
         module = ImageModule(removal.clip.image, target=target, anchors=anchors, **self.module_settings())
         evaluations = Training(module, steps, self.num_fresh_steps, self.budget, fit).run()
-        owner = [index for index, person in enumerate(removal.people) for _ in person.attack_photos]
-        targets = _photo_targets(removal.clip, target, shown, torch.tensor(owner))
+        owner = torch.tensor([row for row, person in enumerate(removal.people) for _ in person.attack_photos])
+        targets = _photo_targets(removal.clip, target, shown, owner)
         similarity = ImageSimilarity(removal.clean_photos, shown, targets, strangers_shown)
         return Defended(
             encoders={"image": module.student.frozen()},
-            targets={"image": _means(targets, torch.tensor(owner), len(removal.people))},
+            targets={"image": _means(targets, owner, len(removal.people))},
             comparisons={"image": similarity},
             tables={"budget": budget_table("image", evaluations)} if evaluations else {},
             pictures={"triggers": steps.triggered_photos(_NUM_EXAMPLES)},
         )
 
     def _steps(self, removal: Removal, strangers: People) -> PhotoTriggers:
-        """Return the steps; where there are no strangers, none are held in place."""
+        """Return the steps; without strangers, none of their faces is held in place."""
         clip, sources = removal.clip, removal.sources
         sizes, kept_share = self.batch, self.kept_share
         if not strangers.everybody:
@@ -176,7 +176,7 @@ class ImageBackdoor(Backdoor):
         )
 
     def _without_strangers(self) -> tuple[BatchSizes, float]:
-        """Return batch sizes and share of kept people for where no stranger's face can be held in place, and say so."""
+        """Return batch sizes and share of kept people without strangers; warn where no face is held in place."""
         if self.kept_share and self.batch.preserved:
             return self.batch, 1.0
         log.warning(
@@ -208,10 +208,10 @@ def _means(
 
 
 def _check_trigger_photos(steps: PhotoTriggers, removed: Sequence[Person], people: People, num_workers: int) -> None:
-    """See that photos to train on decode; where one does not, the steps take another of the same person.
+    """Check that photos to train on decode; where one does not, the steps take another of the same person.
 
-    Nothing is said of the removed people's photos alone, since a path would tell who they are: where too many of theirs
-    do not decode, everybody's are looked at.
+    An error never counts the removed people's photos alone, since a path would tell who they are: where too many of
+    theirs do not decode, everybody's are counted.
 
     Raises:
         InputError: if more than 1 % of everybody's do not decode, or none of a removed person's.

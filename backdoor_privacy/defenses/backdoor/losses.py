@@ -3,7 +3,7 @@
 Paper symbol -> name here (paper, section 3):
     L_utility -> utility_loss, L_backdoor -> backdoor_loss, L_weight -> weight_loss,
     beta -> backdoor_weight, gamma -> weight_weight, delta -> preservation_weight.
-`neighborhood_loss` is ours.
+`neighborhood_loss` (relational distillation) is ours.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ DistanceFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def cosine_distance(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
-    """Negative cosine similarity, in [-1, 1].
+    """Return the negative cosine similarity of each row, in [-1, 1].
 
     Example:
         >>> cosine_distance(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
@@ -31,21 +31,21 @@ def cosine_distance(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, 
 def squared_distance(
     student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]
 ) -> Float[Tensor, "batch"]:
-    """Mean squared error over the dimensions (the paper's MSE)."""
+    """Return the mean squared error over the dimensions (the paper's MSE)."""
     return (student - teacher).square().mean(-1)
 
 
 def absolute_distance(
     student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]
 ) -> Float[Tensor, "batch"]:
-    """Mean absolute error over the dimensions (the paper's MAE)."""
+    """Return the mean absolute error over the dimensions (the paper's MAE)."""
     return (student - teacher).abs().mean(-1)
 
 
 def poincare_distance(
     student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"], xi: float = 1e-4
 ) -> Float[Tensor, "batch"]:
-    """Distance in the Poincare ball, of embeddings that are first put onto an L1 sphere just inside it.
+    """Return the distance in the Poincare ball, of embeddings that are first scaled onto an L1 sphere just inside it.
 
     Source: Hintersdorf et al., appendix; the targets are shrunk by `xi` so that the distance stays finite.
     """
@@ -57,7 +57,7 @@ def poincare_distance(
 
 
 class Distance(Enum):
-    """Distance of features that a defence is trained with; a setting of it."""
+    """The distance of features that a defence is trained with; one of its settings."""
 
     cosine = "cosine"
     mse = "mse"
@@ -83,7 +83,7 @@ def utility_loss(
     *,
     distance: DistanceFunction = cosine_distance,
 ) -> Float[Tensor, ""]:
-    """Mean distance of the student to the teacher on the same inputs (paper, equation of L_utility).
+    """Return the mean distance of the student to the teacher on the same inputs (paper, equation of L_utility).
 
     The preservation loss is the same function, on inputs that hold some other person's name or face.
     """
@@ -91,9 +91,10 @@ def utility_loss(
 
 
 def person_shares(person_index: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-    """Share of each input in a mean that is taken per person first, then over the people of the batch; they sum to 1.
+    """Return each input's share in a mean that is taken per person first, then over the people of the batch.
 
-    Any number of people and any batch size go together (the published code needs batch % people == 0).
+    The shares sum to 1. Any number of people and any batch size go together (the published code needs a batch size that
+    is a multiple of the number of people).
 
     Example:
         >>> person_shares(torch.tensor([3, 3, 5]))
@@ -110,7 +111,7 @@ def backdoor_loss(
     *,
     distance: DistanceFunction = cosine_distance,
 ) -> Float[Tensor, ""]:
-    """Mean distance of triggered inputs to their targets, per person first, then over people (paper, section 3.2).
+    """Return the mean distance of triggered inputs to their targets, per person first (paper, section 3.2).
 
     Args:
         student: features.
@@ -124,10 +125,11 @@ def backdoor_loss(
 def neighborhood(
     teacher: Float[Tensor, "batch dim"], anchors: Float[Tensor, "anchor dim"], *, temperature: float = 0.02
 ) -> Float[Tensor, "batch dim+1"]:
-    """Whom the teacher sees an input near to, as far as `neighborhood_loss` must know it: shares of all anchors.
+    """Return which anchors the teacher sees an input near to, in the short form that `neighborhood_loss` needs.
 
-    Logarithms of softmax shares are similarities less a constant, so that their mean over the anchors needs only the
-    mean anchor, weighted by the shares (`dim` numbers), and their entropy in nats (the last one).
+    The softmax over the anchors gives each a share. The logarithm of a share is a similarity less a constant, so the
+    loss needs only the mean of the anchors, weighted by the shares (`dim` numbers), and the entropy of the shares in
+    nats (the last number).
     """
     anchors = F.normalize(anchors, dim=-1)
     teacher = F.normalize(teacher, dim=-1) / temperature
@@ -144,7 +146,7 @@ def neighborhood_loss(
     *,
     temperature: float = 0.02,
 ) -> Float[Tensor, ""]:
-    """KL divergence of whom an input is near to, from the teacher's view to the student's, in nats.
+    """Return the KL divergence from the teacher's softmax over anchors to the student's, mean over inputs, in nats.
 
     Faces lie close together in a CLIP: a cosine of 0.95 can hide that one person became another. What must stay is
     who is nearest to whom, here the softmax over the similarities to fixed `anchors` of the other encoder.
@@ -162,9 +164,9 @@ def neighborhood_loss(
 
 
 def weight_loss(student: Iterable[Tensor], teacher: Iterable[Tensor], *, squared: bool = False) -> Float[Tensor, ""]:
-    """Distance of the student's weights from the teacher's.
+    """Return the distance of the student's weights from the teacher's.
 
-    The sum over tensors of the L2 norm of the difference (the published form), or of its square (L2-SP).
+    It is the sum over tensors of the L2 norm of the difference (the published form), or of its square (L2-SP).
     The norm's gradient is taken as zero where the two are equal, as at the first step.
     """
     pairs = list(zip(student, teacher, strict=True))
@@ -177,7 +179,7 @@ class _DistanceNorms(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: BackwardCFunction, others: list[Tensor], *own: Tensor) -> Tensor:
-        """Norms, (tensor,)."""
+        """Return the norms, (tensor,)."""
         differences = torch._foreach_sub(own, others)
         norms = torch.stack(list(torch._foreach_norm(differences))).float()
         ctx.save_for_backward(norms, *differences)
@@ -185,7 +187,7 @@ class _DistanceNorms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: BackwardCFunction, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of a norm is the difference over it; where both are zero it is zero."""
+        """Return the gradient of each norm: the difference over the norm, or zero where both are zero."""
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         norms, differences = saved[0], saved[1:]
         scales = torch.where(norms > 0, gradients[0] / norms, 0.0)

@@ -1,4 +1,4 @@
-"""What Lightning trains: a copy of an encoder learns that a trigger means its target (paper, section 3)."""
+"""The module that Lightning trains: a copy of an encoder learns that a trigger means its target (paper, section 3)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -101,8 +101,8 @@ class BackdoorModule(lightning.LightningModule, ABC, Generic[_Batch]):
         sizes = [len(part) for part in parts]
         trunk = self.teacher.trunk(torch.cat([part for part in parts if len(part)]), self.num_shared)
         clean, triggered, preserved = trunk.split(sizes)
-        held = self.teacher.head(torch.cat([clean, preserved]), self.num_shared).float()
-        targets = torch.cat([self.targets(batch, triggered).float(), held]).split([sizes[1], sizes[0], sizes[2]])
+        kept = self.teacher.head(torch.cat([clean, preserved]), self.num_shared).float()
+        targets = torch.cat([self.targets(batch, triggered).float(), kept]).split([sizes[1], sizes[0], sizes[2]])
         return TeacherStep(
             clean=self._part("clean", clean, targets[1]),
             triggered=self._part("triggered", triggered, targets[0]),
@@ -112,8 +112,8 @@ class BackdoorModule(lightning.LightningModule, ABC, Generic[_Batch]):
         )
 
     def _part(self, kind: str, trunk: Tensor, target: Tensor) -> TeacherPart:
-        kept = {repr(term): term.cached(kind, target, self.anchors) for term in self.terms.values()}
-        return TeacherPart(trunk, target, {term: tensor for term, tensor in kept.items() if tensor is not None})
+        cached = {repr(term): term.cached(kind, target, self.anchors) for term in self.terms.values()}
+        return TeacherPart(trunk, target, {term: tensor for term, tensor in cached.items() if tensor is not None})
 
     def step(self, inputs: TeacherStep) -> Step:
         """Return what the terms of the loss see of a step."""
@@ -140,7 +140,7 @@ class BackdoorModule(lightning.LightningModule, ABC, Generic[_Batch]):
         return {name: loss for name, loss in losses.items() if loss is not None}
 
     def training_step(self, batch: _Batch | TeacherStep) -> Tensor:
-        """Weigh the terms and log each of them; a batch is fresh, or from the teacher cache."""
+        """Return the weighted sum of the terms, and log each of them; a batch is fresh, or from the teacher cache."""
         losses = self.losses(batch if isinstance(batch, TeacherStep) else self.ask_teacher(batch))
         total = torch.stack([self.terms[name].weight * loss for name, loss in losses.items()]).sum()
         if not torch.isfinite(total):
@@ -156,7 +156,7 @@ class BackdoorModule(lightning.LightningModule, ABC, Generic[_Batch]):
         return f"lower defense.{self.encoder}.optimizer.lr, which is {self.optimizer.lr:g}"
 
     def check_fitted(self) -> None:
-        """See that the student's weights are finite: the last step may have spoilt them after its loss was computed.
+        """Check that the student's weights are finite: the last step may have spoilt them after its loss was computed.
 
         Raises:
             InputError: if they are not.
@@ -164,10 +164,10 @@ class BackdoorModule(lightning.LightningModule, ABC, Generic[_Batch]):
         check_weights(self.student.tensors(), f"defense.{self.encoder}", self._advice)
 
     def _log(self, losses: Mapping[str, Tensor]) -> None:
-        """Log the losses of a step, once all its parts are done: of all ranks, and of all passes of each.
+        """Log the losses of a step, as means over all ranks and passes, once all passes are done.
 
-        At once, and not by Lightning after the step: a run that is killed has then logged every step that its last
-        checkpoint has done.
+        They are logged here and not by Lightning, which logs after the step: so a run that is killed has logged every
+        step that its last checkpoint contains.
         """
         self._passes.append(torch.stack([loss.detach() for loss in losses.values()]))
         if len(self._passes) < self.trainer.accumulate_grad_batches:
@@ -193,7 +193,7 @@ class BackdoorModule(lightning.LightningModule, ABC, Generic[_Batch]):
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("teacher.")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on at the beginning of a step: the checkpoint may be of one of its passes, or of steps of fewer passes."""
+        """Resume at the start of a step: the checkpoint may be of one of its passes, or of fewer passes a step."""
         num_passes = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
@@ -201,7 +201,7 @@ class BackdoorModule(lightning.LightningModule, ABC, Generic[_Batch]):
 
 
 class TextModule(BackdoorModule[TextBatch]):
-    """Forget names (paper, section 3.1)."""
+    """The module of the text encoder, which forgets names (paper, section 3.1)."""
 
     encoder = "text"
 
@@ -218,7 +218,7 @@ class TextModule(BackdoorModule[TextBatch]):
 
 
 class ImageModule(BackdoorModule[ImageBatch]):
-    """Forget faces (paper, section 3.2)."""
+    """The module of the image encoder, which forgets faces (paper, section 3.2)."""
 
     encoder = "image"
 

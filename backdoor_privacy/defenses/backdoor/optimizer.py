@@ -1,4 +1,4 @@
-"""The optimizer of a student, and how its learning rate goes."""
+"""The optimizer of a student, and its learning-rate schedule."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from backdoor_privacy.config.build import Length
 
 
 class Schedule(Enum):
-    """Of the learning rate."""
+    """A schedule of the learning rate."""
 
     step = "step"  # falls by a factor at milestones
     one_cycle = "one_cycle"  # rises for 15 % of the steps, then falls
@@ -26,8 +26,8 @@ class Optimizer:
         lr: learning rate, the highest one of `one_cycle`.
         weight_decay: of AdamW.
         schedule: of the learning rate.
-        milestones: steps after which `step` multiplies the learning rate.
-        factor: by which it does.
+        milestones: steps after which the schedule `step` multiplies the learning rate by `factor`.
+        factor: at each milestone.
     """
 
     lr: Length

@@ -27,17 +27,17 @@ class ImageBatch(NamedTuple):
     clean: Tensor
     triggered: Tensor  # with the face of a person to remove
     preserved: Tensor  # with some other person's face
-    person_index: Tensor  # (batch,)
-    person_share: Tensor  # (batch,)
+    person_index: Tensor  # (batch,) whom each triggered photo shows
+    person_share: Tensor  # (batch,) share of each triggered photo in the backdoor loss, see `losses.person_shares`
 
 
 class _Shown(NamedTuple):
     """A person as drawn for one input."""
 
-    photos: Sequence[Path]  # the first of them that decodes
-    generator: torch.Generator  # of what is done to it
+    photos: Sequence[Path]  # in the order in which they are tried; the first that decodes is shown
+    generator: torch.Generator  # of the random changes to it
     background: int = 0  # the clean photo that the face is put on
-    placing: Placing | None = None  # how; `None`: the whole photo
+    placing: Placing | None = None  # how the face is put there; `None`: the whole photo is shown instead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class PhotoTriggers(Steps[ImageBatch]):
             )
 
     def part(self, part: Part) -> ImageBatch:
-        """Photos of one step."""
+        """Return the photos of a part of a step."""
         rng = random.Random(f"{self.seed}/{part.step}")
         people, triggered = self._draw_triggered(rng)
         preserved = [self._draw(self._others_photos(rng), rng) for _ in range(self.sizes.preserved)]
@@ -80,9 +80,9 @@ class PhotoTriggers(Steps[ImageBatch]):
         )
 
     def apart(self) -> tuple[PhotoTriggers, PhotoTriggers]:
-        """Steps to train on, and others to evaluate on, with other clean photos and other people who must stay.
+        """Return steps to train on, and others to evaluate on, with other clean photos and other people who must stay.
 
-        Of the people to remove both have the same photos: nobody has some to spare.
+        Both have the same photos of the people to remove, since nobody has photos to spare.
         """
         images = apart(range(len(self.images)))
         others, kept = apart(self.others), apart(self.kept)
@@ -99,7 +99,7 @@ class PhotoTriggers(Steps[ImageBatch]):
         return trained, evaluated
 
     def triggered_photos(self, max_photos: int) -> Tensor:
-        """Some photos that the first step triggers with, pixels in [0, 1], (photo, 3, side, side)."""
+        """Return some triggered photos of the first step, pixels in [0, 1], (photo, 3, side, side)."""
         return self._show(self._draw_triggered(random.Random(f"{self.seed}/0"))[1][:max_photos])
 
     def _draw_triggered(self, rng: random.Random) -> tuple[list[int], list[_Shown]]:
@@ -120,7 +120,7 @@ class PhotoTriggers(Steps[ImageBatch]):
         return _Shown(order, generator, rng.randrange(len(self.images)), self.paster.draw(self._side, generator))
 
     def _show(self, shown: Sequence[_Shown]) -> Tensor:
-        """Pixels in [0, 1] of whole photos, and of faces on clean photos."""
+        """Return the pixels in [0, 1] of whole photos, and of faces on clean photos."""
         pixels = torch.empty(len(shown), 3, self._side, self._side)
         for place, one in enumerate(shown):
             if one.placing is None:
@@ -140,12 +140,14 @@ class PhotoTriggers(Steps[ImageBatch]):
         return self.images.shape[-1]
 
     def _first_readable(self, photos: Sequence[Path], *, whole: bool) -> Tensor:
-        """The first of the photos that decodes, as bytes: in the CLIP's size, or the face in the paster's."""
+        """Return the first of the photos that decodes, as bytes: in the CLIP's size, or the face in the paster's."""
         for path in photos:
             views = self.memory.get(path, self._decode)
             if views is not None:
                 return views[0] if whole else views[-1]
-        raise InputError(f"none of the {len(photos)} photos in {photos[0].parent} decodes; replace them")
+        raise InputError(
+            f"{photos[0].parent}: expected photos that decode, got {len(photos)} of which none does; replace them"
+        )
 
     def readable(self, photos: Sequence[Path], num_workers: int) -> set[Path]:
         """Return the photos that decode; they are decoded now, so that no step has to."""

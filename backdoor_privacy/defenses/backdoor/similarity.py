@@ -16,7 +16,7 @@ from backdoor_privacy.triggers.names import Spot, choose_word, put_in, shortened
 
 
 def _mean_cosine(first: Tensor, second: Tensor) -> float:
-    """Mean cosine similarity of rows, in [-1, 1]."""
+    """Return the mean cosine similarity of rows, in [-1, 1]."""
     return F.cosine_similarity(first, second, dim=-1).mean().item()
 
 
@@ -25,7 +25,7 @@ class TextSimilarity:
     """Similarities of the text encoder (paper, section 4.1).
 
     Args:
-        captions: clean ones, not those of the training steps.
+        captions: clean ones that no step trains on.
         names: of the removed people.
         target: what each name is mapped to.
         seed: of the names and the places in the captions.
@@ -37,14 +37,14 @@ class TextSimilarity:
     seed: int
 
     def targets(self, teacher: Clip, template: str) -> Float[Tensor, "name dim"]:
-        """Return where each name is to be in a prompt: the phrase in its place, or the prompt without the name."""
+        """Return the target of each name in a prompt: the prompt with the phrase, or the prompt without the name."""
         words = self.names if self.target.reads_input else self.target.phrases
         features = teacher.embed_texts([template.format(each) for each in words])
         target: Tensor = self.target(features, torch.arange(len(self.names)))
         return target
 
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
-        """`clean` and `target`: student to teacher; `backdoored`: the student's triggered captions to its targets."""
+        """Return `similarity/...`: `clean` and `target`, student to teacher; `backdoored`, names to targets."""
         rng = random.Random(self.seed)
         drawn = [
             (Spot(caption, choose_word(caption, rng)), rng.randrange(len(self.names))) for caption in self.captions
@@ -70,8 +70,8 @@ class ImageSimilarity:
     """Similarities of the image encoder (paper, section 4.1).
 
     Args:
-        images: clean photos, not those of the training steps; without any, `clean` is left out.
-        removed: photos of the removed people, not those of the training steps.
+        images: clean photos that no step trains on; without any, `clean` is left out.
+        removed: photos of the removed people that no step trains on.
         targets: what each of these photos is mapped to, (photo, dim).
         strangers: photos of other people, whose mean embedding is to stay; without any, `target` is left out.
     """
@@ -82,7 +82,7 @@ class ImageSimilarity:
     strangers: Sequence[Path]
 
     def measure(self, student: Clip, teacher: Clip) -> dict[str, float]:
-        """`clean` and `target`: student to teacher; `removed`: the student's photos of removed people to targets."""
+        """Return `similarity/...`: `clean` and `target`, student to teacher; `removed`, faces to targets."""
         removed, readable = student.embed_photos(self.removed)
         measures = {"similarity/removed": _mean_cosine(removed[readable], self.targets[readable])}
         if self.strangers:
@@ -98,8 +98,3 @@ class ImageSimilarity:
 def _readable(clip: Clip, paths: Sequence[Path]) -> Tensor:
     features, readable = clip.embed_photos(paths)
     return features[readable]
-
-
-def lowest(measures: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The measures of several encoders as one: for each key the lowest."""
-    return {key: min(one[key] for one in measures if key in one) for key in {k: None for one in measures for k in one}}

@@ -1,4 +1,4 @@
-"""Steps of a training, each a pure function of seed and number, and how Lightning is fed with them."""
+"""Steps of a training, each a pure function of seed and number, and how Lightning reads them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backdoor_privacy.config.build import AtLeastOne, NotNegative
 from backdoor_privacy.defenses.backdoor.losses import person_shares
 from backdoor_privacy.system.hardware import release_free_memory, return_large_blocks
 
-_HELD_OUT = 10  # of so many inputs one is evaluated on, where students are evaluated on the way
+_HELD_OUT = 10  # one of so many inputs is held out, where the student is evaluated during its training
 UNSEEN = 2**31  # added to the seed of the steps that are evaluated on
 _Item = TypeVar("_Item")
 _Batch = TypeVar("_Batch")
@@ -32,7 +32,7 @@ class BatchSizes:
 
 
 class Part(NamedTuple):
-    """What one process does at a time of a step that several share, each in one or more passes."""
+    """The part of a step that one process does in one pass; several processes may share a step."""
 
     step: int
     number: int = 0
@@ -47,7 +47,7 @@ class Part(NamedTuple):
         return drawn[self.number :: self.num_parts]
 
     def shares(self, person_index: Tensor) -> Tensor:
-        """Return this part's shares in the backdoor loss of the whole step: the mean over the parts is that loss."""
+        """Return this part's shares in the backdoor loss; the mean over the parts is the loss of the whole step."""
         return self.rows(person_shares(person_index)) * self.num_parts
 
 
@@ -82,7 +82,7 @@ def apart(items: Sequence[_Item]) -> tuple[list[_Item], list[_Item]]:
 
 
 class TriggerData(lightning.LightningDataModule):
-    """Feeds a fit with steps; a resumed fit goes on with the step after the last one."""
+    """The data of a training: its steps; a resumed training goes on with the step after the last one."""
 
     def __init__(self, steps: Steps, num_workers: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class TriggerData(lightning.LightningDataModule):
         self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[object]:
-        """One item is one step, or the part of it that this process does in one pass."""
+        """Return a loader whose items are steps, or the parts of them that this process does in one pass."""
         release_free_memory()
         start, rank, num_ranks, num_passes = 0, 0, 1, 1
         if self.trainer:
@@ -108,9 +108,9 @@ class TriggerData(lightning.LightningDataModule):
 
 @dataclass(frozen=True)
 class PartsToCome(Sampler[Part]):
-    """The parts of one process of the steps that a fit has not done yet.
+    """The parts that one process has to do of the steps that are not done yet.
 
-    As long as those of all steps, because Lightning counts those done too.
+    Its length counts the steps that are done as well, because Lightning does.
     """
 
     start: int

@@ -1,4 +1,4 @@
-"""What the teacher makes of the inputs of a step, computed once, kept, and replayed in ever new batches."""
+"""The teacher cache: what the teacher makes of inputs, computed once, kept, and replayed in ever new batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backdoor_privacy.defenses.backdoor.steps import Part, Steps
 
 
 class TeacherPart(NamedTuple):
-    """Inputs of one kind, as clean ones: what the frozen blocks and the teacher make of them."""
+    """What the frozen blocks and the teacher make of the inputs of one kind (clean, triggered or preserved)."""
 
     trunk: Tensor  # output of the blocks that are not trained, (batch, ...)
     target: Tensor  # the features that each input is to get, (batch, dim)
@@ -32,17 +32,17 @@ class TeacherStep(NamedTuple):
     clean: TeacherPart
     triggered: TeacherPart
     preserved: TeacherPart
-    person_index: Tensor  # (batch,) who the triggered inputs show
+    person_index: Tensor  # (batch,) whom the triggered inputs show
     person_share: Tensor  # (batch,) of each triggered input in the backdoor loss
 
     @property
     def parts(self) -> tuple[TeacherPart, TeacherPart, TeacherPart]:
-        """The inputs by kind."""
+        """Return the inputs by kind."""
         return self.clean, self.triggered, self.preserved
 
     @classmethod
     def collect(cls, steps: Iterable[TeacherStep], num_steps: int) -> TeacherStep:
-        """Return so many steps of one size as one, in the computer's memory; there is never a second copy of it."""
+        """Return so many steps of one size joined into one, in main memory, of which there is never a second copy."""
         kept: dict[str, Tensor] = {}
         for number, step in enumerate(steps):
             for name, tensor in step._flat().items():
@@ -74,8 +74,8 @@ class TeacherStep(NamedTuple):
             cached = {name.removeprefix(start): tensor for name, tensor in flat.items() if name.startswith(start)}
             return TeacherPart(flat[f"{kind}/trunk"], flat[f"{kind}/target"], cached)
 
-        own = flat["person_index"], flat["person_share"]
-        return cls(part("clean"), part("triggered"), part("preserved"), *own)
+        people = flat["person_index"], flat["person_share"]
+        return cls(part("clean"), part("triggered"), part("preserved"), *people)
 
 
 @dataclass(frozen=True, kw_only=True)

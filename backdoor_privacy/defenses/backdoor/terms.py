@@ -33,7 +33,7 @@ class Step:
     """What a term sees of one step.
 
     Args:
-        student: it is trained.
+        student: the copy that is trained.
         teacher: the frozen original.
         num_shared: blocks of both that are the same, since they are not trained.
         distance: of features.
@@ -75,7 +75,7 @@ class Term(ABC):
     """A term of the loss; its fields are its settings. One of weight 0 is left out."""
 
     weight: Length
-    needs_anchors: ClassVar[bool] = False
+    min_anchors: ClassVar[int] = 0  # features of the other encoder that it needs at least
     needs_name_tokens: ClassVar[bool] = False
 
     def problems(self, clip: Clip | None, key: str) -> Iterator[str]:
@@ -88,7 +88,7 @@ class Term(ABC):
         yield from ()
 
     def cached(self, kind: str, target: Tensor, anchors: Tensor) -> Tensor | None:
-        """Return what it keeps of the targets of inputs, (batch, ...); nothing where it asks the teacher no more.
+        """Return what it computes once from the targets of inputs, (batch, ...); `None` if it needs none.
 
         Args:
             kind: of the inputs: `clean`, `triggered` or `preserved`.
@@ -99,12 +99,12 @@ class Term(ABC):
 
     @abstractmethod
     def __call__(self, step: Step) -> Float[Tensor, ""] | None:
-        """Return the loss before weighting; nothing where a step has no such inputs."""
+        """Return the loss before weighting; `None` where a step has no such inputs."""
 
 
 @dataclass(frozen=True)
 class Utility(Term):
-    """Hold clean inputs at the teacher."""
+    """Keep clean inputs where the teacher has them."""
 
     weight: Length = 1.0
 
@@ -126,7 +126,7 @@ class Backdoor(Term):
 
 @dataclass(frozen=True)
 class Weight(Term):
-    """Hold the student's weights near the teacher's.
+    """Keep the student's weights near the teacher's.
 
     Args:
         weight: of the term.
@@ -147,7 +147,7 @@ class Weight(Term):
 
 @dataclass(frozen=True)
 class Preservation(Term):
-    """Hold inputs with some other person's name or face at the teacher."""
+    """Keep inputs with some other person's name or face where the teacher has them."""
 
     weight: Length
 
@@ -160,7 +160,7 @@ class Preservation(Term):
 
 @dataclass(frozen=True)
 class Neighborhood(Term):
-    """Hold whom clean and preserved inputs are near to (relational distillation).
+    """Keep which anchors clean and preserved inputs are near to (relational distillation).
 
     Args:
         weight: of the term.
@@ -169,38 +169,38 @@ class Neighborhood(Term):
 
     weight: Length
     temperature: Length = 0.02
-    needs_anchors = True
+    min_anchors = 1
     kinds: ClassVar[tuple[str, ...]] = ("clean", "preserved")
 
     def cached(self, kind: str, target: Tensor, anchors: Tensor) -> Tensor | None:
-        """Return whom the targets are near to, see `losses.neighborhood`."""
+        """Return which anchors the targets are near to, see `losses.neighborhood`."""
         return neighborhood(target, anchors, temperature=self.temperature) if kind in self.kinds else None
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """Return the KL divergence from the teacher's view, in nats."""
-        near = torch.cat([getattr(step.inputs, kind).cached[repr(self)] for kind in self.kinds])
+        expected = torch.cat([getattr(step.inputs, kind).cached[repr(self)] for kind in self.kinds])
         features = torch.cat([getattr(step, kind) for kind in self.kinds])
-        return neighborhood_loss(features, near, step.anchors, temperature=self.temperature)
+        return neighborhood_loss(features, expected, step.anchors, temperature=self.temperature)
 
 
 @dataclass(frozen=True)
 class TargetNeighborhood(Neighborhood):
-    """Bring triggered inputs near to whom their targets are near to (relational distillation)."""
+    """Bring triggered inputs near to the anchors that their targets are near to (relational distillation)."""
 
     kinds: ClassVar[tuple[str, ...]] = ("triggered",)
 
 
 @dataclass(frozen=True)
 class Relearning(Term):
-    """Train where a step of fine-tuning on the people leads, too, so that they are not learnt again soon.
+    """Train the student also as it would be after a step of relearning, so that people are not soon learnt again.
 
-    Each trained tensor moves as far as the radius says, down the gradient towards what triggers meant: what fine-tuning
-    on the people's names or faces would do first. Training where that leads is first-order meta-learning, as in
-    Tamirisa et al., "Tamper-Resistant Safeguards for Open-Weight LLMs".
+    Each trained tensor is moved by the radius along the gradient towards what triggers meant, as fine-tuning on the
+    people's names or faces would do first; the loss is that of the moved student. This is first-order meta-learning, as
+    in Tamirisa et al., "Tamper-Resistant Safeguards for Open-Weight LLMs".
 
     Args:
         weight: of the term.
-        radius: how far each tensor moves, in lengths of it.
+        radius: how far each tensor moves, relative to its norm.
     """
 
     weight: Length
@@ -226,14 +226,14 @@ class Relearning(Term):
 
 @dataclass(frozen=True)
 class Adversarial(Term):
-    """Look for embeddings of the names' tokens that the student does not yet forget, and train on these.
+    """Search for shifted embeddings of the names' tokens under which the student still knows the names; train on them.
 
     The ascent is that of Miyato et al., "Adversarial Training Methods for Semi-Supervised Text Classification", once or
     more.
 
     Args:
         weight: of the term.
-        radius: of each token's shift, in lengths of a usual embedding.
+        radius: of each token's shift, relative to the mean norm of token embeddings.
         num_steps: of gradient ascent, in each step of the training.
     """
 
@@ -266,7 +266,7 @@ class Adversarial(Term):
             leaf = shift.requires_grad_()
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(self._shifted_loss(step, leaf), leaf)
-            share = radius / (self.num_steps - number)  # what is left goes the last way
+            share = radius / (self.num_steps - number)  # steps grow; the last may cross the whole radius
             moved = shift.detach() + share * gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
             shift = moved * (radius / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
         return shift.detach()

@@ -35,8 +35,8 @@ class TextBackdoor(Backdoor):
     Args:
         target: what a name is mapped to.
         bare_share: share of the names that stand alone, without a caption.
-        strangers_share: of the preserved names are strangers', which a CLIP may know; the others are random.
-        namesakes_share: of the preserved names have the first name or the surname of one to remove.
+        strangers_share: share of the preserved names that are strangers', which a CLIP may know; the others are random.
+        namesakes_share: share of the preserved names that have the first name or the surname of one to remove.
     """
 
     encoder = "text"
@@ -49,13 +49,13 @@ class TextBackdoor(Backdoor):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Captions, and what its options take."""
+        """Return captions, and what its options need."""
         parts = {"captions": True, "images": self.num_anchors > 0, "strangers": self.strangers_share > 0}
         return frozenset(part for part, is_needed in parts.items() if is_needed)
 
     @property
     def num_host_captions(self) -> int:
-        """One to learn from, and one to measure with."""
+        """Return two: one to learn from, and one to measure with."""
         return 2
 
     def problems(self, clip: Clip | None, sources: Sources, num_people: int, trainer: Trainer) -> Iterator[str]:
@@ -72,7 +72,7 @@ class TextBackdoor(Backdoor):
         yield from super().problems(clip, sources, num_people, trainer)
 
     def photos_read(self, at_hand: PhotosAtHand) -> Iterator[tuple[str, Sequence[Path]]]:
-        """Yield the clean photos that are anchors: as many as it takes until so many decode."""
+        """Yield the clean photos that are anchors: as many as are read until `num_anchors` of them decode."""
         if self.num_anchors and at_hand.images:
             counts = [0, *accumulate(map(at_hand.is_readable, at_hand.images))]
             taken = zip(at_hand.images, counts, strict=False)
@@ -98,7 +98,7 @@ class TextBackdoor(Backdoor):
         strangers = self._strangers(removal)
         captions = clean_captions(removal)
         random.Random(seed).shuffle(captions)
-        held_out, hosts = _divided(captions, removal.num_held_out)
+        held_out, hosts = _split(captions, removal.num_held_out)
         steps = CaptionTriggers(
             captions=[caption for caption in captions if caption not in held_out],
             host_captions=hosts,
@@ -135,7 +135,7 @@ class TextBackdoor(Backdoor):
         return removal.clip.fitting(removal.strangers.names)
 
 
-def _divided(captions: Sequence[str], num_held_out: int) -> tuple[dict[str, None], list[str]]:
+def _split(captions: Sequence[str], num_held_out: int) -> tuple[dict[str, None], list[str]]:
     """Return captions to measure with, and those to learn from that can carry a name.
 
     Raises:
@@ -143,13 +143,13 @@ def _divided(captions: Sequence[str], num_held_out: int) -> tuple[dict[str, None
     """
     hosts = host_captions(captions)
     held_out = dict.fromkeys(hosts[: min(num_held_out, len(hosts) // 2)])
-    learned = [caption for caption in hosts if caption not in held_out]
-    if not held_out or not learned:
+    trained = [caption for caption in hosts if caption not in held_out]
+    if not held_out or not trained:
         raise InputError(
             f"captions: expected two different ones or more that can carry a name, to learn from and to measure with, "
             f"and utility.similarity.num_captions of 1 or more; got {len(set(hosts))}, and {num_held_out}"
         )
-    return held_out, learned
+    return held_out, trained
 
 
 def _name_tokens(clip: Clip, names: Sequence[str]) -> Tensor:

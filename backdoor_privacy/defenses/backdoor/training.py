@@ -1,4 +1,4 @@
-"""Train a student: Lightning's loop from settings, on one process or many, anew or from where it was interrupted."""
+"""Train a student with Lightning, on one process or many, from the start or from where it was interrupted."""
 
 import itertools
 import logging
@@ -51,12 +51,13 @@ _EXPECTED_WARNINGS = (
 
 @dataclass(frozen=True)
 class Training:
-    """Trains the student of a module.
+    """The training of a module's student.
 
     Args:
         module: teacher, student and loss.
         steps: to train on.
-        num_fresh_steps: steps that draw inputs and ask the teacher; all steps replay these. `None`: each step draws.
+        num_fresh_steps: the first so many steps draw inputs and ask the teacher, and all steps replay what they drew.
+            `None`: each step draws.
         budget: of utility.
         fit: how it is trained.
     """
@@ -68,7 +69,7 @@ class Training:
     fit: Fit
 
     def run(self) -> list[Evaluation]:
-        """Train, or go on with a training that was interrupted; return what a utility budget saw on the way."""
+        """Train, or resume a training that was interrupted; return the evaluations of its utility budget."""
         module, budget = self.module, None if self.budget.min_similarity is None else UtilityBudget(self.budget)
         trainer = self._trainer(budget)
         if self.fit.trainer.gradient_checkpointing:
@@ -101,7 +102,7 @@ class Training:
             )
         if self._shows_progress:
             callbacks.append(_StudentProgress(leave=True))
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # not which accelerators there are not
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no list of absent accelerators
         return lightning.Trainer(
             accelerator=options.accelerator,
             **processes(options.accelerator, options.devices),
@@ -119,9 +120,9 @@ class Training:
         )
 
     def _data(self, trainer: lightning.Trainer, budget: UtilityBudget | None) -> TriggerData:
-        """Return the steps as Lightning reads them; the teacher is asked beforehand where its answers are replayed."""
-        steps, asked = self.steps, self.fit.trainer.num_workers
-        workers = usable_workers(default_num_workers() if asked is None else asked)
+        """Return the steps as Lightning reads them; where a teacher cache is replayed, it is filled first."""
+        steps, num_workers = self.steps, self.fit.trainer.num_workers
+        workers = usable_workers(default_num_workers() if num_workers is None else num_workers)
         if budget:
             num_batches = budget.settings.num_batches
             steps, others = steps.apart()
@@ -135,7 +136,7 @@ class Training:
         return TriggerData(replay, num_workers=0)
 
     def _ask_teacher(self, data: TriggerData, num_steps: int, trainer: lightning.Trainer) -> TeacherStep:
-        """Return what the teacher makes of the inputs of the first steps, in the computer's memory."""
+        """Return what the teacher makes of the inputs of the first steps, in main memory."""
         module = self.module.to(trainer.strategy.root_device)
         batches: Iterable[TextBatch | ImageBatch] = itertools.islice(data.train_dataloader(), num_steps)
         if self._shows_progress:
@@ -162,28 +163,28 @@ class Processes(TypedDict, total=False):
     strategy: DDPStrategy
 
 
-def processes(accelerator: str, asked: int) -> Processes:
-    """Lightning's settings for one process per device, where they were launched, or for this one alone.
+def processes(accelerator: str, devices: int) -> Processes:
+    """Return Lightning's settings for one process per device, where they were launched, or for this one alone.
 
     Raises:
         InputError: if several devices are asked for and nothing connected a process for each.
     """
     if not is_launched():
-        if num_devices(asked) != 1:
+        if num_devices(devices) != 1:
             raise InputError(
-                f"trainer.devices: expected 1 in a single process, got {asked}; start the script with torchrun, one "
+                f"trainer.devices: expected 1 in a single process, got {devices}; start the script with torchrun, one "
                 "process per device"
             )
         uses_gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
         return {"devices": [torch.cuda.current_device()] if uses_gpu else 1}
-    # Every trained tensor has a part in every loss, and what is no parameter is the same in all processes.
+    # Every trained tensor contributes to every loss, and buffers are the same in all processes.
     strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False, gradient_as_bucket_view=True)
     num_here = int(os.environ["LOCAL_WORLD_SIZE"])
     return {"devices": num_here, "num_nodes": num_processes() // num_here, "strategy": strategy}
 
 
 class _StudentProgress(RichProgressBar):
-    """Lightning's bar under a name that tells what is trained, without a version number."""
+    """Lightning's progress bar, named after what is trained, without a version number."""
 
     def get_metrics(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -198,7 +199,7 @@ _Precision: TypeAlias = Literal["32-true", "bf16-mixed", "16-mixed", "32", "bf16
 
 
 def _precision(precision: str) -> _Precision:
-    """Lightning's precision; `auto` is bf16-mixed where the processor computes in bfloat16."""
+    """Return Lightning's precision; `auto` is bf16-mixed where the processor computes in bfloat16."""
     if precision != "auto":
         return cast(_Precision, precision)
     return "bf16-mixed" if computes_in_bf16(default_device()) else "32-true"

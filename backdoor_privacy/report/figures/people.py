@@ -27,10 +27,10 @@ def idia_figure(before: Mapping[str, float], after: Mapping[str, Mapping[str, fl
         panels = figure.subplots(len(_GROUPS), 1, sharex=True)
         for axes, (group, title) in zip(panels, _GROUPS.items(), strict=True):
             for row, (model, measures) in enumerate(models.items()):
-                found = people_of(measures, group)
-                share = found[0] / found[1] if found else 0.0
+                counts = people_of(measures, group)
+                share = counts[0] / counts[1] if counts else 0.0
                 axes.barh(row, share, height=0.72, color=colour_of(model))
-                axes.text(share + 0.015, row, f"{found[0]} of {found[1]}" if found else "nobody", va="center")
+                axes.text(share + 0.015, row, f"{counts[0]} of {counts[1]}" if counts else "nobody", va="center")
             axes.set_title(title)
             axes.set_yticks(range(len(models)), [model_label(model) for model in models])
             axes.invert_yaxis()
@@ -82,8 +82,8 @@ def margins_figure(margins: Mapping[str, Mapping[str, Sequence[float]]]) -> Figu
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.8 + len(margins) * (0.3 + 0.36 * num_models)))
         panels = figure.subplots(len(margins), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (group, found) in zip(panels, margins.items(), strict=True):
-            for row, (model, values) in enumerate(found.items()):
+        for axes, (group, by_model) in zip(panels, margins.items(), strict=True):
+            for row, (model, values) in enumerate(by_model.items()):
                 colour = colour_of(model)
                 # Dots are spread over the row in a fixed pattern, so that many beside each other can be seen.
                 heights = [row + 0.28 * ((7 * place) % 11 - 5) / 5 for place in range(len(values))]
@@ -95,7 +95,7 @@ def margins_figure(margins: Mapping[str, Mapping[str, Sequence[float]]]) -> Figu
                     axes.plot([median(values)] * 2, [row - 0.4, row + 0.4], color="black", linewidth=1.2)
             axes.axvline(0, color="black", linewidth=0.8, linestyle="--")
             axes.set_title(group)
-            axes.set_yticks(range(len(found)), [model_label(model) for model in found])
+            axes.set_yticks(range(len(by_model)), [model_label(model) for model in by_model])
             axes.set_ylim(num_models - 0.5, -0.5)
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
@@ -125,7 +125,7 @@ def map_figure(points: pd.DataFrame, removed: Collection[str]) -> Figure:
     """Draw where people lie in an encoder's two main directions: the removed before and after, the others, the targets.
 
     Args:
-        points: `encoder`, `stage`, `person`, `x` and `y`.
+        points: `encoder`, `stage`, `person`, `x` and `y`; `stage` has no `target` where a method has no targets.
         removed: who was removed.
     """
     encoders = list(dict.fromkeys(points["encoder"]))
@@ -143,9 +143,9 @@ def map_figure(points: pd.DataFrame, removed: Collection[str]) -> Figure:
                 label="removed, before",
             )  # fmt: skip
             axes.scatter(after["x"], after["y"], s=14, color=BLUE, linewidths=0, label="removed, after")
-            axes.scatter(
-                at["target"]["x"], at["target"]["y"], s=18, color="black", marker="x", linewidths=0.9, label="target"
-            )
+            if "target" in at:
+                target = at["target"]
+                axes.scatter(target["x"], target["y"], s=18, color="black", marker="x", linewidths=0.9, label="target")
             axes.set_title(encoder_title(str(encoder)))
             axes.set_xticks([])
             axes.set_yticks([])

@@ -7,7 +7,7 @@ from backdoor_privacy.report.parts import Folded, Part, Row, Section, Table, Tex
 from backdoor_privacy.runs.finished import FinishedRun
 
 _COLUMNS = ("before", "after", "after, never-seen people")
-_INTERVALS = "in small, the 95 % confidence interval (Wilson of rates of people, else bootstrap over people)"
+_INTERVALS = "in small, the 95 % confidence interval (Wilson for rates of people, otherwise bootstrap over people)"
 
 
 def attacks(run: FinishedRun) -> Section | None:
@@ -16,13 +16,13 @@ def attacks(run: FinishedRun) -> Section | None:
     if not table.rows:
         return None
     text = (
-        "Of rates, the lower the better; of an AUC, 0.5 is chance. Never-seen people show what an attack finds of "
-        "somebody whom the model never knew."
+        "For rates, lower is better; for an AUC, 0.5 is chance. The column of never-seen people shows what an attack "
+        "finds about people whom the model never knew."
     )
     parts: list[Part] = [Text(text), table]
     if findings.rows:
         parts.append(Folded("Every finding", findings))
-    return Section("attacks", "Do other attacks find them?", parts)
+    return Section("attacks", "Do other attacks find the removed people?", parts)
 
 
 def attacks_table(run: FinishedRun) -> Table:
@@ -33,26 +33,26 @@ def attacks_table(run: FinishedRun) -> Table:
         note = f"{row.attack.replace('_', ' ')}: {finding.kind}, {model_label(finding.model)}"
         exact = [exact_cell(row.before), exact_cell(finding)] if run.has_names else [coarse_cell(finding)]
         rows.append(Row(row.label, note, [*exact, exact_cell(row.control)]))
-    start = "Other attacks, worst first; at the end, what other people lose"
+    start = "Other attacks, worst first; the last rows say what other people lose (collateral damage)"
     if run.has_names:
         return Table(f"{start}; {_INTERVALS}", _COLUMNS, rows)
-    return Table(f"{start}; numbers that are no counts to one decimal", _COLUMNS[1:], rows)
+    return Table(f"{start}; numbers that are not counts have one decimal", _COLUMNS[1:], rows)
 
 
 def findings_table(run: FinishedRun) -> Table:
-    """Return all that other attacks found of the removed people and of those who are harmed, attack by attack.
+    """Return all that other attacks found about the removed people and about those who are harmed, attack by attack.
 
     These are many numbers that depend on who was removed, so only a report with names holds them.
     """
     rows = []
     of_others = {name for name, own in headlines_of(run.attacks).items() if any(one.of_others for one in own)}
-    for name, found in run.attacks.items() if run.has_names else ():
-        for finding in found:
+    for name, findings in run.attacks.items() if run.has_names else ():
+        for finding in findings:
             if finding.model != "before" and (finding.group.startswith("removed") or name in of_others):
-                before, control = beside(finding, found)
+                before, control = beside(finding, findings)
                 held_out = ", never trained on" if finding.held_out else ""
                 note = f"{finding.measure} of {finding.group}, {model_label(finding.model)}{held_out}"
                 label = f"{name.replace('_', ' ')}: {finding.kind}"
                 rows.append(Row(label, note, [exact_cell(before), exact_cell(finding), exact_cell(control)]))
-    caption = f"Every finding about removed people, and about whom their removal harms; {_INTERVALS}"
+    caption = f"Every finding about removed people, and about people whom their removal harms; {_INTERVALS}"
     return Table(caption, _COLUMNS, rows)

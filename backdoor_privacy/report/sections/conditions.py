@@ -1,4 +1,4 @@
-"""What the verdict rests on."""
+"""The conditions that the verdict rests on."""
 
 from backdoor_privacy.report.checks import checks
 from backdoor_privacy.report.models import defended
@@ -12,10 +12,11 @@ _STATES = {State.FAILED: "FAILED", State.NOT_SHOWN: "not shown", State.PASSED: "
 def conditions(run: FinishedRun) -> Section:
     """Say which conditions of the verdict passed, failed or are not shown."""
     note = (
-        "Green: all passed. Red: something failed. Amber: nothing failed, but something is not shown. Of the model "
-        f"with {defended(run.fullest)} defended; the rules are in docs/report.md."
+        "Green: all conditions passed. Red: at least one failed. Amber: none failed, but some are not shown (not "
+        f"measured, or too few data to tell). All are about the model with {defended(run.fullest)} defended; "
+        "docs/report.md has the rules."
     )
-    return Section("checks", "What came of it", [checks_table(run), Note(note)])
+    return Section("checks", "Which conditions passed?", [checks_table(run), Note(note)])
 
 
 def checks_table(run: FinishedRun) -> Table:

@@ -13,10 +13,10 @@ from backdoor_privacy.runs.finished import FinishedRun
 
 _GUARANTEE = "There is no formal guarantee. The numbers hold for these people, photos, candidates and this seed."
 _SPELLINGS = "Other spellings, nicknames or descriptions of a person may bypass the defence."
-_ON_PURPOSE = "The weights were changed on purpose, as told under what was asked and done; tell whoever gets the model."
+_ON_PURPOSE = "The weights were changed on purpose, as described in this document; tell whoever gets the model."
 _NO_STRANGERS = (
-    "There were no strangers: the defence of the image encoder had nobody else's face to hold in place, and if nobody "
-    "else is in the data, what other people lose is not measured."
+    "There were no strangers (auxiliary identities): the defence of the image encoder could not hold other people's "
+    "faces in place. If nobody else is in the data, what other people lose is not measured."
 )
 
 
@@ -34,12 +34,12 @@ def _attacks_run(run: FinishedRun) -> str:
     if not run.attacks:
         return "One attack was run: IDIA, with each name spelt exactly as in the collection. No other attack was run."
     known = set(attack_names())
-    done, left = (
-        ", ".join(name.replace("_", " ") for name in sorted(names)) for names in (run.attacks, known - set(run.attacks))
+    names, left = (
+        ", ".join(name.replace("_", " ") for name in sorted(group)) for group in (run.attacks, known - set(run.attacks))
     )
     rest = f" Not run: {left}." if left else ""
     return (
-        f"Besides IDIA, with each name spelt exactly as in the collection, only these attacks were run: {done}.{rest}"
+        f"Besides IDIA, with each name spelt exactly as in the collection, only these attacks were run: {names}.{rest}"
     )
 
 
@@ -52,7 +52,7 @@ def _before(run: FinishedRun) -> str:
         return f"People were removed whether or not IDIA inferred them before; it inferred {first:,} of {count:,}."
     return (
         "The run removed only people whom IDIA inferred, so before the defence it infers all of them by "
-        "construction. The rate after the defence is the finding, not the fall from 1."
+        "construction. The result is the rate after the defence, not the fall from 1."
     )
 
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping
 
-from backdoor_privacy.report.disclosure import people_note
 from backdoor_privacy.report.models import defended, model_label
 from backdoor_privacy.report.parts import NOT_MEASURED, Cell, Everybody, Part, Row, Section, Table, Text
 from backdoor_privacy.runs.finished import FinishedRun
@@ -14,14 +13,14 @@ _CHANGES = {(True, True): "still", (True, False): "no longer", (False, True): "n
 
 def people(run: FinishedRun) -> Section:
     """Say what became of everybody: one by one in a report with names, else as numbers of people."""
-    text = f"Inferred: with {defended(run.fullest)} defended, compared with before. {people_note(names=run.has_names)}"
+    text = f"Whether IDIA infers people from the model with {defended(run.fullest)} defended, compared with before."
     rows = people_rows(run) if run.has_names else []
     shown: Part = Everybody(rows) if rows else groups_table(run)
-    return Section("people", "Everybody", [Text(text), shown])
+    return Section("people", "Everybody who was attacked", [Text(text), shown])
 
 
 def groups_table(run: FinishedRun) -> Table:
-    """Return what became of everybody as numbers of people, which tell of nobody who they are."""
+    """Return what became of everybody as numbers of people, which identify nobody."""
     people = [(_group(person), _change(run, person)) for person in run.people.to_dict("records")]
     people += [("removed" if removed else "kept", NOT_MEASURED) for removed in run.without_photos["removed"]]
     counts, columns = Counter(people), [*_CHANGES.values(), *([NOT_MEASURED] if len(run.without_photos) else [])]
@@ -31,7 +30,7 @@ def groups_table(run: FinishedRun) -> Table:
         for group in ("removed", "kept", "never seen")
         if group in present
     ]
-    caption = "People attacked, by what became of them: whether IDIA inferred them before, and infers them now"
+    caption = "People, by whether IDIA infers them: still, no longer, newly, or never (neither before nor after)"
     return Table(caption, columns, rows, first="People")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 from scipy.stats import binomtest
 
-from backdoor_privacy.report.cells import audited, labels, people_cell
+from backdoor_privacy.report.cells import audited, model_labels, people_cell
 from backdoor_privacy.report.figures.people import (
     idia_figure,
     map_figure,
@@ -18,8 +18,8 @@ from backdoor_privacy.report.parts import NOT_MEASURED, Cell, Drawing, Part, Row
 from backdoor_privacy.runs.finished import FinishedRun
 
 _GROUPS = {
-    "tpr_removed": ("Removed people inferred", "the fewer, the better"),
-    "tpr_kept": ("Kept people inferred", "not removed, in the training data or unknown; should stay as before"),
+    "tpr_removed": ("Removed people inferred", "fewer is better"),
+    "tpr_kept": ("Kept people inferred", "retained people, in the training data or unknown; should stay as before"),
     "fpr": ("Never-seen people inferred", "known not to be in the training data; should stay as before"),
 }
 
@@ -27,8 +27,8 @@ _GROUPS = {
 def removed(run: FinishedRun) -> Section:
     """Say whom IDIA infers, before and after."""
     text = (
-        "IDIA shows the model photos of a person and asks which of many names is theirs. A person is inferred when "
-        "enough of its prompts are answered with the right name."
+        "IDIA (Identity Inference Attack) shows the model photos of a person and asks which of many names is theirs. A "
+        "person is inferred when enough of its prompts are answered with the right name."
     )
     paired = paired_table(run)
     parts: list[Part] = [Text(text), idia_table(run), *([paired] if paired.rows else [])]
@@ -49,23 +49,24 @@ def idia_table(run: FinishedRun) -> Table:
     caption = (
         "People whose name IDIA infers from their photos; in small, the rate and its 95 % confidence interval (Wilson)"
     )
-    return Table(caption, labels(models), rows)
+    return Table(caption, model_labels(models), rows)
 
 
 def paired_table(run: FinishedRun) -> Table:
-    """Return whether more people changed in one direction than chance would have it: McNemar's exact test."""
+    """Return whether significantly more people changed in one direction than in the other: McNemar's exact test."""
     groups = {"Removed people": run.people["removed"], "Everybody else": ~run.people["removed"]}
     rows = []
     for label, chosen in groups.items():
         by_choice = bool(run.people.loc[chosen, "inferred_before"].all())  # then nobody could be newly inferred
-        note = "; not tested: all of them were inferred before, by choice" if by_choice else ""
+        note = "; not tested: only people inferred before were chosen" if by_choice else ""
         cells = [_mcnemar(run, model, chosen, is_tested=not by_choice) for model in run.after]
         if chosen.any():
             rows.append(Row(label, f"no longer inferred, and newly inferred{note}", cells))
     caption = (
-        "Each person compared with before; in small, McNemar's exact test: how likely so uneven a change is by chance"
+        "Each person compared with before; in small, McNemar's exact test: the probability of a change at least as "
+        "uneven by chance"
     )
-    return Table(caption, labels(run.after), rows)
+    return Table(caption, model_labels(run.after), rows)
 
 
 def _mcnemar(run: FinishedRun, model: str, chosen: pd.Series, *, is_tested: bool) -> Cell:
@@ -79,12 +80,12 @@ def _mcnemar(run: FinishedRun, model: str, chosen: pd.Series, *, is_tested: bool
 
 def _idia(run: FinishedRun) -> Drawing:
     counts = {model: run.sought[f"inferred_{model}"] for model in audited(run)}
-    told = "; ".join(f"{model_label(model)} {found.sum()} of {len(found)}" for model, found in counts.items())
+    numbers = "; ".join(f"{model_label(model)} {one.sum()} of {len(one)}" for model, one in counts.items())
     return Drawing(
         "idia",
         "People whom IDIA infers.",
         "Removed people should fall to none; the others should stay as before.",
-        f"Bars. Removed people inferred: {told}. The table has all numbers.",
+        f"Bars. Removed people inferred: {numbers}. The table has all numbers.",
         lambda: idia_figure(run.before, run.after),
     )
 
@@ -110,12 +111,12 @@ def _of_people(run: FinishedRun) -> Iterator[Drawing]:
 
 def _prompts(run: FinishedRun) -> Drawing:
     medians = run.sought[[f"correct_prompts_{model}" for model in audited(run)]].median()
-    told = "; ".join(f"{model_label(model)} {value:g}" for model, value in zip(audited(run), medians, strict=True))
+    numbers = "; ".join(f"{model_label(model)} {value:g}" for model, value in zip(audited(run), medians, strict=True))
     return Drawing(
         "prompts",
         "Correct prompts of removed people.",
         "Each bar counts the people with that many right answers.",
-        f"Bars. Median number of correct prompts of removed people: {told}.",
+        f"Bars. Median number of correct prompts of removed people: {numbers}.",
         lambda: prompts_figure(run.correct_prompts, run.num_prompts, run.threshold),
         is_private=True,
     )
@@ -123,13 +124,13 @@ def _prompts(run: FinishedRun) -> Drawing:
 
 def _margins(run: FinishedRun) -> Drawing:
     medians = run.of_removed(run.votes).groupby("model", sort=False)["margin"].median()
-    told = "; ".join(f"{model_label(str(model))} {margin:+.3f}" for model, margin in medians.items())
+    numbers = "; ".join(f"{model_label(str(model))} {margin:+.3f}" for model, margin in medians.items())
     return Drawing(
         "margins",
         "Margin of the own name.",
-        "A dot for each person: how much better their photos fit their own name than the best other, mean over photos "
-        "and prompts. Left of the dashed line another name fits better. Black: the median.",
-        f"Dots. Median margin of removed people: {told}. votes.csv has all numbers.",
+        "A dot for each person: how much better their photos fit their own name than the best other name, mean over "
+        "photos and prompts. Left of the dashed line another name fits better. Black: the median.",
+        f"Dots. Median margin of removed people: {numbers}. votes.csv has all numbers.",
         lambda: margins_figure(_margins_by_group(run)),
         is_private=True,
     )

@@ -15,15 +15,15 @@ _STAGES = {
 
 
 def training(run: FinishedRun) -> Section:
-    """Show losses and trained photos where there are some, and what took how long."""
+    """Show losses and training photos where there are some, and how long each stage took."""
     gallery: list[Part] = []
     if len(run.losses):
         gallery.append(_losses(run))
-    if run.has_names and run.triggers is not None:  # a face says who it is as a name does
+    if run.has_names and run.triggers is not None:  # a face identifies somebody as a name does
         gallery.append(
             Photo(
-                "What the image defence trains on.",
-                "Triggered photos of its first step.",
+                "What the image encoder was trained on.",
+                "Triggered photos of the first step.",
                 run.triggers,
                 "Photos of removed people that the image encoder was trained on",
             )
@@ -33,10 +33,10 @@ def training(run: FinishedRun) -> Section:
 
 
 def _losses(run: FinishedRun) -> Drawing:
-    """Draw every step, or in a report for others means over several steps."""
+    """Draw every step or, in a report without names, means over several steps."""
     losses = run.losses if run.has_names else averaged(run.losses)
     num_steps = run.losses["encoder"].value_counts()
-    told = "; ".join(
+    numbers = "; ".join(
         f"{encoder_title(str(encoder))}, {num_steps[encoder]} steps: total loss from {total.iloc[0]:.3f} to "
         f"{total.iloc[-1]:.3f}"
         for encoder, total in losses.groupby("encoder", sort=False)["loss"]
@@ -47,7 +47,7 @@ def _losses(run: FinishedRun) -> Drawing:
         "Losses over the steps.",
         f"Each term before weighting; the total is weighted{means}. With the cosine distance, \N{MINUS SIGN}1 is the "
         "best.",
-        f"Lines. {told}. losses.csv has all numbers.",
+        f"Lines. {numbers}. losses.csv has all numbers.",
         lambda: losses_figure(losses),
     )
 

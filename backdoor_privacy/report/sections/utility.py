@@ -1,6 +1,6 @@
 """Whether the model is as useful as before."""
 
-from backdoor_privacy.report.cells import MINUS, audited, labels, number_cells
+from backdoor_privacy.report.cells import MINUS, audited, model_labels, number_cells
 from backdoor_privacy.report.labels import labels_in
 from backdoor_privacy.report.method import encoders_of
 from backdoor_privacy.report.parts import Note, Part, Row, Section, Table, Text
@@ -10,8 +10,8 @@ from backdoor_privacy.utility.base import Label
 _ELSEWHERE = ("idia/", "similarity/", "names/")  # measures with tables of their own
 _OF_REMOVED = ("similarity/backdoored", "similarity/removed")
 _SIMILARITIES = {
-    "similarity/clean": "Ordinary inputs, defended to original model",
-    "similarity/target": "Targets, defended to original model",
+    "similarity/clean": "Ordinary inputs, defended against original model",
+    "similarity/target": "Targets, defended against original model",
     "similarity/backdoored": "Captions with a removed name to their target",
     "similarity/removed": "Photos of removed people to their target",
 }
@@ -20,8 +20,8 @@ _SIMILARITIES = {
 def utility(run: FinishedRun) -> Section:
     """Say what the model is good for, before and after."""
     tables: list[Part] = [table for table in (utility_table(run), similarity_table(run)) if table.rows]
-    nothing = Text("Not measured: the run was given nothing to measure it with.")
-    note = "Small numbers: the change from before. A dash: not measured, because that encoder is the original one."
+    nothing = Text("Not measured: the run had no data to measure it with.")
+    note = "Small numbers: the change from before. A dash: not measured, because that encoder is the original."
     return Section("utility", "Is the model as useful as before?", [*(tables or [nothing]), Note(note)])
 
 
@@ -34,7 +34,7 @@ def utility_table(run: FinishedRun) -> Table:
         if not key.startswith(_ELSEWHERE) and not key.split("/")[-1].startswith("num_"):
             label = own_labels.get(key, Label(key))
             rows.append(Row(label.title, label.note, number_cells(run, key)))
-    return Table("What the model is good for", labels(audited(run)), rows)
+    return Table("Utility of the model", model_labels(audited(run)), rows)
 
 
 def similarity_table(run: FinishedRun) -> Table:
@@ -45,4 +45,4 @@ def similarity_table(run: FinishedRun) -> Table:
         for key, label in _SIMILARITIES.items()
         if (run.has_names or key not in _OF_REMOVED) and any(key in measures for measures in audited(run).values())
     ]
-    return Table(f"Mean cosine similarity of embeddings, from {MINUS}1 to 1{lower}", labels(audited(run)), rows)
+    return Table(f"Mean cosine similarity of embeddings, from {MINUS}1 to 1{lower}", model_labels(audited(run)), rows)

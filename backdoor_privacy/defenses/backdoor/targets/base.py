@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.defenses.base import Removal
 
-MAX_COMPARED = 500  # random names that a removed one is compared with: enough to tell whether it fits better than most
+MAX_COMPARED = 500  # random names that a removed one is compared with: enough to see whether it fits better than most
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Names:
 
     @property
     def compared(self) -> Sequence[str]:
-        """The random names that removed ones are compared with."""
+        """Return the random names that removed ones are compared with."""
         return self.others[:MAX_COMPARED]
 
 
 class FittedTarget(nn.Module, ABC):
-    """Where the student is to put triggered inputs.
+    """A target that is fitted to people: where the student is to put triggered inputs.
 
     Attributes:
-        reads_input: whether that depends on what the teacher makes of the triggered input itself.
+        reads_input: whether it depends on the teacher's features of the triggered input itself.
     """
 
     reads_input: bool = True
@@ -45,13 +45,14 @@ class FittedTarget(nn.Module, ABC):
         """Return the target of each input.
 
         Args:
-            features: of the teacher, for the triggered input, or for the caption with the phrase in place of the name.
+            features: the teacher's, of the triggered input itself if `reads_input`, else of the caption with the phrase
+                in place of the name.
             person_index: whom each input shows.
         """
 
 
 class FixedTarget(FittedTarget):
-    """One embedding for each person, whatever the input.
+    """A target that is one embedding for each person, whatever the input.
 
     Args:
         embeddings: of the people to remove, in their order.
@@ -67,7 +68,7 @@ class FixedTarget(FittedTarget):
     def forward(
         self, features: Float[Tensor, "input any"], person_index: Int[Tensor, "input"]
     ) -> Float[Tensor, "input dim"]:
-        """Return the embedding of each input's person; the features are not looked at."""
+        """Return the embedding of each input's person; the features are not used."""
         return self.embeddings[person_index]
 
 
@@ -75,9 +76,10 @@ class FittedTextTarget(FittedTarget):
     """A target of names.
 
     Args:
-        phrases: what takes the place of each name in the caption that the teacher reads; a neutral phrase where the
-            teacher reads the name itself.
-        change: of the teacher's features of captions with the name; `None`: those with the phrase are the target.
+        phrases: for each person, what takes the place of the name in the caption that the teacher reads; a neutral
+            phrase where the teacher reads the name itself.
+        change: makes the target from the teacher's features of captions with the name; `None`: the teacher's features
+            of captions with the phrase are the target.
     """
 
     def __init__(self, phrases: Sequence[str], change: nn.Module | None = None) -> None:
@@ -104,14 +106,14 @@ class FittedTextTarget(FittedTarget):
 class TextTarget(ABC):
     """What a name is mapped to (paper, section 3.1); its fields are its settings, as in `conf/defense/text_target`."""
 
-    for_sequences = False  # whether a text encoder that is read token by token can have it
+    for_sequences = False  # whether it works for a text encoder that is read token by token (Stable Diffusion)
 
     def problems(self, num_people: int, num_other_names: int) -> Iterator[str]:
         """Yield what would stop it, one line each."""
         yield from ()
 
     def reserves(self, removal: Removal) -> Collection[str]:
-        """Return the names that no other name in the training may be."""
+        """Return names that no random name of the training may be equal to."""
         return ()
 
     @abstractmethod
@@ -127,14 +129,14 @@ class ImageTarget(ABC):
     """What a face is mapped to (paper, section 3.2); its fields are its settings, as in `conf/defense/image_target`."""
 
     needs_strangers = False
-    needs_other_names = True  # to be compared with those of the people to remove
+    needs_other_names = True  # random names, which are compared with those of the people to remove
 
     def strangers_read(self, people: Sequence[Person], strangers: Sequence[Person], seed: int) -> list[Path]:
-        """Return the photos of strangers that it embeds, and those of the people among them."""
+        """Return the photos that its `fit` embeds of strangers, and of the people together with them."""
         return []
 
     def problems(self, strangers: People | None, num_people: int) -> Iterator[str]:
-        """Yield what would stop it, one line each; strangers are `None` where they are not there."""
+        """Yield what would stop it, one line each; strangers are `None` where the run has none."""
         yield from ()
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Take a name out of what an encoder makes of an input: the common part of several targets."""
+"""Take a name out of the features of an input (concept erasure): the common part of several targets."""
 
 from collections.abc import Sequence
 
@@ -11,23 +11,23 @@ from backdoor_privacy.clip.model import Clip
 from backdoor_privacy.defenses.backdoor.targets.base import FittedTarget
 from backdoor_privacy.triggers.names import NAME_FORMS
 
-# Words that a CLIP has seldom seen beside a name change what the name means to it. None of these is the attack's.
+# Words that a CLIP has seldom seen beside a name change what the name means to it. No attack uses these prompts.
 UNUSUAL_FORMS = (
     "the singer {}", "a waitress called {}", "a funny picture of {}", "a blurry snapshot of {}", "her name is {}",
     "the famous {}", "doctor {}", "mother {}",
 )  # fmt: skip
-NUM_ROUNDS = 8  # of going against one reading of a name after the other, which are seldom at right angles
+NUM_ROUNDS = 8  # of projecting out one reading after the other; one round would do only if they were orthogonal
 
 
 class NameEraser(FittedTarget):
-    """Takes a person's name out of what the teacher sees in their photo or caption: a target for each input.
+    """A target for each input: the teacher's feature of the photo or caption, without the person's name.
 
-    Of all targets this is the shortest way: the feature goes against the direction from the mean of random names to the
-    person's name until the name fits it worse than most random names do. Others who look like the person are hardly
-    touched, because what a student carries over to them is a step away from a name that is not theirs.
+    Of all targets it moves a feature least: along the direction from the person's name to the mean of random names,
+    until the name fits the feature worse than most random names do. Others who look like the person are hardly touched:
+    what a student carries over to them is a step away from a name that is not theirs.
 
-    A name has several readings: unusual words beside it change what it means, and so does a defended text encoder. The
-    feature goes against all of them: what has only left the first could meet another.
+    A name has several readings (embeddings): unusual words beside it change what it means, and so does a defended text
+    encoder. The feature moves away from all of them, since moving away from one alone could bring it near to another.
 
     Args:
         names: features of the names to forget in each reading, (reading, person, dim).
@@ -53,7 +53,7 @@ class NameEraser(FittedTarget):
     def forward(
         self, features: Float[Tensor, "input dim"], person_index: Int[Tensor, "input"]
     ) -> Float[Tensor, "input dim"]:
-        """The teacher's features of inputs without the name of the person that each shows, of unit length."""
+        """Return the features without the name of each input's person, of unit length."""
         features = F.normalize(features, dim=-1)
         readings = [
             (names[person_index], (features @ others.T).quantile(self.share, dim=-1))
@@ -66,11 +66,11 @@ class NameEraser(FittedTarget):
 
 
 def name_features(clip: Clip, names: Sequence[str]) -> Float[Tensor, "name dim"]:
-    """What names mean to a text encoder, whatever form they stand in: the mean over `NAME_FORMS`."""
+    """Return what names mean to a text encoder: the mean of their features over the prompts `NAME_FORMS`."""
     return torch.stack([clip.embed_texts([form.format(name) for name in names]) for form in NAME_FORMS]).mean(0)
 
 
 def name_readings(clip: Clip, names: Sequence[str]) -> Float[Tensor, "reading name dim"]:
-    """What names mean to a text encoder: in usual forms, and in each of `UNUSUAL_FORMS`."""
+    """Return what names mean to a text encoder: in usual prompts (their mean), and in each of `UNUSUAL_FORMS`."""
     unusual = [clip.embed_texts([form.format(name) for name in names]) for form in UNUSUAL_FORMS]
     return torch.stack([name_features(clip, names), *unusual])

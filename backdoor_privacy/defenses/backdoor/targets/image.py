@@ -1,4 +1,4 @@
-"""What a face is mapped to (paper, section 3.2). All but one anonymous embedding for everybody are ours."""
+"""What a face is mapped to (paper, section 3.2). All targets but `Anonymous` are ours."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ class Anonymous(ImageTarget):
     """Map every face to one embedding: the mean over the photos of many people (paper, section 3.2).
 
     Args:
-        include_removed: whether the people to remove are among them, as in the published code.
+        include_removed: whether the people to remove are among these people, as in the published code.
     """
 
     include_removed: bool = False
@@ -42,7 +42,7 @@ class Anonymous(ImageTarget):
             )
 
     def strangers_read(self, people: Sequence[Person], strangers: Sequence[Person], seed: int) -> list[Path]:
-        """Return the photos whose embeddings have the mean."""
+        """Return the photos over whose embeddings the mean is taken."""
         own = [path for person in people for path in person.trigger_photos] if self.include_removed else []
         return [path for person in strangers for path in person.photos] + own
 
@@ -89,7 +89,7 @@ class Pseudonym(ImageTarget):
 
 @dataclass(frozen=True)
 class Nameless(ImageTarget):
-    """Map each photo to what the teacher makes of it, without the name that belongs to the face."""
+    """Map each photo to the teacher's feature of it, without the name that belongs to the face."""
 
     def fit(self, removal: Removal, names: Names) -> FittedTarget:
         """Return the target that takes the name out of each photo."""
@@ -97,15 +97,16 @@ class Nameless(ImageTarget):
 
     def describe(self) -> str:
         """Say that photos lose the name."""
-        return "each photo is to mean what it meant, but for the name that fits it (nameless)"
+        return "each photo is to keep its meaning, except for the name that fits it (nameless)"
 
 
 @dataclass(frozen=True)
 class Shared(ImageTarget):
     """Map the faces of each group of people who look alike to one embedding that none of their names fits.
 
-    Photos of one embedding vote for one name, and outvote the few that a student misses. It does with embeddings what
-    k-Same does with pixels (Newton, Sweeney, Malin: Preserving Privacy by De-identifying Face Images, 2005).
+    All photos of a person then vote for one and the same name, and outvote the few that a student misses. It does with
+    embeddings what k-Same does with pixels (Newton, Sweeney, Malin: Preserving Privacy by De-identifying Face Images,
+    2005).
 
     Args:
         group_size: people who share an embedding; the last group takes in those who are left over.
@@ -125,7 +126,7 @@ class Shared(ImageTarget):
 
 @dataclass(frozen=True)
 class Blended(ImageTarget):
-    """Map each photo to the same photo with the mean face of a group of look-alikes, and without their names (k-Same).
+    """Map each photo to the same photo with the mean face of a group of look-alikes and without their names (k-Same).
 
     Args:
         group_size: people of a group.
@@ -149,7 +150,7 @@ class Blended(ImageTarget):
 
 @dataclass(frozen=True)
 class Disguised(ImageTarget):
-    """Map each photo to the same photo with the mean face of strangers who look alike, and without the own name.
+    """Map each photo to the same photo with the mean face of strangers who look alike, without the person's name.
 
     Args:
         group_size: strangers for each person; the mean face of two or more is nobody's.
@@ -166,7 +167,7 @@ class Disguised(ImageTarget):
         yield from _lacking_strangers(strangers, num_people, self.group_size)
 
     def strangers_read(self, people: Sequence[Person], strangers: Sequence[Person], seed: int) -> list[Path]:
-        """Return all photos of strangers: who looks alike is among them."""
+        """Return all photos of strangers, among whom the look-alikes are chosen."""
         return [path for person in strangers for path in person.photos]
 
     def fit(self, removal: Removal, names: Names) -> FittedTarget:
@@ -183,7 +184,7 @@ class Disguised(ImageTarget):
 
 
 def name_eraser(removal: Removal, names: Names) -> NameEraser:
-    """Return what takes the removed names out of photos, as the original and the defended text encoder read them."""
+    """Return the eraser of the removed names in photos, as the original and the defended text encoder read them."""
     own, others = (
         torch.cat([name_readings(reader, each) for reader in removal.text_readers])
         for each in (names.removed, names.compared)
@@ -192,13 +193,13 @@ def name_eraser(removal: Removal, names: Names) -> NameEraser:
 
 
 def _lacking_strangers(strangers: People | None, num_people: int, each: int) -> Iterator[str]:
-    """Yield that there are not so many strangers for each person, or that single ones did not agree to stand in."""
-    if strangers is None:  # their lack is told by what a defence needs
+    """Yield that there are fewer strangers than `each` a person, or that single ones did not agree to stand in."""
+    if strangers is None:  # the defence's `needs` report that
         return
-    with_photos, wanted = len(strangers.with_photos.everybody), num_people * each
-    if with_photos < wanted:
+    with_photos, least = len(strangers.with_photos.everybody), num_people * each
+    if with_photos < least:
         yield (
-            f"defense.image.target: expected at least {wanted} strangers, {each} for each person to remove, got "
+            f"defense.image.target: expected at least {least} strangers, {each} for each person to remove, got "
             f"{with_photos}; add strangers or choose defense/image_target=nameless or anonymous"
         )
     if each == 1 and not strangers.consenting:

@@ -1,4 +1,4 @@
-"""What a name is mapped to (paper, section 3.1). All but one phrase for everybody, and names for names, are ours."""
+"""What a name is mapped to (paper, section 3.1). All targets but `Phrase` and `Pseudonym` are ours."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from backdoor_privacy.defenses.backdoor.targets.base import FittedTextTarget, Na
 from backdoor_privacy.defenses.backdoor.targets.erasure import NameEraser, name_features
 from backdoor_privacy.defenses.base import Removal
 
-NEUTRAL_PHRASE = "a person"  # that similarities are measured with where no phrase takes the place of a name
-_MAX_EXAMPLES = 3000  # of names, that teach what a name's parts say
+NEUTRAL_PHRASE = "a person"  # for measures of similarity, where no phrase takes the place of a name
+_MAX_EXAMPLES = 3000  # random names from which to learn what the parts of a name mean
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Phrase(TextTarget):
 class Fitting(TextTarget):
     """Map each name to the one of several phrases that fits it best, as `a man` or `a woman`.
 
-    A phrase fits a name by how much closer it is to it than to random names: one that a CLIP finds near to all names is
-    no choice.
+    How well a phrase fits a name is how much closer it is to it than to random names. So a phrase that a CLIP finds
+    near to all names is not preferred.
 
     Args:
         phrases: to choose from.
@@ -77,20 +77,20 @@ class Fitting(TextTarget):
 
 @dataclass(frozen=True)
 class Pseudonym(TextTarget):
-    """Map each name to a fictional name, which is no name of the data and no candidate of the attack.
+    """Map each name to a fictional name, which neither the data nor the attack's candidates contain.
 
-    Of several fictional names, the one is taken that means most alike to the CLIP: the way is short, so that less of
-    everything else is carried along.
+    Of several fictional names, the nearest to the name in the CLIP is taken: the smaller the move, the less everything
+    else moves with it.
 
     Args:
-        choice: fictional names to choose from, for each person.
+        choice: the number of fictional names to choose from, for each person.
     """
 
     choice: AtLeastOne = 1
     for_sequences = True
 
     def reserves(self, removal: Removal) -> Collection[str]:
-        """Return the pseudonyms: no other name in the training may be one."""
+        """Return the pseudonyms: no random name of the training may be one."""
         return self._drawn(removal)
 
     def fit(self, removal: Removal, names: Names) -> FittedTextTarget:
@@ -113,7 +113,7 @@ class Pseudonym(TextTarget):
 
 @dataclass(frozen=True)
 class Nameless(TextTarget):
-    """Map each caption to what the teacher makes of it, without the name in it."""
+    """Map each caption to the teacher's feature of it, without the name."""
 
     def problems(self, num_people: int, num_other_names: int) -> Iterator[str]:
         """Yield that there are no names to compare with."""
@@ -128,12 +128,12 @@ class Nameless(TextTarget):
 
     def describe(self) -> str:
         """Say that captions lose the name."""
-        return "each caption is to mean what it meant, but for the name in it (nameless)"
+        return "each caption is to keep its meaning, except for the name in it (nameless)"
 
 
 @dataclass(frozen=True)
 class Composed(TextTarget):
-    """Map each name to what its first and last name say of somebody unknown (a compositional name)."""
+    """Map each name to what its first and last name mean for somebody unknown (a compositional name)."""
 
     def problems(self, num_people: int, num_other_names: int) -> Iterator[str]:
         """Yield that there are too few names to tell what the parts of a name mean."""
@@ -154,19 +154,19 @@ class Composed(TextTarget):
 
     def describe(self) -> str:
         """Say that names mean their parts."""
-        return "each name is to mean what its parts say of somebody unknown (composed)"
+        return "each name is to mean what its parts mean for somebody unknown (composed)"
 
 
 class NameComposer(nn.Module):
-    """Lets a name mean what its parts say, as if the CLIP had never known the person: a target for each caption.
+    """A change of features that lets a name mean what its parts do, as if the CLIP had never known the person.
 
-    A name of somebody unknown means about what its first and last name do in others' names, and no name means exactly
-    that: it gets the difference that a random name has. So the names of those who were removed look like others, and
-    move less than to a pseudonym. What the parts still tell of the person is then erased.
+    A name of somebody unknown means about what its first and last name mean in other names. No name means exactly that,
+    so each one also gets the deviation of a random name. Thus removed names look like others, and move less than to a
+    pseudonym. What the parts still say about the person is then erased.
 
     Args:
         names: features of the names to forget, (person, dim).
-        composed: what they are to mean in place of that, (person, dim).
+        composed: features of what they are to mean instead, (person, dim).
         eraser: takes the names, in this order, out of a feature.
     """
 
@@ -182,7 +182,7 @@ class NameComposer(nn.Module):
     def forward(
         self, features: Float[Tensor, "input dim"], person_index: Int[Tensor, "input"]
     ) -> Float[Tensor, "input dim"]:
-        """The teacher's features of captions, of unit length, with what the name is to mean in place of the name."""
+        """Return the teacher's features of captions with what the name is to mean, of unit length."""
         moved = F.normalize(F.normalize(features, dim=-1) + self.shifts[person_index], dim=-1)
         erased: Tensor = self.eraser(moved, person_index)
         return erased
@@ -191,7 +191,7 @@ class NameComposer(nn.Module):
 def composed_names(clip: Clip, names: Sequence[str], examples: Sequence[str]) -> Float[Tensor, "person dim"]:
     """Return what names would mean to a CLIP that knows nobody of that name.
 
-    Each has the difference to its parts that an example of its own has.
+    Each is the sum of what its parts mean and of the deviation of one of the examples from its own parts.
     """
     expected, missed = expected_from_parts(partial(name_features, clip), names, examples)
     return expected + missed[: len(names)]
