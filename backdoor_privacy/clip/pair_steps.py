@@ -132,11 +132,9 @@ class PairData(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[list[Tensor]]:
         """Return a loader whose items are the steps to come."""
         release_free_memory()
-        start = 0
-        steps = self.steps
+        steps, start = self.steps, 0
         if self.trainer:
-            start = self.trainer.global_step
-            steps = replace(steps, rank=self.trainer.global_rank, num_ranks=self.trainer.world_size)
+            steps, start = replace(steps, rank=self.trainer.global_rank), self.trainer.global_step
         return DataLoader(
             steps,
             batch_size=None,

@@ -136,9 +136,10 @@ def pretrain(cfg: DictConfig, excluded: Sequence[str] = ()) -> Path:
     model = open_clip.CLIP(**model_config["model_cfg"])
     if isinstance(model.visual, ModifiedResNet):  # its convolutions are faster in this layout
         model.to(memory_format=torch.channels_last)
-    steps = _pair_steps(cfg, model.context_length, excluded)
+    trainer = _trainer(cfg, folder)
+    steps = _pair_steps(cfg, model.context_length, excluded, trainer.world_size)
     settings = {key: cfg[key] for key in ("lr", "weight_decay", "num_warmup_steps", "num_steps")}
-    module, trainer = ClipPretraining(model, **settings, pairs=steps.digest), _trainer(cfg, folder)
+    module = ClipPretraining(model, **settings, pairs=steps.digest)
     with fastest_attention(trainer.strategy.root_device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", _EXPECTED_WARNINGS)
         try:
@@ -152,7 +153,7 @@ def pretrain(cfg: DictConfig, excluded: Sequence[str] = ()) -> Path:
     return folder / "clip"
 
 
-def _pair_steps(cfg: DictConfig, context_length: int, excluded: Sequence[str]) -> PairSteps:
+def _pair_steps(cfg: DictConfig, context_length: int, excluded: Sequence[str], num_ranks: int) -> PairSteps:
     """Return the batches of a config, without the pairs of some people."""
     pairs = PairIndex(as_files(find_shards(instantiate(cfg.data).folder, _KEY), _KEY, cfg.paths.cache), _KEY)
     kept = pairs_without(pairs, excluded, "exclude")
@@ -171,6 +172,7 @@ def _pair_steps(cfg: DictConfig, context_length: int, excluded: Sequence[str]) -
         num_steps=cfg.num_steps,
         seed=cfg.seed,
         key=_KEY,
+        num_ranks=num_ranks,
     )
 
 
