@@ -19,6 +19,7 @@ def _print_audit(cfg: DictConfig) -> None:
     from backdoor_privacy.config.checks import check
     from backdoor_privacy.config.naming import untold_names
     from backdoor_privacy.config.schema import load_config
+    from backdoor_privacy.config.worlds import check_worlds
     from backdoor_privacy.data.selection import named_people
     from backdoor_privacy.evaluation import audit, leak_table
     from backdoor_privacy.report.audited import sought
@@ -27,7 +28,8 @@ def _print_audit(cfg: DictConfig) -> None:
     from backdoor_privacy.utility.base import build_measures
 
     with one_line_errors(untold_names(cfg)):
-        check(cfg, only_audits=True)
+        check(cfg)
+        check_worlds(cfg, parts=())
         clip, people = instantiate(cfg.clip), instantiate(cfg.people)
         named = named_people(people, load_config(cfg).trigger_set) or ()
         clip.check_fits([person.name for person in named])

@@ -142,12 +142,14 @@ def problems(
 
 def _without_trigger_photos(plan: Plan, chosen: Sequence[Person], *, is_known: bool, tell: bool) -> Iterator[Problem]:
     """Yield who has no photo to train on besides those of the attacks; people without any photo need none."""
-    if not plan.needs_photos:
+    needing = [name for name, defense in plan.defenses.items() if defense.needs_photos]
+    if not needing:
         return
     people = chosen if is_known else plan.everybody
     if people and not any(person.photos for person in people):
         yield Problem(
-            "defense.image: expected photos of somebody to remove, got names alone; choose defense=text, or add photos",
+            f"defense.{needing[0]}: expected photos of somebody to remove, got names alone; choose defense=text, "
+            "or add photos",
             stops=True,
         )
     num_spare = 0 if is_known else len(people) - len(chosen)

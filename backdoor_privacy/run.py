@@ -21,6 +21,7 @@ from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.naming import experiment_name
 from backdoor_privacy.config.schema import load_config
 from backdoor_privacy.config.stored import targets_of
+from backdoor_privacy.config.worlds import check_worlds
 from backdoor_privacy.data.people import People, Person
 from backdoor_privacy.data.selection import listed_names, named_people
 from backdoor_privacy.data.sources import Sources
@@ -99,6 +100,7 @@ def check_run(cfg: DictConfig) -> dict[str, Defense]:
     check(cfg)
     check_attacks(cfg.attacks, num_processes())
     defenses = build_defenses(cfg.defense)
+    check_worlds(cfg, used_parts(defenses))
     settings = load_config(cfg)
     for defense in defenses.values():  # now, before a process for each device is started, and anything is loaded
         for problem in defense.problems(None, Sources(People(())), 1, settings.trainer):
@@ -182,6 +184,7 @@ def _description(defense: Defense) -> dict[str, object]:
         "encoders": list(defense.encoders),
         "description": defense.describe(),
         "limits": list(defense.limits),
+        "parts": sorted(defense.uses),
     }
 
 

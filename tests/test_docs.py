@@ -23,14 +23,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from backdoor_privacy import attack, audit, collect, dashboard
 from backdoor_privacy import protect as protect_module
-from backdoor_privacy.attacks.choice import check_attacks
 from backdoor_privacy.attacks.idia import Idia
 from backdoor_privacy.checkup import check_data
-from backdoor_privacy.config.checks import check, check_pretrain
+from backdoor_privacy.config.checks import check_pretrain
 from backdoor_privacy.config.schema import load_trainer
 from backdoor_privacy.defenses.loading import load_defense
 from backdoor_privacy.report import __main__ as report
-from backdoor_privacy.run import run
+from backdoor_privacy.run import check_run, run
 from backdoor_privacy.runs.sweeps import jobs, recorded_sweep
 from backdoor_privacy.system.files import write_text
 from backdoor_privacy.system.paths import CONFIG_FOLDER
@@ -212,8 +211,7 @@ def test_run_of_the_docs_is_composed_checked_and_built(
 ):
     monkeypatch.chdir(room)
     cfg = compose_docs(first_job(one for one in arguments if one not in ("--cfg", "job")), tmp_path)
-    check(cfg)
-    check_attacks(cfg.attacks, 1)
+    check_run(cfg)
     tiny = make_tiny(cfg)
     tiny.seed, tiny.paths.runs, tiny.paths.run = 0, "runs", "run"
     if OmegaConf.to_yaml(tiny) not in built:  # once made small, many are the same

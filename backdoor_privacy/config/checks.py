@@ -15,7 +15,6 @@ from omegaconf.errors import ConfigKeyError
 from backdoor_privacy.config.build import Range
 from backdoor_privacy.config.earlier import check_spelling
 from backdoor_privacy.config.schema import Config
-from backdoor_privacy.config.worlds import check_worlds
 from backdoor_privacy.errors import InputError
 
 _MAX_SEED = 2**32 - 1  # the largest that NumPy takes
@@ -26,12 +25,8 @@ _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 
 
-def check(cfg: DictConfig, *, only_audits: bool = False) -> None:
+def check(cfg: DictConfig) -> None:
     """Check the config of a run.
-
-    Args:
-        cfg: of the run.
-        only_audits: whether it attacks a CLIP without defending it, so that it reads less.
 
     Raises:
         InputError: with the key, what was expected and what came.
@@ -45,7 +40,6 @@ def check(cfg: DictConfig, *, only_audits: bool = False) -> None:
     _check_trainer(cfg.trainer)
     _check_logger(cfg.logger)
     _check_cache(cfg)
-    check_worlds(cfg, only_audits=only_audits)
     _check_devices(cfg.trainer.devices)
 
 

@@ -1,6 +1,6 @@
 """Check whether a run mixes the drawn world, which only the embedded CLIP knows, with a CLIP or data of the user."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,21 +11,22 @@ from backdoor_privacy.system.paths import ASSETS_FOLDER
 
 _DRAWN = "backdoor_privacy.data.personas."
 _LOCAL_DIR = "local-dir:"
+_PARTS = ("captions", "images", "strangers")  # that a defence may read
 # Parts that belong to neither world: words alone.
 _NEUTRAL = ("backdoor_privacy.data.plain_captions.plain_captions",)
 
 
-def check_worlds(cfg: DictConfig, *, only_audits: bool = False) -> None:
+def check_worlds(cfg: DictConfig, parts: Collection[str]) -> None:
     """Check that a CLIP gets data of its own world.
 
     Args:
         cfg: of a run.
-        only_audits: whether it attacks a CLIP without defending it, so that it reads less.
+        parts: of the data that its defences read besides the people to remove, as `captions`.
 
     Raises:
         InputError: with each part of the other world that this run reads, unless `mixed_worlds` allows it.
     """
-    mixed = mixed_parts(cfg, only_audits=only_audits)
+    mixed = mixed_parts(cfg, parts)
     if not mixed or OmegaConf.select(cfg, "mixed_worlds"):
         return
     if is_embedded(cfg):
@@ -39,19 +40,17 @@ def check_worlds(cfg: DictConfig, *, only_audits: bool = False) -> None:
     )
 
 
-def mixed_parts(cfg: DictConfig, *, only_audits: bool = False) -> list[str]:
+def mixed_parts(cfg: DictConfig, parts: Collection[str]) -> list[str]:
     """Return the keys of the parts that a run reads and that belong to another world than its CLIP.
 
     The embedded CLIP may meet captions and photos of the user's as long as the people are drawn.
 
     Args:
         cfg: of a run, or what is kept of it in its folder; nothing is resolved.
-        only_audits: whether the run attacks a CLIP without defending it, so that it reads less.
+        parts: see `check_worlds`.
     """
-    content = settings_of(cfg)
-    embedded = is_embedded(cfg)
-    parts = dict(_parts_read(content, only_audits))
-    mixed = [key for key, node in parts.items() if not _is_neutral(node) and _is_drawn(node) != embedded]
+    embedded, nodes = is_embedded(cfg), dict(_nodes_read(settings_of(cfg), parts))
+    mixed = [key for key, node in nodes.items() if not _is_neutral(node) and _is_drawn(node) != embedded]
     return mixed if not embedded or {"people", "strangers"} & set(mixed) else []
 
 
@@ -67,19 +66,11 @@ def is_embedded(cfg: DictConfig) -> bool:
     return "backdoor_privacy.clip.embedded_clip" in _targets(model)
 
 
-def _parts_read(content: Settings, only_audits: bool) -> Iterator[tuple[str, object]]:
-    """Yield the parts that a run reads, with their nodes."""
-    defense, utility = content.get("defense") or {}, content.get("utility") or {}
-    text, image = (None if only_audits else defense.get(encoder) for encoder in ("text", "image"))
+def _nodes_read(content: Settings, parts: Collection[str]) -> Iterator[tuple[str, object]]:
+    """Yield the parts of the data that a run reads, with their nodes."""
     yield "people", content.get("people")
-    is_other = not only_audits and any(node for name, node in defense.items() if name not in ("text", "image"))
-    if text or is_other or (image and image.get("num_anchors")):  # another method is taken to read captions
-        yield "captions", content.get("captions")
-    if image or (text and text.get("num_anchors")):
-        yield "images", content.get("images")
-    if image or (text and text.get("strangers_share")):
-        yield "strangers", content.get("strangers")
-    yield from ((f"utility.{key}", node) for key, node in utility.items() if key != "similarity")
+    yield from ((part, content.get(part)) for part in _PARTS if part in parts)
+    yield from ((f"utility.{key}", node) for key, node in (content.get("utility") or {}).items() if key != "similarity")
 
 
 def _is_neutral(node: object) -> bool:

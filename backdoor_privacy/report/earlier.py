@@ -41,7 +41,7 @@ def labels(measured: Mapping[str, float]) -> dict[str, Label]:
 def defenses(run: FinishedRun) -> dict[str, Described]:
     """Return the description of each encoder's backdoor: there was no other defence."""
     return {
-        encoder: Described([encoder], _description(run, encoder), _limits(run, encoder))
+        encoder: Described([encoder], _description(run, encoder), _limits(run, encoder), _parts(run, encoder))
         for encoder in run.after
         if encoder in ENCODERS
     }
@@ -49,6 +49,15 @@ def defenses(run: FinishedRun) -> dict[str, Described]:
 
 def _limits(run: FinishedRun, encoder: str) -> list[str]:
     return [_BACKDOORS, *([_SHOWN] if run.setting(f"defense.{encoder}.kept_share") else [])]
+
+
+def _parts(run: FinishedRun, encoder: str) -> list[str]:
+    """Return what the backdoor of an encoder read: one of them always, and the rest if a setting asked for it."""
+    always, asked = {
+        "text": (["captions"], {"num_anchors": "images", "strangers_share": "strangers"}),
+        "image": (["images", "strangers"], {"num_anchors": "captions"}),
+    }[encoder]
+    return [*always, *(part for key, part in asked.items() if run.setting(f"defense.{encoder}.{key}"))]
 
 
 def _description(run: FinishedRun, encoder: str) -> str:

@@ -21,6 +21,11 @@ def encoders_of(run: FinishedRun) -> list[str]:
     return list(dict.fromkeys(encoder for one in defenses_of(run).values() for encoder in one.encoders))
 
 
+def parts_of(run: FinishedRun) -> set[str]:
+    """Return the parts of the data that the defences of a run read besides the people to remove."""
+    return {part for defense in defenses_of(run).values() for part in defense.parts}
+
+
 def asked(run: FinishedRun) -> dict[str, str]:
     """Return what was asked and done, without anybody's name."""
     count = run.num_removed

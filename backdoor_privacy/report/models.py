@@ -9,12 +9,11 @@ class Encoder(NamedTuple):
 
     identifiers: str  # of people, which it reads and a defence of it removes
     swapped: str  # what the tower swap calls it beside the original other encoder
-    uses_strangers: bool  # whether its defence holds strangers in place
 
 
 ENCODERS = {
-    "text": Encoder(identifiers="names", swapped="original image encoder", uses_strangers=False),
-    "image": Encoder(identifiers="faces", swapped="original text encoder", uses_strangers=True),
+    "text": Encoder(identifiers="names", swapped="original image encoder"),
+    "image": Encoder(identifiers="faces", swapped="original text encoder"),
 }
 _LABELS = {"before": "before", "both": "after: both"}
 _TITLES = {"both": "both encoders"}

@@ -38,6 +38,7 @@ class Described(NamedTuple):
     encoders: Sequence[str]  # that it changed
     description: str  # what it did, in one or two sentences
     limits: Sequence[str] = ()  # what a reader must know of it before relying on the numbers
+    parts: Sequence[str] = ()  # of the data that it read besides the people to remove, as `captions`
 
 
 @dataclass(frozen=True)

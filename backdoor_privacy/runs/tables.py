@@ -117,9 +117,9 @@ def _check_descriptions(metrics: JsonObject) -> None:
         if set(label) != {"title", "note", "column"} or not all(isinstance(text, str) for text in label.values()):
             raise ValueError(f"utility.{key} is no label")
     for name, defense in metrics.get("defenses", {}).items():
-        lists = defense["encoders"], defense.get("limits", [])
+        lists = defense["encoders"], defense.get("limits", []), defense.get("parts", [])
         is_list = all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists)
-        is_known = not set(defense) - {"encoders", "description", "limits"}
+        is_known = not set(defense) - {"encoders", "description", "limits", "parts"}
         if not (is_list and is_known and isinstance(defense["description"], str)):
             raise ValueError(f"defenses.{name} is no description")
 

@@ -2,10 +2,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from backdoor_privacy.config.checks import check
 from backdoor_privacy.config.identity import identifying
-from backdoor_privacy.config.worlds import mixed_parts
+from backdoor_privacy.config.worlds import check_worlds, mixed_parts
+from backdoor_privacy.defenses.base import used_parts
+from backdoor_privacy.defenses.loading import build_defenses
 from backdoor_privacy.errors import InputError
+from backdoor_privacy.run import check_run
 from backdoor_privacy.system.paths import ASSETS_FOLDER, CONFIG_FOLDER
 
 OWN_PEOPLE = ["people=folder", "people.folder=people"]
@@ -44,21 +46,22 @@ def composed(*overrides: str) -> DictConfig:
 )  # fmt: skip
 def test_parts_of_another_world_are_those_that_the_run_reads(overrides: list[str], mixed: list[str]):
     cfg = composed(*overrides)
-    assert mixed_parts(cfg) == mixed
-    assert mixed_parts(OmegaConf.create(identifying(cfg))) == mixed  # what a run folder keeps says the same
+    parts = used_parts(build_defenses(cfg.defense))
+    assert mixed_parts(cfg, parts) == mixed
+    assert mixed_parts(OmegaConf.create(identifying(cfg)), parts) == mixed  # what a run folder keeps says the same
 
 
 def test_mixed_worlds_are_an_error_that_names_each_part_unless_they_are_asked_for():
     own = ["clip=vit_b_32", *OWN_PEOPLE, "defense=text_published"]
     with pytest.raises(InputError, match=r"^mixed_worlds: expected .* drawn captions, utility.zero_shot; .*=true"):
-        check(composed(*own))
-    check(composed(*own, "mixed_worlds=true"))
+        check_run(composed(*own))
+    check_run(composed(*own, "mixed_worlds=true"))
     with pytest.raises(InputError, match=r"^mixed_worlds: expected .* embedded CLIP with your people;"):
-        check(composed(*OWN_PEOPLE))
+        check_run(composed(*OWN_PEOPLE))
 
 
 def test_an_audit_reads_neither_captions_nor_clean_photos():
     own = composed("clip=vit_b_32", *OWN_PEOPLE, "utility.zero_shot=null")
-    check(own, only_audits=True)
+    check_worlds(own, parts=())
     with pytest.raises(InputError, match="drawn captions, images, strangers"):
-        check(own)
+        check_run(own)

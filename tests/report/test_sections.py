@@ -169,6 +169,7 @@ def test_each_section_is_left_out_or_has_a_title_of_its_own(tmp_path: Path):
         {"defenses": {"x": {"encoders": "text", "description": ""}}},
         {"defenses": {"x": {"encoders": ["text"]}}},
         {"defenses": {"x": {"encoders": ["text"], "description": "", "limits": [3]}}},
+        {"defenses": {"x": {"encoders": ["text"], "description": "", "parts": "captions"}}},
         {"defenses": {"x": {"encoders": ["text"], "description": "", "more": "x"}}},
         {"utility": {"zero_shot/top1": {"title": "x"}}},
         {"utility": {"zero_shot/top1": "x"}},

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from backdoor_privacy.config.attacks import attack_names
 from backdoor_privacy.config.worlds import is_embedded, mixed_parts
 from backdoor_privacy.report.disclosure import people_note
-from backdoor_privacy.report.method import defenses_of, encoders_of
-from backdoor_privacy.report.models import ENCODERS
+from backdoor_privacy.report.method import defenses_of, parts_of
 from backdoor_privacy.report.parts import Points, Section
 from backdoor_privacy.report.wording import removed_people
 from backdoor_privacy.runs.finished import FinishedRun
@@ -15,8 +14,8 @@ _GUARANTEE = "There is no formal guarantee. The numbers hold for these people, p
 _SPELLINGS = "Other spellings, nicknames or descriptions of a person may bypass the defence."
 _ON_PURPOSE = "The weights were changed on purpose, as described in this document; tell whoever gets the model."
 _NO_STRANGERS = (
-    "There were no strangers (auxiliary identities): the defence of the image encoder could not hold other people's "
-    "faces in place. If nobody else is in the data, what other people lose is not measured."
+    "There were no strangers (auxiliary identities): the defence could not hold other people's faces in "
+    "place. If nobody else is in the data, what other people lose is not measured."
 )
 
 
@@ -71,13 +70,12 @@ def _of_data(run: FinishedRun) -> Iterator[str]:
             f"For {run.num_unknown:,} people nobody knows whether they were in the training data; "
             "those who were not removed count as kept."
         )
-    uses_strangers = any(ENCODERS[encoder].uses_strangers for encoder in encoders_of(run) if encoder in ENCODERS)
-    if run.config and uses_strangers and run.setting("strangers") is None:
+    if run.config and "strangers" in parts_of(run) and run.setting("strangers") is None:
         yield _NO_STRANGERS
 
 
 def _mixed_worlds(run: FinishedRun) -> Iterator[str]:
-    mixed = mixed_parts(run.config)
+    mixed = mixed_parts(run.config, parts_of(run))
     if mixed:
         embedded = "the embedded one, which knows drawn people only", "the user's"
         own = "the user's", "of the embedded, drawn world"
