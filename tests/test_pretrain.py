@@ -150,7 +150,7 @@ def test_twin_is_another_model_and_does_not_go_on_with_its_control(cfg: DictConf
 
 def test_names_that_the_config_asks_for_must_be_given(cfg: DictConfig):
     cfg.exclude.people = "names.txt"
-    with pytest.raises(InputError, match=r"^exclude: expected the names of who is left out, got none"):
+    with pytest.raises(InputError, match=r"^exclude: expected the names of the people to leave out, got none"):
         pretrain(cfg)
 
 

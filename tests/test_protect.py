@@ -233,7 +233,7 @@ def test_layers_that_are_not_there_are_an_error_before_anything_is_attacked(
     settings: Any = defense[encoder]
     for changes, expected in (
         ({"trained": None, "trained_blocks": 3}, "expected `trained_blocks` from 1 to 2, got 3"),
-        ({"trained": ["nothing"]}, r"expected in `trained` how names of tensors begin, .* got nothing"),
+        ({"trained": ["nothing"]}, r"expected prefixes of names of tensors in `trained`, .* got nothing"),
         ({"trained": ["visual"], "trained_blocks": 1}, "expected either `trained` or `trained_blocks`, got both"),
     ):
         with pytest.raises(InputError, match=f"^defense: {expected}"):
