@@ -56,9 +56,10 @@ def check_spelling(defense: DictConfig) -> None:
         if settings is None:
             continue
         if not is_described(settings):
+            keys = ", ".join(map(str, settings)) if isinstance(settings, DictConfig) else str(settings)
             raise InputError(
-                f"defense.{name}: expected the settings of a method with its _target_, got {settings}; choose a "
-                f"method, as defense=both, or leave this one out: defense.{name}=null"
+                f"defense.{name}: expected a method with its _target_, got settings of one that was not chosen "
+                f"({keys}); choose it, as defense=both, or leave it out: defense.{name}=null"
             )
         target = settings.get("target")
         if isinstance(target, str):

@@ -132,6 +132,12 @@ def test_settings_of_pretraining_are_looked_over(compose_cfg):
         check_pretrain(pretrain("exclude.people=names.txt", "exclude.run=runs/both_64"))
 
 
+def test_settings_of_a_method_that_was_not_chosen_are_an_error(compose_cfg):
+    with pytest.raises(InputError, match=r"^defense\.text: expected a method .* \(num_steps, .*defense\.text=null$"):
+        check(compose_cfg("defense=projection", "~defense.image"))
+    check(compose_cfg("defense=projection", "defense.text=null", "defense.image=null"))
+
+
 @pytest.mark.parametrize("key", ["name", "paths.run", "paths.runs", "paths.cache"])
 def test_an_empty_name_is_not_the_current_folder(key: str, compose_cfg):
     with pytest.raises(InputError, match=rf"^{key}: expected a name, got nothing"):
