@@ -1,5 +1,6 @@
 """What a run asks of every attack besides IDIA, and the headlines by which an attack sums up what it found."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum, auto
 from typing import ClassVar, NamedTuple
@@ -60,7 +61,7 @@ def above_chance(measure: str, value: float) -> float:
     return 1 - value if measure == "ratio" else value
 
 
-class Attack:
+class Attack(ABC):
     """One attack; the fields of a subclass, a frozen dataclass, are its settings, as in `conf/attack/also`."""
 
     headlines: ClassVar[Sequence[Headline]] = ()
@@ -77,13 +78,13 @@ class Attack:
         """
         yield from ()
 
+    @abstractmethod
     def run(self, context: AttackContext) -> list[Score]:
         """Attack every CLIP of the context in the same way.
 
         Raises:
             InputError: on anything that the user can mend.
         """
-        raise NotImplementedError
 
 
 def refusals(*checks: Callable[[], object]) -> Iterator[str]:
