@@ -140,15 +140,12 @@ def photo_sha256(path: Path) -> str:
     return _DIGESTS[key]
 
 
-def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image | None:
-    """Return the upright photo in RGB, cut to the part of the box in it; `None` if the file does not decode.
+def read_photo(path: Path | io.BytesIO) -> Image.Image | None:
+    """Return the upright photo in RGB; `None` if the file does not decode.
 
     The format is told from the content, whatever the suffix. Only ordinary files are opened: a pipe would never end.
     A file of more than a GiB, or with more pixels in its header than `PIL.Image.MAX_IMAGE_PIXELS`, counts as one that
     does not decode.
-
-    Raises:
-        InputError: if the box is outside the photo.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -159,10 +156,9 @@ def read_photo(path: Path | io.BytesIO, box: Box | None = None) -> Image.Image |
                 open_ordinary(path, _MAX_PHOTO_BYTES) if isinstance(path, Path) else path as file,
                 Image.open(file, formats=decodable_formats()) as photo,
             ):
-                image = upright_rgb(photo)
+                return upright_rgb(photo)
         except DECODING_ERRORS:
             return None
-    return image if box is None else cut_to(box, image, path)
 
 
 def overlaps(box: Box, width: int, height: int) -> bool:

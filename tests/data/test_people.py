@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from backdoor_privacy.data.people import People, Person, load_people
-from backdoor_privacy.data.photos import read_photo
+from backdoor_privacy.data.photos import cut_to, read_photo
 from backdoor_privacy.errors import InputError
 from backdoor_privacy.system.paths import CONFIG_FOLDER
 
@@ -438,7 +438,7 @@ def test_people_and_strangers_of_one_folder_are_composed_apart(write_people, tmp
     assert set(people.boxes.values()) == {(8, 4, 32, 28)}
     photo = people.everybody[0].photos[0]
     expected = np.asarray(Image.open(photo).convert("RGB"))[4:28, 8:32]
-    assert np.array_equal(np.asarray(read_photo(photo, people.boxes[photo])), expected)
+    assert np.array_equal(np.asarray(cut_to(people.boxes[photo], read_photo(photo), photo)), expected)
 
 
 def test_people_in_a_folder_compose_with_the_tables_they_have(write_people, tmp_path: Path):
